@@ -1,0 +1,146 @@
+"""Every error and warning that sparsewright raises, as one tree.
+
+::
+
+    SparsewrightError
+    ├── OptionError        (ValueError)   an option's name or value is not one that exists
+    ├── OptionTypeError    (TypeError)    an option has the wrong type
+    ├── LevelError         (ValueError)   a sparsity level outside its range
+    ├── ShapeError         (ValueError)   a tensor's shape does not fit (groups, masks)
+    ├── ScoreError         (ValueError)   NaN among the scores of a selection
+    ├── StateError         (ValueError)   a state dict that is not this object's
+    ├── AttachError        (RuntimeError) an object that cannot be sparsified, or is not
+    ├── CheckpointError    (ValueError)   a file that is truncated, foreign or inconsistent
+    └── RunError           (OSError)      a run folder that cannot be made, read or written
+
+    SparsityWarning        (UserWarning)  something the user asked for had no effect
+
+Each class takes the facts and writes its own sentence. Catch the builtin on its right, or
+`SparsewrightError` for all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class SparsewrightError(Exception):
+    """Base of every error raised by this library."""
+
+
+class SparsityWarning(UserWarning):
+    """Something the user asked for had no effect."""
+
+
+def close_names(name: object, allowed: Iterable[str], most: int = 1) -> list[str]:
+    """Up to `most` entries of `allowed` that are spelt like `name`, nearest first.
+
+    >>> close_names("drop_fracton", ["drop_fraction", "sparsity"])
+    ['drop_fraction']
+    >>> close_names("xyz", ["drop_fraction"])
+    []
+    """
+    options = list(allowed)
+    lowered = {option.lower(): option for option in reversed(options)}
+    found = difflib.get_close_matches(str(name).lower(), lowered, n=most, cutoff=0.6)
+    return [lowered[key] for key in found]
+
+
+def _hint(name: object, allowed: Iterable[str]) -> str:
+    nearest = close_names(name, allowed)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+class OptionError(SparsewrightError, ValueError):
+    """An option's name or value is not one that exists.
+
+    Args:
+        what: the option, as the user would write it (`"algorithm"`, `"key of gmp"`).
+        value: what was given.
+        allowed: what is allowed: names (a close one is suggested) or a sentence.
+        where: where it was given, if that helps.
+    """
+
+    def __init__(
+        self, what: str, value: object, allowed: Sequence[str] | str, where: str = ""
+    ) -> None:
+        self.what, self.value, self.allowed = what, value, allowed
+        place = f" in {where}" if where else ""
+        if isinstance(allowed, str):
+            tail = f"allowed: {allowed}"
+        else:
+            tail = f"allowed: {', '.join(allowed) or 'nothing'}{_hint(value, allowed)}"
+        super().__init__(f"{what} = {value!r}{place} is not valid; {tail}")
+
+
+class OptionTypeError(SparsewrightError, TypeError):
+    """An option has the wrong type.
+
+    Args:
+        what: the option.
+        value: what was given.
+        allowed: a sentence that lists the types that work.
+    """
+
+    def __init__(self, what: str, value: object, allowed: str) -> None:
+        self.what, self.value, self.allowed = what, value, allowed
+        super().__init__(f"{what} = {value!r} has type {type(value).__name__}; allowed: {allowed}")
+
+
+class LevelError(SparsewrightError, ValueError):
+    """A sparsity level (or drop fraction) outside its range."""
+
+    def __init__(self, what: str, value: object, allowed: str = "0 <= level <= 1") -> None:
+        self.what, self.value, self.allowed = what, value, allowed
+        super().__init__(f"{what} = {value} is out of range; allowed: {allowed}")
+
+
+class ShapeError(SparsewrightError, ValueError):
+    """A tensor's shape does not fit what is asked of it."""
+
+    def __init__(self, what: str, shape: Sequence[int], problem: str) -> None:
+        self.what, self.shape, self.problem = what, tuple(shape), problem
+        super().__init__(f"{what} of shape {tuple(shape)}: {problem}")
+
+
+class ScoreError(SparsewrightError, ValueError):
+    """NaN among the scores of a selection: there is no largest."""
+
+    def __init__(self, what: str = "score") -> None:
+        self.what = what
+        super().__init__(
+            f"{what} has NaN among the entries to choose from; a mask cannot be computed from it"
+        )
+
+
+class StateError(SparsewrightError, ValueError):
+    """A state dict that does not belong to the object it is loaded into."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        self.what, self.problem = what, problem
+        super().__init__(f"cannot load the state of {what}: {problem}")
+
+
+class AttachError(SparsewrightError, RuntimeError):
+    """An object that cannot be sparsified, or that is not sparsified."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        self.what, self.problem = what, problem
+        super().__init__(f"{what}: {problem}")
+
+
+class CheckpointError(SparsewrightError, ValueError):
+    """A file that is truncated, foreign, or does not agree with itself."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
+
+
+class RunError(SparsewrightError, OSError):
+    """A run folder that cannot be made, read or written."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
