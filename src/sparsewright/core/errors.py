@@ -10,8 +10,10 @@
     ├── ScoreError         (ValueError)   NaN among the scores of a selection
     ├── StateError         (ValueError)   a state dict that is not this object's
     ├── AttachError        (RuntimeError) an object that cannot be sparsified, or is not
+    ├── ConfigError        (ValueError)   a configuration or data file that cannot be used
     ├── CheckpointError    (ValueError)   a file that is truncated, foreign or inconsistent
-    └── RunError           (OSError)      a run folder that cannot be made, read or written
+    ├── RunError           (OSError)      a run folder that cannot be made, read or written
+    └── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
 
     SparsityWarning        (UserWarning)  something the user asked for had no effect
 
@@ -22,6 +24,7 @@ Each class takes the facts and writes its own sentence. Catch the builtin on its
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -31,6 +34,11 @@ class SparsewrightError(Exception):
 
 class SparsityWarning(UserWarning):
     """Something the user asked for had no effect."""
+
+
+def warn(message: str) -> None:
+    """Warn that something the user asked for had no effect, at the caller's caller's caller."""
+    warnings.warn(message, SparsityWarning, stacklevel=4)
 
 
 def close_names(name: object, allowed: Iterable[str], most: int = 1) -> list[str]:
@@ -130,6 +138,14 @@ class AttachError(SparsewrightError, RuntimeError):
         super().__init__(f"{what}: {problem}")
 
 
+class ConfigError(SparsewrightError, ValueError):
+    """A configuration or data file that is missing, malformed or contradicts itself."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
+
+
 class CheckpointError(SparsewrightError, ValueError):
     """A file that is truncated, foreign, or does not agree with itself."""
 
@@ -144,3 +160,11 @@ class RunError(SparsewrightError, OSError):
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = path, problem
         super().__init__(f"{path}: {problem}")
+
+
+class DivergenceError(SparsewrightError, ArithmeticError):
+    """A run whose loss is no longer finite."""
+
+    def __init__(self, what: str, value: float, step: int) -> None:
+        self.what, self.value, self.step = what, value, step
+        super().__init__(f"{what} is {value} at step {step}; a smaller optimizer.lr may help")

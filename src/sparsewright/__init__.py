@@ -1,0 +1,37 @@
+"""Sparse training for PyTorch: Static, GMP, SET and RigL behind one documented API.
+
+::
+
+    import sparsewright as sparse
+
+    sparsity = sparse.configure({"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100}})
+    sparsity.apply(model)
+    sparsity.apply(optimizer)
+"""
+
+from sparsewright import init, utils
+from sparsewright.base import SparseParameter, SparsityAlgorithm
+from sparsewright.configure import configure, default_sparse_param_filter
+from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.gmp import GMP
+from sparsewright.group import Group
+from sparsewright.rigl import RigL
+from sparsewright.set import SET
+from sparsewright.static import Static
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GMP",
+    "SET",
+    "DynamicSparsityAlgorithm",
+    "Group",
+    "RigL",
+    "SparseParameter",
+    "SparsityAlgorithm",
+    "Static",
+    "configure",
+    "default_sparse_param_filter",
+    "init",
+    "utils",
+]

@@ -1,0 +1,382 @@
+"""The base of every sparsity algorithm."""
+
+from __future__ import annotations
+
+import os.path
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from sparsewright.core.errors import (
+    AttachError,
+    OptionError,
+    OptionTypeError,
+    warn,
+)
+from sparsewright.core.events import MaskUpdate
+from sparsewright.core.filters import default_sparse_param_filter
+from sparsewright.core.hooks import Hooks, Removable
+from sparsewright.core.schedule_set import ScheduleSet
+from sparsewright.core.schedules import HyperParameterSchedule
+from sparsewright.core.shapers import ScoreShaper
+from sparsewright.core.state import check_state
+from sparsewright.init import InitMethod, call_init_method, make_init_method
+from sparsewright.runtime.attach import Attachment, attach_routed
+from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.rng import make_generator
+from sparsewright.runtime.walk import find_owner, root_of_apply
+
+__all__ = ["SparseParameter", "SparsityAlgorithm"]
+
+SparsityHook = Callable[["SparsityAlgorithm", str, Tensor], Any]
+MaskUpdateHook = Callable[[MaskUpdate], Any]
+
+
+class SparsityAlgorithm(ABC):
+    """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
+
+    ::
+
+        sparsity.apply(model)          # masks on the weights
+        sparsity.apply(optimizer)      # follows its steps; the loop stays as it is
+
+    Args:
+        sparsity: fraction pruned, 0..1: a number, a schedule, a dict `{"type": ...}`, a list
+            (cycling), a function of the step, or a mapping `{parameter: any of these}`. Scheduled
+            values are clamped to 0..1.
+        init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
+            `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
+        seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
+
+    Attributes:
+        autoupdate: call `update` after each step of a sparsified optimizer.
+        seed: the seed.
+        schedules: by name, the schedules that move, and are saved, with the run.
+        score_shaper: which entries of a weight compete for a place; None: all.
+
+    Raises:
+        LevelError: a level outside 0..1.
+        OptionError, OptionTypeError: an option that is not understood.
+    """
+
+    def __init__(
+        self, sparsity: Any = None, init_method: str | InitMethod = "random", *, seed: int = 0
+    ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise OptionTypeError("seed", seed, "an integer")
+        self.seed = seed
+        self.autoupdate = True
+        self.init_method = make_init_method(init_method)
+        self.schedules = ScheduleSet()
+        self._own_levels: dict[Tensor, str] = {}
+        self._steps: list[int] = []
+        self._hooks = Hooks()
+        self.score_shaper: ScoreShaper | None = None
+        self._attachment = Attachment(self, self._grad_hook)
+        self._set_sparsity(sparsity)
+
+    @property
+    def sparsity(self) -> Mapping[Tensor, HyperParameterSchedule]:
+        """Parameter -> schedule of its level."""
+        return {p.param: self.schedules[self._level_of(p)] for p in self.sparse_params.values()}
+
+    def _set_sparsity(self, sparsity: Any) -> None:
+        if isinstance(sparsity, Mapping) and any(isinstance(key, Tensor) for key in sparsity):
+            for index, (param, level) in enumerate(sparsity.items()):
+                self._own_levels[param] = f"sparsity.{index}"
+                self.schedules.add(f"sparsity.{index}", level)
+        elif sparsity is not None:
+            self.schedules.add("sparsity", sparsity)
+        else:
+            raise OptionError("sparsity", None, "a number 0..1, a schedule, a list, a function")
+
+    def _level_of(self, parameter: SparseParameter) -> str:
+        return self._own_levels.get(parameter.param, "sparsity")
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed (of the furthest optimizer, if there are several)."""
+        return max(self._steps, default=0)
+
+    @property
+    def sparse_params(self) -> Mapping[str, SparseParameter]:
+        """Full name -> sparse parameter."""
+        return dict(self._attachment.parameters)
+
+    @property
+    def num_sparse_params(self) -> int:
+        """How many parameters are sparse."""
+        return len(self.sparse_params)
+
+    def get_sparse_params(
+        self, obj: Tensor | nn.Module | Optimizer
+    ) -> SparseParameter | Iterator[SparseParameter] | None:
+        """Look up sparse parameters.
+
+        Args:
+            obj: a tensor (gives its sparse parameter or None), or a module or an optimizer (gives
+                an iterator over the sparse parameters in it).
+
+        Raises:
+            OptionTypeError: anything else.
+        """
+        if isinstance(obj, Tensor):
+            return self._attachment.find(obj)
+        if isinstance(obj, nn.Module):
+            params: Iterable[Tensor] = obj.parameters()
+        elif isinstance(obj, Optimizer):
+            params = (param for group in obj.param_groups for param in group["params"])
+        else:
+            raise OptionTypeError("get_sparse_params", obj, "a Tensor, a Module or an Optimizer")
+        wanted = {id(param) for param in params}
+        return (p for p in self.sparse_params.values() if id(p.param) in wanted)
+
+    def apply(self, obj: nn.Module | Optimizer) -> None:
+        """Sparsify a module or an optimizer.
+
+        A module's masks are computed at once. An optimizer may come before or after the module,
+        and there may be several; each steps its own parameters.
+
+        Raises:
+            OptionTypeError: neither a Module nor an Optimizer.
+            AttachError: a parameter that cannot have a mask.
+        """
+        if isinstance(obj, nn.Module):
+            self.sparsify_module(obj)
+            self.initialize()
+        elif isinstance(obj, Optimizer):
+            self.sparsify_optimizer(obj)
+        else:
+            raise OptionTypeError("apply", obj, "a Module or an Optimizer")
+
+    def __call__(self, obj: nn.Module | Optimizer) -> None:
+        """What makes `model.apply(sparsity)` the same as `sparsity.apply(model)`.
+
+        `nn.Module.apply` calls this for every submodule, children first; all visits but that of
+        the module it was called on are ignored.
+        """
+        if not isinstance(obj, nn.Module) or root_of_apply(self, obj) is obj:
+            self.apply(obj)
+
+    def sparsify_module(self, module: nn.Module) -> None:
+        """Attach every parameter below `module` that `default_sparse_param_filter` picks."""
+
+        def route(name: str, param: nn.Parameter) -> SparsityAlgorithm | None:
+            return self if default_sparse_param_filter(name, param) else None
+
+        attach_routed(module, route)
+        self._attachment.before_forward(module, self.initialize)
+
+    def check_parameter(self, name: str, param: Tensor) -> None:
+        """Raise if a parameter cannot be sparsified; called before anything is attached.
+
+        Args:
+            name: full name.
+            param: the parameter, any shape.
+
+        Raises:
+            AttachError: its shape is not known yet.
+            OptionError: the levels were given by parameter, and it is not among them.
+        """
+        if is_lazy(param):
+            raise AttachError(name, "its shape is not known yet; run one forward pass first")
+        if self._own_levels and param not in self._own_levels:
+            raise OptionError("sparsity", name, "one of the parameters that levels were given for")
+
+    def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
+        """Attach one parameter: a mask buffer on its module, hooks on its gradient.
+
+        Args:
+            module: the module that owns the parameter, or one above it.
+            name: full name; its last part is the parameter's name in its module.
+            param: the parameter, any shape.
+
+        Raises:
+            AttachError: `param` is not in `module`, or cannot have a mask.
+        """
+        owner, param_name = find_owner(module, name, param)
+        self.check_parameter(name, param)
+        parameter = self._attachment.add_parameter(name, owner, param_name, self._make_mask)
+        self.csx_annotate_sparsity(parameter)
+
+    def sparsify_optimizer(self, optimizer: Optimizer) -> None:
+        """Follow an optimizer: after each of its steps, `update(optimizer)` runs."""
+        if optimizer in self._attachment.optimizers:
+            warn("the optimizer was sparsified already; nothing changes")
+            return
+        self._attachment.add_optimizer(optimizer, self._after_optimizer_step)
+        self._after_state_change()
+
+    def _after_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.autoupdate:
+            self.update(optimizer)
+
+    def initialize(self) -> None:
+        """Compute the masks that are not there yet, prune the weights, and hook the gradients."""
+        for parameter in self._attachment.parameters.values():
+            parameter.initialize()
+            parameter.prune()
+        if all(p.is_initialized for p in self.sparse_params.values()):
+            self._attachment.end_before_forward()
+        self._after_state_change()
+
+    def _after_state_change(self) -> None:
+        """Called when parameters, optimizers or the step changed outside of a training step."""
+        self._attachment.follow()
+
+    def _make_mask(self, parameter: SparseParameter) -> Tensor:
+        """The mask before the first step: the init method at the level of step 0."""
+        return call_init_method(
+            self.init_method,
+            parameter.param,
+            self.schedules.value(self._level_of(parameter), 0),
+            score_shaper=self.score_shaper,
+            device=parameter.param.device,
+            generator=make_generator(self.seed, parameter.name, 0),
+        )
+
+    def remove(self) -> None:
+        """Take everything off the model and its optimizers: hooks, buffers, attributes.
+
+        The weights keep their zeros, and train on as dense weights.
+        """
+        self._attachment.remove()
+
+    @abstractmethod
+    def update(self, optimizer: Optimizer | None = None) -> None:
+        """What happens after an optimizer step; called by hand only if `autoupdate` is False.
+
+        Args:
+            optimizer: the one that stepped; None: all parameters have been stepped.
+        """
+
+    def _begin_step(self, optimizer: Optimizer | None) -> tuple[int, list[SparseParameter]]:
+        """Count the step, prune what it wrote; its number and its parameters."""
+        attachment = self._attachment
+        slot = attachment.optimizers.index(optimizer) if optimizer in attachment.optimizers else 0
+        self._steps += [0] * (slot + 1 - len(self._steps))
+        if self._steps[slot] == self.step:
+            self.schedules.update(self._is_due(self.step))
+        self._steps[slot] += 1
+        attachment.follow()
+        parameters = (
+            list(attachment.parameters.values()) if optimizer is None else attachment.of(optimizer)
+        )
+        for parameter in parameters:
+            parameter.prune_step(optimizer)
+        return self._steps[slot], parameters
+
+    def _end_step(self, step: int, parameters: list[SparseParameter]) -> None:
+        """Tell the hooks what levels were asked for and reached."""
+        if self._hooks.has("target"):
+            names: dict[str, list[str]] = {}
+            for parameter in parameters:
+                names.setdefault(self._level_of(parameter), []).append(parameter.name)
+            for level, group in names.items():
+                target = self.schedules.value(level, step)
+                self._hooks.call("target", self, os.path.commonprefix(group) + "*", target)
+        if self._hooks.has("computed"):
+            for parameter in parameters:
+                computed = torch.tensor(parameter.computed_sparsity)
+                self._hooks.call("computed", self, parameter.name, computed)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether masks change at a step."""
+        return False
+
+    def prune_weight(self, sparse_param: SparseParameter) -> None:
+        """Set the weight to zero where its mask is False."""
+        sparse_param.prune()
+
+    def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor:
+        """Prune a gradient that has just been accumulated.
+
+        Args:
+            p: the weight.
+            grad: its gradient, shaped like it.
+
+        Returns:
+            The pruned gradient.
+        """
+        parameter = self._attachment.find(p)
+        return grad if parameter is None else parameter.prune(grad)
+
+    def register_target_sparsity_hook(self, hook: SparsityHook) -> Removable:
+        """Call `hook(sparsity, name, target)` after each step, once per distinct schedule.
+
+        `name` is the common prefix of the names of the parameters that share the schedule, and `*`;
+        `target` a 0-d tensor, 0..1.
+        """
+        return self._hooks.register("target", hook)
+
+    def register_computed_sparsity_hook(self, hook: SparsityHook) -> Removable:
+        """Call `hook(sparsity, name, computed)` after each step, once per parameter.
+
+        `computed` is the fraction pruned as measured from the mask, a 0-d tensor, 0..1.
+        """
+        return self._hooks.register("computed", hook)
+
+    def register_mask_update_hook(self, hook: MaskUpdateHook) -> Removable:
+        """Call `hook(MaskUpdate)` for each parameter whose mask was updated."""
+        return self._hooks.register("mask", hook)
+
+    def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
+        """Replace every number of the state by `f` of it, as 0-d tensors."""
+        self._steps = [int(f(torch.tensor(step))) for step in self._steps]
+        self.schedules.visit_state(f)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, besides the masks in the model, that the future of the run depends on.
+
+        Plain numbers, strings, lists and dicts: safe for `torch.load(weights_only=True)` and JSON.
+        """
+        return {
+            "algorithm": type(self).__name__,
+            "steps": list(self._steps),
+            "seed": self.seed,
+            "schedules": self.schedules.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave, before or after `apply`.
+
+        Raises:
+            StateError: it is not the state of this algorithm; nothing is changed then.
+        """
+        check_state(type(self).__name__, state_dict, self.state_dict())
+        self.schedules.load_state_dict(state_dict["schedules"])
+        self._steps, self.seed = list(state_dict["steps"]), state_dict["seed"]
+        self._after_state_change()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or pickle has the options and the state, and is attached to nothing."""
+        state = vars(self).copy()
+        del state["_attachment"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._attachment = Attachment(self, self._grad_hook)
+
+    def csx_annotate_sparsity(self, param: SparseParameter) -> None:
+        """Record the smallest, largest and last level on a sparse parameter, as capacity hints.
+
+        Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1.
+        """
+        begin, end = self._level_steps()
+        low, high, last = self.schedules.min_max_end(self._level_of(param), begin, end)
+        for name, value in (("min_sparsity", low), ("max_sparsity", high), ("sparsity", last)):
+            param.annotate(name, value)
+
+    def _level_steps(self) -> tuple[int, int]:
+        """First and last step at which a level is used."""
+        return 0, 0
+
+    def __repr__(self) -> str:
+        options = "".join(f"{name}={schedule!r}, " for name, schedule in self.schedules.items())
+        return f"{type(self).__name__}({options}num_sparse_params={self.num_sparse_params})"

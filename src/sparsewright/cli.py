@@ -1,0 +1,203 @@
+"""The `sparsewright` command: `train` a sparse network, `inspect` a checkpoint.
+
+Exit status: 0 done (or stopped at --until), 1 failure, 2 usage (options, configuration, input
+named in it), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+
+from sparsewright.core.errors import (
+    ConfigError,
+    LevelError,
+    OptionError,
+    OptionTypeError,
+    ShapeError,
+    SparsewrightError,
+)
+from sparsewright.recipes import loop
+from sparsewright.recipes.config import RECIPES, RunConfig
+from sparsewright.recipes.display import Progress, print_layers, print_validation
+from sparsewright.recipes.layers import count_layers, read_weights
+from sparsewright.recipes.run_folder import RunFolder
+from sparsewright.recipes.training import Training
+
+_USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ShapeError)
+_FAILURE, _MISUSE, _INTERRUPTED = 1, 2, 130
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+def _reports_errors(command: Callable[..., int]) -> Callable[..., None]:
+    """Give a command `--debug`, and turn what it raises into one line and an exit status."""
+
+    @click.option("--debug", is_flag=True, help="Show tracebacks, and why parameters are skipped.")
+    @functools.wraps(command)
+    def wrapper(*args: Any, debug: bool, **options: Any) -> None:
+        warnings.showwarning = _show_warning
+        if debug:
+            logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+            logging.getLogger("sparsewright").setLevel(logging.INFO)
+        try:
+            status = command(*args, **options)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            status = _INTERRUPTED
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            known = isinstance(error, SparsewrightError)
+            name = "" if known else f"{type(error).__name__}: "
+            hint = "" if known or debug else " (--debug shows where)"
+            click.echo(f"error: {name}{error}{hint}", err=True)
+            status = _MISUSE if isinstance(error, _USAGE) else _FAILURE
+        sys.exit(status)
+
+    return wrapper
+
+
+class _StopRequest:
+    """While entered, the first Ctrl-C is a request; the second interrupts as usual."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        self.asked = False
+        self.before = signal.signal(signal.SIGINT, self._ask)
+        return lambda: self.asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self.before)
+        click.echo("\nstopping after this step; Ctrl-C again to stop at once", err=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+
+@click.group()
+@click.version_option(package_name="sparsewright")
+def main() -> None:
+    """Sparse training on plain PyTorch."""
+
+
+_FILE = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("config", type=_FILE, required=False)
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="What to train  [charlm].")
+@click.option("--text", type=_FILE, help="charlm: a UTF-8 text instead of CPython's reference.")
+@click.option("--data", type=_FILE, help="fashion: the folder with the four idx(.gz) files.")
+@click.option("--steps", type=int, help="Optimizer steps, instead of the configuration's.")
+@click.option("--seed", type=int, help="Seed of weights, masks and batches  [0].")
+@click.option("--no-baseline", is_flag=True, help="Do not train the dense twin beside it.")
+@click.option("--out", type=_FILE, help="The run folder to make  [runs/RECIPE-N].")
+@click.option("--resume", type=_FILE, metavar="RUN", help="Go on with the run in this folder.")
+@click.option("--until", type=click.IntRange(min=1), help="Stop after this step, resumably.")
+@_reports_errors
+def train(
+    config: Path | None,
+    recipe: str | None,
+    out: Path | None,
+    resume: Path | None,
+    until: int | None,
+    **given: Any,
+) -> int:
+    """Train a sparse network beside its dense twin, into a run folder.
+
+    Without arguments: a character-level GPT at 90% sparsity with RigL, on the text of Python's
+    language reference. CONFIG is a YAML file: its section `sparsity` is what
+    sparsewright.configure() takes (`trainer: init: sparsity:` works too); `recipe`, `data`,
+    `model`, `optimizer` and `loop` are as in the config.yaml of any run folder.
+    """
+    if resume is not None:
+        if config or recipe or out or any(given.values()):
+            raise click.UsageError(
+                "--resume goes on with the run as it is; allowed beside it: --until"
+            )
+        with RunFolder(resume) as folder:
+            if folder.is_finished:
+                click.echo(f"{resume} is finished; see `sparsewright inspect {resume}`")
+                return 0
+            return _train(loop.restore(folder), folder, until)
+    resolved = RunConfig.from_file(config, recipe, _overrides(recipe, config, **given))
+    path = out or loop.free_path(Path("runs"), resolved.recipe)
+    training = loop.start(resolved, path)
+    with RunFolder(path) as folder:
+        return _train(training, folder, until)
+
+
+def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[str, dict[str, Any]]:
+    """The options of `train` that replace keys of the configuration, by section."""
+    data: dict[str, Any] = {}
+    if given["text"]:
+        data["text"] = str(given["text"])
+    if given["data"]:
+        data["dir"] = str(given["data"])
+    chosen = {key: given[key] for key in ("steps", "seed") if given[key] is not None}
+    if given["no_baseline"]:
+        chosen["baseline"] = False
+    return {"data": data, "loop": chosen}
+
+
+def _train(training: Training, folder: RunFolder, until: int | None) -> int:
+    """Train in an open folder; show progress and the result."""
+    again = f"sparsewright train --resume {folder.path}"
+    steps = training.config.loop.steps
+    click.echo(f"run folder: {folder.path}", err=True)
+    try:
+        with (
+            _StopRequest() as asked,
+            Progress(steps, training.steps_done, training.task.unit) as progress,
+        ):
+            finished = loop.drive(training, folder, progress, until=until, should_stop=asked)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; go on from the last checkpoint with: {again}", err=True)
+        return _INTERRUPTED
+    if not finished:
+        what = "interrupted" if asked() else "stopped"
+        click.echo(f"{what} at step {training.steps_done}; go on with: {again}", err=True)
+        return _INTERRUPTED if asked() else 0
+    print_layers(loop.layers(training))
+    click.echo()
+    print_validation(training.validation)
+    return 0
+
+
+@main.command()
+@click.argument("path", type=_FILE)
+@_reports_errors
+def inspect(path: Path) -> int:
+    """Show what is kept in each layer of PATH.
+
+    PATH is a .safetensors file, a state dict saved by torch.save, or a run folder. The exit
+    status is 1 if a mask and its weight disagree.
+    """
+    file, weights = read_weights(path)
+    layers = count_layers(weights)
+    click.echo(f"{file}")
+    print_layers(layers)
+    wrong = [layer for layer in layers if layer.problem]
+    for layer in wrong:
+        click.echo(f"error: {file}: {layer.name}: {layer.problem}", err=True)
+    return _FAILURE if wrong else 0

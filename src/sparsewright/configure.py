@@ -1,0 +1,175 @@
+"""From a config section (dict, list, number; what a YAML file holds) to a Group."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
+from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.core.filters import default_sparse_param_filter
+from sparsewright.gmp import GMP
+from sparsewright.group import Group
+from sparsewright.rigl import RigL
+from sparsewright.set import SET
+from sparsewright.static import Static
+
+__all__ = ["configure", "default_sparse_param_filter"]
+
+_NESTING = ("groups", "params")
+_ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {
+    "static": Static,
+    "gmp": GMP,
+    "set": SET,
+    "rigl": RigL,
+}
+
+
+def configure(config: Any) -> Group:
+    """Build a Group from a config section.
+
+    Args:
+        config: a number (static sparsity at that level), a dict (one entry), or a list of dicts.
+            Keys of a dict: `algorithm` (a name in any case, the name of any subclass of
+            `SparsityAlgorithm` that has been defined, or the class), `param_filter` (a glob, a
+            list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
+            glob's options over the rest; missing: `default_sparse_param_filter`), and the options
+            of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
+            `balance_in_groups`, `balance_out_groups`, `seed`. Entries nested under `groups` or
+            `params` are flattened, the outer keys being their defaults.
+
+    Returns:
+        A Group whose entries are in the order of the config.
+
+    Raises:
+        OptionError: an unknown key, algorithm or value; names it and the nearest valid one.
+        OptionTypeError: a value of the wrong type.
+
+    >>> configure({"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100, "stop": 5000}})
+    ... # doctest: +ELLIPSIS
+    Group({<function default_sparse_param_filter at ...>: RigL(...)})
+    """
+    group = Group()
+    for entry in _entries(config):
+        if is_old_dialect(entry):
+            warnings.warn(
+                "the keys param_name_patterns and sparsity_schedule are deprecated; "
+                "use param_filter (globs) and sparsity",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            entry = convert_old_dialect(entry)
+        for param_filter, options in _split_filters(entry):
+            group.add(param_filter, _make_algorithm(options))
+    return group
+
+
+def _entries(config: Any, defaults: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Flatten a config into dicts, one per entry."""
+    defaults = defaults or {}
+    if isinstance(config, Mapping):
+        for key in config:
+            if not isinstance(key, str):
+                raise OptionTypeError("key of sparsity", key, "a string")
+        merged = {**defaults, **config}
+        nested = [key for key in _NESTING if key in merged]
+        if not nested:
+            yield merged
+            return
+        if len(nested) > 1:
+            raise OptionError("sparsity", nested, "either groups or params, not both")
+        inner = merged.pop(nested[0])
+        if not isinstance(inner, list | tuple | Mapping):
+            raise OptionTypeError(nested[0], inner, "a list of dicts")
+        yield from _entries(inner, merged)
+    elif isinstance(config, list | tuple):
+        for entry in config:
+            if not isinstance(entry, Mapping):
+                raise OptionTypeError("an entry of sparsity", entry, "a dict")
+            yield from _entries(entry, defaults)
+    elif isinstance(config, Real) and not isinstance(config, bool):
+        yield {"algorithm": "static", "sparsity": config}
+    else:
+        raise OptionTypeError("sparsity", config, "a number, a dict, a list of dicts")
+
+
+def _split_filters(entry: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The entry's filter and options, once per pattern if each has options of its own."""
+    options = dict(entry)
+    param_filter = options.pop("param_filter", None)
+    if not isinstance(param_filter, Mapping):
+        yield (default_sparse_param_filter if param_filter is None else param_filter), options
+        return
+    for glob, own in param_filter.items():
+        if not isinstance(glob, str):
+            raise OptionTypeError("a key of param_filter", glob, "a glob")
+        if own is not None and not isinstance(own, Mapping):
+            raise OptionTypeError(f"param_filter {glob!r}", own, "a dict of options")
+        yield glob, _rename({**_rename(options), **_rename(own or {})})
+
+
+def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
+    renamed = dict(options)
+    for old, new in (("type", "algorithm"), ("schedule", "sparsity")):
+        if old in renamed:
+            if new in renamed:
+                raise OptionError(old, renamed[old], f"{new} or {old}, not both")
+            renamed[new] = renamed.pop(old)
+    return renamed
+
+
+def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
+    if "type" in options:
+        warnings.warn("the key 'type' is deprecated; use 'algorithm'", DeprecationWarning, 3)
+    options = _rename(options)
+    if "algorithm" not in options:
+        raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
+    make = _find_algorithm(options.pop("algorithm"))
+    allowed = _option_names(make)
+    for key in options:
+        if key not in allowed:
+            raise OptionError(f"key of {make.__name__}", key, [*allowed, "param_filter"])
+    return make(**options)
+
+
+def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
+    if isinstance(algorithm, type) and issubclass(algorithm, SparsityAlgorithm):
+        return algorithm
+    if not isinstance(algorithm, str):
+        raise OptionTypeError("algorithm", algorithm, "a name or a subclass of SparsityAlgorithm")
+    found = _ALGORITHMS.get(algorithm.lower())
+    user_defined = dict(_user_defined(SparsityAlgorithm))  # type: ignore[type-abstract]
+    found = found or user_defined.get(algorithm)
+    if found is None:
+        raise OptionError("algorithm", algorithm, [*_ALGORITHMS, *user_defined])
+    return found
+
+
+def _user_defined(base: type[SparsityAlgorithm]) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
+    """Class name and class of every usable subclass outside this package; the latest last."""
+    for subclass in base.__subclasses__():
+        if subclass.__module__.partition(".")[0] != "sparsewright" and not inspect.isabstract(
+            subclass
+        ):
+            yield subclass.__name__, subclass
+        yield from _user_defined(subclass)
+
+
+def _option_names(algorithm: type[SparsityAlgorithm]) -> list[str]:
+    """Names of the options that a constructor takes, through `**kwargs` to its base."""
+    names: dict[str, None] = {}
+    for cls in algorithm.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
+        names |= {
+            p.name: None for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        }
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)

@@ -1,0 +1,106 @@
+"""The older config dialect, converted to the present one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.core.filters import ParamFilter
+from sparsewright.core.schedules import Lambda, Step
+
+_MARKS = ("param_name_patterns", "sparsity_schedule")
+
+
+def is_old_dialect(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is written in the older dialect."""
+    return any(mark in entry for mark in _MARKS)
+
+
+def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An older entry in the present keys.
+
+    `type` becomes `algorithm`; `param_name_patterns` (regular expressions searched for in the full
+    name) a filter; `sparsity_schedule` (`[[step, level], ...]`) a level that steps; and `schedule`,
+    which there says *when to update*, `update`. Without it, masks change at the listed steps.
+
+    Raises:
+        OptionError, OptionTypeError: a value that is not of that form.
+    """
+    options = dict(entry)
+    if "type" in options:
+        options["algorithm"] = options.pop("type")
+    if "schedule" in options:
+        options["update"] = options.pop("schedule")
+    if "param_name_patterns" in options:
+        options["param_filter"] = _regex_filter(options.pop("param_name_patterns"))
+    if "sparsity_schedule" in options:
+        if "sparsity" in options:
+            raise OptionError(
+                "sparsity_schedule", options["sparsity_schedule"], "sparsity or it, not both"
+            )
+        points = _points(options.pop("sparsity_schedule"))
+        if len(points) == 1:
+            options["sparsity"] = points[0][1]
+        else:
+            options["sparsity"] = Lambda(_Steps(points))
+            options.setdefault("update", {"steps": [step for step, _ in points]})
+    return options
+
+
+class _Steps:
+    """The level of the last point that the step has reached; before the first, the first's."""
+
+    def __init__(self, points: list[tuple[int, float]]) -> None:
+        self.points = points
+
+    def __call__(self, step: Step) -> float:
+        reached = [level for at, level in self.points if at <= int(step)]
+        return reached[-1] if reached else self.points[0][1]
+
+    def __repr__(self) -> str:
+        return f"steps({self.points})"
+
+
+def _points(schedule: Any) -> list[tuple[int, float]]:
+    what, form = "sparsity_schedule", "a list of [step, level], steps ascending"
+    if not isinstance(schedule, list | tuple) or not schedule:
+        raise OptionTypeError(what, schedule, form)
+    points: list[tuple[int, float]] = []
+    for point in schedule:
+        if (
+            not isinstance(point, list | tuple)
+            or len(point) != 2
+            or type(point[0]) is not int
+            or type(point[1]) not in (int, float)
+        ):
+            raise OptionTypeError(f"an entry of {what}", point, "[step, level]")
+        if point[0] < 0 or not 0 <= point[1] <= 1 or (points and point[0] <= points[-1][0]):
+            raise OptionError(f"an entry of {what}", point, form + ", 0 <= level <= 1")
+        points.append((point[0], float(point[1])))
+    return points
+
+
+def _regex_filter(patterns: Any) -> ParamFilter:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
+        raise OptionTypeError("param_name_patterns", patterns, "a regular expression or a list")
+    compiled = [_compile(pattern) for pattern in patterns]
+
+    def picks(name: str, param: Tensor) -> bool:
+        return any(regex.search(name) for regex in compiled)
+
+    return picks
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise OptionError(
+            "param_name_patterns", pattern, f"a regular expression ({error})"
+        ) from None

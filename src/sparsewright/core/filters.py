@@ -1,0 +1,66 @@
+"""Which parameters a filter picks, by full name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor
+
+from sparsewright.core.errors import OptionTypeError
+
+ParamFilter = Callable[[str, Tensor], bool]
+
+DENSE_BY_DEFAULT = ("embedding", "norm", "lm_head", "pe_helper")
+
+
+def default_sparse_param_filter(name: str, param: Tensor) -> bool:
+    """Whether a parameter is sparsified when nothing else is said.
+
+    Weights with more than one dimension are, unless the lower-cased full name has `embedding`,
+    `norm`, `lm_head` or `pe_helper` in it.
+
+    Args:
+        name: full name of the parameter.
+        param: the parameter, any shape.
+    """
+    return param.ndim > 1 and not any(word in name.lower() for word in DENSE_BY_DEFAULT)
+
+
+class GlobFilter:
+    """Picks parameters whose whole full name matches one of the globs.
+
+    Args:
+        patterns: globs (`*`, `?`, `[...]`), case-sensitive; `*` crosses dots.
+
+    >>> GlobFilter(["*.fc?.weight"])("decoder.fc1.weight", None)
+    True
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self.patterns = list(patterns)
+
+    def __call__(self, name: str, param: Tensor | None) -> bool:
+        """Whether one of the globs matches `name`."""
+        return any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    def __repr__(self) -> str:
+        return repr(self.patterns[0] if len(self.patterns) == 1 else self.patterns)
+
+
+def make_param_filter(param_filter: object) -> ParamFilter:
+    """Build a filter from a glob, a list of globs, or a function `(name, param) -> bool`.
+
+    Raises:
+        OptionTypeError: anything else.
+    """
+    if isinstance(param_filter, str):
+        return GlobFilter([param_filter])
+    if isinstance(param_filter, list | tuple) and param_filter:
+        if all(isinstance(pattern, str) for pattern in param_filter):
+            return GlobFilter(param_filter)
+    elif callable(param_filter) and not isinstance(param_filter, type):
+        return param_filter
+    raise OptionTypeError(
+        "param_filter", param_filter, "a glob, a list of globs, a function (name, param) -> bool"
+    )

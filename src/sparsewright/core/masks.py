@@ -1,0 +1,222 @@
+"""Mask arithmetic: how many connections to keep, and which.
+
+Every function is pure. Scores and masks are shaped like the weight; a score shaper says which
+entries compete. Of equal scores the lower flat index wins, on every device.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsewright import kernels
+from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
+from sparsewright.core.shapers import ScoreFlattener, ScoreShaper
+
+Level = float | Tensor
+
+_MICRO = Decimal("0.000001")
+_FLATTEN = ScoreFlattener()
+
+
+def as_decimal(level: object, what: str = "sparsity") -> Decimal:
+    """Read a level as the shortest decimal that its own type prints it by.
+
+    Args:
+        level: a number, a numpy scalar or a 0-d tensor; 0..1.
+        what: the name to use in an error.
+
+    Raises:
+        OptionTypeError: not a number.
+        LevelError: outside 0..1, or NaN.
+
+    >>> as_decimal(0.9), as_decimal(torch.tensor(0.9)), as_decimal(torch.tensor(0.9).double())
+    (Decimal('0.9'), Decimal('0.9'), Decimal('0.8999999761581421'))
+    """
+    if isinstance(level, Tensor) and level.numel() == 1:
+        level = level.detach().cpu()
+        level = (level if level.dtype != torch.bfloat16 else level.float()).numpy().reshape(())[()]
+    if isinstance(level, bool | np.bool_) or not isinstance(level, int | float | np.number):
+        raise OptionTypeError(what, level, "a number or a 0-d tensor")
+    if not 0 <= level <= 1:
+        raise LevelError(what, level)
+    return Decimal(str(level))
+
+
+def num_kept(level: Level, n: int) -> int:
+    """How many of `n` competing entries a level keeps: `floor(round((1 - level) * n, 6))`.
+
+    The product is exact: `level` is read as the shortest decimal of what was given, so a level
+    means the same in float32 and float64, at any `n`.
+
+    Args:
+        level: fraction pruned, 0..1.
+        n: number of competing entries.
+
+    >>> num_kept(0.9, 100), num_kept(torch.tensor(0.9), 100), num_kept(0.3333, 7)
+    (10, 10, 4)
+    >>> num_kept(0.0, 5), num_kept(1.0, 5)
+    (5, 0)
+    """
+    exact = (1 - as_decimal(level)) * n
+    return int(exact.quantize(_MICRO, ROUND_HALF_EVEN).to_integral_value(ROUND_FLOOR))
+
+
+def select(score: Tensor, num: list[int], among: Tensor | None = None) -> Tensor:
+    """Per row, mark the `num[row]` largest scores among the candidates.
+
+    Args:
+        score: `[rows, n]`, floating point.
+        num: how many in each row; a row with fewer candidates marks them all.
+        among: bool `[rows, n]`, the candidates; None: all entries.
+
+    Returns:
+        Bool mask `[rows, n]`; of equal scores the lower index is marked.
+
+    Raises:
+        ScoreError: NaN among the candidates.
+    """
+    invalid = score.isnan() if among is None else score.isnan() & among
+    if invalid.any():
+        raise ScoreError
+    return kernels.select(score, num, among)
+
+
+def make_mask_topk_sparsity(
+    score: Tensor, sparsity: Level, score_shaper: ScoreShaper | None = None
+) -> Tensor:
+    """Keep the highest scores.
+
+    Args:
+        score: any shape, floating point.
+        sparsity: level, 0..1; each row of n competing entries keeps `num_kept(sparsity, n)`.
+        score_shaper: which entries compete; None: all.
+
+    Returns:
+        Bool mask, shaped like `score`.
+
+    Raises:
+        ScoreError: NaN among the scores.
+        LevelError: level outside 0..1.
+
+    >>> make_mask_topk_sparsity(torch.tensor([1.0, 3.0, 2.0, 0.0]), 0.5)
+    tensor([False,  True,  True, False])
+    """
+    rows, unshape = (score_shaper or _FLATTEN)(score)
+    return unshape(select(rows, [num_kept(sparsity, rows.shape[1])] * rows.shape[0]))
+
+
+def make_mask_drop_minimum(
+    score: Tensor, mask: Tensor, drop_fraction: Level, score_shaper: ScoreShaper | None = None
+) -> tuple[Tensor, Tensor]:
+    """Drop the live connections with the lowest scores.
+
+    Of `live` connections in a row, `floor((1 - drop_fraction) * live)` are kept.
+
+    Args:
+        score: any shape, floating point.
+        mask: bool, shaped like `score`: the live connections. A pruned one never wins.
+        drop_fraction: fraction of the live connections to drop, 0..1.
+        score_shaper: which entries compete; None: all.
+
+    Returns:
+        The new mask, a subset of `mask`, and the number kept per row, int64 `[rows]`.
+
+    Raises:
+        ScoreError: NaN among the scores of live connections.
+
+    >>> make_mask_drop_minimum(torch.tensor([4.0, 3.0, 2.0, 9.0]),
+    ...                        torch.tensor([True, True, True, False]), 0.4)
+    (tensor([ True, False, False, False]), tensor([1]))
+    """
+    _check_same_shape(score, mask)
+    shaper = score_shaper or _FLATTEN
+    (rows, unshape), (live, _) = shaper(score), shaper(mask)
+    kept = [num_kept(drop_fraction, n) for n in live.sum(dim=1).tolist()]
+    return unshape(select(rows, kept, live)), torch.tensor(kept, device=mask.device)
+
+
+def make_mask_grow_maximum(
+    score: Tensor,
+    mask: Tensor,
+    sparsity: Level,
+    mask_nonzero: Tensor | int | None = None,
+    score_shaper: ScoreShaper | None = None,
+) -> Tensor:
+    """Grow the pruned positions with the highest scores until the level is met.
+
+    Args:
+        score: any shape, floating point.
+        mask: bool, shaped like `score`: connections that are kept whatever their score.
+        sparsity: level to reach, 0..1; a row that already keeps more stays as it is.
+        mask_nonzero: live connections of `mask` per row (`[rows]` or a number), to save
+            counting them; None: counted.
+        score_shaper: which entries compete; None: all.
+
+    Returns:
+        Bool mask, a superset of `mask`.
+
+    Raises:
+        ScoreError: NaN among the scores of pruned positions.
+
+    >>> make_mask_grow_maximum(torch.tensor([0.0, 5.0, 7.0, 6.0]),
+    ...                        torch.tensor([True, False, False, False]), 0.5)
+    tensor([ True, False,  True, False])
+    """
+    _check_same_shape(score, mask)
+    shaper = score_shaper or _FLATTEN
+    (rows, unshape), (live, _) = shaper(score), shaper(mask)
+    if mask_nonzero is None:
+        mask_nonzero = live.sum(dim=1)
+    counts = torch.as_tensor(mask_nonzero).expand(live.shape[0]).tolist()
+    target = num_kept(sparsity, rows.shape[1])
+    grown = select(rows, [max(target - int(count), 0) for count in counts], ~live)
+    return unshape(live | grown)
+
+
+def drop_and_grow(
+    weight: Tensor,
+    mask: Tensor,
+    sparsity: Level,
+    drop_fraction: Level,
+    grow_score: Tensor,
+    score_shaper: ScoreShaper | None = None,
+) -> Tensor:
+    """One update of SET and RigL: drop the smallest |weight|, grow the highest `grow_score`.
+
+    Per row of n competing entries, `min(floor((1 - drop_fraction) * live), num_kept(sparsity, n))`
+    live connections of largest magnitude stay; every other position, those just dropped included,
+    may then be grown, until `num_kept(sparsity, n)`. The minimum matters when the level rises, and
+    at the first update of a weight that starts dense.
+
+    Args:
+        weight: any shape, floating point.
+        mask: bool, shaped like `weight`.
+        sparsity: level to reach, 0..1.
+        drop_fraction: fraction of the live connections to drop, 0..1.
+        grow_score: shaped like `weight`.
+        score_shaper: which entries compete; None: all.
+
+    Returns:
+        Bool mask with exactly `num_kept(sparsity, n)` per row.
+
+    Raises:
+        ScoreError: NaN among the scores that decide.
+    """
+    _check_same_shape(weight, mask)
+    shaper = score_shaper or _FLATTEN
+    (magnitude, unshape), (live, _), (growth, _) = (
+        shaper(tensor) for tensor in (weight.abs(), mask, grow_score)
+    )
+    target = num_kept(sparsity, live.shape[1])
+    stay = [min(num_kept(drop_fraction, n), target) for n in live.sum(dim=1).tolist()]
+    kept = select(magnitude, stay, live)
+    return unshape(kept | select(growth, [target - n for n in stay], ~kept))
+
+
+def _check_same_shape(score: Tensor, mask: Tensor) -> None:
+    if score.shape != mask.shape:
+        raise ShapeError("a mask", mask.shape, f"the score has shape {tuple(score.shape)}")

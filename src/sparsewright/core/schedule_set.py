@@ -1,0 +1,91 @@
+"""The schedules of one algorithm, by name: kept in range, moved on, saved and restored together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sparsewright.core.errors import LevelError, StateError
+from sparsewright.core.schedules import (
+    Constant,
+    Cycling,
+    HyperParameterSchedule,
+    make_hyperparam_schedule,
+)
+
+
+class ScheduleSet:
+    """Named schedules of fractions, 0..1."""
+
+    def __init__(self) -> None:
+        self._schedules: dict[str, HyperParameterSchedule] = {}
+
+    def add(self, name: str, value: Any) -> HyperParameterSchedule:
+        """Add a number, list, dict, function or schedule under a name.
+
+        Raises:
+            LevelError: a number outside 0..1. What a formula gives is clamped instead.
+        """
+        schedule = make_hyperparam_schedule(value, name)
+        numbers: list[float] = []
+        if isinstance(schedule, Constant):
+            numbers = [schedule.value]
+        elif isinstance(schedule, Cycling):
+            numbers = schedule.values
+        for number in numbers:
+            if not 0 <= number <= 1:
+                raise LevelError(name, number)
+        self._schedules[name] = schedule
+        return schedule
+
+    def __getitem__(self, name: str) -> HyperParameterSchedule:
+        return self._schedules[name]
+
+    def items(self) -> list[tuple[str, HyperParameterSchedule]]:
+        """Name and schedule of each."""
+        return list(self._schedules.items())
+
+    def value(self, name: str, step: int) -> Tensor:
+        """The value at a step, clamped to 0..1; a 0-d tensor."""
+        return self._schedules[name](step).clamp(0, 1)
+
+    def min_max_end(self, name: str, begin: int, end: int) -> tuple[float, float, float]:
+        """Smallest, largest and last value over the steps, each clamped to 0..1."""
+        low, high, last = self._schedules[name].get_min_max_end(begin, end)
+        return min(max(low, 0), 1), min(max(high, 0), 1), min(max(last, 0), 1)
+
+    def update(self, is_update_step: bool) -> None:
+        """Tell every schedule that a step is over, and whether masks were due."""
+        for schedule in self._schedules.values():
+            schedule.update(is_update_step)
+
+    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Replace every state tensor by `fn` of it."""
+        for schedule in self._schedules.values():
+            schedule.visit_state(fn)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Name -> state of the schedule."""
+        return {name: schedule.state_dict() for name, schedule in self._schedules.items()}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Take back what `state_dict` gave.
+
+        Raises:
+            StateError: other schedules, or a state that does not fit; nothing is changed then.
+        """
+        if not isinstance(state_dict, Mapping) or set(state_dict) != set(self._schedules):
+            raise StateError("the schedules", f"expected a dict of {', '.join(self._schedules)}")
+        for name, state in state_dict.items():
+            if not isinstance(state, Mapping):
+                raise StateError(f"the schedule {name}", f"expected a dict, got {state!r}")
+        before = self.state_dict()
+        try:
+            for name, state in state_dict.items():
+                self._schedules[name].load_state_dict(state)
+        except StateError:
+            for name, state in before.items():
+                self._schedules[name].load_state_dict(state)
+            raise

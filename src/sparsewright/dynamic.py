@@ -1,0 +1,196 @@
+"""The base of algorithms whose masks change while training: one step, in order."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.errors import OptionTypeError, ScoreError
+from sparsewright.core.events import MaskUpdate
+from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, make_update_schedule
+from sparsewright.init import InitMethod
+from sparsewright.runtime.attach import logger
+from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.rng import make_generator
+
+# Without a last update step, hints on levels look this many steps ahead.
+_HORIZON = 100_000
+
+
+class DynamicSparsityAlgorithm(SparsityAlgorithm):
+    """Masks that change at the steps of an update schedule. A subclass writes `update_mask`.
+
+    After each optimizer step the counter becomes n, and masks change iff the update schedule is
+    true at n. If it is true at step 0, training starts sparse, from the init method; otherwise it
+    starts dense and the first update sparsifies.
+
+    Args:
+        sparsity: level, 0..1, as for `SparsityAlgorithm`.
+        update: None (every step), an int (every so many steps), a dict with `freq`, `start`, `stop`
+            (exclusive) or with `steps`, an `UpdateSchedule`, or a function `step -> bool`.
+        init_method: the mask at step 0, as for `SparsityAlgorithm`.
+        seed: seed of the algorithm's own randomness.
+
+    Attributes:
+        needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
+        update_schedule: the update schedule.
+    """
+
+    needs_dense_gradient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        sparsity: Any = None,
+        update: Any = None,
+        init_method: str | InitMethod = "random",
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.update_schedule = make_update_schedule(update)
+        self._updating = 0
+        super().__init__(sparsity, init_method, seed=seed)
+
+    @abstractmethod
+    def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
+        """The new mask of one weight.
+
+        Args:
+            p: the weight, zero where `mask` is False.
+            mask: bool, shaped like `p`: the mask so far; not to be written to.
+            sparsity: level to reach, 0..1; 0-d float32 tensor.
+
+        Returns:
+            Bool mask, shaped like `p`.
+        """
+
+    @property
+    def is_update_step(self) -> Tensor:
+        """Whether masks change, or changed, at the present `step`; 0-d bool tensor."""
+        return self.update_schedule(self.step)
+
+    @property
+    def starts_sparse(self) -> bool:
+        """Whether step 0 is an update step: weights are sparse before the first step."""
+        return self._is_due(0)
+
+    def scheduled(self, name: str) -> Tensor:
+        """The value of one of `schedules` at the step whose masks are being updated.
+
+        Args:
+            name: the schedule's name, such as `"drop_fraction"`.
+
+        Returns:
+            0-d float32 tensor, clamped to 0..1.
+        """
+        return self.schedules.value(name, self._updating)
+
+    def dense_gradient(self, p: Tensor) -> Tensor:
+        """The gradient of this step before pruning, summed over micro-batches; shaped like `p`.
+
+        There on update steps, inside `update_mask`, if `needs_dense_gradient`.
+        """
+        parameter = self._attachment.find(p)
+        grad = None if parameter is None else self._attachment.dense_gradients.get(parameter)
+        if grad is None:
+            raise OptionTypeError("dense_gradient", p, "a weight whose mask is being updated")
+        return grad
+
+    def generator(self, p: Tensor) -> torch.Generator:
+        """A CPU generator for this weight at this step: the same on every rank and on resuming."""
+        parameter = self._attachment.find(p)
+        if parameter is None:
+            raise OptionTypeError("generator", p, "a weight of this algorithm")
+        return make_generator(self.seed, parameter.name, self._updating)
+
+    def update(self, optimizer: Optimizer | None = None) -> None:
+        """Count a step, prune what it wrote and, if masks are due, change them.
+
+        Args:
+            optimizer: the one that stepped; None: all parameters have been stepped.
+        """
+        step, parameters = self._begin_step(optimizer)
+        if self._is_due(step):
+            for parameter in parameters:
+                self._update_parameter(parameter, step)
+        self._arm(parameters, step + 1)
+        self._end_step(step, parameters)
+
+    @torch.no_grad()
+    def _update_parameter(self, parameter: SparseParameter, step: int) -> None:
+        param, mask = parameter.param, parameter.mask
+        if not self._has_gradient(parameter):
+            return
+        level = self.schedules.value(self._level_of(parameter), step)
+        self._updating = step
+        try:
+            new = self.update_mask(param, mask, level)
+        except ScoreError as error:
+            raise ScoreError(f"{error.what} of {parameter.name} at step {step}") from None
+        dropped, grown = parameter.change_mask(new)
+        if self._hooks.has("mask"):
+            computed, total = parameter.computed_sparsity, mask.numel()
+            self._hooks.call(
+                "mask",
+                MaskUpdate(
+                    step,
+                    parameter.name,
+                    total,
+                    parameter.kept,
+                    float(level),
+                    computed,
+                    dropped,
+                    grown,
+                ),
+            )
+
+    def _has_gradient(self, parameter: SparseParameter) -> bool:
+        """Whether there is a finite gradient, without which the mask stays as it is."""
+        grads = [parameter.param.grad]
+        if self.needs_dense_gradient:
+            grads.append(self._attachment.dense_gradients.get(parameter))
+        for grad in grads:
+            if grad is None:
+                logger.info("%s: no gradient, the mask stays", parameter.name)
+                return False
+            if not bool(grad.isfinite().all()):
+                logger.warning("%s: the gradient is not finite, the mask stays", parameter.name)
+                return False
+        return True
+
+    def _arm(self, parameters: list[SparseParameter], coming_step: int) -> None:
+        """Collect dense gradients for the coming step if it needs them, and forget the last."""
+        if self.needs_dense_gradient:
+            dense = self._attachment.dense_gradients
+            dense.disarm(parameters)
+            if self._is_due(coming_step):
+                dense.arm(parameters)
+
+    def _after_state_change(self) -> None:
+        super()._after_state_change()
+        if self.needs_dense_gradient:
+            attachment = self._attachment
+            self._arm(list(attachment.parameters.values()), self.step + 1)
+            for optimizer, steps in zip(attachment.optimizers, self._steps, strict=False):
+                self._arm(attachment.of(optimizer), steps + 1)
+
+    def _make_mask(self, parameter: SparseParameter) -> Tensor:
+        if self.starts_sparse:
+            return super()._make_mask(parameter)
+        return torch.ones_like(parameter.mask)
+
+    def _is_due(self, step: int) -> bool:
+        return bool(self.update_schedule(step))
+
+    def _level_steps(self) -> tuple[int, int]:
+        schedule = self.update_schedule
+        if isinstance(schedule, ListSchedule) and schedule.steps:
+            return schedule.steps[0], schedule.steps[-1]
+        if isinstance(schedule, FreqSchedule):
+            stop = schedule.start + _HORIZON if schedule.stop is None else schedule.stop - 1
+            return schedule.start, max(stop, schedule.start)
+        return 0, _HORIZON

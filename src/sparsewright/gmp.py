@@ -1,0 +1,59 @@
+"""Gradual magnitude pruning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sparsewright.core.errors import OptionError
+from sparsewright.core.masks import make_mask_topk_sparsity
+from sparsewright.core.schedules import Constant
+from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.init import InitMethod
+
+__all__ = ["GMP"]
+
+
+class GMP(DynamicSparsityAlgorithm):
+    """Keep the weights of largest magnitude, at a level that moves.
+
+    At each update `mask = top num_kept(level, n) of |w|`.
+
+    Args:
+        sparsity: a level that moves, 0..1, as for `SparsityAlgorithm`; `Cubic` is the paper's.
+        update: when masks change, as for `DynamicSparsityAlgorithm`.
+        init_method: the mask at step 0 if that is an update step.
+        seed: seed of the algorithm's own randomness.
+        schedule: another name of `sparsity`.
+
+    Raises:
+        OptionError: a constant level, or both `sparsity` and `schedule`.
+
+    Source: M. Zhu, S. Gupta, "To prune, or not to prune: exploring the efficacy of pruning for
+    model compression", arXiv:1710.01878, section 3.
+    """
+
+    def __init__(
+        self,
+        sparsity: Any = None,
+        update: Any = None,
+        init_method: str | InitMethod = "random",
+        *,
+        seed: int = 0,
+        schedule: Any = None,
+    ) -> None:
+        if schedule is not None:
+            if sparsity is not None:
+                raise OptionError("schedule of gmp", schedule, "sparsity or schedule, not both")
+            sparsity = schedule
+        super().__init__(sparsity, update, init_method, seed=seed)
+        for name, level in self.schedules.items():
+            if isinstance(level, Constant):
+                raise OptionError(
+                    f"{name} of gmp", level, "a level that moves; for a constant one use static"
+                )
+
+    def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
+        """Keep the `num_kept(sparsity, n)` largest |p|."""
+        return make_mask_topk_sparsity(p.abs(), sparsity)

@@ -1,0 +1,244 @@
+"""Several algorithms, each for its own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsewright.base import MaskUpdateHook, SparsityAlgorithm, SparsityHook
+from sparsewright.core.errors import (
+    AttachError,
+    OptionTypeError,
+    StateError,
+    close_names,
+    warn,
+)
+from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter
+from sparsewright.core.hooks import HandleGroup, Removable
+from sparsewright.runtime.attach import attach_routed, next_name
+from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.walk import named_weights
+
+__all__ = ["Group"]
+
+
+class Group(SparsityAlgorithm):
+    """Ordered (filter, algorithm) pairs; a parameter goes to the first whose filter picks it.
+
+    Args:
+        groups: a mapping `{filter: algorithm}` or a list of pairs; see `add` for the filters.
+
+    Raises:
+        OptionTypeError: a filter or an algorithm of the wrong type.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[Any, SparsityAlgorithm]
+        | Sequence[tuple[Any, SparsityAlgorithm]]
+        | None = None,
+    ) -> None:
+        self._routes: list[tuple[ParamFilter, SparsityAlgorithm]] = []
+        super().__init__(0)
+        pairs = groups.items() if isinstance(groups, Mapping) else groups or ()
+        for param_filter, algorithm in pairs:
+            self.add(param_filter, algorithm)
+
+    def add(self, filter: Any, algorithm: SparsityAlgorithm) -> None:
+        """Append a pair.
+
+        Args:
+            filter: a glob or a list of globs, matched against the whole full name, or a function
+                `(name, param) -> bool`.
+            algorithm: any algorithm but a Group.
+
+        Raises:
+            OptionTypeError: a filter or an algorithm of the wrong type.
+        """
+        if isinstance(algorithm, Group):
+            raise OptionTypeError("algorithm", algorithm, "one algorithm; extend() adds a Group's")
+        if not isinstance(algorithm, SparsityAlgorithm):
+            raise OptionTypeError("algorithm", algorithm, "a SparsityAlgorithm")
+        self._routes.append((make_param_filter(filter), algorithm))
+
+    def extend(self, group: Group) -> None:
+        """Append all pairs of another Group.
+
+        Raises:
+            OptionTypeError: not a Group.
+        """
+        if not isinstance(group, Group):
+            raise OptionTypeError("group", group, "a Group; add() adds one algorithm")
+        self._routes.extend(group._routes)
+
+    @property
+    def algorithms(self) -> list[SparsityAlgorithm]:
+        """The distinct algorithms, in order."""
+        return list({id(algorithm): algorithm for _, algorithm in self._routes}.values())
+
+    def __getitem__(self, index: int) -> SparsityAlgorithm:
+        return self._routes[index][1]
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __iter__(self) -> Iterator[SparsityAlgorithm]:
+        return (algorithm for _, algorithm in self._routes)
+
+    @property
+    def sparsity(self) -> NoReturn:
+        """Raises: a Group has no level of its own.
+
+        Raises:
+            AttachError: always; index the Group.
+        """
+        raise AttachError(
+            "sparsity of a Group", "each algorithm has its own; use group[i].sparsity"
+        )
+
+    @property
+    def sparse_params(self) -> Mapping[str, SparseParameter]:
+        """Full name -> sparse parameter, of all algorithms."""
+        merged: dict[str, SparseParameter] = {}
+        for algorithm in self.algorithms:
+            for name, parameter in algorithm.sparse_params.items():
+                while name in merged:
+                    name = next_name(name)
+                merged[name] = parameter
+        return merged
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed."""
+        return max((algorithm.step for algorithm in self.algorithms), default=0)
+
+    @property
+    def autoupdate(self) -> bool:
+        """Call `update` after each step of a sparsified optimizer; setting it sets it for all."""
+        return all(algorithm.autoupdate for algorithm in self.algorithms)
+
+    @autoupdate.setter
+    def autoupdate(self, value: bool) -> None:
+        for algorithm in self.algorithms:
+            algorithm.autoupdate = value
+
+    def get_sparse_params(
+        self, obj: Tensor | nn.Module | Optimizer
+    ) -> SparseParameter | Iterator[SparseParameter] | None:
+        """Look up sparse parameters of all algorithms, as `SparsityAlgorithm` does its own."""
+        if isinstance(obj, Tensor):
+            return next((p for p in self.sparse_params.values() if p.param is obj), None)
+        return super().get_sparse_params(obj)
+
+    def sparsify_module(self, module: nn.Module) -> None:
+        """Attach each parameter below `module` to the first algorithm whose filter picks it."""
+        routes = [_Route(param_filter, algorithm) for param_filter, algorithm in self._routes]
+
+        def route(name: str, param: nn.Parameter) -> SparsityAlgorithm | None:
+            return next((r.algorithm for r in routes if r.picks(name, param)), None)
+
+        attach_routed(module, route)
+        self._attachment.before_forward(module, self.initialize)
+        names = [name for name, *_ in named_weights(module)]
+        for r in routes:
+            if not r.picked and isinstance(r.filter, GlobFilter):
+                near = [near for glob in r.filter.patterns for near in close_names(glob, names, 3)]
+                hint = f"; close names: {', '.join(near)}" if near else ""
+                warn(f"the filter {r.filter!r} matched no parameter that it could take{hint}")
+
+    def initialize(self) -> None:
+        """Compute the masks of all algorithms that are not there yet."""
+        for algorithm in self.algorithms:
+            algorithm.initialize()
+        self._attachment.end_before_forward()
+
+    def sparsify_optimizer(self, optimizer: Optimizer) -> None:
+        """Every algorithm follows the optimizer."""
+        if not self._routes:
+            warn("the Group is empty; nothing is sparsified")
+        for algorithm in self.algorithms:
+            algorithm.sparsify_optimizer(optimizer)
+
+    def update(self, optimizer: Optimizer | None = None) -> None:
+        """Update every algorithm."""
+        for algorithm in self.algorithms:
+            algorithm.update(optimizer)
+
+    def prune_weight(self, sparse_param: SparseParameter) -> None:
+        """Set the weight to zero where its mask is False."""
+        sparse_param.prune()
+
+    def remove(self) -> None:
+        """Take everything of all algorithms off again."""
+        super().remove()
+        for algorithm in self.algorithms:
+            algorithm.remove()
+
+    def register_target_sparsity_hook(self, hook: SparsityHook) -> Removable:
+        """Register with every algorithm; the handle removes all."""
+        return self._register_all("register_target_sparsity_hook", hook)
+
+    def register_computed_sparsity_hook(self, hook: SparsityHook) -> Removable:
+        """Register with every algorithm; the handle removes all."""
+        return self._register_all("register_computed_sparsity_hook", hook)
+
+    def register_mask_update_hook(self, hook: MaskUpdateHook) -> Removable:
+        """Register with every algorithm; the handle removes all."""
+        return self._register_all("register_mask_update_hook", hook)
+
+    def _register_all(self, register: str, hook: Callable[..., Any]) -> Removable:
+        return HandleGroup([getattr(algorithm, register)(hook) for algorithm in self.algorithms])
+
+    def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
+        """Visit the state of every algorithm."""
+        for algorithm in self.algorithms:
+            algorithm.visit_state(f)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the algorithms, in order: `{"algorithm": "Group", "algorithms": [...]}`."""
+        return {
+            "algorithm": type(self).__name__,
+            "algorithms": [algorithm.state_dict() for algorithm in self.algorithms],
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Raises:
+            StateError: it is not the state of a Group of these algorithms; nothing is changed then.
+        """
+        states = state_dict.get("algorithms") if isinstance(state_dict, Mapping) else None
+        if not isinstance(states, list):
+            raise StateError("Group", "expected a dict with a list 'algorithms'")
+        if len(states) != len(self.algorithms):
+            raise StateError(
+                "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
+            )
+        before = self.state_dict()["algorithms"]
+        try:
+            for algorithm, state in zip(self.algorithms, states, strict=True):
+                algorithm.load_state_dict(state)
+        except StateError:
+            for algorithm, state in zip(self.algorithms, before, strict=True):
+                algorithm.load_state_dict(state)
+            raise
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{f!r}: {algorithm!r}" for f, algorithm in self._routes)
+        return f"Group({{{inside}}})"
+
+
+class _Route:
+    """One pair while parameters are routed: remembers whether it picked any."""
+
+    def __init__(self, filter: ParamFilter, algorithm: SparsityAlgorithm) -> None:
+        self.filter, self.algorithm, self.picked = filter, algorithm, False
+
+    def picks(self, name: str, param: nn.Parameter) -> bool:
+        """Whether the filter picks this parameter."""
+        picks = bool(self.filter(name, param))
+        self.picked |= picks
+        return picks

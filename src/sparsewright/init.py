@@ -1,0 +1,171 @@
+"""Mask initialisers: which connections live before the first step.
+
+Each is called as `init_method(p, sparsity, score_shaper=None, device=None)` and returns a bool mask
+shaped like `p`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.core.masks import Level, as_decimal, make_mask_topk_sparsity
+from sparsewright.core.shapers import ScoreShaper
+
+__all__ = ["InitMethod", "checkerboard", "from_zeros", "make_init_method", "random", "topk"]
+
+InitMethod = Callable[..., Tensor]
+"""`(p, sparsity, score_shaper=None, device=None) -> bool mask`."""
+
+
+def random(
+    p: Tensor,
+    sparsity: Level,
+    score_shaper: ScoreShaper | None = None,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Keep connections at random: exactly `num_kept(sparsity, n)` per row of n that compete.
+
+    Args:
+        p: the weight, any shape.
+        sparsity: level, 0..1.
+        score_shaper: which entries compete; None: all.
+        device: where the mask goes; None: p's device.
+        generator: CPU generator; None: the global one. Numbers are drawn on the CPU, so the mask
+            does not depend on the device.
+
+    Returns:
+        Bool mask, shaped like `p`.
+    """
+    score = torch.rand(p.shape, generator=generator)
+    return make_mask_topk_sparsity(score.to(device or p.device), sparsity, score_shaper)
+
+
+def topk(
+    p: Tensor,
+    sparsity: Level,
+    score_shaper: ScoreShaper | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Keep the connections of largest magnitude.
+
+    Args:
+        p: the weight, any shape, no NaN.
+        sparsity: level, 0..1.
+        score_shaper: which entries compete; None: all.
+        device: where the mask goes; None: p's device.
+
+    Returns:
+        Bool mask, shaped like `p`.
+
+    Raises:
+        ScoreError: NaN in the weight.
+
+    >>> topk(torch.tensor([[1.0, -4.0], [3.0, 2.0]]), 0.5)
+    tensor([[False,  True],
+            [ True, False]])
+    """
+    score = p.detach().abs().to(device or p.device)
+    return make_mask_topk_sparsity(score, sparsity, score_shaper)
+
+
+def from_zeros(
+    p: Tensor,
+    sparsity: Level,
+    score_shaper: ScoreShaper | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Keep the connections whose weight is not zero already, whatever the level.
+
+    Args:
+        p: the weight, any shape.
+        sparsity: not used.
+        score_shaper: not used.
+        device: where the mask goes; None: p's device.
+
+    Returns:
+        Bool mask `p != 0`.
+    """
+    return (p.detach() != 0).to(device or p.device)
+
+
+def checkerboard(
+    p: Tensor,
+    sparsity: Level,
+    score_shaper: ScoreShaper | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Keep connections spread as far apart as the level allows; no randomness.
+
+    With density `d = 1 - sparsity`, the position whose last index less the other indices is `j`
+    is kept where `(j + 1) * d mod 1 < d`, in exact arithmetic. Where that rule misses the exact
+    count, positions with the smallest remainder are kept, lower flat index first.
+
+    Args:
+        p: the weight, any number of dimensions.
+        sparsity: level, 0..1.
+        score_shaper: which entries compete for a place; None: all.
+        device: where the mask goes; None: p's device.
+
+    Returns:
+        Bool mask, shaped like `p`, exactly `num_kept(sparsity, n)` per row of n that compete.
+
+    >>> checkerboard(torch.ones(2, 4), 0.5).int()
+    tensor([[0, 1, 0, 1],
+            [1, 0, 1, 0]], dtype=torch.int32)
+    """
+    density = Fraction(1 - as_decimal(sparsity)).limit_denominator(10**9)
+    phase = torch.ones(p.shape, dtype=torch.int64)
+    for dim, size in enumerate(p.shape):
+        index = torch.arange(size).reshape([-1] + [1] * (p.ndim - 1 - dim))
+        phase += index if dim == p.ndim - 1 else -index
+    remainder = (phase * density.numerator) % density.denominator
+    # Remainders are integers below 1e9: exact in float64.
+    score = -remainder.double().to(device or p.device)
+    return make_mask_topk_sparsity(score, sparsity, score_shaper)
+
+
+_METHODS: dict[str, InitMethod] = {
+    "random": random,
+    "topk": topk,
+    "from_zeros": from_zeros,
+    "checkerboard": checkerboard,
+}
+
+
+def make_init_method(init_method: str | InitMethod) -> InitMethod:
+    """Look up an initialiser by name, or take a function as it is.
+
+    Args:
+        init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"`, or a function
+            `(p, sparsity, score_shaper=None, device=None) -> bool mask`; it needs no annotations
+            and may leave out the keyword arguments.
+
+    Raises:
+        OptionError: unknown name.
+        OptionTypeError: neither a name nor a function.
+    """
+    if isinstance(init_method, str):
+        if init_method.lower() not in _METHODS:
+            raise OptionError("init_method", init_method, list(_METHODS))
+        return _METHODS[init_method.lower()]
+    if not callable(init_method):
+        raise OptionTypeError("init_method", init_method, f"a function or {', '.join(_METHODS)}")
+    return init_method
+
+
+def call_init_method(
+    init_method: InitMethod, p: Tensor, sparsity: Level, **keywords: Any
+) -> Tensor:
+    """Call an initialiser with those of the keyword arguments that its signature takes."""
+    parameters = inspect.signature(init_method).parameters
+    if not any(taken.kind is taken.VAR_KEYWORD for taken in parameters.values()):
+        keywords = {name: value for name, value in keywords.items() if name in parameters}
+    return init_method(p, sparsity, **keywords)

@@ -1,0 +1,278 @@
+"""The one way in and out: hooks and buffers on the user's model and optimizers."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from sparsewright import kernels
+from sparsewright.core.errors import AttachError, warn
+from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
+from sparsewright.runtime.parameter import MASK_SUFFIX, SparseParameter
+from sparsewright.runtime.walk import named_weights
+
+logger = logging.getLogger("sparsewright")
+
+
+class Owner(Protocol):
+    """What an attachment needs to know of its algorithm."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed."""
+
+    def check_parameter(self, name: str, param: Tensor) -> None:
+        """Raise if a parameter cannot be sparsified."""
+
+    def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
+        """Attach one parameter."""
+
+
+class Attachment:
+    """Everything that one algorithm has put on models and optimizers.
+
+    Attributes:
+        parameters: full name -> sparse parameter, in the order of attaching.
+        optimizers: the optimizers whose steps are followed.
+        dense_gradients: the dense gradients of the coming update step.
+    """
+
+    def __init__(self, owner: Owner, grad_hook: GradHook) -> None:
+        self.parameters: dict[str, SparseParameter] = {}
+        self.optimizers: list[Optimizer] = []
+        self.dense_gradients = DenseGradients()
+        self._owner, self._grad_hook = owner, grad_hook
+        self._gradients: dict[str, PrunedGradient] = {}
+        self._handles: list[RemovableHandle] = []
+        self._forward_handles: list[RemovableHandle] = []
+        self._by_id: dict[int, SparseParameter] = {}
+
+    def add_parameter(
+        self,
+        name: str,
+        module: nn.Module,
+        param_name: str,
+        make_mask: Callable[[SparseParameter], Tensor],
+    ) -> SparseParameter:
+        """Put a mask buffer and hooks on one parameter.
+
+        A bool buffer of the right name and shape that the module has already (a copied or loaded
+        sparse model) is taken over as the mask.
+
+        Raises:
+            AttachError: the name of the buffer is taken.
+        """
+        param = module._parameters[param_name]
+        assert param is not None
+        while name in self.parameters:
+            name = next_name(name)
+        parameter = SparseParameter(name, module, param_name, self.optimizers, make_mask)
+        parameter.is_initialized = _add_mask(module, param_name, param, name)
+        self.parameters[name] = parameter
+        self._gradients[name] = PrunedGradient(parameter, self._grad_hook, self.dense_gradients)
+        _drop_followers(module, param_name)
+        follower = _LoadFollower(param_name, parameter, self._owner)
+        self._handles += [
+            module.register_load_state_dict_pre_hook(follower.before),
+            module.register_load_state_dict_post_hook(follower.after),
+        ]
+        return parameter
+
+    def add_optimizer(self, optimizer: Optimizer, after_step: Callable[[Optimizer], None]) -> None:
+        """Call `after_step` after each real step of the optimizer; prune its state now."""
+
+        def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            # A fused step under a GradScaler is called although it does nothing after an overflow.
+            found_inf = getattr(optimizer, "found_inf", None)
+            if found_inf is None or not bool(found_inf):
+                after_step(optimizer)
+
+        def loaded(optimizer: Optimizer) -> None:
+            for parameter in self.parameters.values():
+                parameter.prune_state(optimizer)
+
+        self.optimizers.append(optimizer)
+        self._handles += [
+            optimizer.register_step_post_hook(stepped),
+            optimizer.register_load_state_dict_post_hook(loaded),
+        ]
+        loaded(optimizer)
+
+    def before_forward(self, module: nn.Module, initialize: Callable[[], None]) -> None:
+        """Call `initialize` before each forward of the module, until `end_before_forward`."""
+        self._forward_handles.append(
+            module.register_forward_pre_hook(lambda module, args: initialize())
+        )
+
+    def end_before_forward(self) -> None:
+        """No forward needs to initialize anything any more."""
+        for handle in self._forward_handles:
+            handle.remove()
+        self._forward_handles.clear()
+
+    def find(self, tensor: Tensor) -> SparseParameter | None:
+        """The sparse parameter whose weight this tensor is, or None."""
+        found = self._by_id.get(id(tensor))
+        if found is None or found.param is not tensor:
+            self._by_id = {id(p.param): p for p in self.parameters.values()}
+            found = self._by_id.get(id(tensor))
+        return found
+
+    def of(self, optimizer: Optimizer) -> list[SparseParameter]:
+        """The sparse parameters that an optimizer steps, in order of attaching."""
+        stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
+        return [p for p in self.parameters.values() if id(p.param) in stepped]
+
+    def follow(self) -> None:
+        """Hook parameters that were replaced or unfrozen since the last call."""
+        for gradient in self._gradients.values():
+            gradient.follow()
+
+    def remove(self) -> None:
+        """Take off every hook and buffer; the weights keep their zeros."""
+        self.end_before_forward()
+        self.dense_gradients.disarm(self.parameters.values())
+        for gradient in self._gradients.values():
+            gradient.remove()
+        for handle in self._handles:
+            handle.remove()
+        for parameter in self.parameters.values():
+            del parameter.module._buffers[parameter.param_name + MASK_SUFFIX]
+        self.parameters.clear()
+        self.optimizers.clear()
+        self._gradients.clear()
+        self._by_id.clear()
+        self._handles.clear()
+
+
+class _LoadFollower:
+    """Keeps one parameter sparse through `load_state_dict`.
+
+    A copy or a pickle of the model takes its follower along without the algorithm: the copy's
+    weight is then still pruned by its own mask after loading.
+    """
+
+    def __init__(
+        self, param_name: str, parameter: SparseParameter | None = None, owner: Owner | None = None
+    ) -> None:
+        self.param_name = param_name
+        self._parameter = parameter
+        self._owner = None if owner is None else weakref.ref(owner)
+        self._was_dense = False
+
+    def __reduce__(self) -> tuple[type[_LoadFollower], tuple[str]]:
+        return type(self), (self.param_name,)
+
+    @property
+    def owner(self) -> Owner | None:
+        return None if self._owner is None else self._owner()
+
+    def before(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """Let a dense checkpoint in: a mask that it does not have stays as it is."""
+        weight = prefix + self.param_name
+        self._was_dense = weight in state_dict and weight + MASK_SUFFIX not in state_dict
+        if self._was_dense:
+            state_dict[weight + MASK_SUFFIX] = module._buffers[self.param_name + MASK_SUFFIX]
+
+    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
+        """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
+        parameter, owner = self._parameter, self.owner
+        if parameter is None or owner is None:
+            param = module._parameters[self.param_name]
+            mask = module._buffers[self.param_name + MASK_SUFFIX]
+            assert param is not None
+            assert mask is not None
+            kernels.prune_(param.detach(), mask)
+        elif self._was_dense and parameter.is_pristine and owner.step == 0:
+            parameter.is_initialized = False
+            parameter.initialize()
+        else:
+            parameter.is_initialized = True
+            parameter.is_pristine &= self._was_dense
+            parameter.prune_all()
+
+
+def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, _LoadFollower]:
+    """The followers of one parameter among a module's load hooks, by the key of the hook."""
+    found = {}
+    for key, hook in hooks.items():
+        follower = getattr(getattr(hook, "hook", hook), "__self__", None)
+        if isinstance(follower, _LoadFollower) and follower.param_name == param_name:
+            found[key] = follower
+    return found
+
+
+def is_attached(module: nn.Module, param_name: str) -> bool:
+    """Whether a living algorithm has put its mask on this parameter."""
+    followers = _followers(module._load_state_dict_post_hooks, param_name).values()
+    return any(follower.owner is not None for follower in followers)
+
+
+def _drop_followers(module: nn.Module, param_name: str) -> None:
+    """Take off followers that a copied or loaded model brought along."""
+    for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+        for key in _followers(hooks, param_name):
+            del hooks[key]
+
+
+def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
+    """Give the module its mask buffer; whether one was there already."""
+    mask_name = param_name + MASK_SUFFIX
+    existing = module._buffers.get(mask_name)
+    if existing is not None:
+        if existing.dtype != torch.bool or existing.shape != param.shape:
+            raise AttachError(
+                name,
+                f"its module has a buffer {mask_name!r} that is no mask for it: "
+                f"{existing.dtype}, shape {tuple(existing.shape)}",
+            )
+        logger.info("%s: takes over the mask that its module has", name)
+        return True
+    if hasattr(module, mask_name):
+        raise AttachError(name, f"its module has an attribute {mask_name!r} already")
+    mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
+    module.register_buffer(mask_name, mask)
+    return False
+
+
+def next_name(name: str) -> str:
+    """`fc.weight` -> `fc.weight#2` -> `fc.weight#3`: a second module may have equal names."""
+    base, _, count = name.partition("#")
+    return f"{base}#{int(count or 1) + 1}"
+
+
+def attach_routed(module: nn.Module, route: Callable[[str, nn.Parameter], Owner | None]) -> None:
+    """Attach every parameter below `module` to the algorithm that `route` gives it, if any.
+
+    All parameters are checked before the first is attached.
+
+    Args:
+        module: any module.
+        route: `(full name, parameter) -> algorithm`, or None to leave it dense.
+    """
+    names, already, routed = [], [], []
+    for name, owner, param_name, param, reason in named_weights(module):
+        names.append(name)
+        algorithm = None if reason else route(name, param)
+        if algorithm is None:
+            logger.info("%s stays dense: %s", name, reason or "no filter picks it")
+        elif is_attached(owner, param_name):
+            already.append(name)
+        else:
+            algorithm.check_parameter(name, param)
+            routed.append((algorithm, owner, name, param))
+    for algorithm, owner, name, param in routed:
+        algorithm.sparsify_parameter(owner, name, param)
+    if already:
+        warn(f"sparsified already, left as they are: {', '.join(already)}")
+    elif not routed:
+        warn(f"no parameter was sparsified; available: {', '.join(names) or 'none'}")

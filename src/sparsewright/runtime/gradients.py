@@ -1,0 +1,116 @@
+"""Gradients of sparse parameters: pruned as they arrive; kept dense on update steps only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from sparsewright.runtime.parameter import SparseParameter
+
+GradHook = Callable[[Tensor, Tensor], Tensor]
+
+
+class PrunedGradient:
+    """Prunes one parameter's gradient whenever it has been accumulated.
+
+    Clipping, scalers and optimizers then see live gradients only.
+    """
+
+    def __init__(
+        self, parameter: SparseParameter, grad_hook: GradHook, dense: DenseGradients
+    ) -> None:
+        self._parameter, self._grad_hook, self._dense = parameter, grad_hook, dense
+        self._hooked: Tensor | None = None
+        self._handle: RemovableHandle | None = None
+
+    def follow(self) -> None:
+        """Hook the parameter, anew if it was replaced or unfrozen since."""
+        param = self._parameter.param
+        if param is self._hooked or not param.requires_grad:
+            return
+        self.remove()
+        self._hooked = param
+        self._handle = param.register_post_accumulate_grad_hook(self._after_accumulation)
+        self._parameter.prune_all()
+
+    def remove(self) -> None:
+        """Take the hook off."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = self._hooked = None
+
+    def _after_accumulation(self, param: Tensor) -> None:
+        if param.grad is not None:
+            pruned = self._grad_hook(param, param.grad)
+            if pruned is not param.grad:
+                param.grad = pruned
+            self._dense.commit(self._parameter)
+
+
+class DenseGradients:
+    """The dense gradients of one coming step, summed over its micro-batches.
+
+    Armed parameters carry a hook that sees each micro-batch's gradient before it is accumulated
+    (and pruned). A gradient counts once it has really been accumulated, so `torch.autograd.grad`
+    leaves no trace; when the user starts a step afresh (`zero_grad`) so does the sum, so a step
+    that a `GradScaler` skipped leaves none either.
+    """
+
+    def __init__(self) -> None:
+        self._armed: dict[str, RemovableHandle] = {}
+        self._arriving: dict[str, tuple[Tensor, bool]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+
+    def arm(self, parameters: Iterable[SparseParameter]) -> None:
+        """Collect the dense gradients of these parameters until they are disarmed."""
+        for parameter in parameters:
+            if parameter.name not in self._armed and parameter.param.requires_grad:
+                self._armed[parameter.name] = self._hook(parameter)
+
+    def disarm(self, parameters: Iterable[SparseParameter]) -> None:
+        """Forget the dense gradients of these parameters and stop collecting."""
+        for parameter in parameters:
+            handle = self._armed.pop(parameter.name, None)
+            if handle is not None:
+                handle.remove()
+            for held in (self._arriving, self._sums, self._versions):
+                held.pop(parameter.name, None)
+
+    def get(self, parameter: SparseParameter) -> Tensor | None:
+        """The dense gradient collected, shaped like the weight; None: there was none."""
+        return self._sums.get(parameter.name)
+
+    def _hook(self, parameter: SparseParameter) -> RemovableHandle:
+        name = parameter.name
+
+        def arrive(grad: Tensor) -> None:
+            self._arriving[name] = (grad, self._is_first(parameter))
+
+        handle: RemovableHandle = parameter.param.register_hook(arrive)
+        return handle
+
+    def _is_first(self, parameter: SparseParameter) -> bool:
+        """Whether the user cleared the gradient since the last micro-batch was accumulated."""
+        held = parameter.param.grad
+        if held is None:
+            return True
+        return held._version != self._versions.get(parameter.name) and not bool(held.any())
+
+    @torch.no_grad()
+    def commit(self, parameter: SparseParameter) -> None:
+        """Add the gradient that arrived to the sum: it has been accumulated and pruned."""
+        name = parameter.name
+        arrived = self._arriving.pop(name, None)
+        if arrived is None:
+            return
+        grad, is_first = arrived
+        if is_first or name not in self._sums:
+            self._sums[name] = grad.detach().clone()
+        else:
+            self._sums[name] += grad
+        if parameter.param.grad is not None:
+            self._versions[name] = parameter.param.grad._version

@@ -1,0 +1,63 @@
+"""Walking over a user's model: its parameters, who owns them, where `apply` was called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from torch import nn
+
+from sparsewright.core.errors import AttachError
+
+
+def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, str]]:
+    """Every parameter below `module`, once per name, with the reason why it must stay dense.
+
+    Yields:
+        Full name, owning module, name there, the parameter, and the reason ("" if there is none).
+    """
+    seen: dict[int, str] = {}
+    dense_below: list[str] = []
+    for path, owner in module.named_modules():
+        if getattr(owner, "requires_dense", False):
+            dense_below.append(path)
+        is_dense = any(not top or path == top or path.startswith(top + ".") for top in dense_below)
+        for param_name, param in owner._parameters.items():
+            if param is None:
+                continue
+            name = f"{path}.{param_name}" if path else param_name
+            first = seen.setdefault(id(param), name)
+            if first != name:
+                reason = f"it is tied to {first}, under whose name it is decided"
+            elif is_dense or getattr(param, "requires_dense", False):
+                reason = "it or its module says requires_dense"
+            elif not (param.is_floating_point() or param.is_complex()):
+                reason = f"its dtype {param.dtype} is not floating point"
+            else:
+                reason = ""
+            yield name, owner, param_name, param, reason
+
+
+def root_of_apply(fn: object, module: nn.Module) -> nn.Module:
+    """The module on which the user called `module.apply(fn)`, or `module` if called directly.
+
+    `nn.Module.apply` visits children first and says nothing of where it was called; the outermost
+    of its frames that carries `fn` does.
+    """
+    root = module
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is nn.Module.apply.__code__ and frame.f_locals.get("fn") is fn:
+            root = frame.f_locals["self"]
+        frame = frame.f_back
+    return root
+
+
+def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Module, str]:
+    """The module that holds `param`, and its name there."""
+    for owner in module.modules():
+        for param_name, own in owner._parameters.items():
+            if own is param and name.split(".")[-1] == param_name:
+                return owner, param_name
+    raise AttachError(name, f"not a parameter of the {type(module).__name__} it was looked for in")

@@ -1,0 +1,52 @@
+"""One mask for the whole run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.errors import LevelError, OptionError
+from sparsewright.core.schedules import Constant
+from sparsewright.init import InitMethod, from_zeros, make_init_method
+
+__all__ = ["Static"]
+
+
+class Static(SparsityAlgorithm):
+    """One mask for the whole run.
+
+    Args:
+        sparsity: a constant level, `0 <= sparsity < 1`: an int, a float, or a constant schedule;
+            or a mapping `{parameter: level}`. None: only with `init_method="from_zeros"`, where
+            the zeros of the weight are the mask and no level is asked for.
+        init_method: how the mask is made, as for `SparsityAlgorithm`.
+        seed: seed of the algorithm's own randomness.
+
+    Raises:
+        OptionError: a schedule that is not constant.
+        LevelError: a level outside 0 <= sparsity < 1.
+    """
+
+    def __init__(
+        self, sparsity: Any = None, init_method: str | InitMethod = "random", *, seed: int = 0
+    ) -> None:
+        if sparsity is None and make_init_method(init_method) is from_zeros:
+            sparsity = 0
+        super().__init__(sparsity, init_method, seed=seed)
+        for name, schedule in self.schedules.items():
+            if not isinstance(schedule, Constant):
+                raise OptionError(
+                    f"{name} of static", schedule, "a constant level; for one that moves use gmp"
+                )
+            if schedule.value == 1:
+                raise LevelError(f"{name} of static", schedule.value, "0 <= level < 1")
+
+    def update(self, optimizer: Optimizer | None = None) -> None:
+        """Count a step and prune what it wrote.
+
+        Args:
+            optimizer: the one that stepped; None: all parameters have been stepped.
+        """
+        self._end_step(*self._begin_step(optimizer))
