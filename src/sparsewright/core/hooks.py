@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ class Hooks:
     """Functions registered by kind, called in the order of registering. Copies start empty."""
 
     def __init__(self) -> None:
-        self._hooks: dict[str, dict[int, Callable[..., Any]]] = {}
+        self._hooks: dict[str, OrderedDict[int, Callable[..., Any]]] = {}
 
     def register(self, kind: str, hook: Callable[..., Any]) -> RemovableHandle:
         """Add a hook; the handle's `.remove()` takes it off.
@@ -31,7 +32,7 @@ class Hooks:
         """
         if not callable(hook):
             raise OptionTypeError(f"{kind} hook", hook, "a function")
-        hooks = self._hooks.setdefault(kind, {})
+        hooks = self._hooks.setdefault(kind, OrderedDict())
         handle = RemovableHandle(hooks)
         hooks[handle.id] = hook
         return handle

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,14 +63,29 @@ def select(score: Tensor, num: Sequence[int], among: Tensor | None = None) -> Te
 
 def _kth_largest(score: Tensor, k: Tensor) -> Tensor:
     """The `k[row]`-th largest entry of each row, `1 <= k <= n`; shape `[rows]`."""
+    rows, n = score.shape
     if score.device.type == "cpu":
-        position = score.shape[1] - k.numpy()
         # numpy has no bfloat16 and a slow float16; float32 holds both exactly.
-        values = score if score.dtype in (torch.float32, torch.float64) else score.float()
-        ordered = np.partition(values.detach().numpy(), np.unique(position), axis=1)
-        kth = np.take_along_axis(ordered, position[:, None], axis=1)[:, 0]
+        exact = score if score.dtype in (torch.float32, torch.float64) else score.float()
+        values = exact.detach().numpy()
+        if rows <= n:
+            kth = np.array([_kth_of_row(row, int(i)) for row, i in zip(values, k, strict=True)])
+        else:
+            ordered = np.partition(values, np.unique(n - k.numpy()), axis=1)
+            kth = np.take_along_axis(ordered, (n - k.numpy())[:, None], axis=1)[:, 0]
         return torch.from_numpy(kth).to(score.dtype)
-    largest = torch.topk(score, int(k.max()), dim=1, sorted=len(k.unique()) > 1).values
-    if len(k.unique()) == 1:
+    largest = torch.topk(score, int(k.max()), dim=1, sorted=rows > 1).values
+    if rows == 1:
         return largest.amin(dim=1)
     return largest.gather(1, (k - 1).unsqueeze(1).to(score.device)).squeeze(1)
+
+
+def _kth_of_row(values: np.ndarray[Any, Any], k: int) -> Any:
+    """The k-th largest of a long row.
+
+    Pruned weights and non-candidates make most of a row equal to its minimum, on which introselect
+    is slow (2.4 s instead of 0.13 s for 16M entries, 90% equal), so those are left out.
+    """
+    lowest = values.min()
+    above = values[values > lowest]
+    return lowest if k > above.size else np.partition(above, above.size - k)[above.size - k]
