@@ -48,7 +48,7 @@ class Attachment:
         self.parameters: dict[str, SparseParameter] = {}
         self.optimizers: list[Optimizer] = []
         self.dense_gradients = DenseGradients()
-        self._owner, self._grad_hook = owner, grad_hook
+        self.owner, self._grad_hook = owner, grad_hook
         self._gradients: dict[str, PrunedGradient] = {}
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
@@ -78,7 +78,7 @@ class Attachment:
         self.parameters[name] = parameter
         self._gradients[name] = PrunedGradient(parameter, self._grad_hook, self.dense_gradients)
         _drop_followers(module, param_name)
-        follower = _LoadFollower(param_name, parameter, self._owner)
+        follower = _LoadFollower(param_name, parameter, self)
         self._handles += [
             module.register_load_state_dict_pre_hook(follower.before),
             module.register_load_state_dict_post_hook(follower.after),
@@ -160,45 +160,56 @@ class _LoadFollower:
     """
 
     def __init__(
-        self, param_name: str, parameter: SparseParameter | None = None, owner: Owner | None = None
+        self,
+        param_name: str,
+        parameter: SparseParameter | None = None,
+        attachment: Attachment | None = None,
     ) -> None:
         self.param_name = param_name
         self._parameter = parameter
-        self._owner = None if owner is None else weakref.ref(owner)
+        self._attachment = None if attachment is None else weakref.ref(attachment)
         self._was_dense = False
 
     def __reduce__(self) -> tuple[type[_LoadFollower], tuple[str]]:
         return type(self), (self.param_name,)
 
     @property
-    def owner(self) -> Owner | None:
-        return None if self._owner is None else self._owner()
+    def attachment(self) -> Attachment | None:
+        return None if self._attachment is None else self._attachment()
 
     def before(
         self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
         """Let a dense checkpoint in: a mask that it does not have stays as it is."""
-        weight = prefix + self.param_name
-        self._was_dense = weight in state_dict and weight + MASK_SUFFIX not in state_dict
+        weight, mask = prefix + self.param_name, prefix + self.param_name + MASK_SUFFIX
+        self._was_dense = weight in state_dict and mask not in state_dict
         if self._was_dense:
-            state_dict[weight + MASK_SUFFIX] = module._buffers[self.param_name + MASK_SUFFIX]
+            state_dict[mask] = module._buffers[self.param_name + MASK_SUFFIX]
+        elif mask in state_dict and state_dict[mask].dtype != torch.bool:
+            loaded = state_dict[mask]
+            state_dict[mask] = loaded != 0
+            if not bool((loaded == state_dict[mask]).all()):
+                errors: list[str] = rest[-1]
+                errors.append(f"{mask}: a mask must be bool, or hold only 0 and 1")
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
-        parameter, owner = self._parameter, self.owner
-        if parameter is None or owner is None:
+        parameter, attachment = self._parameter, self.attachment
+        if parameter is None or attachment is None:
             param = module._parameters[self.param_name]
             mask = module._buffers[self.param_name + MASK_SUFFIX]
             assert param is not None
             assert mask is not None
             kernels.prune_(param.detach(), mask)
-        elif self._was_dense and parameter.is_pristine and owner.step == 0:
+            return
+        if self._was_dense and parameter.is_pristine and attachment.owner.step == 0:
             parameter.is_initialized = False
             parameter.initialize()
         else:
             parameter.is_initialized = True
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
+        attachment.follow()
 
 
 def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, _LoadFollower]:
@@ -214,7 +225,7 @@ def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, _LoadFollowe
 def is_attached(module: nn.Module, param_name: str) -> bool:
     """Whether a living algorithm has put its mask on this parameter."""
     followers = _followers(module._load_state_dict_post_hooks, param_name).values()
-    return any(follower.owner is not None for follower in followers)
+    return any(follower.attachment is not None for follower in followers)
 
 
 def _drop_followers(module: nn.Module, param_name: str) -> None:
