@@ -267,8 +267,7 @@ class SparsityAlgorithm(ABC):
         parameters = (
             list(attachment.parameters.values()) if optimizer is None else attachment.of(optimizer)
         )
-        for parameter in parameters:
-            parameter.prune_step(optimizer)
+        attachment.prune_step(parameters, optimizer)
         return self._steps[slot], parameters
 
     def _end_step(self, step: int, parameters: list[SparseParameter]) -> None:

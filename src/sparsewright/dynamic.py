@@ -131,6 +131,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             new = self.update_mask(param, mask, level)
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name} at step {step}") from None
+        self._attachment.dense_gradients.forget(parameter)
         dropped, grown = parameter.change_mask(new)
         if self._hooks.has("mask"):
             computed, total = parameter.computed_sparsity, mask.numel()

@@ -72,8 +72,8 @@ def topk(
     tensor([[False,  True],
             [ True, False]])
     """
-    score = p.detach().abs().to(device or p.device)
-    return make_mask_topk_sparsity(score, sparsity, score_shaper)
+    score = p.detach().to(device or p.device)
+    return make_mask_topk_sparsity(score, sparsity, score_shaper, magnitude=True)
 
 
 def from_zeros(

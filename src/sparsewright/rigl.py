@@ -69,7 +69,7 @@ class RigL(DynamicSparsityAlgorithm):
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow by dense gradient."""
-        score = self.dense_gradient(p).abs()
+        score = self.dense_gradient(p)
         return drop_and_grow(
             p, mask, sparsity, self.scheduled("drop_fraction"), score, self.score_shaper
         )

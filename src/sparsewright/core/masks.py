@@ -65,13 +65,16 @@ def num_kept(level: Level, n: int) -> int:
     return int(exact.quantize(_MICRO, ROUND_HALF_EVEN).to_integral_value(ROUND_FLOOR))
 
 
-def select(score: Tensor, num: list[int], among: Tensor | None = None) -> Tensor:
+def select(
+    score: Tensor, num: list[int], among: Tensor | None = None, magnitude: bool = False
+) -> Tensor:
     """Per row, mark the `num[row]` largest scores among the candidates.
 
     Args:
         score: `[rows, n]`, floating point.
         num: how many in each row; a row with fewer candidates marks them all.
         among: bool `[rows, n]`, the candidates; None: all entries.
+        magnitude: rank by |score|, without making it.
 
     Returns:
         Bool mask `[rows, n]`; of equal scores the lower index is marked.
@@ -79,14 +82,18 @@ def select(score: Tensor, num: list[int], among: Tensor | None = None) -> Tensor
     Raises:
         ScoreError: NaN among the candidates.
     """
-    invalid = score.isnan() if among is None else score.isnan() & among
-    if invalid.any():
-        raise ScoreError
-    return kernels.select(score, num, among)
+    try:
+        return kernels.select(score, num, among, magnitude)
+    except kernels.NanError:
+        raise ScoreError from None
 
 
 def make_mask_topk_sparsity(
-    score: Tensor, sparsity: Level, score_shaper: ScoreShaper | None = None
+    score: Tensor,
+    sparsity: Level,
+    score_shaper: ScoreShaper | None = None,
+    *,
+    magnitude: bool = False,
 ) -> Tensor:
     """Keep the highest scores.
 
@@ -94,6 +101,7 @@ def make_mask_topk_sparsity(
         score: any shape, floating point.
         sparsity: level, 0..1; each row of n competing entries keeps `num_kept(sparsity, n)`.
         score_shaper: which entries compete; None: all.
+        magnitude: rank by |score|, without making it.
 
     Returns:
         Bool mask, shaped like `score`.
@@ -106,7 +114,8 @@ def make_mask_topk_sparsity(
     tensor([False,  True,  True, False])
     """
     rows, unshape = (score_shaper or _FLATTEN)(score)
-    return unshape(select(rows, [num_kept(sparsity, rows.shape[1])] * rows.shape[0]))
+    kept = [num_kept(sparsity, rows.shape[1])] * rows.shape[0]
+    return unshape(select(rows, kept, magnitude=magnitude))
 
 
 def make_mask_drop_minimum(
@@ -135,7 +144,7 @@ def make_mask_drop_minimum(
     _check_same_shape(score, mask)
     shaper = score_shaper or _FLATTEN
     (rows, unshape), (live, _) = shaper(score), shaper(mask)
-    kept = [num_kept(drop_fraction, n) for n in live.sum(dim=1).tolist()]
+    kept = [num_kept(drop_fraction, n) for n in kernels.count_rows(live).tolist()]
     return unshape(select(rows, kept, live)), torch.tensor(kept, device=mask.device)
 
 
@@ -170,7 +179,7 @@ def make_mask_grow_maximum(
     shaper = score_shaper or _FLATTEN
     (rows, unshape), (live, _) = shaper(score), shaper(mask)
     if mask_nonzero is None:
-        mask_nonzero = live.sum(dim=1)
+        mask_nonzero = kernels.count_rows(live)
     counts = torch.as_tensor(mask_nonzero).expand(live.shape[0]).tolist()
     target = num_kept(sparsity, rows.shape[1])
     grown = select(rows, [max(target - int(count), 0) for count in counts], ~live)
@@ -185,7 +194,7 @@ def drop_and_grow(
     grow_score: Tensor,
     score_shaper: ScoreShaper | None = None,
 ) -> Tensor:
-    """One update of SET and RigL: drop the smallest |weight|, grow the highest `grow_score`.
+    """One update of SET and RigL: drop the smallest |weight|, grow the largest |grow_score|.
 
     Per row of n competing entries, `min(floor((1 - drop_fraction) * live), num_kept(sparsity, n))`
     live connections of largest magnitude stay; every other position, those just dropped included,
@@ -208,13 +217,15 @@ def drop_and_grow(
     """
     _check_same_shape(weight, mask)
     shaper = score_shaper or _FLATTEN
-    (magnitude, unshape), (live, _), (growth, _) = (
-        shaper(tensor) for tensor in (weight.abs(), mask, grow_score)
+    (values, unshape), (live, _), (growth, _) = (
+        shaper(tensor) for tensor in (weight, mask, grow_score)
     )
     target = num_kept(sparsity, live.shape[1])
-    stay = [min(num_kept(drop_fraction, n), target) for n in live.sum(dim=1).tolist()]
-    kept = select(magnitude, stay, live)
-    return unshape(kept | select(growth, [target - n for n in stay], ~kept))
+    counts = kernels.count_rows(live).tolist()
+    stay = [min(num_kept(drop_fraction, n), target) for n in counts]
+    kept = select(values, stay, live, magnitude=True)
+    grown = select(growth, [target - n for n in stay], ~kept, magnitude=True)
+    return unshape(kept.logical_or_(grown))
 
 
 def _check_same_shape(score: Tensor, mask: Tensor) -> None:

@@ -1,91 +1,148 @@
-"""One function per operation; each picks the fastest way that fits its arguments.
+"""Kernels of masked sparse training: one function per operation.
 
-`reference` holds the slow twins, which say what every function here computes.
+Each call takes the native kernel where it applies and the plain-torch twin in `reference`
+otherwise; both give the same bits. `info()` says which are active and why calls fell back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-__all__ = ["prune_", "select"]
+from sparsewright.kernels import native, reference
+from sparsewright.kernels.native import info
+from sparsewright.kernels.reference import NanError
+
+__all__ = ["NanError", "count_changes", "count_rows", "info", "prune_", "prune_many_", "select"]
 
 
-def prune_(tensor: Tensor, mask: Tensor) -> None:
-    """Set `tensor` to zero, in place, where `mask` is False; NaN and inf vanish there too.
+def prune_(tensor: Tensor, mask: Tensor, *, threads: int | None = None) -> Tensor:
+    """Set the pruned entries of `tensor` to +0, in place: tensor = where(mask, tensor, 0).
 
-    Args:
-        tensor: any floating-point tensor, any device.
-        mask: bool, the same shape and device.
-    """
-    tensor.masked_fill_(~mask, 0)
-
-
-def select(score: Tensor, num: Sequence[int], among: Tensor | None = None) -> Tensor:
-    """Per row, mark the `num[row]` largest scores. No sort, no index tensor.
-
-    The k-th largest score of each row is found by introselect (`numpy.partition`, on a view of the
-    CPU tensor) or, on a device, by the values of `torch.topk`; one compare marks what is above, and
-    ties at the threshold go to the lower index. The result does not depend on the device.
+    A NaN or inf in a pruned place becomes +0; kept entries keep their bits. Autograd sees an
+    in-place change (the version counter moves) but records nothing.
 
     Args:
-        score: `[rows, n]`, floating point, no NaN among the candidates.
-        num: how many to mark in each row; a row with fewer candidates marks them all.
-        among: bool `[rows, n]`, the candidates; None: all entries.
+        tensor: any shape; float16, bfloat16, float32 or float64 on the CPU with the mask's
+            dense layout take the native kernel, everything else plain torch.
+        mask: bool, the same shape and device; True = kept.
+        threads: native threads; None = torch.get_num_threads().
 
-    Returns:
-        Bool mask `[rows, n]` on score's device.
+    Returns: `tensor`.
+
+    Raises:
+        TypeError: `mask` is not bool.
+        ValueError: the shapes differ.
     """
-    rows, n = score.shape
-    wanted = torch.as_tensor(num, dtype=torch.int64).clamp(0, n)
-    if among is not None:
-        score = score.masked_fill(~among, -torch.inf)
-        wanted = torch.minimum(wanted, among.sum(dim=1).cpu())
-    if rows == 0 or n == 0 or int(wanted.max()) == 0:
-        return torch.zeros(score.shape, dtype=torch.bool, device=score.device)
-    threshold = _kth_largest(score, wanted.clamp(min=1)).unsqueeze(1)
-    wanted = wanted.to(score.device)
-    # A row that wants none has its maximum for threshold: nothing is above, no tie is taken.
-    mask = score > threshold
-    ties = score == threshold
-    if among is not None:
-        ties &= among
-    missing = wanted - mask.sum(dim=1)
-    contested = (ties.sum(dim=1) > missing).nonzero().squeeze(1)
-    for row in contested.tolist():
-        ties[row, ties[row].nonzero().squeeze(1)[int(missing[row]) :]] = False
-    return mask.logical_or_(ties)
+    reason = native.against_prune(tensor, mask)
+    if reason is None:
+        native.prune_(tensor, mask, threads=threads)
+        return tensor
+    native.note_fallback("prune_", reason)
+    return reference.prune_(tensor, mask)
 
 
-def _kth_largest(score: Tensor, k: Tensor) -> Tensor:
-    """The `k[row]`-th largest entry of each row, `1 <= k <= n`; shape `[rows]`."""
-    rows, n = score.shape
-    if score.device.type == "cpu":
-        # numpy has no bfloat16 and a slow float16; float32 holds both exactly.
-        exact = score if score.dtype in (torch.float32, torch.float64) else score.float()
-        values = exact.detach().numpy()
-        if rows <= n:
-            kth = np.array([_kth_of_row(row, int(i)) for row, i in zip(values, k, strict=True)])
-        else:
-            ordered = np.partition(values, np.unique(n - k.numpy()), axis=1)
-            kth = np.take_along_axis(ordered, (n - k.numpy())[:, None], axis=1)[:, 0]
-        return torch.from_numpy(kth).to(score.dtype)
-    largest = torch.topk(score, int(k.max()), dim=1, sorted=rows > 1).values
-    if rows == 1:
-        return largest.amin(dim=1)
-    return largest.gather(1, (k - 1).unsqueeze(1).to(score.device)).squeeze(1)
+def prune_many_(
+    tensors: Sequence[Tensor], masks: Sequence[Tensor], *, threads: int | None = None
+) -> None:
+    """`prune_` for every pair, in one native call for all pairs that the kernel takes.
 
-
-def _kth_of_row(values: np.ndarray[Any, Any], k: int) -> Any:
-    """The k-th largest of a long row.
-
-    Pruned weights and non-candidates make most of a row equal to its minimum, on which introselect
-    is slow (2.4 s instead of 0.13 s for 16M entries, 90% equal), so those are left out.
+    Raises:
+        TypeError, ValueError: as `prune_`, or the lists differ in length. Every pair is checked
+            before any tensor changes.
     """
-    lowest = values.min()
-    above = values[values > lowest]
-    return lowest if k > above.size else np.partition(above, above.size - k)[above.size - k]
+    if len(tensors) != len(masks):
+        raise ValueError(f"{len(tensors)} tensors but {len(masks)} masks")
+    reasons = list(map(native.against_prune, tensors, masks))
+    if not any(reasons):
+        native.prune_many_(tensors, masks, threads=threads)
+        return
+    pairs = list(zip(tensors, masks))
+    for tensor, mask in pairs:
+        reference.check_mask(tensor, mask)
+    taken = [pair for pair, reason in zip(pairs, reasons) if reason is None]
+    if taken:
+        native.prune_many_(*zip(*taken), threads=threads)
+    for (tensor, mask), reason in zip(pairs, reasons):
+        if reason is not None:
+            native.note_fallback("prune_", reason)
+            reference.prune_(tensor, mask)
+
+
+def select(
+    score: Tensor,
+    num: int | Sequence[int] | Tensor,
+    among: Tensor | None = None,
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+) -> Tensor:
+    """Mark the `num[row]` largest scores of every row; ties go to the lower index.
+
+    Exact for any thread count, instruction set and device. -0.0 equals +0.0, inf is allowed. A
+    row with fewer than `num` candidates marks them all.
+
+    Args:
+        score: [rows, n], float16, bfloat16, float32 or float64.
+        num: entries to mark, >= 0; one number, or one per row.
+        among: bool [rows, n], the candidates; None = all.
+        magnitude: rank by |score|, otherwise by score.
+        threads: native threads; None = torch.get_num_threads().
+
+    Returns: bool mask [rows, n].
+
+    Raises:
+        TypeError: `score` is not floating point, or `among` not bool.
+        ValueError: a candidate is NaN (names the first such row), a shape does not fit, or a
+            `num` is negative.
+
+    Source: Floyd and Rivest, "Expected time bounds for selection", 1975 (the native kernel).
+
+    >>> import torch
+    >>> select(torch.tensor([[1.0, -3.0, 2.0, -2.0]]), 2)
+    tensor([[False,  True,  True, False]])
+    >>> select(torch.tensor([[1.0, -3.0, 2.0, -2.0]]), 2, magnitude=False)
+    tensor([[ True, False,  True, False]])
+    """
+    num = reference.check_select(score, num, among)
+    reason = native.against_select(score, among)
+    if reason is None:
+        return native.select(score, num, among, magnitude, threads=threads)
+    native.note_fallback("select", reason)
+    return reference.select(score, num, among, magnitude)
+
+
+def count_rows(mask: Tensor, *, threads: int | None = None) -> Tensor:
+    """Number of True in each row of a bool mask [rows, n]: int64 [rows] on the mask's device.
+
+    Raises:
+        TypeError: `mask` is not bool.
+        ValueError: `mask` is not two-dimensional.
+    """
+    reason = native.against_count(mask)
+    if reason is None and mask.dim() == 2:
+        return native.count_rows(mask, threads=threads)
+    result = reference.count_rows(mask)
+    native.note_fallback("count_rows", reason or "")
+    return result
+
+
+def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tuple[int, int]:
+    """How many entries the mask `new` lost and won against `old`: (dropped, grown), in one pass.
+
+    dropped = |old & ~new|, grown = |new & ~old|.
+
+    Raises:
+        TypeError: a mask is not bool.
+        ValueError: the shapes differ.
+
+    >>> import torch
+    >>> count_changes(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
+    (1, 1)
+    """
+    reason = native.against_changes(old, new)
+    if reason is None:
+        return native.count_changes(old, new, threads=threads)
+    native.note_fallback("count_changes", reason)
+    return reference.count_changes(old, new)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsewright import kernels
 from sparsewright.core.errors import AttachError, warn
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
-from sparsewright.runtime.parameter import MASK_SUFFIX, SparseParameter
+from sparsewright.runtime.parameter import MASK_SUFFIX, SparseParameter, keeps_zero_state
 from sparsewright.runtime.walk import named_weights
 
 logger = logging.getLogger("sparsewright")
@@ -130,6 +130,13 @@ class Attachment:
         stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
         return [p for p in self.parameters.values() if id(p.param) in stepped]
 
+    def prune_step(self, parameters: list[SparseParameter], optimizer: Optimizer | None) -> None:
+        """Prune what a step may have written to: the weights, and state that does not stay 0."""
+        kernels.prune_many_([p.param for p in parameters], [p.mask for p in parameters])
+        if optimizer is not None and not keeps_zero_state(optimizer):
+            for parameter in parameters:
+                parameter.prune_state(optimizer)
+
     def follow(self) -> None:
         """Hook parameters that were replaced or unfrozen since the last call."""
         for gradient in self._gradients.values():
@@ -200,7 +207,7 @@ class _LoadFollower:
             mask = module._buffers[self.param_name + MASK_SUFFIX]
             assert param is not None
             assert mask is not None
-            kernels.prune_(param.detach(), mask)
+            kernels.prune_(param, mask)
             return
         if self._was_dense and parameter.is_pristine and attachment.owner.step == 0:
             parameter.is_initialized = False

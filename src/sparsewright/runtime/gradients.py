@@ -44,10 +44,11 @@ class PrunedGradient:
 
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
+            self._dense.commit(self._parameter)
             pruned = self._grad_hook(param, param.grad)
             if pruned is not param.grad:
                 param.grad = pruned
-            self._dense.commit(self._parameter)
+            self._dense.note_version(self._parameter)
 
 
 class DenseGradients:
@@ -61,7 +62,7 @@ class DenseGradients:
 
     def __init__(self) -> None:
         self._armed: dict[str, RemovableHandle] = {}
-        self._arriving: dict[str, tuple[Tensor, bool]] = {}
+        self._arriving: dict[str, Tensor | None] = {}
         self._sums: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
 
@@ -77,8 +78,12 @@ class DenseGradients:
             handle = self._armed.pop(parameter.name, None)
             if handle is not None:
                 handle.remove()
-            for held in (self._arriving, self._sums, self._versions):
-                held.pop(parameter.name, None)
+            self.forget(parameter)
+
+    def forget(self, parameter: SparseParameter) -> None:
+        """Free the dense gradient of a parameter."""
+        for held in (self._arriving, self._sums, self._versions):
+            held.pop(parameter.name, None)
 
     def get(self, parameter: SparseParameter) -> Tensor | None:
         """The dense gradient collected, shaped like the weight; None: there was none."""
@@ -88,7 +93,8 @@ class DenseGradients:
         name = parameter.name
 
         def arrive(grad: Tensor) -> None:
-            self._arriving[name] = (grad, self._is_first(parameter))
+            # Holding on to the first one would make autograd copy it instead of taking it.
+            self._arriving[name] = None if self._is_first(parameter) else grad
 
         handle: RemovableHandle = parameter.param.register_hook(arrive)
         return handle
@@ -102,15 +108,17 @@ class DenseGradients:
 
     @torch.no_grad()
     def commit(self, parameter: SparseParameter) -> None:
-        """Add the gradient that arrived to the sum: it has been accumulated and pruned."""
-        name = parameter.name
-        arrived = self._arriving.pop(name, None)
-        if arrived is None:
+        """Add the gradient that arrived to the sum: it has been accumulated, not yet pruned."""
+        name, grad = parameter.name, parameter.param.grad
+        if name not in self._arriving or grad is None:
             return
-        grad, is_first = arrived
-        if is_first or name not in self._sums:
-            self._sums[name] = grad.detach().clone()
+        arrived = self._arriving.pop(name)
+        if arrived is not None and name in self._sums:
+            self._sums[name] += arrived
         else:
-            self._sums[name] += grad
-        if parameter.param.grad is not None:
-            self._versions[name] = parameter.param.grad._version
+            self._sums[name] = (grad if arrived is None else arrived).detach().clone()
+
+    def note_version(self, parameter: SparseParameter) -> None:
+        """Remember the accumulated gradient as it is now, pruned: whoever writes to it shows."""
+        if parameter.name in self._armed and parameter.param.grad is not None:
+            self._versions[parameter.name] = parameter.param.grad._version

@@ -29,6 +29,11 @@ _KEEPS_ZERO_STATE = frozenset(
 )
 
 
+def keeps_zero_state(optimizer: Optimizer) -> bool:
+    """Whether the optimizer leaves the state of a pruned connection at zero by itself."""
+    return type(optimizer) in _KEEPS_ZERO_STATE
+
+
 class SparseParameter:
     """A weight and its mask. The mask is the buffer `<param>_mask` of the owning module.
 
@@ -127,11 +132,11 @@ class SparseParameter:
                 f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(mask.shape)}"
             )
         new = new.to(mask.device)
-        before, common = self.kept, int((mask & new).sum())
+        dropped, grown = kernels.count_changes(mask, new)
         mask.copy_(new)
         self.is_initialized, self.is_pristine = True, False
         self.prune_all()
-        return before - common, self.kept - common
+        return dropped, grown
 
     @torch.no_grad()
     def prune(self, tensor: Tensor | None = None, name: str | None = None) -> Tensor:
@@ -151,8 +156,7 @@ class SparseParameter:
         if tensor.shape != self.mask.shape:
             what = name or "a tensor"
             raise ShapeError(what, tensor.shape, f"{self.name} has shape {tuple(self.mask.shape)}")
-        kernels.prune_(tensor.detach(), self.mask)
-        return tensor
+        return kernels.prune_(tensor, self.mask)
 
     def prune_all(self) -> None:
         """Prune the weight, its gradient, and the state of every optimizer that has it."""
@@ -160,12 +164,6 @@ class SparseParameter:
         if self.param.grad is not None:
             self.prune(self.param.grad)
         for optimizer in self._optimizers:
-            self.prune_state(optimizer)
-
-    def prune_step(self, optimizer: Optimizer | None) -> None:
-        """Prune what an optimizer step may have written to: the weight, and state if it must be."""
-        self.prune()
-        if optimizer is not None and type(optimizer) not in _KEEPS_ZERO_STATE:
             self.prune_state(optimizer)
 
     def prune_state(self, optimizer: Optimizer) -> None:

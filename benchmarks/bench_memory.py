@@ -1,0 +1,67 @@
+"""Peak memory of masked training beyond dense training, in bytes per weight that can be sparse.
+
+Each case is a process of its own; its peak resident memory is reset after a warm-up (Linux) and read
+after the steps in question. Between updates it should be the masks' 1 byte; on an update step
+of RigL the dense gradients' 4 come on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+import torch
+from bench_step import ALGORITHMS, Trainer
+
+
+def peak_of(run):
+    """Peak resident bytes of this process while `run` runs."""
+    Path("/proc/self/clear_refs").write_text("5")
+    run()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def child(name, what, width, layers, tokens):
+    torch.set_num_threads(1)
+    trainer = Trainer(ALGORITHMS.get(name), torch.randn(1, tokens, width), width, layers)
+    for _ in range(4):
+        trainer.step()
+    if what == "update step":
+        trainer.move_to(99)
+    print(peak_of(trainer.step), sum(p.numel() for p in trainer.model.parameters() if p.ndim > 1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--child", nargs=2)
+    args = parser.parse_args()
+    sizes = [args.width, args.layers, args.tokens]
+    if args.child:
+        child(*args.child, *sizes)
+        return
+
+    def measure(name, what):
+        command = [sys.executable, __file__, "--child", name, what]
+        command += ["--width", str(sizes[0]), "--layers", str(sizes[1]), "--tokens", str(sizes[2])]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        return [int(number) for number in result.stdout.split()]
+
+    base, weights = measure("dense", "step")
+    rows = []
+    for name, what in (("static", "step"), ("set", "step"), ("set", "update step"),
+                       ("rigl", "step"), ("rigl", "update step")):
+        extra = (measure(name, what)[0] - base) / weights
+        case = f"{name}, {what}, extra bytes per weight"
+        rows.append(harness.Row("memory", case, "1 byte", extra, extra, 0, 0))
+    harness.report(rows, "memory")
+
+
+if __name__ == "__main__":
+    main()

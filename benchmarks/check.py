@@ -1,0 +1,34 @@
+"""Fail if a measured ratio is over its threshold: `python benchmarks/check.py`.
+
+Reads `results/*.csv` as written by the benchmarks, and `thresholds.csv`: benchmark, case, against,
+largest ratio allowed. A case that was not measured is not an error; one without a threshold is
+not checked.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main():
+    with (HERE / "thresholds.csv").open(newline="") as file:
+        bars = {(r["benchmark"], r["case"], r["against"]): float(r["most"]) for r in csv.DictReader(file)}
+    failed = 0
+    for path in sorted((HERE / "results").glob("*.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                key = (row["benchmark"], row["case"], row["against"])
+                if key in bars:
+                    over = float(row["ratio"]) > bars[key]
+                    failed += over
+                    print(f"{'OVER' if over else 'ok':5} {float(row['ratio']):7.3f} <= {bars[key]:<6} "
+                          f"{': '.join(key)}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

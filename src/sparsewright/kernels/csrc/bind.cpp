@@ -1,0 +1,20 @@
+// The extension module: every set of kernels adds its functions to the one module.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "cpu.h"
+
+namespace nb = nanobind;
+
+void bind_masks(nb::module_& m);
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native kernels. Internal: sparsewright.kernels checks the arguments.";
+    m.def("best_isa", [] { return sw::isa_names[static_cast<int>(sw::best_isa())]; });
+    m.def("resolve_isa", [](const std::string& name) {
+        return sw::isa_names[static_cast<int>(sw::isa_from_name(name))];
+    });
+    m.attr("compiler") = SW_COMPILER;
+    m.attr("abi") = 1;
+    bind_masks(m);
+}
