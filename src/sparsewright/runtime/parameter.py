@@ -96,9 +96,13 @@ class SparseParameter:
 
     def initialize(self) -> None:
         """Compute the mask, unless it is there already (computed before, set, or loaded)."""
-        if not self.is_initialized and not self.param.is_meta:
-            self.change_mask(self._make_mask(self))
-            self.is_pristine = True
+        if self.is_initialized or self.param.is_meta:
+            return
+        if self.mask.is_meta:
+            mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
+            self.module._buffers[self.param_name + MASK_SUFFIX] = mask
+        self.change_mask(self._make_mask(self))
+        self.is_pristine = True
 
     @torch.no_grad()
     def change_mask(self, new: Tensor) -> tuple[int, int]:
@@ -163,10 +167,15 @@ class SparseParameter:
             self.prune_state(optimizer)
 
     def prune_step(self, optimizer: Optimizer | None) -> None:
-        """Prune what an optimizer step may have written to: the weight, and state if it must be."""
+        """Prune what an optimizer step may have written to: the weight, and state if it must be.
+
+        Args:
+            optimizer: the one that stepped; None: it may have been any that is followed.
+        """
         self.prune()
-        if optimizer is not None and type(optimizer) not in _KEEPS_ZERO_STATE:
-            self.prune_state(optimizer)
+        for stepped in self._optimizers if optimizer is None else [optimizer]:
+            if type(stepped) not in _KEEPS_ZERO_STATE:
+                self.prune_state(stepped)
 
     def prune_state(self, optimizer: Optimizer) -> None:
         """Prune every state tensor shaped like the weight, unless it says `requires_dense`."""
