@@ -16,6 +16,7 @@ from sparsewright.core.errors import (
     AttachError,
     OptionError,
     OptionTypeError,
+    ScoreError,
     warn,
 )
 from sparsewright.core.events import MaskUpdate
@@ -32,6 +33,9 @@ from sparsewright.runtime.rng import make_generator
 from sparsewright.runtime.walk import find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
+
+# Without a last update step, hints on levels look this many steps ahead.
+_HORIZON = 100_000
 
 SparsityHook = Callable[["SparsityAlgorithm", str, Tensor], Any]
 MaskUpdateHook = Callable[[MaskUpdate], Any]
@@ -74,6 +78,7 @@ class SparsityAlgorithm(ABC):
         self.init_method = make_init_method(init_method)
         self.schedules = ScheduleSet()
         self._own_levels: dict[Tensor, str] = {}
+        self._level_names: dict[str, str] = {}
         self._steps: list[int] = []
         self._hooks = Hooks()
         self.score_shaper: ScoreShaper | None = None
@@ -88,15 +93,14 @@ class SparsityAlgorithm(ABC):
     def _set_sparsity(self, sparsity: Any) -> None:
         if isinstance(sparsity, Mapping) and any(isinstance(key, Tensor) for key in sparsity):
             for index, (param, level) in enumerate(sparsity.items()):
-                self._own_levels[param] = f"sparsity.{index}"
-                self.schedules.add(f"sparsity.{index}", level)
+                self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
         elif sparsity is not None:
             self.schedules.add("sparsity", sparsity)
         else:
             raise OptionError("sparsity", None, "a number 0..1, a schedule, a list, a function")
 
     def _level_of(self, parameter: SparseParameter) -> str:
-        return self._own_levels.get(parameter.param, "sparsity")
+        return self._level_names[parameter.name]
 
     @property
     def step(self) -> int:
@@ -202,6 +206,9 @@ class SparsityAlgorithm(ABC):
         owner, param_name = find_owner(module, name, param)
         self.check_parameter(name, param)
         parameter = self._attachment.add_parameter(name, owner, param_name, self._make_mask)
+        # By name: `load_state_dict(assign=True)` and `to_empty` put another tensor in its place.
+        self._level_names[parameter.name] = self._own_levels.get(param, "sparsity")
+        self._attachment.before_forward(module, self.initialize)
         self.csx_annotate_sparsity(parameter)
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
@@ -231,14 +238,17 @@ class SparsityAlgorithm(ABC):
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """The mask before the first step: the init method at the level of step 0."""
-        return call_init_method(
-            self.init_method,
-            parameter.param,
-            self.schedules.value(self._level_of(parameter), 0),
-            score_shaper=self.score_shaper,
-            device=parameter.param.device,
-            generator=make_generator(self.seed, parameter.name, 0),
-        )
+        try:
+            return call_init_method(
+                self.init_method,
+                parameter.param,
+                self.schedules.value(self._level_of(parameter), 0),
+                score_shaper=self.score_shaper,
+                device=parameter.param.device,
+                generator=make_generator(self.seed, parameter.name, 0),
+            )
+        except ScoreError as error:
+            raise ScoreError(f"{error.what} of {parameter.name}") from None
 
     def remove(self) -> None:
         """Take everything off the model and its optimizers: hooks, buffers, attributes.
@@ -246,6 +256,7 @@ class SparsityAlgorithm(ABC):
         The weights keep their zeros, and train on as dense weights.
         """
         self._attachment.remove()
+        self._level_names.clear()
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
@@ -356,6 +367,7 @@ class SparsityAlgorithm(ABC):
         """A copy or pickle has the options and the state, and is attached to nothing."""
         state = vars(self).copy()
         del state["_attachment"]
+        state["_level_names"] = {}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -365,15 +377,21 @@ class SparsityAlgorithm(ABC):
     def csx_annotate_sparsity(self, param: SparseParameter) -> None:
         """Record the smallest, largest and last level on a sparse parameter, as capacity hints.
 
-        Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1.
+        Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1; nothing if
+        the level has no formula (a function of the step) and there is no last update step.
         """
         begin, end = self._level_steps()
+        if end is None:
+            kind = type(self.schedules[self._level_of(param)])
+            if kind.get_min_max_end is HyperParameterSchedule.get_min_max_end:
+                return
+            end = begin + _HORIZON
         low, high, last = self.schedules.min_max_end(self._level_of(param), begin, end)
         for name, value in (("min_sparsity", low), ("max_sparsity", high), ("sparsity", last)):
             param.annotate(name, value)
 
-    def _level_steps(self) -> tuple[int, int]:
-        """First and last step at which a level is used."""
+    def _level_steps(self) -> tuple[int, int | None]:
+        """First and last step at which a level is used; None: there is no last."""
         return 0, 0
 
     def __repr__(self) -> str:

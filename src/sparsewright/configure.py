@@ -21,6 +21,7 @@ from sparsewright.static import Static
 __all__ = ["configure", "default_sparse_param_filter"]
 
 _NESTING = ("groups", "params")
+_ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {
     "static": Static,
     "gmp": GMP,
@@ -63,6 +64,10 @@ def configure(config: Any) -> Group:
                 stacklevel=2,
             )
             entry = convert_old_dialect(entry)
+        elif "type" in entry:
+            warnings.warn(
+                "the key 'type' is deprecated; use 'algorithm'", DeprecationWarning, stacklevel=2
+            )
         for param_filter, options in _split_filters(entry):
             group.add(param_filter, _make_algorithm(options))
     return group
@@ -75,7 +80,7 @@ def _entries(config: Any, defaults: Mapping[str, Any] | None = None) -> Iterator
         for key in config:
             if not isinstance(key, str):
                 raise OptionTypeError("key of sparsity", key, "a string")
-        merged = {**defaults, **config}
+        merged = {**_without_overridden(defaults, config), **config}
         nested = [key for key in _NESTING if key in merged]
         if not nested:
             yield merged
@@ -97,6 +102,14 @@ def _entries(config: Any, defaults: Mapping[str, Any] | None = None) -> Iterator
         raise OptionTypeError("sparsity", config, "a number, a dict, a list of dicts")
 
 
+def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, less those that `config` gives under their other name."""
+    aliases = () if is_old_dialect({**defaults, **config}) else _ALIASES
+    hidden = {old for old, new in aliases if new in config}
+    hidden |= {new for old, new in aliases if old in config}
+    return {key: value for key, value in defaults.items() if key not in hidden}
+
+
 def _split_filters(entry: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The entry's filter and options, once per pattern if each has options of its own."""
     options = dict(entry)
@@ -109,13 +122,13 @@ def _split_filters(entry: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, An
             raise OptionTypeError("a key of param_filter", glob, "a glob")
         if own is not None and not isinstance(own, Mapping):
             raise OptionTypeError(f"param_filter {glob!r}", own, "a dict of options")
-        yield glob, _rename({**_rename(options), **_rename(own or {})})
+        yield glob, {**_rename(options), **_rename(own or {})}
 
 
 def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
     renamed = dict(options)
-    for old, new in (("type", "algorithm"), ("schedule", "sparsity")):
+    for old, new in _ALIASES:
         if old in renamed:
             if new in renamed:
                 raise OptionError(old, renamed[old], f"{new} or {old}, not both")
@@ -124,8 +137,6 @@ def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
-    if "type" in options:
-        warnings.warn("the key 'type' is deprecated; use 'algorithm'", DeprecationWarning, 3)
     options = _rename(options)
     if "algorithm" not in options:
         raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
@@ -139,6 +150,8 @@ def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
 
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
     if isinstance(algorithm, type) and issubclass(algorithm, SparsityAlgorithm):
+        if inspect.isabstract(algorithm):
+            raise OptionError("algorithm", algorithm, "a class that is not abstract")
         return algorithm
     if not isinstance(algorithm, str):
         raise OptionTypeError("algorithm", algorithm, "a name or a subclass of SparsityAlgorithm")

@@ -18,9 +18,6 @@ from sparsewright.runtime.attach import logger
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
 
-# Without a last update step, hints on levels look this many steps ahead.
-_HORIZON = 100_000
-
 
 class DynamicSparsityAlgorithm(SparsityAlgorithm):
     """Masks that change at the steps of an update schedule. A subclass writes `update_mask`.
@@ -176,7 +173,8 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         if self.needs_dense_gradient:
             attachment = self._attachment
             self._arm(list(attachment.parameters.values()), self.step + 1)
-            for optimizer, steps in zip(attachment.optimizers, self._steps, strict=False):
+            for slot, optimizer in enumerate(attachment.optimizers):
+                steps = self._steps[slot] if slot < len(self._steps) else 0
                 self._arm(attachment.of(optimizer), steps + 1)
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
@@ -187,11 +185,11 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     def _is_due(self, step: int) -> bool:
         return bool(self.update_schedule(step))
 
-    def _level_steps(self) -> tuple[int, int]:
+    def _level_steps(self) -> tuple[int, int | None]:
         schedule = self.update_schedule
         if isinstance(schedule, ListSchedule) and schedule.steps:
             return schedule.steps[0], schedule.steps[-1]
         if isinstance(schedule, FreqSchedule):
-            stop = schedule.start + _HORIZON if schedule.stop is None else schedule.stop - 1
-            return schedule.start, max(stop, schedule.start)
-        return 0, _HORIZON
+            stop = None if schedule.stop is None else max(schedule.stop - 1, schedule.start)
+            return schedule.start, stop
+        return 0, None

@@ -144,16 +144,36 @@ class Group(SparsityAlgorithm):
         self._attachment.before_forward(module, self.initialize)
         names = [name for name, *_ in named_weights(module)]
         for r in routes:
-            if not r.picked and isinstance(r.filter, GlobFilter):
-                near = [near for glob in r.filter.patterns for near in close_names(glob, names, 3)]
+            if not r.picked:
+                globs = r.filter.patterns if isinstance(r.filter, GlobFilter) else []
+                near = [near for glob in globs for near in close_names(glob, names, 3)]
                 hint = f"; close names: {', '.join(near)}" if near else ""
                 warn(f"the filter {r.filter!r} matched no parameter that it could take{hint}")
+
+    def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
+        """Attach one parameter to the first algorithm whose filter picks it.
+
+        Raises:
+            AttachError: no filter picks it.
+        """
+        for param_filter, algorithm in self._routes:
+            if param_filter(name, param):
+                algorithm.sparsify_parameter(module, name, param)
+                return
+        raise AttachError(name, "no filter of the Group picks it")
+
+    def csx_annotate_sparsity(self, param: SparseParameter) -> None:
+        """Let the algorithm that has the parameter record its levels."""
+        for algorithm in self.algorithms:
+            if any(own is param for own in algorithm.sparse_params.values()):
+                algorithm.csx_annotate_sparsity(param)
 
     def initialize(self) -> None:
         """Compute the masks of all algorithms that are not there yet."""
         for algorithm in self.algorithms:
             algorithm.initialize()
-        self._attachment.end_before_forward()
+        if all(p.is_initialized for p in self.sparse_params.values()):
+            self._attachment.end_before_forward()
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
         """Every algorithm follows the optimizer."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from sparsewright.core.errors import OptionTypeError
 
@@ -24,7 +25,9 @@ def default_sparse_param_filter(name: str, param: Tensor) -> bool:
         name: full name of the parameter.
         param: the parameter, any shape.
     """
-    return param.ndim > 1 and not any(word in name.lower() for word in DENSE_BY_DEFAULT)
+    # How many dimensions a lazy parameter will have is not known; attaching it raises and says so.
+    may_be_weight = is_lazy(param) or param.ndim > 1
+    return may_be_weight and not any(word in name.lower() for word in DENSE_BY_DEFAULT)
 
 
 class GlobFilter:

@@ -40,6 +40,19 @@ class ScheduleSet:
         self._schedules[name] = schedule
         return schedule
 
+    def add_shared(self, name: str, value: Any) -> str:
+        """Add as `add` does, unless the same schedule or an equal constant is there already.
+
+        Returns:
+            The name under which the schedule is.
+        """
+        schedule = make_hyperparam_schedule(value, name)
+        for other, known in self._schedules.items():
+            if schedule is known or (isinstance(schedule, Constant) and schedule == known):
+                return other
+        self.add(name, schedule)
+        return name
+
     def __getitem__(self, name: str) -> HyperParameterSchedule:
         return self._schedules[name]
 

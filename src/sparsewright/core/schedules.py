@@ -226,6 +226,9 @@ class Cycling(HyperParameterSchedule):
             raise OptionTypeError("values of Cycling", values, "a list of numbers")
         if not values:
             raise OptionError("values of Cycling", values, "a list of at least one number")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise OptionTypeError("an entry of a list of values", value, "a finite number")
         self.values = [Constant(value).value for value in values]
         self.index = 0
 

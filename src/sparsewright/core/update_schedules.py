@@ -134,7 +134,8 @@ def _from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
         if key not in keys:
             raise OptionError("key of update", key, keys)
     if "steps" not in options:
-        return FreqSchedule(**{**options, "start": options.get("start") or 0})
+        start = options.get("start")
+        return FreqSchedule(**{**options, "start": 0 if start is None else start})
     if len(options) > 1:
         raise OptionError("update", dict(options), "either steps, or freq, start and stop")
     return ListSchedule(options["steps"])

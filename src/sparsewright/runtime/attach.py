@@ -53,6 +53,7 @@ class Attachment:
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
+        self._loaded: list[Optimizer] = []
 
     def add_parameter(
         self,
@@ -94,16 +95,25 @@ class Attachment:
             if found_inf is None or not bool(found_inf):
                 after_step(optimizer)
 
+        def prune(optimizer: Optimizer, *rest: Any) -> None:
+            if optimizer in self._loaded:
+                self._loaded.remove(optimizer)
+                for parameter in self.of(optimizer):
+                    parameter.prune_state(optimizer)
+
         def loaded(optimizer: Optimizer) -> None:
-            for parameter in self.parameters.values():
-                parameter.prune_state(optimizer)
+            # Not yet: the masks that belong to this state may be loaded after it.
+            if optimizer not in self._loaded:
+                self._loaded.append(optimizer)
 
         self.optimizers.append(optimizer)
         self._handles += [
+            optimizer.register_step_pre_hook(prune),
             optimizer.register_step_post_hook(stepped),
             optimizer.register_load_state_dict_post_hook(loaded),
         ]
         loaded(optimizer)
+        prune(optimizer)
 
     def before_forward(self, module: nn.Module, initialize: Callable[[], None]) -> None:
         """Call `initialize` before each forward of the module, until `end_before_forward`."""
@@ -133,14 +143,16 @@ class Attachment:
     def prune_step(self, parameters: list[SparseParameter], optimizer: Optimizer | None) -> None:
         """Prune what a step may have written to: the weights, and state that does not stay 0."""
         kernels.prune_many_([p.param for p in parameters], [p.mask for p in parameters])
-        if optimizer is not None and not keeps_zero_state(optimizer):
-            for parameter in parameters:
-                parameter.prune_state(optimizer)
+        for stepped in self.optimizers if optimizer is None else [optimizer]:
+            if not keeps_zero_state(stepped):
+                for parameter in parameters:
+                    parameter.prune_state(stepped)
 
     def follow(self) -> None:
         """Hook parameters that were replaced or unfrozen since the last call."""
         for gradient in self._gradients.values():
             gradient.follow()
+        self.dense_gradients.follow(self.parameters.values())
 
     def remove(self) -> None:
         """Take off every hook and buffer; the weights keep their zeros."""
@@ -154,6 +166,7 @@ class Attachment:
             del parameter.module._buffers[parameter.param_name + MASK_SUFFIX]
         self.parameters.clear()
         self.optimizers.clear()
+        self._loaded.clear()
         self._gradients.clear()
         self._by_id.clear()
         self._handles.clear()
@@ -209,7 +222,8 @@ class _LoadFollower:
             assert mask is not None
             kernels.prune_(param, mask)
             return
-        if self._was_dense and parameter.is_pristine and attachment.owner.step == 0:
+        is_unused = parameter.is_pristine and attachment.owner.step == 0
+        if self._was_dense and (is_unused or not parameter.is_initialized):
             parameter.is_initialized = False
             parameter.initialize()
         else:
@@ -242,8 +256,8 @@ def _drop_followers(module: nn.Module, param_name: str) -> None:
             del hooks[key]
 
 
-def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
-    """Give the module its mask buffer; whether one was there already."""
+def check_mask_name(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
+    """Raise AttachError if the name of the mask buffer is taken by something that is no mask."""
     mask_name = param_name + MASK_SUFFIX
     existing = module._buffers.get(mask_name)
     if existing is not None:
@@ -253,10 +267,17 @@ def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> b
                 f"its module has a buffer {mask_name!r} that is no mask for it: "
                 f"{existing.dtype}, shape {tuple(existing.shape)}",
             )
+    elif hasattr(module, mask_name):
+        raise AttachError(name, f"its module has an attribute {mask_name!r} already")
+
+
+def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
+    """Give the module its mask buffer; whether one was there already."""
+    mask_name = param_name + MASK_SUFFIX
+    check_mask_name(module, param_name, param, name)
+    if module._buffers.get(mask_name) is not None:
         logger.info("%s: takes over the mask that its module has", name)
         return True
-    if hasattr(module, mask_name):
-        raise AttachError(name, f"its module has an attribute {mask_name!r} already")
     mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
     module.register_buffer(mask_name, mask)
     return False
@@ -287,6 +308,7 @@ def attach_routed(module: nn.Module, route: Callable[[str, nn.Parameter], Owner 
             already.append(name)
         else:
             algorithm.check_parameter(name, param)
+            check_mask_name(owner, param_name, param, name)
             routed.append((algorithm, owner, name, param))
     for algorithm, owner, name, param in routed:
         algorithm.sparsify_parameter(owner, name, param)

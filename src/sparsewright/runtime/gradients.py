@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -11,6 +12,17 @@ from torch.utils.hooks import RemovableHandle
 from sparsewright.runtime.parameter import SparseParameter
 
 GradHook = Callable[[Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def _requires_grad(param: Tensor) -> Iterator[None]:
+    """Torch registers hooks only on tensors that require a gradient, and keeps them on others."""
+    was = param.requires_grad
+    param.requires_grad_(True)
+    try:
+        yield
+    finally:
+        param.requires_grad_(was)
 
 
 class PrunedGradient:
@@ -27,13 +39,14 @@ class PrunedGradient:
         self._handle: RemovableHandle | None = None
 
     def follow(self) -> None:
-        """Hook the parameter, anew if it was replaced or unfrozen since."""
+        """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
         param = self._parameter.param
-        if param is self._hooked or not param.requires_grad:
+        if param is self._hooked:
             return
         self.remove()
         self._hooked = param
-        self._handle = param.register_post_accumulate_grad_hook(self._after_accumulation)
+        with _requires_grad(param):
+            self._handle = param.register_post_accumulate_grad_hook(self._after_accumulation)
         self._parameter.prune_all()
 
     def remove(self) -> None:
@@ -61,7 +74,7 @@ class DenseGradients:
     """
 
     def __init__(self) -> None:
-        self._armed: dict[str, RemovableHandle] = {}
+        self._armed: dict[str, tuple[Tensor, RemovableHandle]] = {}
         self._arriving: dict[str, Tensor | None] = {}
         self._sums: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
@@ -69,15 +82,23 @@ class DenseGradients:
     def arm(self, parameters: Iterable[SparseParameter]) -> None:
         """Collect the dense gradients of these parameters until they are disarmed."""
         for parameter in parameters:
-            if parameter.name not in self._armed and parameter.param.requires_grad:
-                self._armed[parameter.name] = self._hook(parameter)
+            if parameter.name not in self._armed:
+                self._armed[parameter.name] = (parameter.param, self._hook(parameter))
+
+    def follow(self, parameters: Iterable[SparseParameter]) -> None:
+        """Collect from the parameters that have replaced others since."""
+        for parameter in parameters:
+            armed = self._armed.get(parameter.name)
+            if armed is not None and armed[0] is not parameter.param:
+                self.disarm([parameter])
+                self.arm([parameter])
 
     def disarm(self, parameters: Iterable[SparseParameter]) -> None:
         """Forget the dense gradients of these parameters and stop collecting."""
         for parameter in parameters:
-            handle = self._armed.pop(parameter.name, None)
-            if handle is not None:
-                handle.remove()
+            armed = self._armed.pop(parameter.name, None)
+            if armed is not None:
+                armed[1].remove()
             self.forget(parameter)
 
     def forget(self, parameter: SparseParameter) -> None:
@@ -96,7 +117,8 @@ class DenseGradients:
             # Holding on to the first one would make autograd copy it instead of taking it.
             self._arriving[name] = None if self._is_first(parameter) else grad
 
-        handle: RemovableHandle = parameter.param.register_hook(arrive)
+        with _requires_grad(parameter.param):
+            handle: RemovableHandle = parameter.param.register_hook(arrive)
         return handle
 
     def _is_first(self, parameter: SparseParameter) -> bool:

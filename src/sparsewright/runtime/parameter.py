@@ -101,9 +101,13 @@ class SparseParameter:
 
     def initialize(self) -> None:
         """Compute the mask, unless it is there already (computed before, set, or loaded)."""
-        if not self.is_initialized and not self.param.is_meta:
-            self.change_mask(self._make_mask(self))
-            self.is_pristine = True
+        if self.is_initialized or self.param.is_meta:
+            return
+        if self.mask.is_meta:
+            mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
+            self.module._buffers[self.param_name + MASK_SUFFIX] = mask
+        self.change_mask(self._make_mask(self))
+        self.is_pristine = True
 
     @torch.no_grad()
     def change_mask(self, new: Tensor) -> tuple[int, int]:

@@ -1,0 +1,136 @@
+"""A run's configuration: recipe, sections and sparsity, from defaults, a file and options."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sparsewright.core.errors import (
+    ConfigError,
+    OptionError,
+    OptionTypeError,
+    SparsityWarning,
+)
+from sparsewright.recipes import charlm, fashion
+from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, read_section
+from sparsewright.recipes.task import Recipe, Task
+from sparsewright.recipes.yamlfile import read_yaml
+
+RECIPES: dict[str, Recipe] = {"charlm": charlm.RECIPE, "fashion": fashion.RECIPE}
+_SECTIONS = ("data", "model", "optimizer", "loop")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on; `to_yaml` and `from_file` are inverses.
+
+    Attributes:
+        recipe: name in `RECIPES`.
+        data: the recipe's section `data`.
+        model: the recipe's section `model`.
+        optimizer: section `optimizer`.
+        loop: section `loop`.
+        sparsity: what `sparsewright.configure` takes.
+    """
+
+    recipe: str
+    data: Any
+    model: Any
+    optimizer: OptimizerSettings
+    loop: LoopSettings
+    sparsity: Any
+
+    @classmethod
+    def from_file(
+        cls,
+        path: Path | None,
+        recipe: str | None = None,
+        options: dict[str, dict[str, Any]] | None = None,
+    ) -> RunConfig:
+        """Defaults, overlaid by a file, overlaid by options.
+
+        Args:
+            path: a YAML file; None: defaults only.
+            recipe: recipe named on the command line; None: the file's, or charlm.
+            options: section -> key -> value, from the command line.
+
+        Raises:
+            ConfigError: the file is not readable YAML, or contradicts itself.
+            OptionError: an unknown recipe, section or key, or a value out of bounds.
+            OptionTypeError: a value of the wrong type.
+        """
+        raw = {} if path is None else read_yaml(path)
+        where = "the defaults" if path is None else str(path)
+        _lift_trainer(raw, where)
+        allowed = ["recipe", "sparsity", *_SECTIONS]
+        for section in raw:
+            if section not in allowed:
+                raise OptionError("section", section, allowed, where)
+        name = _recipe_name(raw.get("recipe"), recipe, where)
+        found = RECIPES[name]
+        sections = {}
+        for section in _SECTIONS:
+            value = read_section(getattr(found, section), raw.get(section), section, where)
+            given = (options or {}).get(section)
+            sections[section] = read_section(value, given, section, "the command line")
+        sections["loop"] = _with_threads(sections["loop"])
+        sparsity = raw["sparsity"] if "sparsity" in raw else found.sparsity(sections["loop"])
+        return cls(recipe=name, sparsity=sparsity, **sections)
+
+    def to_yaml(self) -> str:
+        """The configuration as a file that `from_file` reads back to an equal one."""
+        header = "# Resolved configuration; `sparsewright train` takes this file as it is.\n"
+        return header + yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+    def make_task(self) -> Task:
+        """The recipe's task for these sections; reads the data."""
+        return RECIPES[self.recipe].make_task(self.data, self.model, self.loop)
+
+
+def _with_threads(loop: LoopSettings) -> LoopSettings:
+    """The loop with a number of threads: the sums of a resumed run must round the same way.
+
+    More than four threads have little to do in networks this small.
+    """
+    return loop if loop.threads else replace(loop, threads=min(4, torch.get_num_threads()))
+
+
+def _recipe_name(in_file: object, asked: str | None, where: str) -> str:
+    if in_file is None:
+        return asked or "charlm"
+    if not isinstance(in_file, str):
+        raise OptionTypeError(f"recipe in {where}", in_file, "a name")
+    if in_file not in RECIPES:
+        raise OptionError("recipe", in_file, list(RECIPES), where)
+    if asked is not None and asked != in_file:
+        raise OptionError("--recipe", asked, f"{in_file!r}, which {where} names")
+    return in_file
+
+
+def _lift_trainer(raw: dict[str, Any], where: str) -> None:
+    """Move `trainer: init: sparsity:` of a Model-Zoo-style file to the top level, in place.
+
+    The rest of such a file describes another program's run; a warning says that it is not used.
+    """
+    if "trainer" not in raw:
+        return
+    trainer = raw.pop("trainer")
+    init = trainer.get("init") if isinstance(trainer, dict) else None
+    if not isinstance(init, dict) or "sparsity" not in init:
+        raise ConfigError(
+            where, "section 'trainer' has no 'init: sparsity:', the part that is used"
+        )
+    if "sparsity" in raw:
+        raise ConfigError(where, "both 'sparsity' and 'trainer: init: sparsity'; allowed: one")
+    raw["sparsity"] = init["sparsity"]
+    unused = [f"trainer.init.{key}" for key in init if key != "sparsity"]
+    unused += [f"trainer.{key}" for key in trainer if key != "init"]
+    if unused:
+        text = f"{where}: of 'trainer', only trainer.init.sparsity is used; ignored: "
+        warnings.warn(text + ", ".join(unused), SparsityWarning, stacklevel=2)

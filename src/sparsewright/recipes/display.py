@@ -1,0 +1,122 @@
+"""What a run shows: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from sparsewright.recipes.layers import Layer
+
+_PLAIN_LINES = 10  # progress lines of a whole run where stderr is not a terminal
+
+
+class Progress:
+    """Progress of a run: a bar on a terminal, plain lines elsewhere. A context manager.
+
+    Args:
+        total: steps of the whole run.
+        done: steps done before this process.
+        unit: what the speed counts.
+    """
+
+    def __init__(self, total: int, done: int, unit: str) -> None:
+        self.total, self.unit = total, unit
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.bar = RichProgress(
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=total, completed=done, text="")
+        self.smooth: dict[str, float] = {}
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def step(self, line: dict[str, Any]) -> None:
+        """Show a step's metrics; losses and speed as running means."""
+        speed = f"{self.unit}_per_second"
+        for name in ("loss", "dense_loss", speed):
+            if name in line:
+                before = self.smooth.get(name, line[name])
+                self.smooth[name] = 0.9 * before + 0.1 * line[name]
+        text = f"loss {self.smooth['loss']:.3f}"
+        if "dense_loss" in self.smooth:
+            text += f" (dense {self.smooth['dense_loss']:.3f})"
+        text += f"  level {line['level']:.3f}  {self.smooth[speed]:,.0f} {self.unit}/s"
+        self.bar.update(self.task, completed=line["step"], text=text)
+        if not self.console.is_terminal and line["step"] % max(1, self.total // _PLAIN_LINES) == 0:
+            self.console.print(f"step {line['step']}/{self.total}  {text}")
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Show the metrics of an evaluation."""
+        text = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+        self.console.print(f"step {step}/{self.total}  validation: {text}")
+
+
+def _stdout() -> Console:
+    """The console of results; wide where nobody's terminal limits it, so no name is cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def print_layers(layers: Sequence[Layer]) -> None:
+    """Print the per-layer table on stdout, with a total over the layers that have a mask."""
+    masked = [layer for layer in layers if layer.masked] or layers
+    updated = any(layer.churn is not None for layer in layers)
+    remarks = any(layer.problem or not layer.masked for layer in layers)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    for heading in ("kept", "total", "sparsity", *(["churn"] if updated else [])):
+        table.add_column(heading, justify="right")
+    if remarks:
+        table.add_column("", overflow="fold")
+    for layer in layers:
+        churn = "-" if layer.churn is None else f"{layer.churn:.1%}"
+        remark = layer.problem or ("" if layer.masked else "no mask; nonzeros counted")
+        cells = [*([churn] if updated else []), *([remark] if remarks else [])]
+        table.add_row(*_numbers(layer.name, layer.kept, layer.total), *cells)
+    if masked:
+        kept, total = sum(x.kept for x in masked), sum(x.total for x in masked)
+        name = "all with a mask" if masked is not layers else "all"
+        table.add_row(*_numbers(name, kept, total), style="bold")
+    _stdout().print(table)
+
+
+def _numbers(name: str, kept: int, total: int) -> tuple[str, str, str, str]:
+    return name, f"{kept:,}", f"{total:,}", f"{1 - kept / total:.4f}"
+
+
+def print_validation(values: dict[str, float]) -> None:
+    """Print the last evaluation on stdout, the dense twin beside the sparse network."""
+    has_twin = any(name.startswith("dense_") for name in values)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("validation", "sparse", *(("dense twin", "difference") if has_twin else ())):
+        table.add_column(heading, justify="left" if heading == "validation" else "right")
+    for name, value in values.items():
+        if not name.startswith("dense_"):
+            cells = [name, f"{value:.4f}"]
+            if has_twin:
+                twin = values[f"dense_{name}"]
+                cells += [f"{twin:.4f}", f"{value - twin:+.4f}"]
+            table.add_row(*cells)
+    _stdout().print(table)

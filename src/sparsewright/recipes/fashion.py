@@ -1,0 +1,170 @@
+"""Recipe `fashion`: LeNet-300-100 on Fashion-MNIST, read from idx files.
+
+Debian's package `dataset-fashion-mnist` installs the four files where this recipe looks first.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparsewright.core.errors import ConfigError, OptionError
+from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, option
+from sparsewright.recipes.task import Recipe, Task, keyed_generator, rigl_section
+
+CLASSES = 10
+PIXELS = 28 * 28
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Section `data`: the folder with the four idx files, packed (.gz) or not."""
+
+    dir: str = option("/usr/share/datasets/fashion-mnist")
+
+    def __post_init__(self) -> None:  # a run goes on from any directory
+        object.__setattr__(self, "dir", os.path.abspath(self.dir))
+
+
+@dataclass(frozen=True)
+class LeNetSettings:
+    """Section `model`: widths of the two hidden layers."""
+
+    hidden1: int = option(300, least=1)
+    hidden2: int = option(100, least=1)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The array of bytes in an idx file, gzipped if its name ends in `.gz`.
+
+    The format: two zero bytes, the type (8: unsigned byte), the number of dimensions, each
+    dimension as a big-endian 32-bit integer, then the entries, last dimension fastest.
+
+    Raises:
+        ConfigError: missing, not idx, not unsigned bytes, or not as long as its header says.
+    """
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(path, f"not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}") from error
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise ConfigError(path, f"not an idx file: starts with {content[:4]!r}")
+    if content[2] != 8:
+        raise ConfigError(path, f"idx type {content[2]:#04x}; allowed: 0x08, unsigned bytes")
+    header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise ConfigError(path, f"truncated: {len(content)} bytes, the header needs {header}")
+    shape = tuple(int(n) for n in np.frombuffer(content[4:header], dtype=">u4"))
+    if len(content) - header != math.prod(shape):
+        problem = f"{len(content) - header} entries where the header's {shape} needs"
+        raise ConfigError(path, f"{problem} {math.prod(shape)}")
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
+    """Images `[n, 784]` (float, 0..1) and labels `[n]` (int64) of one split.
+
+    Args:
+        folder: where the files are.
+        prefix: `train` or `t10k`.
+
+    Raises:
+        ConfigError: a file is missing or is not what it should be.
+    """
+    paths = []
+    for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
+        there = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+        if not there:
+            problem = f"has no {name} or {name}.gz (Debian: apt install dataset-fashion-mnist)"
+            raise ConfigError(folder, problem)
+        paths.append(there[0])
+    images, labels = read_idx(paths[0]), read_idx(paths[1])
+    if images.shape[1:] != (28, 28) or len(images) == 0:
+        raise ConfigError(paths[0], f"shape {images.shape}; allowed: (n, 28, 28), n > 0")
+    if labels.shape != images.shape[:1]:
+        raise ConfigError(paths[1], f"shape {labels.shape}; allowed: ({len(images)},), as images")
+    if labels.max() >= CLASSES:
+        raise ConfigError(paths[1], f"label {labels.max()}; allowed: 0 to {CLASSES - 1}")
+    pixels = torch.from_numpy(images.reshape(len(images), PIXELS).astype(np.float32) / 255)
+    return pixels, torch.from_numpy(labels.astype(np.int64))
+
+
+class LeNet(nn.Module):
+    """LeNet-300-100: a perceptron with two hidden layers, images `[n, 784]` to logits `[n, 10]`."""
+
+    def __init__(self, size: LeNetSettings) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(PIXELS, size.hidden1)
+        self.fc2 = nn.Linear(size.hidden1, size.hidden2)
+        self.fc3 = nn.Linear(size.hidden2, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the ten classes."""
+        logits: Tensor = self.fc3(F.relu(self.fc2(F.relu(self.fc1(images)))))
+        return logits
+
+
+def make_task(data: ImageSettings, model: LeNetSettings, loop: LoopSettings) -> Task:
+    """Read the images and make the task.
+
+    Raises:
+        ConfigError: the files are missing or damaged.
+        OptionError: a batch larger than the training set.
+    """
+    images, labels = read_split(Path(data.dir), "train")
+    test_images, test_labels = read_split(Path(data.dir), "t10k")
+    size, per_epoch = loop.batch_size, len(images) // loop.batch_size
+    if per_epoch == 0:
+        raise OptionError("loop.batch_size", size, f"up to {len(images)}, the training images")
+
+    def make_model() -> nn.Module:
+        torch.manual_seed(loop.seed)
+        return LeNet(model)
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch: int) -> Tensor:
+        return torch.randperm(len(images), generator=keyed_generator(loop.seed, epoch))
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(step, per_epoch)
+        chosen = order(epoch)[place * size : (place + 1) * size]
+        return images[chosen], labels[chosen]
+
+    def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(inputs), targets)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        logits = model(test_images)
+        right = (logits.argmax(dim=1) == test_labels).double().mean()
+        return {
+            "loss": F.cross_entropy(logits, test_labels).item(),
+            "accuracy": right.item(),
+        }
+
+    digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes())
+    return Task(make_model, batch, loss, evaluate, "images", size, digest.hexdigest())
+
+
+RECIPE = Recipe(
+    data=ImageSettings(),
+    model=LeNetSettings(),
+    optimizer=OptimizerSettings(name="adamw", lr=2e-3, weight_decay=0.01),
+    loop=LoopSettings(steps=3000, batch_size=100, warmup=100, evaluate_every=600),
+    sparsity=lambda loop: rigl_section(loop, level=0.9, updates=30),
+    make_task=make_task,
+)

@@ -1,0 +1,117 @@
+"""Driving a training: metrics, evaluation, checkpoints, and where to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsewright.core.errors import DivergenceError
+from sparsewright.recipes.config import RunConfig
+from sparsewright.recipes.display import Progress
+from sparsewright.recipes.layers import Layer, count_layers
+from sparsewright.recipes.run_folder import RunFolder, check_free, last_checkpoint
+from sparsewright.recipes.training import Training
+
+
+def free_path(parent: Path, recipe: str) -> Path:
+    """The first of `<recipe>-1`, `<recipe>-2`, ... that is not there yet."""
+    return next(p for n in count(1) if not (p := parent / f"{recipe}-{n}").exists())
+
+
+def start(config: RunConfig, path: Path) -> Training:
+    """Make a training and its run folder, with a checkpoint of step 0.
+
+    Raises:
+        RunError: there is something at `path`, or it cannot be written.
+        SparsewrightError: as reading the data and `sparsewright.configure` raise.
+    """
+    check_free(path)
+    torch.set_num_threads(config.loop.threads or 1)
+    training = Training(config, config.make_task())
+    RunFolder.create(path, config.to_yaml(), training.weights(), training.state())
+    return training
+
+
+def restore(folder: RunFolder) -> Training:
+    """The training of a run folder, at its last checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged, or its data are not there any more.
+        SparsewrightError: as `start` raises.
+    """
+    config = RunConfig.from_file(folder.path / "config.yaml")
+    torch.set_num_threads(config.loop.threads or 1)
+    training = Training(config, config.make_task())
+    training.load(*folder.load(), where=last_checkpoint(folder.path))
+    return training
+
+
+def drive(
+    training: Training,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    until: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train to the end, to step `until`, or until `should_stop`; leave a checkpoint there.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        DivergenceError: a loss is not finite; the checkpoint before it stays.
+        RunError: the folder cannot be written; the checkpoint before it stays.
+    """
+    loop = training.config.loop
+    goal = loop.steps if until is None else min(until, loop.steps)
+    saved = training.steps_done
+    while training.steps_done < goal and not should_stop():
+        _one_step(training, folder, progress)
+        done = training.steps_done
+        if done % loop.evaluate_every == 0 or done == loop.steps:
+            values = training.evaluate()
+            folder.log(event="validation", step=done, **values)
+            progress.validation(done, values)
+        if done % loop.checkpoint_every == 0 or done == loop.steps:
+            folder.save(training.weights(), training.state())
+            saved = done
+    if saved != training.steps_done:
+        folder.save(training.weights(), training.state())
+    if training.steps_done < loop.steps:
+        return False
+    folder.finish(_result(training))
+    return True
+
+
+def _one_step(training: Training, folder: RunFolder, progress: Progress) -> None:
+    """One step and its lines of metrics."""
+    line = training.step()
+    for what in ("loss", "dense_loss"):
+        if not math.isfinite(line.get(what, 0.0)):
+            raise DivergenceError(what, line[what], line["step"])
+    for update in training.events:
+        folder.log(event="mask_update", **asdict(update))
+    folder.log(event="step", **line)
+    progress.step(line)
+
+
+def layers(training: Training) -> list[Layer]:
+    """The sparse layers of a training, with their churn."""
+    return [layer for layer in count_layers(training.weights(), training.churn) if layer.masked]
+
+
+def _result(training: Training) -> dict[str, Any]:
+    """Content of result.json."""
+    return {
+        "steps": training.steps_done,
+        "level": training.level,
+        "validation": training.validation,
+        "layers": [asdict(layer) for layer in layers(training)],
+    }

@@ -1,0 +1,235 @@
+"""The folder of a run: made whole or not at all, and resumable after any interruption.
+
+::
+
+    runs/charlm-1/
+      config.yaml            resolved configuration
+      metrics.jsonl          one JSON object a line; lines behind the checkpoint go at a resume
+      checkpoints/000120/    the last checkpoint; appears under this name only when it is whole
+        model.safetensors      weights and masks
+        state.pt               everything else, readable by torch.load(weights_only=True)
+      model.safetensors      the trained weights; only in a finished run
+      result.json            written last: its presence says that the run is finished
+
+Every file is written under a temporary name, flushed to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import CheckpointError, RunError, SparsewrightError
+from sparsewright.recipes.checkpoint import read_state, read_tensors
+
+FORMAT = 1
+
+
+class RunFolder:
+    """An open run folder; a context manager, because the metrics file stays open.
+
+    Args:
+        path: a folder that `create` made.
+
+    Raises:
+        RunError: not a run folder, or another process is training in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
+            problem = "not there" if not path.exists() else "not a run folder (no config.yaml)"
+            raise RunError(path, problem)
+        with _writing(path):
+            self._metrics = (path / "metrics.jsonl").open("ab")
+        self._lock()
+
+    @staticmethod
+    def create(path: Path, config: str, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Make a run folder with its first checkpoint, whole or not at all.
+
+        Args:
+            path: where; must not exist or be an empty folder.
+            config: text of config.yaml.
+            weights: the model's state, masks included.
+            state: everything else; has `step`.
+
+        Raises:
+            RunError: there is something already, or it cannot be written.
+        """
+        check_free(path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with _writing(path):
+                (draft / "checkpoints").mkdir(parents=True)
+                _write(draft / "config.yaml", config.encode())
+                _write(draft / "metrics.jsonl", b"")
+                _write_checkpoint(draft, weights, {**state, "format": FORMAT, "metrics_bytes": 0})
+                # Atomic, and fails on a folder with anything in it.
+                os.rename(draft, path)
+                _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._metrics.close()
+
+    def _lock(self) -> None:
+        """Refuse a second process; the system drops the lock when this one ends."""
+        try:
+            import fcntl
+        except ImportError:  # not on this platform: nothing to lock with
+            return
+        try:
+            fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._metrics.close()
+            raise RunError(self.path, "another process is training in it") from error
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has reached its last step and everything is written."""
+        return (self.path / "result.json").exists()
+
+    def log(self, **values: object) -> None:
+        """Append one line to metrics.jsonl."""
+        with _writing(self.path):
+            self._metrics.write(json.dumps(values).encode() + b"\n")
+
+    def save(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Write a checkpoint, then forget the ones before it.
+
+        Raises:
+            RunError: it cannot be written; the last good checkpoint is still there.
+        """
+        with _writing(self.path):
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+            size = os.fstat(self._metrics.fileno()).st_size
+            _write_checkpoint(
+                self.path, weights, {**state, "format": FORMAT, "metrics_bytes": size}
+            )
+            for path in (self.path / "checkpoints").iterdir():
+                if path != last_checkpoint(self.path):
+                    shutil.rmtree(path)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and state of the last checkpoint; metrics lines written after it are removed.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or from a different format.
+        """
+        path = last_checkpoint(self.path)
+        weights, _ = read_tensors(path / "model.safetensors")
+        state = read_state(path / "state.pt")
+        if state.get("format") != FORMAT or not isinstance(state.get("metrics_bytes"), int):
+            problem = f"format {state.get('format')!r}; allowed: {FORMAT}"
+            raise CheckpointError(path / "state.pt", problem)
+        metrics = self.path / "metrics.jsonl"
+        if metrics.stat().st_size < state["metrics_bytes"]:
+            raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
+        with _writing(self.path):
+            os.truncate(metrics, state["metrics_bytes"])
+        return weights, state
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Put the trained weights at the root of the folder and mark the run as finished."""
+        with _writing(self.path):
+            trained = (last_checkpoint(self.path) / "model.safetensors").read_bytes()
+            _write(self.path / "model.safetensors", trained)
+            _write(self.path / "result.json", json.dumps(result, indent=2).encode() + b"\n")
+
+
+def check_free(path: Path) -> None:
+    """Raise RunError unless a run folder can be made at `path` without touching anything."""
+    with _writing(path):
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        if path.exists() or path.is_symlink():
+            what = "holds a run" if (path / "config.yaml").exists() else "exists"
+            problem = f"{what}, and is never overwritten; allowed: a new or empty folder"
+            raise RunError(path, f"{problem}, or --resume")
+
+
+def last_checkpoint(path: Path) -> Path:
+    """The folder of the last whole checkpoint in a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = [p for p in (path / "checkpoints").glob("*") if p.name.isdecimal()]
+    if not found:
+        raise CheckpointError(path / "checkpoints", "no checkpoint in it")
+    return max(found, key=lambda p: int(p.name))
+
+
+def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write both files under a temporary folder name, then rename the folder."""
+    final = root / "checkpoints" / f"{state['step']:06d}"
+    if final.exists():  # the run was stopped where it had just saved: the content is equal
+        return
+    draft = final.with_name(f".{final.name}.part")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    metadata = {"sparsewright": json.dumps({"step": state["step"], **state["metadata"]})}
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        _write(draft / "model.safetensors", safetensors.torch.save(weights, metadata))
+        _write(draft / "state.pt", buffer.getvalue())
+        os.rename(draft, final)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _sync_folder(final.parent)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make renames in a folder durable, where the system can (not on Windows)."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors into a RunError that names the run folder."""
+    try:
+        yield
+    except SparsewrightError:
+        raise
+    except OSError as error:
+        name = f" ({error.filename})" if error.filename else ""
+        raise RunError(path, f"cannot be written{name}: {error.strerror}") from error

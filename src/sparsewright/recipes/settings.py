@@ -1,0 +1,115 @@
+"""Sections of a configuration as frozen dataclasses, read strictly.
+
+A section's fields are its keys; their types and bounds are checked once, here. A mistake raises
+an error that names the key, the place, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sparsewright.core.errors import OptionError, OptionTypeError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section = TypeVar("Section", bound="DataclassInstance")
+
+
+def option(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    among: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with a default and the values it may take.
+
+    Args:
+        default: value when the key is not given.
+        least: smallest number allowed, inclusive.
+        most: largest number allowed, inclusive.
+        among: the strings allowed.
+    """
+    return dataclasses.field(
+        default=default, metadata={"least": least, "most": most, "among": among}
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Section `optimizer`."""
+
+    name: str = option("adamw", among=("adamw", "adam", "sgd"))
+    lr: float = option(3e-3, least=0.0)
+    weight_decay: float = option(0.1, least=0.0)
+    momentum: float = option(0.9, least=0.0, most=1.0)
+    beta2: float = option(0.99, least=0.0, most=1.0)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Section `loop`; lengths are in optimizer steps."""
+
+    steps: int = option(600, least=1)
+    batch_size: int = option(16, least=1)
+    seed: int = option(0, least=0)
+    warmup: int = option(50, least=0)
+    final_lr: float = option(0.1, least=0.0, most=1.0)
+    clip: float = option(1.0, least=0.0)
+    evaluate_every: int = option(100, least=1)
+    checkpoint_every: int = option(100, least=1)
+    baseline: bool = option(True)
+    threads: int | None = option(None, least=1)
+
+
+def read_section(base: Section, raw: object, name: str, where: str) -> Section:
+    """Check a mapping against a section's dataclass and lay it over the defaults.
+
+    Args:
+        base: the section with its defaults.
+        raw: what the file has for the section; None means all defaults.
+        name: the section's name, for messages.
+        where: the file, for messages.
+
+    Raises:
+        OptionTypeError: not a mapping, or a value of the wrong type.
+        OptionError: a key that does not exist, or a value out of bounds.
+    """
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        raise OptionTypeError(f"section {name!r} in {where}", raw, "a mapping of key: value")
+    fields = {field.name: field for field in dataclasses.fields(base)}
+    hints = typing.get_type_hints(type(base))
+    values = {}
+    for key, value in raw.items():
+        if key not in fields:
+            raise OptionError(f"key of section {name!r}", key, list(fields), where)
+        values[key] = _checked(value, hints[key], fields[key].metadata, f"{name}.{key}", where)
+    return dataclasses.replace(base, **values)
+
+
+def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where: str) -> Any:
+    """The value, converted to its field's type; raises like `read_section`."""
+    allowed = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+    if value is None and type(None) in allowed:
+        return None
+    if type(value) is int and float in allowed:
+        value = float(value)
+    if type(value) not in allowed:
+        names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
+        raise OptionTypeError(f"{what} in {where}", value, names)
+    least, most, among = bounds["least"], bounds["most"], bounds["among"]
+    if among and value not in among:
+        raise OptionError(what, value, among, where)
+    # Written so that NaN, which compares false with everything, is out of bounds.
+    if least is not None and not (least <= value <= (float("inf") if most is None else most)):
+        limit = f"numbers from {least}" + ("" if most is None else f" to {most}")
+        raise OptionError(what, value, limit, where)
+    return value

@@ -1,0 +1,208 @@
+"""Training a task: a sparse network, its dense twin beside it, and all they need to go on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sparsewright as sparse
+from sparsewright.core.errors import CheckpointError, OptionError, SparsewrightError
+from sparsewright.core.events import MaskUpdate
+from sparsewright.recipes.config import RunConfig
+from sparsewright.recipes.layers import Churn
+from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
+from sparsewright.recipes.task import Task, key
+
+
+def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:
+    """Rate of optimizer step `step` (0, 1, ...): linear warm-up, then a cosine.
+
+    lr * min(1, (step + 1) / warmup) * (f + (1 - f) * (1 + cos(pi * step / steps)) / 2), where f
+    is `loop.final_lr`.
+    """
+    warm = min(1.0, (step + 1) / loop.warmup) if loop.warmup else 1.0
+    wave = (1 + math.cos(math.pi * step / loop.steps)) / 2
+    return lr * warm * (loop.final_lr + (1 - loop.final_lr) * wave)
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimizer of the settings; biases and norms are not decayed."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, betas=(0.9, settings.beta2))
+
+
+def sparsify(model: nn.Module, section: Any) -> sparse.Group:
+    """Apply a `sparsity` section to a model.
+
+    Raises:
+        SparsewrightError: as `configure` and `apply` raise, with the section named.
+        OptionError: it leaves the whole model dense.
+    """
+    try:
+        algorithm = sparse.configure(section)
+        algorithm.apply(model)
+    except SparsewrightError as error:
+        error.args = (f"section 'sparsity': {error}",)
+        raise
+    if not algorithm.sparse_params:
+        names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+        allowed = f"a param_filter that matches some of {', '.join(names)}"
+        raise OptionError("section 'sparsity'", section, allowed)
+    return algorithm
+
+
+class Network:
+    """One network in training: model, optimizer, and the algorithm if it is the sparse one."""
+
+    def __init__(self, config: RunConfig, task: Task, *, is_sparse: bool) -> None:
+        self.config, self.task = config, task
+        self.model = task.make_model()
+        self.algorithm = sparsify(self.model, config.sparsity) if is_sparse else None
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        if self.algorithm is not None:
+            self.algorithm.apply(self.optimizer)
+
+    def step(self, number: int) -> float:
+        """Do optimizer step `number` (0, 1, ...); the loss before it, in nats."""
+        loop = self.config.loop
+        # Dropout and whatever else draws from the global generator: a function of the step too.
+        torch.manual_seed(key(loop.seed, number))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optimizer.lr, loop, number)
+        loss = self.task.loss(self.model, *self.task.batch(number))
+        self.optimizer.zero_grad()
+        loss.backward()
+        if loop.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), loop.clip)
+        self.optimizer.step()
+        return loss.item()
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's metrics on the held-out data."""
+        self.model.eval()
+        with torch.no_grad():
+            metrics = self.task.evaluate(self.model)
+        self.model.train()
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the model's own state."""
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.algorithm is not None:
+            state["algorithm"] = self.algorithm.state_dict()
+        return state
+
+    def load(self, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+        """Continue from a model's state and what `state` returned."""
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.algorithm is not None:
+            self.algorithm.load_state_dict(state["algorithm"])
+
+
+class Training:
+    """A sparse network and, unless `loop.baseline` is false, its dense twin.
+
+    Both start from the same weights and see the same batches.
+
+    Attributes:
+        steps_done: optimizer steps completed.
+        events: mask updates since the last call of `step` began.
+        validation: metrics of the last evaluation: name -> value; the twin's as `dense_<name>`.
+    """
+
+    def __init__(self, config: RunConfig, task: Task) -> None:
+        self.config, self.task = config, task
+        self.sparse = Network(config, task, is_sparse=True)
+        self.dense = Network(config, task, is_sparse=False) if config.loop.baseline else None
+        self.steps_done = 0
+        self.churn = Churn()
+        self.events: list[MaskUpdate] = []
+        self.validation: dict[str, float] = {}
+        assert self.sparse.algorithm is not None
+        self.algorithm = self.sparse.algorithm
+        self.algorithm.register_mask_update_hook(self._record)
+        self.level = self._measure_level()
+
+    def _record(self, update: MaskUpdate) -> None:
+        self.events.append(update)
+        self.churn.record(update)
+
+    def _measure_level(self) -> float:
+        """Fraction pruned over all sparse parameters, from their masks."""
+        masks = [parameter.mask for parameter in self.algorithm.sparse_params.values()]
+        kept = sum(int(mask.count_nonzero()) for mask in masks)
+        total = sum(int(mask.numel()) for mask in masks)
+        return 1 - kept / total
+
+    def step(self) -> dict[str, Any]:
+        """Do one step of both networks; a line of metrics."""
+        self.events.clear()
+        started = time.perf_counter()
+        loss = self.sparse.step(self.steps_done)
+        seconds = time.perf_counter() - started
+        line: dict[str, Any] = {"step": self.steps_done + 1, "loss": loss}
+        if self.dense:
+            line["dense_loss"] = self.dense.step(self.steps_done)
+        if self.events:
+            self.level = self._measure_level()
+        self.steps_done += 1
+        line["level"] = round(self.level, 6)
+        line[f"{self.task.unit}_per_second"] = round(self.task.units_per_step / seconds)
+        return line
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate both networks; the result is also kept in `validation`."""
+        self.validation = self.sparse.evaluate()
+        if self.dense:
+            twin = self.dense.evaluate()
+            self.validation |= {f"dense_{name}": value for name, value in twin.items()}
+        return self.validation
+
+    def weights(self) -> dict[str, Tensor]:
+        """The sparse model's state dict, masks included."""
+        return {name: t.contiguous() for name, t in self.sparse.model.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the sparse model's weights, as plain values and tensors."""
+        dense = self.dense and {"model": self.dense.model.state_dict(), **self.dense.state()}
+        return {
+            "step": self.steps_done,
+            "fingerprint": self.task.fingerprint,
+            "metadata": self.task.metadata,
+            "churn": self.churn.totals,
+            "validation": self.validation,
+            "sparse": self.sparse.state(),
+            "dense": dense,
+        }
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any], where: object) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another model, or of other data.
+        """
+        if state.get("fingerprint") != self.task.fingerprint:
+            raise CheckpointError(where, "made with other data than the run would see now")
+        try:
+            self.sparse.load(weights, state["sparse"])
+            if self.dense:
+                self.dense.load(state["dense"]["model"], state["dense"])
+            self.churn = Churn(state["churn"])
+            self.validation, self.steps_done = state["validation"], state["step"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(where, f"does not fit the model: {reason}") from error
+        self.level = self._measure_level()

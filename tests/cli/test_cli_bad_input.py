@@ -1,0 +1,254 @@
+"""Whatever is wrong: one clear error on stderr, the right status, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from cli_process import Command
+from safetensors.torch import load_file, save_file
+
+
+def assert_refused(command: Command, done, status: int, *words: str) -> None:
+    """One error line that has the words; no traceback; no new run."""
+    assert done.status == status, (done.out, done.err)
+    errors = [line for line in done.err.splitlines() if line.lower().startswith("error: ")]
+    assert len(errors) == 1, done.err
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in errors[0]
+    assert not (command.folder / "new").exists()
+    assert not list(command.folder.glob(".*"))
+
+
+RIGL = {"algorithm": "rigl", "sparsity": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"loop": {"stepz": 3}}, ["'stepz'", "'loop'", "tiny.yaml", "did you mean 'steps'?"]),
+        ({"looop": {}}, ["'looop'", "tiny.yaml", "did you mean 'loop'?"]),
+        ({"loop": {"steps": "many"}}, ["loop.steps", "'many'", "int"]),
+        ({"loop": {"steps": True}}, ["loop.steps", "bool", "int"]),
+        ({"loop": {"steps": 0}}, ["loop.steps", "from 1"]),
+        ({"optimizer": {"lr": float("nan")}}, ["optimizer.lr", "nan"]),
+        ({"optimizer": {"name": "adamv"}}, ["optimizer.name", "did you mean 'adam"]),
+        ({"optimizer": []}, ["section 'optimizer'", "mapping"]),
+        ({"model": {"heads": 3}}, ["model.heads", "divisors of model.width = 16"]),
+        ({"recipe": "charml"}, ["recipe", "'charml'", "did you mean 'charlm'?"]),
+        ({"recipe": 3}, ["recipe", "int"]),
+        ({"data": {"text": "no.txt"}}, ["no.txt", "No such file"]),
+        ({"data": {"dir": "x"}}, ["'dir'", "'data'", "text, validation"]),
+        ({"trainer": {"init": {}}}, ["trainer", "init: sparsity:"]),
+        ({"trainer": {"init": {"sparsity": 0.5}}, "sparsity": 0.5}, ["both 'sparsity'"]),
+        ({"sparsity": {**RIGL, "drop_fracton": 0.1}}, ["'drop_fracton'", "'drop_fraction'"]),
+        ({"sparsity": {**RIGL, "algorithm": "riggle"}}, ["'riggle'", "did you mean"]),
+        ({"sparsity": {**RIGL, "sparsity": 1.5}}, ["section 'sparsity'", "1.5"]),
+        ({"sparsity": {**RIGL, "update": "often"}}, ["update", "'often'"]),
+        ({"sparsity": {**RIGL, "balance_out_groups": 7}}, ["(48, 16)", "into 7 equal groups"]),
+        ({"sparsity": {**RIGL, "param_filter": "*conv*"}}, ["*conv*", "blocks.0.mlp.0.weight"]),
+        ({"sparsity": None}, ["section 'sparsity'"]),
+    ],
+)
+def test_configuration(command: Command, sections: dict, words: list[str]) -> None:
+    done = command("train", command.config(**sections), "--out", "new")
+    assert_refused(command, done, 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"loop: {steps: 3\nmodel: 4\n", ["c.yaml", "line 2, column"]),
+        (
+            b"loop: {steps: 3, steps: 4}\n",
+            ["c.yaml", "line 1, column 18", "'steps' is given twice"],
+        ),
+        (b"\xff\xfe\x00", ["c.yaml", "not a YAML file"]),
+        (b"[1, 2]", ["c.yaml", "list", "mapping"]),
+        (b"loop: !!python/object/apply:os.system [touch hacked]", ["c.yaml", "line 1"]),
+    ],
+)
+def test_yaml(command: Command, content: bytes, words: list[str]) -> None:
+    (command.folder / "c.yaml").write_bytes(content)
+    done = command("train", "c.yaml", "--out", "new")
+    assert_refused(command, done, 2, *words)
+    assert not (command.folder / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no.yaml"], ["no.yaml", "No such file"]),
+        (["--text", "no.txt"], ["no.txt", "No such file"]),
+        (["--text", "latin.txt"], ["latin.txt", "not UTF-8", "byte 3"]),
+        (["--text", "short.txt"], ["short.txt", "context"]),
+        (["--steps", "many"], ["--steps", "many"]),
+        (["--steps", "-1"], ["loop.steps", "-1"]),
+        (["--data", "."], ["'dir'", "text, validation"]),
+        (["--recipe", "fashion", "--text", "x"], ["'text'", "dir"]),
+        (["--recipe", "fashion", "--data", "."], ["train-images-idx3-ubyte"]),
+        (["--stepz", "1"], ["--stepz", "--steps"]),
+        (["--resume", "run", "--steps", "1"], ["--resume", "--until"]),
+    ],
+)
+def test_arguments(command: Command, arguments: list[str], words: list[str]) -> None:
+    (command.folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 999)
+    (command.folder / "short.txt").write_text("too short")
+    done = command("train", *arguments, *([] if "--resume" in arguments else ["--out", "new"]))
+    assert_refused(command, done, 2, *words)
+
+
+def test_run_is_never_overwritten(command: Command) -> None:
+    config = command.config(loop={"steps": 1})
+    assert command("train", config, "--out", "run").status == 0
+    before = {p: p.read_bytes() for p in (command.folder / "run").rglob("*") if p.is_file()}
+    done = command("train", config, "--out", "run")
+    assert_refused(command, done, 1, "run: holds a run", "never overwritten", "--resume")
+    assert before == {p: p.read_bytes() for p in (command.folder / "run").rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("place", ["file.txt/new", "file.txt", "/sys/new", "/proc/new"])
+def test_unwritable_run_folder(command: Command, place: str) -> None:
+    (command.folder / "file.txt").write_text("")
+    done = command("train", command.config(), "--out", place)
+    assert_refused(command, done, 1, place)
+
+
+def test_full_disk_keeps_the_last_checkpoint(command: Command) -> None:
+    config = command.config()
+    assert command("train", config, "--out", "whole").status == 0
+    # Room for the checkpoint of step 0, which has no optimizer state yet, but not for the next.
+    limit = (command.folder / "whole/checkpoints/000020/state.pt").stat().st_size * 2 // 3
+    done = command("train", config, "--out", "run", file_limit=limit)
+    assert_refused(command, done, 1, "run: cannot be written", "too large")
+    assert not (command.folder / "run/result.json").exists()
+    assert [path.name for path in (command.folder / "run/checkpoints").iterdir()] == ["000000"]
+    assert command("train", "--resume", "run").status == 0
+    one, other = (command.folder / name / "model.safetensors" for name in ("run", "whole"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def stopped_run(command: Command) -> Path:
+    assert command("train", command.config(), "--out", "run", "--until", 5).status == 0
+    return command.folder / "run/checkpoints/000005"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "missing"])
+def test_damaged_checkpoint(command: Command, name: str, damage: str) -> None:
+    file = stopped_run(command) / name
+    whole = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        content = {"truncated": whole[:-100], "foreign": b"GIF89a" * 99, "empty": b""}
+        file.write_bytes(content[damage])
+    done = command("train", "--resume", "run")
+    assert_refused(command, done, 1, f"000005/{name}: ")
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __reduce__(self) -> tuple:
+        return open, ("hacked", "w")
+
+
+def test_checkpoint_never_runs_code(command: Command) -> None:
+    folder = stopped_run(command)
+    torch.save({"step": 5, "bomb": Bomb()}, folder / "state.pt")
+    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", "plain values")
+    (folder / "state.pt").write_bytes(pickle.dumps(Bomb()))
+    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", "plain values")
+    assert not (command.folder / "hacked").exists()
+
+
+def test_checkpoint_of_something_else(command: Command) -> None:
+    folder = stopped_run(command)
+    save_file({"fc.weight": torch.ones(2, 2)}, folder / "model.safetensors")
+    done = command("train", "--resume", "run")
+    assert_refused(command, done, 1, "000005: does not fit the model", "fc.weight")
+    torch.save({"step": 5}, folder / "state.pt")
+    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", "format None")
+
+
+def test_other_data_than_before(command: Command) -> None:
+    stopped_run(command)
+    text = command.folder / "text.txt"
+    text.write_text(text.read_text().replace("fox", "cat"))
+    assert_refused(command, command("train", "--resume", "run"), 1, "000005", "other data")
+
+
+def test_lost_metrics(command: Command) -> None:
+    stopped_run(command)
+    (command.folder / "run/metrics.jsonl").write_text("")
+    assert_refused(command, command("train", "--resume", "run"), 1, "metrics.jsonl", "shorter")
+
+
+@pytest.mark.parametrize("place", ["nothing", "."])
+def test_resume_of_no_run(command: Command, place: str) -> None:
+    assert_refused(command, command("train", "--resume", place), 1, f"{place}: not")
+
+
+def test_diverging_run_stops(command: Command) -> None:
+    config = command.config(optimizer={"name": "sgd", "lr": 1e30}, loop={"warmup": 0})
+    done = command("train", config, "--out", "run")
+    assert_refused(command, done, 1, "loss is", "optimizer.lr")
+    for line in (command.folder / "run/metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
+def test_debug_shows_the_traceback(command: Command) -> None:
+    done = command("train", "no.yaml", "--debug")
+    assert done.status == 2
+    assert "Traceback" in done.err
+    assert "error: no.yaml" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("no.pt", None, ["no.pt", "no such file"]),
+        ("x.pt", b"not a checkpoint", ["x.pt"]),
+        ("x.safetensors", b"not a checkpoint", ["x.safetensors", "not a safetensors file"]),
+        ("x.safetensors", b"\xff" * 8, ["x.safetensors"]),
+        ("folder", "mkdir", ["folder", "not a run folder"]),
+    ],
+)
+def test_inspect_of_nothing(command: Command, name: str, content, words: list[str]) -> None:
+    path = command.folder / name
+    if content == "mkdir":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    assert_refused(command, command("inspect", name), 1, *words)
+
+
+def test_inspect_says_when_mask_and_weight_disagree(command: Command) -> None:
+    command("train", command.config(loop={"steps": 1}), "--out", "run")
+    weights = load_file(command.folder / "run/model.safetensors")
+    assert command("inspect", "run/model.safetensors").status == 0
+    name = "blocks.0.mlp.0.weight"
+    flat = weights[name].view(-1)
+    flat[(~weights[f"{name}_mask"]).view(-1).nonzero()[:3]] = 1.0
+    save_file(weights, command.folder / "bad.safetensors")
+    done = command("inspect", "bad.safetensors")
+    assert_refused(command, done, 1, name, "3 nonzero outside the mask")
+    assert "102" in done.out
+
+
+def test_inspect_reads_a_state_dict(command: Command) -> None:
+    model = torch.nn.Linear(4, 2)
+    torch.nn.init.ones_(model.weight)
+    torch.save(model.state_dict(), command.folder / "m.pt")
+    torch.save({"model": model.state_dict(), "step": 3}, command.folder / "n.pt")
+    for name in ("m.pt", "n.pt"):
+        done = command("inspect", name)
+        assert done.status == 0
+        assert ["weight", "8", "8", "0.0000"] in [row.split()[:4] for row in done.out.splitlines()]
+    torch.save({"step": 3}, command.folder / "o.pt")
+    assert_refused(command, command("inspect", "o.pt"), 1, "o.pt", "not a state dict", "step")

@@ -1,0 +1,101 @@
+"""Models, loops and checks that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import sparsewright as sparse
+
+
+class UserDefined(sparse.DynamicSparsityAlgorithm):
+    """A user's algorithm: keeps the entries whose weight plus noise is largest."""
+
+    def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
+        noise = torch.rand(p.shape, generator=self.generator(p))
+        return sparse.utils.make_mask_topk_sparsity(p.abs() + noise, sparsity)
+
+
+class UserStatic(sparse.Static):
+    """A user's subclass of an algorithm of the library."""
+
+
+def make_mlp(seed: int = 0, inputs: int = 8, hidden: int = 16, outputs: int = 4) -> nn.Sequential:
+    """Linear, ReLU, Linear with weights drawn from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def batch(step: int, *shape: int) -> Tensor:
+    """Normal numbers that depend on `step` only."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    return torch.randn(*shape, generator=generator)
+
+
+def backward(model: nn.Module, step: int = 0, scale: float = 1.0) -> None:
+    """One backward pass of an `make_mlp` model on the batch of `step`."""
+    (model(batch(step, 5, 8)).pow(2).mean() * scale).backward()
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: int, start: int = 0) -> None:
+    """Train an `make_mlp` model from step `start` on."""
+    for step in range(start, start + steps):
+        optimizer.zero_grad()
+        backward(model, step)
+        optimizer.step()
+
+
+def state_tensors(optimizer: Optimizer, param: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer-state tensors shaped like a parameter, by name."""
+    for key, value in optimizer.state.get(param, {}).items():
+        if isinstance(value, Tensor) and value.shape == param.shape:
+            yield key, value
+
+
+def assert_pruned(sparsity: sparse.SparsityAlgorithm, *optimizers: Optimizer) -> None:
+    """Invariant 1: weight, gradient and optimizer state are zero wherever the mask is False."""
+    assert sparsity.num_sparse_params > 0
+    for parameter in sparsity.sparse_params.values():
+        pruned = ~parameter.mask
+        assert parameter.mask.dtype == torch.bool
+        assert not parameter.param.detach()[pruned].any(), f"weight of {parameter.name}"
+        if parameter.param.grad is not None:
+            assert not parameter.param.grad[pruned].any(), f"gradient of {parameter.name}"
+        for optimizer in optimizers:
+            for key, tensor in state_tensors(optimizer, parameter.param):
+                assert not tensor[pruned].any(), f"{key} of {parameter.name}"
+
+
+def masks_of(sparsity: sparse.SparsityAlgorithm) -> dict[str, Tensor]:
+    """Copies of all masks, by full name."""
+    return {name: p.mask.clone() for name, p in sparsity.sparse_params.items()}
+
+
+def kept_of(sparsity: sparse.SparsityAlgorithm) -> dict[str, int]:
+    """Live connections, counted from the mask, by full name."""
+    return {name: int(p.mask.sum()) for name, p in sparsity.sparse_params.items()}
+
+
+def assert_same(first: object, second: object, path: str = "") -> None:
+    """Two nested states are bit-equal (NaN equals NaN)."""
+    if isinstance(first, Tensor):
+        assert isinstance(second, Tensor), path
+        assert first.dtype == second.dtype, path
+        assert first.shape == second.shape, path
+        same = (first == second) | ((first != first) & (second != second))
+        assert same.all(), path
+    elif isinstance(first, dict):
+        assert isinstance(second, dict), path
+        assert list(first) == list(second), path
+        for key, value in first.items():
+            assert_same(value, second[key], f"{path}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), path  # type: ignore[arg-type]
+        for index, (a, b) in enumerate(zip(first, second, strict=True)):  # type: ignore[call-overload]
+            assert_same(a, b, f"{path}[{index}]")
+    else:
+        assert first == second, path
