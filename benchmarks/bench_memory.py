@@ -55,8 +55,13 @@ def main():
 
     base, weights = measure("dense", "step")
     rows = []
-    for name, what in (("static", "step"), ("set", "step"), ("set", "update step"),
-                       ("rigl", "step"), ("rigl", "update step")):
+    for name, what in (
+        ("static", "step"),
+        ("set", "step"),
+        ("set", "update step"),
+        ("rigl", "step"),
+        ("rigl", "update step"),
+    ):
         extra = (measure(name, what)[0] - base) / weights
         case = f"{name}, {what}, extra bytes per weight"
         rows.append(harness.Row("memory", case, "1 byte", extra, extra, 0, 0))

@@ -17,8 +17,11 @@ import sparsewright as sparse
 
 ALGORITHMS = {
     "static": {"algorithm": "static", "sparsity": 0.9},
-    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.9,
-            "begin": 0, "end": 100_000}, "update": {"freq": 100}},
+    "gmp": {
+        "algorithm": "gmp",
+        "sparsity": {"type": "cubic", "init": 0.0, "final": 0.9, "begin": 0, "end": 100_000},
+        "update": {"freq": 100},
+    },
     "set": {"algorithm": "set", "sparsity": 0.9, "update": {"freq": 100}},
     "rigl": {"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100}},
 }
@@ -53,8 +56,11 @@ def measure(name, tokens, rounds, width, layers):
     x = torch.randn(1, tokens, width)
     dense, masked = Trainer(None, x, width, layers), Trainer(ALGORITHMS[name], x, width, layers)
     times = harness.interleave({"dense": dense.step, "masked": masked.step}, rounds)
-    rows = [harness.compare("step", f"{name}, {tokens} tokens", times["masked"], "dense",
-                            times["dense"])]
+    rows = [
+        harness.compare(
+            "step", f"{name}, {tokens} tokens", times["masked"], "dense", times["dense"]
+        )
+    ]
     if name != "static":
         updating = {"dense": dense.step, "update": masked.step}
         cpu, wall = [], []
@@ -63,10 +69,20 @@ def measure(name, tokens, rounds, width, layers):
             times = harness.interleave(updating, 1, warm_up=0)
             for kind, ratios in enumerate((cpu, wall)):
                 ratios.append(times["update"][kind][0] / times["dense"][kind][0])
-        mean = [(99 * a + statistics.median(b)) / 100
-                for a, b in ((rows[0].ratio, cpu), (rows[0].wall_ratio, wall))]
-        rows.append(harness.Row("step", f"{name}, {tokens} tokens, period", "dense", *mean,
-                                rows[0].cpu_ms, rows[0].wall_ms))
+        mean = [
+            (99 * a + statistics.median(b)) / 100
+            for a, b in ((rows[0].ratio, cpu), (rows[0].wall_ratio, wall))
+        ]
+        rows.append(
+            harness.Row(
+                "step",
+                f"{name}, {tokens} tokens, period",
+                "dense",
+                *mean,
+                rows[0].cpu_ms,
+                rows[0].wall_ms,
+            )
+        )
     return rows
 
 

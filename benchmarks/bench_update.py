@@ -36,7 +36,9 @@ def rigl_by(select, weight, mask, grad):
     """RigL's update with a selection that gives a mask of the k largest."""
     live = int(mask.sum())
     kept = select(weight.abs() * mask, num_kept(DROP, live))
-    grown = select(grad.abs().masked_fill(kept, -1), num_kept(LEVEL, weight.numel()) - int(kept.sum()))
+    grown = select(
+        grad.abs().masked_fill(kept, -1), num_kept(LEVEL, weight.numel()) - int(kept.sum())
+    )
     return kept | grown
 
 
@@ -85,7 +87,8 @@ def measure(side, rounds):
         times = harness.interleave(cases, rounds, warm_up=1)
         rows += [
             harness.compare("update", f"{name}, {side}x{side}", times["ours"], other, times[other])
-            for other in cases if other != "ours"
+            for other in cases
+            if other != "ours"
         ]
     return rows
 

@@ -16,7 +16,10 @@ HERE = Path(__file__).parent
 
 def main():
     with (HERE / "thresholds.csv").open(newline="") as file:
-        bars = {(r["benchmark"], r["case"], r["against"]): float(r["most"]) for r in csv.DictReader(file)}
+        bars = {
+            (r["benchmark"], r["case"], r["against"]): float(r["most"])
+            for r in csv.DictReader(file)
+        }
     failed = 0
     for path in sorted((HERE / "results").glob("*.csv")):
         with path.open(newline="") as file:
@@ -25,8 +28,10 @@ def main():
                 if key in bars:
                     over = float(row["ratio"]) > bars[key]
                     failed += over
-                    print(f"{'OVER' if over else 'ok':5} {float(row['ratio']):7.3f} <= {bars[key]:<6} "
-                          f"{': '.join(key)}")
+                    print(
+                        f"{'OVER' if over else 'ok':5} {float(row['ratio']):7.3f} <= {bars[key]:<6} "
+                        f"{': '.join(key)}"
+                    )
     sys.exit(1 if failed else 0)
 
 

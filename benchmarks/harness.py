@@ -55,8 +55,11 @@ def interleave(
 
 
 def compare(
-    benchmark: str, case: str, mine: tuple[list[float], list[float]],
-    against: str, other: tuple[list[float], list[float]],
+    benchmark: str,
+    case: str,
+    mine: tuple[list[float], list[float]],
+    against: str,
+    other: tuple[list[float], list[float]],
 ) -> Row:
     """The median, over rounds, of the ratio of two interleaved cases."""
     ratios = [

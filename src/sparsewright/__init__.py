@@ -12,6 +12,7 @@
 from sparsewright import init, utils
 from sparsewright.base import SparseParameter, SparsityAlgorithm
 from sparsewright.configure import configure, default_sparse_param_filter
+from sparsewright.core.packing import pack_masks, unpack_masks
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
@@ -33,5 +34,7 @@ __all__ = [
     "configure",
     "default_sparse_param_filter",
     "init",
+    "pack_masks",
+    "unpack_masks",
     "utils",
 ]

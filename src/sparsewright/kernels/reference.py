@@ -39,9 +39,7 @@ def prune_(tensor: Tensor, mask: Tensor) -> Tensor:
         return tensor.masked_fill_(~mask, 0)
 
 
-def check_select(
-    score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor | None
-) -> Tensor:
+def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor | None) -> Tensor:
     """Raise where the arguments of select do not fit; return `num` as int64 [rows] on the CPU."""
     if score.dtype not in _INTEGER:
         raise TypeError(f"score must be float16, bfloat16, float32 or float64, got {score.dtype}")

@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright import kernels
-from sparsewright.core.errors import AttachError, warn
+from sparsewright.core.errors import AttachError, ShapeError, warn
+from sparsewright.core.packing import MASK_SUFFIX, read_mask
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
-from sparsewright.runtime.parameter import MASK_SUFFIX, SparseParameter, keeps_zero_state
+from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
 from sparsewright.runtime.walk import named_weights
 
 logger = logging.getLogger("sparsewright")
@@ -202,15 +203,17 @@ class _LoadFollower:
     ) -> None:
         """Let a dense checkpoint in: a mask that it does not have stays as it is."""
         weight, mask = prefix + self.param_name, prefix + self.param_name + MASK_SUFFIX
+        own = module._buffers[self.param_name + MASK_SUFFIX]
+        assert own is not None
         self._was_dense = weight in state_dict and mask not in state_dict
         if self._was_dense:
-            state_dict[mask] = module._buffers[self.param_name + MASK_SUFFIX]
-        elif mask in state_dict and state_dict[mask].dtype != torch.bool:
-            loaded = state_dict[mask]
-            state_dict[mask] = loaded != 0
-            if not bool((loaded == state_dict[mask]).all()):
+            state_dict[mask] = own
+        elif mask in state_dict:
+            try:
+                state_dict[mask] = read_mask(state_dict[mask], own.shape)
+            except ShapeError as error:
                 errors: list[str] = rest[-1]
-                errors.append(f"{mask}: a mask must be bool, or hold only 0 and 1")
+                errors.append(f"{mask}: {error}")
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""

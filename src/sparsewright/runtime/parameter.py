@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from sparsewright import kernels
 from sparsewright.core.errors import OptionTypeError, ShapeError
-
-MASK_SUFFIX = "_mask"
+from sparsewright.core.packing import MASK_SUFFIX
 
 # With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may
 # not), so their state needs pruning only when the mask changes.

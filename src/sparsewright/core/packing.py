@@ -1,0 +1,112 @@
+"""Masks at one bit per weight, for checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import ShapeError
+
+MASK_SUFFIX = "_mask"
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """A bool mask as bits: entry i of the flattened mask is bit `i % 8` of byte `i // 8`.
+
+    Args:
+        mask: bool, any shape, any device.
+
+    Returns:
+        uint8 `[ceil(numel / 8)]` on the CPU; unused bits are 0.
+
+    >>> pack_mask(torch.tensor([True, False, True]))
+    tensor([5], dtype=torch.uint8)
+    """
+    bits = np.packbits(mask.detach().cpu().reshape(-1).numpy(), bitorder="little")
+    return torch.from_numpy(bits)
+
+
+def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
+    """The bool mask of a shape that `pack_mask` packed.
+
+    Raises:
+        ShapeError: so many bytes do not hold a mask of that shape, or unused bits are set.
+    """
+    numel = shape.numel()
+    if not is_packed(bits, shape):
+        raise ShapeError(
+            "a packed mask", bits.shape, f"{numel} entries take {-(-numel // 8)} bytes"
+        )
+    flat = np.unpackbits(bits.cpu().numpy(), bitorder="little")
+    if flat[numel:].any():
+        raise ShapeError("a packed mask", bits.shape, f"bits are set beyond its {numel} entries")
+    return torch.from_numpy(flat[:numel].astype(bool)).reshape(shape)
+
+
+def is_packed(tensor: Tensor, shape: torch.Size) -> bool:
+    """Whether a tensor has the form of a packed mask of that shape."""
+    return tensor.dtype == torch.uint8 and tensor.shape == ((shape.numel() + 7) // 8,)
+
+
+def pack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict with every mask as bits, an eighth of the bytes.
+
+    Such a dict loads into a sparsified model by `model.load_state_dict` as it is.
+
+    Args:
+        state_dict: what `model.state_dict()` gave; not modified.
+
+    Returns:
+        A new dict with the same keys; each bool `<name>_mask` beside a `<name>` of its shape is
+        packed as by `pack_mask`.
+    """
+    packed = dict(state_dict)
+    for key, shape in _masks(state_dict):
+        if packed[key].dtype == torch.bool and packed[key].shape == shape:
+            packed[key] = pack_mask(packed[key])
+    return packed
+
+
+def unpack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict that `pack_masks` was given, up to the masks' device.
+
+    Raises:
+        ShapeError: a packed mask whose bits do not fit its weight.
+    """
+    unpacked = dict(state_dict)
+    for key, shape in _masks(state_dict):
+        if is_packed(unpacked[key], shape):
+            unpacked[key] = unpack_mask(unpacked[key], shape)
+    return unpacked
+
+
+def read_mask(saved: Tensor, shape: torch.Size) -> Tensor:
+    """The bool mask that a checkpoint holds, in whichever form.
+
+    Args:
+        saved: bool, packed bits, or any dtype with nothing but 0 and 1.
+        shape: shape of the weight.
+
+    Raises:
+        ShapeError: it is no mask of that shape.
+    """
+    if is_packed(saved, shape):
+        return unpack_mask(saved, shape)
+    if saved.shape != shape:
+        raise ShapeError("a mask", saved.shape, f"its weight has shape {tuple(shape)}")
+    mask = saved != 0
+    if not bool((saved == mask).all()):
+        raise ShapeError("a mask", saved.shape, f"{saved.dtype} values other than 0 and 1")
+    return mask
+
+
+def _masks(state_dict: Mapping[str, Any]) -> list[tuple[str, torch.Size]]:
+    """Keys of masks that stand beside their weight, and the weight's shape."""
+    pairs = (
+        (key, key.removesuffix(MASK_SUFFIX)) for key in state_dict if key.endswith(MASK_SUFFIX)
+    )
+    return [(key, state_dict[weight].shape) for key, weight in pairs if weight in state_dict]
