@@ -26,10 +26,24 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class SparsewrightError(Exception):
     """Base of every error raised by this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles carry the message and the facts: errors cross process boundaries."""
+        return _rebuild, (type(self), self.args, vars(self))
+
+
+def _rebuild(
+    cls: type[SparsewrightError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> SparsewrightError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    vars(error).update(facts)
+    return error
 
 
 class SparsityWarning(UserWarning):
