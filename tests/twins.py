@@ -52,7 +52,7 @@ def as_mask(shape: tuple[int, ...], chosen: set[int]) -> Tensor:
 
 @st.composite
 def contests(draw):
-    """A shape, a dimension to group by (or None), and how many groups: one element and empty too."""
+    """A shape (one element, empty), a dimension to group by (or None), how many groups."""
     ndim = draw(st.integers(1, 4))
     shape = [draw(st.integers(0, 5)) for _ in range(ndim)]
     dim = draw(st.sampled_from([None, 0, 1])) if ndim > 1 else draw(st.sampled_from([None, 0]))

@@ -97,5 +97,5 @@ def test_close_names():
 
 def test_warnings_are_user_warnings():
     assert issubclass(errors.SparsityWarning, UserWarning)
-    with pytest.warns(errors.SparsityWarning, match="nothing happened"):
+    with pytest.warns(errors.SparsityWarning, match=r"nothing happened"):
         errors.warn("nothing happened")

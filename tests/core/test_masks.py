@@ -62,13 +62,15 @@ def test_num_kept_at_the_ends(level, n, kept):
 
 @pytest.mark.parametrize("level", [-0.1, 1.0000001, math.nan, math.inf, torch.tensor(2.0)])
 def test_levels_out_of_range_raise(level):
-    with pytest.raises(LevelError, match="sparsity = .* is out of range; allowed: 0 <= level <= 1"):
+    with pytest.raises(
+        LevelError, match=r"sparsity = .* is out of range; allowed: 0 <= level <= 1"
+    ):
         num_kept(level, 10)
 
 
 @pytest.mark.parametrize("level", ["0.5", None, True, torch.zeros(2), torch.tensor(True)])
 def test_levels_of_the_wrong_type_raise(level):
-    with pytest.raises(OptionTypeError, match="sparsity = .* has type"):
+    with pytest.raises(OptionTypeError, match=r"sparsity = .* has type"):
         as_decimal(level)
 
 
@@ -144,7 +146,7 @@ def test_nan_among_the_candidates_raises_and_elsewhere_does_not_matter(data, con
     position = data.draw(st.integers(0, score.numel() - 1))
     score.view(-1)[position] = math.nan
     shaper = shaper_of(dim, groups)
-    with pytest.raises(ScoreError, match="NaN"):
+    with pytest.raises(ScoreError, match=r"NaN"):
         make_mask_topk_sparsity(score, level, shaper)
     if mask.view(-1)[position]:
         with pytest.raises(ScoreError):

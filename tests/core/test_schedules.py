@@ -70,7 +70,7 @@ def test_copies_are_equal_and_have_no_state(schedule, formula):
         assert twin(7) == schedule(7)
     assert schedule.state_dict() == {}
     schedule.load_state_dict({})
-    with pytest.raises(StateError, match="it has no state, but was given"):
+    with pytest.raises(StateError, match=r"it has no state, but was given"):
         schedule.load_state_dict({"index": 1})
 
 
@@ -100,14 +100,12 @@ def test_cycling_state():
     assert cycling.state_dict() == {"index": 2}
 
 
-@pytest.mark.parametrize(
-    "state", [{}, {"index": 3}, {"index": -1}, {"index": 1.0}, {"index": True}]
-)
-def test_cycling_refuses_foreign_states_and_stays(state):
+@pytest.mark.parametrize("index", [None, 3, -1, 1.0, True])
+def test_cycling_refuses_foreign_states_and_stays(index):
     cycling = Cycling([0.1, 0.2, 0.3])
     cycling.update(True)
-    with pytest.raises(StateError, match="index"):
-        cycling.load_state_dict(state)
+    with pytest.raises(StateError, match=r"index"):
+        cycling.load_state_dict({} if index is None else {"index": index})
     assert cycling.index == 1
 
 
@@ -126,7 +124,7 @@ def test_nothing_is_cached():
 
 
 def test_the_base_is_abstract_and_needs_only_compute():
-    with pytest.raises(TypeError, match="abstract"):
+    with pytest.raises(TypeError, match=r"abstract"):
         HyperParameterSchedule()
 
     class Half(HyperParameterSchedule):
@@ -191,5 +189,5 @@ def test_make_refuses(given, error, message):
 
 
 def test_errors_name_the_option():
-    with pytest.raises(OptionError, match="type of drop_fraction = 'cosin'.*'cosine'"):
+    with pytest.raises(OptionError, match=r"type of drop_fraction = 'cosin'.*'cosine'"):
         make_hyperparam_schedule({"type": "cosin"}, "drop_fraction")

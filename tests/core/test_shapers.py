@@ -39,7 +39,7 @@ def test_all_are_score_shapers_and_the_base_is_abstract():
         InputGroupScoreShaper(num_groups=2),
     ):
         assert isinstance(shaper, ScoreShaper)
-    with pytest.raises(TypeError, match="abstract"):
+    with pytest.raises(TypeError, match=r"abstract"):
         ScoreShaper()
 
 
@@ -62,7 +62,7 @@ def test_bad_numbers_of_groups_raise(make):
     with pytest.raises(OptionError, match=r"num_groups = 0 .* allowed: an integer >= 1"):
         make(0)
     for wrong in (2.0, "2", True, None):
-        with pytest.raises(OptionTypeError, match="num_groups"):
+        with pytest.raises(OptionTypeError, match=r"num_groups"):
             make(wrong)
 
 

@@ -86,5 +86,5 @@ def test_make_refuses(update, error, message):
 
 
 def test_the_base_is_abstract():
-    with pytest.raises(TypeError, match="abstract"):
+    with pytest.raises(TypeError, match=r"abstract"):
         UpdateSchedule()
