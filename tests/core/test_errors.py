@@ -5,6 +5,7 @@ import pickle
 import re
 
 import pytest
+import torch
 
 from sparsewright.core import errors
 
@@ -87,6 +88,17 @@ def test_option_error_in_a_place_without_a_close_name():
     error = errors.OptionError("key", "xyz", ["freq", "start"], where="update")
     assert str(error) == "key = 'xyz' in update is not valid; allowed: freq, start"
     assert str(errors.OptionError("key", 1, [])).endswith("allowed: nothing")
+
+
+@pytest.mark.parametrize("cls", [errors.OptionError, errors.OptionTypeError])
+def test_values_are_shown_on_one_short_line(cls):
+    shown = str(cls("mask", torch.zeros(1000, 3), "a bool tensor"))
+    assert "mask = <Tensor of shape (1000, 3)> " in shown
+    shown = str(cls("sparsity", [[0.125] * 9] * 99, "a number"))
+    assert len(shown) < 260
+    assert "[0.125, " in shown
+    assert "..." in shown
+    assert "\n" not in str(cls("algorithm", torch.nn.Sequential(torch.nn.ReLU()), "a name"))
 
 
 def test_close_names():

@@ -179,7 +179,7 @@ def test_make(given, expected):
         ("0.5", OptionTypeError, "schedule = '0.5' has type str"),
         (True, OptionTypeError, "schedule = True has type bool"),
         (None, OptionTypeError, "schedule = None"),
-        (torch.zeros(2), OptionTypeError, "schedule = tensor"),
+        (torch.zeros(2), OptionTypeError, r"schedule = <Tensor of shape \(2,\)>"),
         (Linear, OptionTypeError, "schedule = <class"),
     ],
 )
