@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+import sparsewright
 from sparsewright.core.errors import (
     ConfigError,
     LevelError,
@@ -95,9 +96,13 @@ class _StopRequest:
 
 
 @click.group()
-@click.version_option(package_name="sparsewright")
+@click.version_option(sparsewright.__version__, prog_name="sparsewright")
 def main() -> None:
-    """Sparse training on plain PyTorch."""
+    """Sparse training on plain PyTorch.
+
+    Exit status: 0 done, 1 failure, 2 usage (options, configuration, and input they name), 130
+    interrupted.
+    """
 
 
 _FILE = click.Path(path_type=Path)
@@ -109,7 +114,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--text", type=_FILE, help="charlm: a UTF-8 text instead of CPython's reference.")
 @click.option("--data", type=_FILE, help="fashion: the folder with the four idx(.gz) files.")
 @click.option("--steps", type=int, help="Optimizer steps, instead of the configuration's.")
-@click.option("--seed", type=int, help="Seed of weights, masks and batches  [0].")
+@click.option("--seed", type=int, help="Seed of weights, batches and default masks  [0].")
 @click.option("--no-baseline", is_flag=True, help="Do not train the dense twin beside it.")
 @click.option("--out", type=_FILE, help="The run folder to make  [runs/RECIPE-N].")
 @click.option("--resume", type=_FILE, metavar="RUN", help="Go on with the run in this folder.")

@@ -44,7 +44,8 @@ def configure(config: Any) -> Group:
             `params` are flattened, the outer keys being their defaults.
 
     Returns:
-        A Group whose entries are in the order of the config.
+        A Group whose entries are in the order of the config; None for what says that there is no
+        sparsity: `sparsity: null` in YAML, which is None, or `{"sparsity": None}`.
 
     Raises:
         OptionError: an unknown key, algorithm or value; names it and the nearest valid one.
@@ -54,6 +55,9 @@ def configure(config: Any) -> Group:
     ... # doctest: +ELLIPSIS
     Group({<function default_sparse_param_filter at ...>: RigL(...)})
     """
+    if config is None or config == {"sparsity": None}:
+        # Typed for the callers that have a config; those that may not have one ask for None.
+        return None  # type: ignore[return-value]
     group = Group()
     for entry in _entries(config):
         if is_old_dialect(entry):

@@ -26,10 +26,27 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+_LONG = 160
 
 
 class SparsewrightError(Exception):
     """Base of every error raised by this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles carry the message and the facts: errors cross process boundaries."""
+        return _rebuild, (type(self), self.args, vars(self))
+
+
+def _rebuild(
+    cls: type[SparsewrightError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> SparsewrightError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    vars(error).update(facts)
+    return error
 
 
 class SparsityWarning(UserWarning):
@@ -60,6 +77,19 @@ def _hint(name: object, allowed: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
+def _show(value: object) -> str:
+    """A value on one line: of a tensor its shape, of anything long its beginning.
+
+    >>> _show("rigel"), _show(list(range(1000)))[-9:]
+    ("'rigel'", '40, 41...')
+    """
+    shape = getattr(value, "shape", None)
+    if shape:
+        return f"<{type(value).__name__} of shape {tuple(shape)}>"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONG else text[: _LONG - 3] + "..."
+
+
 class OptionError(SparsewrightError, ValueError):
     """An option's name or value is not one that exists.
 
@@ -79,7 +109,7 @@ class OptionError(SparsewrightError, ValueError):
             tail = f"allowed: {allowed}"
         else:
             tail = f"allowed: {', '.join(allowed) or 'nothing'}{_hint(value, allowed)}"
-        super().__init__(f"{what} = {value!r}{place} is not valid; {tail}")
+        super().__init__(f"{what} = {_show(value)}{place} is not valid; {tail}")
 
 
 class OptionTypeError(SparsewrightError, TypeError):
@@ -93,7 +123,7 @@ class OptionTypeError(SparsewrightError, TypeError):
 
     def __init__(self, what: str, value: object, allowed: str) -> None:
         self.what, self.value, self.allowed = what, value, allowed
-        super().__init__(f"{what} = {value!r} has type {type(value).__name__}; allowed: {allowed}")
+        super().__init__(f"{what} = {_show(value)} has type {type(value).__name__}; allowed: {allowed}")
 
 
 class LevelError(SparsewrightError, ValueError):

@@ -39,7 +39,7 @@ class TextSettings:
 class GPTSettings:
     """Section `model`: the size of the transformer."""
 
-    layers: int = option(4, least=1)
+    layers: int = option(2, least=1)
     width: int = option(128, least=1)
     heads: int = option(4, least=1)
     context: int = option(64, least=2)
@@ -53,7 +53,8 @@ class GPTSettings:
 def distance_bias(heads: int, context: int) -> Tensor:
     """What attention adds to its scores, `[heads, context, context]`: far counts less (ALiBi).
 
-    -slope * distance to positions before, -inf to positions after; the slopes are 1, 1/4, 1/16...
+    slope * (key's position - query's position) for keys before, -inf for keys after the query; the
+    slopes are 1, 1/4, 1/16, ...
 
     >>> distance_bias(2, 3)[1]
     tensor([[ 0.0000,    -inf,    -inf],
@@ -61,10 +62,10 @@ def distance_bias(heads: int, context: int) -> Tensor:
             [-0.5000, -0.2500,  0.0000]])
     """
     places = torch.arange(context)
-    distance = (places[:, None] - places).float()
+    offset = places - places[:, None]
     slopes = 4.0 ** -torch.arange(heads)
-    bias = -slopes[:, None, None] * distance
-    return bias.masked_fill(distance < 0, -math.inf)
+    bias = slopes[:, None, None] * offset
+    return bias.masked_fill(offset > 0, -math.inf)
 
 
 class Attention(nn.Module):
@@ -221,6 +222,6 @@ RECIPE = Recipe(
     model=GPTSettings(),
     optimizer=OptimizerSettings(),
     loop=LoopSettings(),
-    sparsity=lambda loop: rigl_section(loop, level=0.9, updates=30),
+    sparsity=lambda loop: rigl_section(loop, level=0.9, updates=22),
     make_task=make_task,
 )

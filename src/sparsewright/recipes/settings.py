@@ -46,7 +46,7 @@ class OptimizerSettings:
     """Section `optimizer`."""
 
     name: str = option("adamw", among=("adamw", "adam", "sgd"))
-    lr: float = option(3e-3, least=0.0)
+    lr: float = option(5e-3, least=0.0)
     weight_decay: float = option(0.1, least=0.0)
     momentum: float = option(0.9, least=0.0, most=1.0)
     beta2: float = option(0.99, least=0.0, most=1.0)
@@ -56,13 +56,13 @@ class OptimizerSettings:
 class LoopSettings:
     """Section `loop`; lengths are in optimizer steps."""
 
-    steps: int = option(600, least=1)
+    steps: int = option(750, least=1)
     batch_size: int = option(16, least=1)
     seed: int = option(0, least=0)
     warmup: int = option(50, least=0)
     final_lr: float = option(0.1, least=0.0, most=1.0)
     clip: float = option(1.0, least=0.0)
-    evaluate_every: int = option(100, least=1)
+    evaluate_every: int = option(250, least=1)
     checkpoint_every: int = option(100, least=1)
     baseline: bool = option(True)
     threads: int | None = option(None, least=1)

@@ -1,0 +1,193 @@
+"""Hyperparameter schedules against their formulas."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsewright.core.errors import OptionError, OptionTypeError, StateError
+from sparsewright.utils import (
+    Constant,
+    Cosine,
+    Cubic,
+    Cycling,
+    Exp,
+    HyperParameterSchedule,
+    Lambda,
+    Linear,
+    Power,
+    make_hyperparam_schedule,
+)
+
+FORMULAS = [
+    (Constant(0.3), lambda s: 0.3),
+    (Linear(0.1, 0.003), lambda s: 0.1 + s * 0.003),
+    (Exp(0.1, -0.02), lambda s: 1 + (0.1 - 1) * math.exp(-0.02 * s)),
+    (Exp(0.9, -0.1, 0.2), lambda s: 0.2 + (0.9 - 0.2) * math.exp(-0.1 * s)),
+    (Power(0.8, 0.99), lambda s: 0.8 * 0.99**s),
+    (Cosine(0.3, 50), lambda s: 0.15 + 0.15 * math.cos(s * math.pi / 50)),
+    (Cosine(0.3, 40, 0.1), lambda s: 0.2 + 0.1 * math.cos(s * math.pi / 40)),
+    (
+        Cubic(0.1, 0.9, 10, 60),
+        lambda s: 0.9 + (0.1 - 0.9) * (1 - min(max((s - 10) / 50, 0), 1)) ** 3,
+    ),
+]
+ids = [repr(schedule) for schedule, _ in FORMULAS]
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=ids)
+@given(step=st.integers(0, 10**6))
+def test_formula(schedule, formula, step):
+    for given_step in (step, torch.tensor(step)):
+        value = schedule(given_step)
+        assert value.shape == ()
+        assert value.dtype == torch.float32
+        assert float(value) == pytest.approx(formula(step), rel=2e-6, abs=1e-6)
+        assert torch.equal(value, schedule.compute(given_step))
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=ids)
+@given(begin=st.integers(0, 120), length=st.integers(0, 60))
+def test_min_max_end(schedule, formula, begin, length):
+    values = [formula(step) for step in range(begin, begin + length + 1)]
+    found = schedule.get_min_max_end(begin, begin + length)
+    assert found == pytest.approx((min(values), max(values), values[-1]), rel=2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=ids)
+def test_result_is_on_the_device_of_the_step(schedule, formula):
+    assert schedule(torch.tensor(3, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=ids)
+def test_copies_are_equal_and_have_no_state(schedule, formula):
+    for twin in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+        assert twin == schedule
+        assert twin(7) == schedule(7)
+    assert schedule.state_dict() == {}
+    schedule.load_state_dict({})
+    with pytest.raises(StateError, match=r"it has no state, but was given"):
+        schedule.load_state_dict({"index": 1})
+
+
+def test_different_schedules_are_not_equal():
+    assert Linear(0.1, 0.2) != Linear(0.1, 0.3)
+    assert Constant(0.1) != Power(0.1, 1.0)
+
+
+def test_cycling_moves_at_update_steps_only():
+    cycling = Cycling([0.1, 0.2, 0.3])
+    seen = []
+    for due in (True, False, True, True, True):
+        seen.append(round(float(cycling(99)), 6))
+        cycling.update(due)
+    assert seen == [0.1, 0.2, 0.2, 0.3, 0.1]
+    assert cycling.get_min_max_end(5, 6) == (0.1, 0.3, 0.3)
+    assert float(cycling(torch.tensor(3))) == pytest.approx(0.2)
+
+
+def test_cycling_state():
+    cycling, other = Cycling([0.1, 0.2, 0.3]), Cycling([0.1, 0.2, 0.3])
+    cycling.update(torch.tensor(True))
+    assert cycling.state_dict() == {"index": 1}
+    other.load_state_dict(cycling.state_dict())
+    assert other == cycling
+    cycling.visit_state(lambda tensor: tensor + 1)
+    assert cycling.state_dict() == {"index": 2}
+
+
+@pytest.mark.parametrize("index", [None, 3, -1, 1.0, True])
+def test_cycling_refuses_foreign_states_and_stays(index):
+    cycling = Cycling([0.1, 0.2, 0.3])
+    cycling.update(True)
+    with pytest.raises(StateError, match=r"index"):
+        cycling.load_state_dict({} if index is None else {"index": index})
+    assert cycling.index == 1
+
+
+def test_lambda_may_return_numbers_or_tensors():
+    for fn in (lambda s: 0.1 * int(s), lambda s: torch.tensor([0.1]) * s, lambda s: 0.1 * s):
+        assert float(Lambda(fn)(3)) == pytest.approx(0.3)
+        assert Lambda(fn)(torch.tensor(3)).shape == ()
+    assert Lambda(lambda s: s / 10).get_min_max_end(2, 4) == pytest.approx((0.2, 0.4, 0.4))
+
+
+def test_nothing_is_cached():
+    calls = []
+    schedule = Lambda(lambda step: calls.append(step) or 0.5)
+    schedule(1), schedule(1)
+    assert calls == [1, 1]
+
+
+def test_the_base_is_abstract_and_needs_only_compute():
+    with pytest.raises(TypeError, match=r"abstract"):
+        HyperParameterSchedule()
+
+    class Half(HyperParameterSchedule):
+        def compute(self, step):
+            return torch.tensor(0.5)
+
+    assert make_hyperparam_schedule(half := Half()) is half
+    assert half(3) == 0.5
+    assert half.get_min_max_end(0, 4) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (0.5, Constant(0.5)),
+        (0, Constant(0)),
+        (torch.tensor(0.9), Constant(0.9)),
+        ([0.1, 0.2], Cycling([0.1, 0.2])),
+        ({"type": "linear", "init": 0.1, "slope": 1}, Linear(0.1, 1)),
+        ({"type": "EXP", "init": 0.1, "gamma": -1}, Exp(0.1, -1)),
+        ({"type": "exp", "init": 0.1, "gamma": -1, "final": 0.5}, Exp(0.1, -1, 0.5)),
+        ({"type": "power", "init": 0.1, "beta": 0.9}, Power(0.1, 0.9)),
+        ({"type": "cosine", "init": 0.3, "half_period": 9}, Cosine(0.3, 9)),
+        ({"type": "cycling", "values": [0.1]}, Cycling([0.1])),
+        ({"type": "constant", "value": 0.1}, Constant(0.1)),
+        ({"type": "cubic", "init": 0, "final": 0.9, "begin": 1, "end": 5}, Cubic(0, 0.9, 1, 5)),
+        ({"type": "lambda", "fn": math.sqrt}, Lambda(math.sqrt)),
+        (math.sqrt, Lambda(math.sqrt)),
+    ],
+)
+def test_make(given, expected):
+    assert make_hyperparam_schedule(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"type": "linaer", "init": 0}, OptionError, "constant, linear.*did you mean 'linear'"),
+        ({"type": 3}, OptionError, "type of schedule = 3"),
+        ({"init": 0.1}, OptionError, "schedule without 'type'"),
+        ({"type": "linear", "init": 0, "slop": 1}, OptionError, "'slop'.*did you mean 'slope'"),
+        ({"type": "linear", "init": 0}, OptionError, "without 'slope'"),
+        ({"type": "linear", "init": "x", "slope": 1}, OptionTypeError, "init of Linear = 'x'"),
+        ({"type": "linear", "init": math.nan, "slope": 1}, OptionError, "init of Linear = nan"),
+        ({"type": "cosine", "init": 1, "half_period": 0}, OptionError, "half_period of Cosine = 0"),
+        ({"type": "cubic", "init": 0, "final": 1, "begin": 5, "end": 5}, OptionError, "begin = 5"),
+        ([], OptionError, "at least one number"),
+        ([0.1, "a"], OptionTypeError, "an entry of a list of values = 'a'"),
+        ([0.1, True], OptionTypeError, "an entry of a list of values = True"),
+        ([math.inf], OptionError, "value of Constant = inf"),
+        (math.nan, OptionError, "value of Constant = nan"),
+        ("0.5", OptionTypeError, "schedule = '0.5' has type str"),
+        (True, OptionTypeError, "schedule = True has type bool"),
+        (None, OptionTypeError, "schedule = None"),
+        (torch.zeros(2), OptionTypeError, r"schedule = <Tensor of shape \(2,\)>"),
+        (Linear, OptionTypeError, "schedule = <class"),
+    ],
+)
+def test_make_refuses(given, error, message):
+    with pytest.raises(error, match=message):
+        make_hyperparam_schedule(given)
+
+
+def test_errors_name_the_option():
+    with pytest.raises(OptionError, match=r"type of drop_fraction = 'cosin'.*'cosine'"):
+        make_hyperparam_schedule({"type": "cosin"}, "drop_fraction")

@@ -1,0 +1,90 @@
+"""Update schedules against lists of steps."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.utils import FreqSchedule, ListSchedule, UpdateSchedule, make_update_schedule
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.none() | st.integers(0, 60))
+def test_frequency(freq, start, stop):
+    schedule = FreqSchedule(freq, start, stop)
+    expected = list(range(start, 80 if stop is None else stop, freq))
+    assert [step for step in range(80) if schedule(step)] == expected
+    assert [step for step in range(80) if schedule.is_update_step(torch.tensor(step))] == expected
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_list(steps):
+    schedule = ListSchedule(steps)
+    assert [step for step in range(50) if schedule(step)] == sorted(set(steps))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [FreqSchedule(2), FreqSchedule(2, 1, 9), ListSchedule([4]), make_update_schedule(lambda s: 1)],
+)
+def test_result_is_a_0d_bool_tensor_on_the_device_of_the_step(schedule):
+    for step in (4, torch.tensor(4), torch.tensor(4, device="meta")):
+        result = schedule(step)
+        assert result.shape == ()
+        assert result.dtype == torch.bool
+        assert result.device == torch.as_tensor(step).device
+
+
+@pytest.mark.parametrize(
+    ("update", "steps"),
+    [
+        (None, list(range(12))),
+        ({}, list(range(12))),
+        (5, [0, 5, 10]),
+        ({"freq": 5}, [0, 5, 10]),
+        ({"freq": 5, "start": 2, "stop": 12}, [2, 7]),
+        ({"freq": 5, "start": None, "stop": None}, [0, 5, 10]),
+        ({"start": 9}, [9, 10, 11]),
+        ({"steps": [7, 3, 3]}, [3, 7]),
+        ({"steps": []}, []),
+        (lambda step: step in (1, 4), [1, 4]),
+        (lambda step: torch.tensor(step == 2), [2]),
+        (FreqSchedule(6), [0, 6]),
+    ],
+)
+def test_make(update, steps):
+    schedule = make_update_schedule(update)
+    assert isinstance(schedule, UpdateSchedule)
+    assert [step for step in range(12) if schedule(step)] == steps
+
+
+@pytest.mark.parametrize(
+    ("update", "error", "message"),
+    [
+        ({"frq": 5}, OptionError, "key of update = 'frq'.*did you mean 'freq'"),
+        ({"steps": [1], "freq": 5}, OptionError, "either steps, or freq"),
+        ({"freq": 0}, OptionError, "freq of update = 0.*integer >= 1"),
+        (0, OptionError, "freq of update = 0"),
+        ({"start": -1}, OptionError, "start of update = -1.*integer >= 0"),
+        ({"stop": -1}, OptionError, "stop of update = -1"),
+        ({"freq": 2.5}, OptionTypeError, "freq of update = 2.5 has type float"),
+        ({"freq": None}, OptionTypeError, "freq of update = None"),
+        ({"start": False}, OptionTypeError, "start of update = False"),
+        ({"start": ""}, OptionTypeError, "start of update = ''"),
+        ({"steps": 5}, OptionTypeError, "steps = 5 has type int"),
+        ({"steps": [1, "2"]}, OptionTypeError, "an entry of steps of update = '2'"),
+        ({"steps": [-1]}, OptionError, "an entry of steps of update = -1"),
+        (True, OptionTypeError, "update = True has type bool"),
+        ("5", OptionTypeError, "update = '5' has type str"),
+        (2.0, OptionTypeError, "update = 2.0 has type float"),
+        (FreqSchedule, OptionTypeError, "update = <class"),
+    ],
+)
+def test_make_refuses(update, error, message):
+    with pytest.raises(error, match=message):
+        make_update_schedule(update)
+
+
+def test_the_base_is_abstract():
+    with pytest.raises(TypeError, match=r"abstract"):
+        UpdateSchedule()
