@@ -1,4 +1,4 @@
-"""Peak memory of masked training beyond dense training, in bytes per weight that can be sparse.
+"""Peak memory of masked training beyond dense training, in bytes per matrix weight.
 
 Each case is a process of its own; its peak resident memory is reset after a warm-up (Linux) and read
 after the steps in question. Between updates it should be the masks' 1 byte; on an update step

@@ -41,6 +41,7 @@ class Trainer:
             self.sparsity.apply(self.optimizer)
 
     def step(self):
+        """One training step."""
         self.optimizer.zero_grad()
         self.model(self.x).square().mean().backward()
         self.optimizer.step()

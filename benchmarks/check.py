@@ -28,10 +28,8 @@ def main():
                 if key in bars:
                     over = float(row["ratio"]) > bars[key]
                     failed += over
-                    print(
-                        f"{'OVER' if over else 'ok':5} {float(row['ratio']):7.3f} <= {bars[key]:<6} "
-                        f"{': '.join(key)}"
-                    )
+                    mark, ratio = "OVER" if over else "ok", float(row["ratio"])
+                    print(f"{mark:5} {ratio:7.3f} <= {bars[key]:<6} {': '.join(key)}")
     sys.exit(1 if failed else 0)
 
 

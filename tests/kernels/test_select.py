@@ -1,96 +1,191 @@
-"""`kernels.select` against its slow twin, and against sorting in plain Python."""
-
 import math
+from functools import lru_cache
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparsewright import kernels
-from sparsewright.kernels import reference
-from twins import DTYPES, as_mask, best, masks, scores
+from sparsewright import kernels as public
+
+ANY = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+KINDS = ["normal", "ties", "zeros", "wide", "bits", "sorted", "constant"]
 
 
-@st.composite
-def selections(draw):
-    shape = draw(st.tuples(st.integers(0, 6), st.integers(0, 12)))
-    score = draw(scores(shape))
-    num = draw(st.lists(st.integers(0, 14), min_size=shape[0], max_size=shape[0]))
-    among = draw(st.none() | masks(shape))
-    return score, num, among
+def brute_force(score, num, among, magnitude):
+    mask = torch.zeros(score.shape, dtype=torch.bool)
+    for row, count in enumerate(num):
+        values = score[row].double().tolist()
+        if magnitude:
+            values = list(map(abs, values))
+        indices = [i for i in range(len(values)) if among is None or among[row, i]]
+        mask[row, sorted(indices, key=lambda i: (-values[i], i))[:count]] = True
+    return mask
 
 
-@given(selections())
-def test_both_twins_agree_with_sorting_in_python(selection):
-    score, num, among = selection
-    rows, n = score.shape
-    expected = set()
-    for row in range(rows):
-        values = score[row].tolist()
-        candidates = [i for i in range(n) if among is None or bool(among[row, i])]
-        expected |= {row * n + i for i in best(values, candidates, num[row])}
-    wanted = as_mask((rows, n), expected)
-    assert torch.equal(reference.select(score, num, among), wanted)
-    assert torch.equal(kernels.select(score, num, among), wanted)
+def make_score(kind, rows, n, dtype, generator):
+    x = torch.randn(rows, n, generator=generator)
+    if kind == "ties":
+        x = x.mul(2).round()  # with -0.0 among them
+    elif kind == "zeros":
+        x[torch.rand(rows, n, generator=generator) < 0.8] = -0.0
+    elif kind == "wide":  # subnormals to inf
+        x = torch.exp(x * 60) * x.sign()
+        x[:, ::11] = math.inf
+        x[:, 1::13] = -math.inf
+    elif kind == "bits":
+        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.to(dtype).element_size()]
+        info = torch.iinfo(integer)
+        raw = torch.randint(info.min, info.max, (rows, n), generator=generator, dtype=integer)
+        return raw.view(dtype).nan_to_num()
+    elif kind == "sorted":
+        x = x.sort(dim=1).values
+    elif kind == "constant":
+        x = torch.ones(rows, n)
+    return x.to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 3, 700])
-def test_twins_agree_on_long_and_on_many_rows(dtype, rows):
-    score = torch.randn(rows, 500).to(dtype)
-    num = torch.randint(0, 501, (rows,)).tolist()
-    assert torch.equal(kernels.select(score, num), reference.select(score, num))
-    among = torch.rand(rows, 500) < 0.3
-    assert torch.equal(kernels.select(score, num, among), reference.select(score, num, among))
+@ANY
+@given(
+    kind=st.sampled_from(KINDS),
+    rows=st.integers(0, 3),
+    n=st.one_of(st.integers(0, 12), st.integers(50, 140), st.integers(250, 900), st.just(4200)),
+    density=st.sampled_from([None, 0.0, 0.1, 0.6, 1.0]),
+    part=st.floats(0, 1.2),
+    magnitude=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_equals_brute_force(kernels, dtype, kind, rows, n, density, part, magnitude, seed):
+    generator = torch.Generator().manual_seed(seed)
+    score = make_score(kind, rows, n, dtype, generator)
+    among = None if density is None else torch.rand(rows, n, generator=generator) < density
+    num = [int(part * n * (row + 1) / rows) for row in range(rows)]
+    expected = brute_force(score, num, among, magnitude)
+    assert torch.equal(kernels.select(score, num, among, magnitude), expected)
 
 
-def test_twins_agree_when_most_of_a_row_is_its_minimum():
-    score = torch.randn(1, 5000).abs()
-    score[torch.rand(1, 5000) < 0.9] = 0
-    for num in (1, 300, 499, 500, 501, 2000, 4999, 5000):
-        assert torch.equal(kernels.select(score, [num]), reference.select(score, [num])), num
+@lru_cache
+def ranked_long_row(kind, density, dtype):
+    n = 530_001  # long enough that threads share the row
+    generator = torch.Generator().manual_seed(1)
+    score = make_score(kind, 1, n, dtype, generator)
+    among = None if density is None else torch.rand(1, n, generator=generator) < density
+    ranked = score.abs().double()
+    if among is not None:
+        ranked = ranked.masked_fill(~among, -1)
+    order = ranked.argsort(dim=1, descending=True, stable=True)[0]
+    live = n if among is None else int(among.sum())
+    return score, among, order, live, int((ranked > 0).sum())
 
 
-def test_of_equal_scores_the_lower_index_is_marked():
-    mask = kernels.select(torch.ones(2, 5), [2, 4])
-    assert mask.tolist() == [[True, True, False, False, False], [True] * 4 + [False]]
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("density", [None, 0.1])
+def test_long_row_equals_a_stable_sort(kernels, dtype, kind, density):
+    score, among, order, live, zeros = ranked_long_row(kind, density, dtype)
+    n = score.shape[1]
+    for num in {0, 1, live // 10, live // 2, live - 1, zeros - 1, zeros, zeros + 1, n}:
+        expected = torch.zeros(1, n, dtype=torch.bool)
+        expected[0, order[: max(0, min(num, live))]] = True
+        assert torch.equal(kernels.select(score, max(num, 0), among), expected), num
 
 
-def test_negative_zero_ties_with_zero():
-    mask = kernels.select(torch.tensor([[-0.0, 0.0, -0.0]]), [2])
-    assert mask.tolist() == [[True, True, False]]
+def test_threads_share_ties_in_index_order(kernels):
+    score = torch.zeros(1, 1_000_000)
+    score[0, 999_999] = 1
+    mask = kernels.select(score, 700_000)
+    assert mask[0, :699_999].all() and mask[0, 999_999] and int(mask.sum()) == 700_000
 
 
-def test_a_candidate_at_minus_infinity_beats_what_is_no_candidate():
-    score = torch.tensor([[-math.inf, 5.0, -math.inf]])
-    among = torch.tensor([[True, False, True]])
-    assert kernels.select(score, [2], among).tolist() == [[True, False, True]]
+@pytest.mark.parametrize("n", [1, 5, 64, 65, 300, 5000, 600_000])
+def test_nan_among_candidates_is_an_error(kernels, dtype, n):
+    for sign in (1, -1):
+        score = torch.ones(5, n, dtype=dtype)
+        score[2, n - 1] = score[4, 0] = math.copysign(math.nan, sign)
+        for num in (0, 1, n // 2, n):
+            for magnitude in (True, False):
+                with pytest.raises(ValueError, match="row 2"):
+                    kernels.select(score, num, None, magnitude)
+        among = ~score.isnan()
+        assert torch.equal(kernels.select(score, n, among), among)
 
 
-def test_nan_that_is_no_candidate_does_not_matter():
-    score = torch.tensor([[math.nan, 1.0, 2.0]])
-    among = torch.tensor([[False, True, True]])
-    assert kernels.select(score, [1], among).tolist() == [[False, False, True]]
+@pytest.mark.parametrize("shape", [(4096, 10), (3000, 64), (1000, 65), (64, 4096)])
+def test_many_rows(kernels, dtype, shape):
+    generator = torch.Generator().manual_seed(2)
+    score = make_score("normal", *shape, dtype, generator)
+    num = torch.randint(0, shape[1] + 1, (shape[0],), generator=generator)
+    order = score.abs().double().argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(shape[1]).expand(shape))
+    assert torch.equal(kernels.select(score, num), rank < num[:, None])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_neighbours_are_told_apart(dtype):
-    low = torch.tensor(1.0, dtype=dtype)
-    high = torch.nextafter(low, torch.tensor(2.0, dtype=dtype))
-    assert kernels.select(torch.stack([low, high, low])[None], [1]).tolist() == [
-        [False, True, False]
-    ]
+def sampled_positions(n):
+    """Where csrc/threshold.h samples a row without `among`."""
+    m = int(round(n ** (2 / 3) - 0.5))
+    return [int((j + (j * 2654435761 % 2**32) / 2**32) * n / m) for j in range(m)]
 
 
-def test_arguments_are_not_changed():
-    score, among = torch.randn(3, 7), torch.rand(3, 7) < 0.5
-    before = score.clone(), among.clone()
-    kernels.select(score, [2, 3, 4], among)
-    assert torch.equal(score, before[0])
-    assert torch.equal(among, before[1])
+@pytest.mark.parametrize("step", [0.01, 1.0])  # few ties, many ties
+@pytest.mark.parametrize("trick", ["high", "low", "split"])
+@pytest.mark.parametrize("n", [4097, 50_000])
+def test_a_sample_that_lies(kernels, dtype, n, trick, step):
+    """The bracket misses, or holds nearly everything: the histogram has to decide."""
+    score = torch.randn(1, n, generator=torch.Generator().manual_seed(4)).div(step).round()
+    at = torch.tensor([i for i in sampled_positions(n) if i < n])
+    lie = torch.linspace(1e3, 2e3, len(at))
+    lie = {"high": lie, "low": -lie, "split": torch.where(at % 2 == 0, lie, -lie)}[trick]
+    score[0, at] = lie
+    score = score.to(dtype)
+    order = score.double().argsort(dim=1, descending=True, stable=True)[0]
+    for num in (n // 3, n // 2, n - n // 4):
+        expected = torch.zeros(1, n, dtype=torch.bool)
+        expected[0, order[:num]] = True
+        assert torch.equal(kernels.select(score, num, None, False), expected)
 
 
-def test_scores_need_not_be_contiguous_nor_without_gradient():
-    score = torch.randn(6, 4, requires_grad=True).T
-    assert torch.equal(kernels.select(score, [3] * 4), reference.select(score, [3] * 4))
+@pytest.mark.parametrize("offset", [1, 3, 17])
+def test_unaligned_slices(kernels, dtype, offset):
+    score = torch.randn(5000, generator=torch.Generator().manual_seed(3)).to(dtype)
+    among = score.abs() > 0.5
+    a, b = score[offset:][None], among[offset:][None]
+    expected = kernels.select(a.clone(), 700, b.clone())
+    assert torch.equal(kernels.select(a, 700, b), expected)
+
+
+def test_flush_to_zero_mode_changes_nothing(kernels):
+    if not torch.set_flush_denormal(True):
+        return  # this CPU has no such mode
+    try:
+        tiny = torch.tensor([[1, 3, 2, 0]], dtype=torch.int32).view(torch.float32)
+        assert kernels.select(tiny, 2).tolist() == [[False, True, True, False]]
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_rejects_wrong_arguments():
+    score = torch.ones(2, 3)
+    with pytest.raises(TypeError, match="float"):
+        public.select(torch.ones(2, 3, dtype=torch.int32), 1)
+    with pytest.raises(TypeError, match="bool"):
+        public.select(score, 1, torch.ones(2, 3))
+    with pytest.raises(TypeError, match="integers"):
+        public.select(score, torch.ones(2))
+    for bad in (-1, [1, -1], [1], [1, 2, 3], [[1, 2]]):
+        with pytest.raises(ValueError):
+            public.select(score, bad)
+    with pytest.raises(ValueError, match="rows, n"):
+        public.select(torch.ones(3), 1)
+    with pytest.raises(ValueError, match="shape"):
+        public.select(score, 1, torch.ones(3, 2, dtype=torch.bool))
+
+
+def test_takes_what_is_not_contiguous_or_needs_grad():
+    base = torch.randn(40, 30, requires_grad=True)
+    among = torch.rand(40, 30) < 0.5
+    expected = public.select(base.detach().t().contiguous(), 5, among.t().contiguous())
+    assert torch.equal(public.select(base.t(), 5, among.t()), expected)
+
+
+def test_a_row_with_fewer_candidates_marks_them_all(kernels):
+    mask = torch.rand(7, 100) < 0.3
+    assert torch.equal(kernels.select(mask.float(), 100, mask), mask)

@@ -27,7 +27,7 @@ def prune_(tensor: Tensor, mask: Tensor, *, threads: int | None = None) -> Tenso
         tensor: any shape; float16, bfloat16, float32 or float64 on the CPU with the mask's
             dense layout take the native kernel, everything else plain torch.
         mask: bool, the same shape and device; True = kept.
-        threads: native threads; None = torch.get_num_threads().
+        threads: native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
 
     Returns: `tensor`.
 
@@ -58,13 +58,13 @@ def prune_many_(
     if not any(reasons):
         native.prune_many_(tensors, masks, threads=threads)
         return
-    pairs = list(zip(tensors, masks))
+    pairs = list(zip(tensors, masks, strict=True))
     for tensor, mask in pairs:
         reference.check_mask(tensor, mask)
-    taken = [pair for pair, reason in zip(pairs, reasons) if reason is None]
+    taken = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
     if taken:
-        native.prune_many_(*zip(*taken), threads=threads)
-    for (tensor, mask), reason in zip(pairs, reasons):
+        native.prune_many_(*zip(*taken, strict=True), threads=threads)
+    for (tensor, mask), reason in zip(pairs, reasons, strict=True):
         if reason is not None:
             native.note_fallback("prune_", reason)
             reference.prune_(tensor, mask)
@@ -88,7 +88,7 @@ def select(
         num: entries to mark, >= 0; one number, or one per row.
         among: bool [rows, n], the candidates; None = all.
         magnitude: rank by |score|, otherwise by score.
-        threads: native threads; None = torch.get_num_threads().
+        threads: native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
 
     Returns: bool mask [rows, n].
 

@@ -1,14 +1,14 @@
 """The specification: every kernel in plain torch, for any device, layout and dtype torch takes.
 
-On the CPU the k-th key comes from numpy's introselect on a zero-copy view, 2-5x faster than
-torch.topk and kthvalue at 16M entries; on other devices from torch.topk.
+The k-th key comes from torch.topk on every device. numpy.partition is 1-4x faster on the CPU for
+distinct values and 6x slower (2.6 s against 0.4 s at 16M entries) where 90% of them are equal, as
+the zeros of a pruned weight are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +34,7 @@ def check_mask(tensor: Tensor, mask: Tensor) -> None:
 
 
 def prune_(tensor: Tensor, mask: Tensor) -> Tensor:
+    """tensor = where(mask, tensor, 0), in place: a selection, so NaN and inf vanish."""
     check_mask(tensor, mask)
     with torch.no_grad():
         return tensor.masked_fill_(~mask, 0)
@@ -84,21 +85,8 @@ def kth_largest(keys: Tensor, num: Tensor) -> Tensor:
     for count in distinct:
         rows = (num == count).nonzero()[:, 0].to(keys.device)
         part = keys if len(rows) == len(keys) else keys[rows]
-        kth[rows] = _kth_largest(part, count)
+        kth[rows] = part.topk(count, dim=1, sorted=False).values.amin(dim=1)
     return kth
-
-
-def _kth_largest(keys: Tensor, count: int) -> Tensor:
-    return (_kth_by_partition if keys.device.type == "cpu" else _kth_by_topk)(keys, count)
-
-
-def _kth_by_topk(keys: Tensor, count: int) -> Tensor:
-    return keys.topk(count, dim=1, sorted=False).values.amin(dim=1)
-
-
-def _kth_by_partition(keys: Tensor, count: int) -> Tensor:
-    at = keys.shape[1] - count
-    return torch.from_numpy(np.partition(keys.numpy(), at, axis=1)[:, at].copy())
 
 
 def _check_nan(score: Tensor, among: Tensor | None) -> None:
@@ -109,6 +97,7 @@ def _check_nan(score: Tensor, among: Tensor | None) -> None:
 
 
 def raise_nan(row: int) -> None:
+    """Raise: a candidate of this row is NaN."""
     raise NanError(f"score is NaN at a candidate of row {row}")
 
 
@@ -118,6 +107,7 @@ def select(
     among: Tensor | None = None,
     magnitude: bool = True,
 ) -> Tensor:
+    """Per row, the `num` largest scores (or |scores|) among the candidates; lower index first."""
     num = check_select(score, num, among)
     _check_nan(score, among)
     keys = order_keys(score, magnitude)
@@ -147,6 +137,7 @@ def _drop_late_ties(mask: Tensor, ties: Tensor, wanted: Tensor, over: Tensor) ->
 
 
 def count_rows(mask: Tensor) -> Tensor:
+    """Number of True in each row of a bool mask."""
     if mask.dtype is not torch.bool:
         raise TypeError(f"a mask is bool, got {mask.dtype}")
     if mask.dim() != 2:
@@ -155,6 +146,7 @@ def count_rows(mask: Tensor) -> Tensor:
 
 
 def count_changes(old: Tensor, new: Tensor) -> tuple[int, int]:
+    """|old & ~new|, |new & ~old|."""
     check_mask(old, new)
     check_mask(new, old)
     return int((old & ~new).sum()), int((new & ~old).sum())

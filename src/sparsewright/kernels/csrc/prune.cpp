@@ -10,7 +10,7 @@ const PruneFn prune_portable[3] = {prune_loop<uint16_t>, prune_loop<uint32_t>,
 
 namespace {
 
-// A second thread pays from about this many bytes each (see NOTES.md).
+// A floor under the caller's choice: below it a thread is never worth its start.
 constexpr int64_t min_bytes_per_thread = 1 << 20;
 
 PruneFn pick(Isa isa, int itemsize) {

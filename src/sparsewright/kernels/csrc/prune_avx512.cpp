@@ -1,5 +1,5 @@
-// Masked zeroing load, full store. Measured against it: masked store of zeros (equal), and
-// skipping stores that change nothing (equal on clean data, 10-25% slower on dirty data).
+// Masked zeroing load, full store. Measured against it: a masked store of zeros is equal, and
+// skipping stores that change nothing is never faster and up to 40% slower.
 #include "prune.h"
 
 #if SW_X86

@@ -1,0 +1,83 @@
+"""What import does when the extension is absent, broken, or switched off (in fresh processes)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparsewright
+from sparsewright.kernels import info, native
+
+SHOW = (
+    "from sparsewright.kernels import info; i = info(); print(i['active'], i['isa'], i['why_not'])"
+)
+
+
+def run(tmp_path=None, **env):
+    """Run SHOW, with tmp_path/sparsewright (a plain copy) in front where given."""
+    prefix = ""
+    if tmp_path:  # and without the import hook of an editable install, which would win
+        prefix = (
+            "import sys; sys.meta_path[:] = [f for f in sys.meta_path if isinstance(f, type)]; "
+        )
+        prefix += f"sys.path.insert(0, {str(tmp_path)!r}); "
+    done = subprocess.run(
+        [sys.executable, "-c", prefix + SHOW],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        check=True,
+    )
+    return done.stdout.strip(), done.stderr
+
+
+def copy_package(tmp_path):
+    source = Path(sparsewright.__file__).parent
+    ignore = shutil.ignore_patterns("*.so", "*.pyd", "csrc", "__pycache__")
+    shutil.copytree(source, tmp_path / "sparsewright", ignore=ignore)
+    return tmp_path / "sparsewright" / "kernels"
+
+
+def test_absent_extension_is_quiet(tmp_path):
+    copy_package(tmp_path)
+    out, err = run(tmp_path)
+    assert out.startswith("reference") and "not installed" in out
+    assert not err
+
+
+def test_broken_extension_is_reported(tmp_path):
+    (copy_package(tmp_path) / "_native.abi3.so").write_bytes(b"not a library")
+    out, err = run(tmp_path)
+    assert out.startswith("reference") and "present but broken" in out
+    assert "RuntimeWarning" in err and "present but broken" in err
+
+
+def test_extension_of_another_version_is_reported(tmp_path):
+    (copy_package(tmp_path) / "_native.py").write_text("abi = -1")
+    out, err = run(tmp_path)
+    assert out.startswith("reference") and "another version" in out and "RuntimeWarning" in err
+
+
+def test_switched_off():
+    out, err = run(SPARSEWRIGHT_KERNELS="reference")
+    assert out.startswith("reference") and "SPARSEWRIGHT_KERNELS" in out and not err
+    _, err = run(SPARSEWRIGHT_KERNELS="fast")
+    assert "ignored" in err
+
+
+def test_lower_instruction_set():
+    if info()["active"] == "reference":
+        pytest.skip("no compiled kernels here")
+    out, err = run(SPARSEWRIGHT_ISA="portable")
+    assert out.split()[:2] == ["native", "portable"] and not err
+    out, err = run(SPARSEWRIGHT_ISA="sse9")
+    assert out.split()[0] == "native" and "unknown instruction set" in err
+
+
+def test_fallbacks_are_counted():
+    before = sum(info()["fallbacks"].values())
+    native.note_fallback("prune_", "a test")
+    assert sum(info()["fallbacks"].values()) == before + 1
