@@ -28,7 +28,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-
 _LONG = 160
 
 
@@ -123,7 +122,9 @@ class OptionTypeError(SparsewrightError, TypeError):
 
     def __init__(self, what: str, value: object, allowed: str) -> None:
         self.what, self.value, self.allowed = what, value, allowed
-        super().__init__(f"{what} = {_show(value)} has type {type(value).__name__}; allowed: {allowed}")
+        super().__init__(
+            f"{what} = {_show(value)} has type {type(value).__name__}; allowed: {allowed}"
+        )
 
 
 class LevelError(SparsewrightError, ValueError):
