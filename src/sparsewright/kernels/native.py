@@ -259,3 +259,13 @@ def count_changes(
         old.data_ptr(), new.data_ptr(), old.numel(), threads, isa or _isa
     )
     return changes
+
+
+def module() -> Any:
+    """The compiled module, or None."""
+    return _module
+
+
+def isa() -> str:
+    """The instruction set that is used."""
+    return _isa

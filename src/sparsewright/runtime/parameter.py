@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright import kernels
 from sparsewright.core.errors import OptionTypeError, ShapeError
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.runtime.storage import CompressedStorage, Storage
 
 # With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may
 # not), so their state needs pruning only when the mask changes.
@@ -34,14 +33,14 @@ def keeps_zero_state(optimizer: Optimizer) -> bool:
 
 
 class SparseParameter:
-    """A weight and its mask. The mask is the buffer `<param>_mask` of the owning module.
+    """A weight and its mask. Made by a sparsity algorithm when it is applied to a model.
 
-    Made by a sparsity algorithm when it is applied to a model.
+    Masked: the mask is the buffer `<param>_mask` of the owning module, beside a dense weight.
+    Compressed: the module is a `SparseLinear`, which has the live values only.
 
     Attributes:
-        name: full name of the parameter, from the module given to `apply`.
-        module: the module that owns the parameter.
-        param_name: the parameter's name in that module.
+        name: full name of the weight, from the module given to `apply`.
+        storage: how the weight is stored.
         annotations: what `annotate` recorded.
         is_pristine: the mask is still the one that the init method made.
     """
@@ -49,25 +48,26 @@ class SparseParameter:
     def __init__(
         self,
         name: str,
-        module: nn.Module,
-        param_name: str,
+        storage: Storage,
         optimizers: list[Optimizer],
         make_mask: Callable[[SparseParameter], Tensor],
     ) -> None:
-        self.name, self.module, self.param_name = name, module, param_name
+        self.name, self.storage = name, storage
         self.annotations: dict[str, Any] = {}
         self.is_pristine = False
         self.is_initialized = False
         self._optimizers = optimizers
         self._make_mask = make_mask
-        self._counted: tuple[int, int, int] = (0, -1, 0)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that owns the parameter."""
+        return self.storage.module
 
     @property
     def param(self) -> nn.Parameter:
-        """The weight itself, any shape; zero wherever `mask` is False."""
-        param = self.module._parameters[self.param_name]
-        assert param is not None
-        return param
+        """What optimizers step: the weight, zero where `mask` is False; compressed: its values."""
+        return self.storage.param
 
     @property
     def data(self) -> nn.Parameter:
@@ -75,11 +75,19 @@ class SparseParameter:
         return self.param
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether only the live values are stored."""
+        return isinstance(self.storage, CompressedStorage)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weight, however it is stored."""
+        return self.storage.shape
+
+    @property
     def mask(self) -> Tensor:
         """Bool, shaped like the weight; True: kept. Setting it calls `change_mask`."""
-        mask = self.module._buffers[self.param_name + MASK_SUFFIX]
-        assert mask is not None
-        return mask
+        return self.storage.mask
 
     @mask.setter
     def mask(self, new: Tensor) -> None:
@@ -87,30 +95,23 @@ class SparseParameter:
 
     @property
     def kept(self) -> int:
-        """Live connections, counted from the mask (again only after the mask was written to)."""
-        mask = self.mask
-        if self._counted[:2] != (id(mask), mask._version):
-            self._counted = (id(mask), mask._version, int(mask.sum()))
-        return self._counted[2]
+        """Live connections, counted from the mask."""
+        return self.storage.kept
 
     @property
     def computed_sparsity(self) -> float:
         """Fraction pruned, measured from the mask; 0..1."""
-        return 1 - self.kept / max(self.mask.numel(), 1)
+        return 1 - self.kept / max(self.shape.numel(), 1)
 
     def initialize(self) -> None:
         """Compute the mask, unless it is there already (computed before, set, or loaded)."""
-        if self.is_initialized or self.param.is_meta:
-            return
-        if self.mask.is_meta:
-            mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
-            self.module._buffers[self.param_name + MASK_SUFFIX] = mask
-        self.change_mask(self._make_mask(self))
-        self.is_pristine = True
+        if not self.is_initialized and not self.param.is_meta:
+            self.change_mask(self._make_mask(self))
+            self.is_pristine = True
 
     @torch.no_grad()
     def change_mask(self, new: Tensor) -> tuple[int, int]:
-        """Change the mask, in place, and prune all that must follow: weight, gradient, state.
+        """Change the mask, in place, and all that must follow: weight, gradient, state.
 
         The one place where masks change. A connection that `new` grows starts at weight 0 and
         optimizer state 0; one that it drops loses both.
@@ -125,28 +126,29 @@ class SparseParameter:
             OptionTypeError: `new` is not a bool tensor.
             ShapeError: `new` has another shape.
         """
-        mask = self.mask
         if not isinstance(new, Tensor) or new.dtype != torch.bool:
             raise OptionTypeError(
                 f"mask of {self.name}", new, "a bool tensor shaped like the weight"
             )
-        if new.shape != mask.shape:
+        if new.shape != self.shape:
             raise ShapeError(
-                f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(mask.shape)}"
+                f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(self.shape)}"
             )
-        new = new.to(mask.device)
-        dropped, grown = kernels.count_changes(mask, new)
-        mask.copy_(new)
+        changes = self.storage.change_mask(new, self.states())
         self.is_initialized, self.is_pristine = True, False
-        self.prune_all()
-        return dropped, grown
+        return changes
+
+    def states(self, optimizer: Optimizer | None = None) -> list[Any]:
+        """The weight's state in one optimizer, or in each that is followed."""
+        optimizers = self._optimizers if optimizer is None else [optimizer]
+        return [o.state[self.param] for o in optimizers if self.param in o.state]
 
     @torch.no_grad()
     def prune(self, tensor: Tensor | None = None, name: str | None = None) -> Tensor:
         """Set a tensor to zero, in place, where the mask is False.
 
         Args:
-            tensor: shaped like the weight; None: the weight itself.
+            tensor: shaped like the weight (compressed: or its values); None: the weight itself.
             name: what the tensor is, for the error.
 
         Returns:
@@ -156,42 +158,27 @@ class SparseParameter:
             ShapeError: another shape.
         """
         tensor = self.param if tensor is None else tensor
-        if tensor.shape != self.mask.shape:
+        if tensor.shape not in (self.shape, self.param.shape):
             what = name or "a tensor"
-            raise ShapeError(what, tensor.shape, f"{self.name} has shape {tuple(self.mask.shape)}")
-        return kernels.prune_(tensor, self.mask)
+            raise ShapeError(what, tensor.shape, f"{self.name} has shape {tuple(self.shape)}")
+        self.storage.prune(tensor)
+        return tensor
 
     def prune_all(self) -> None:
         """Prune the weight, its gradient, and the state of every optimizer that has it."""
         self.prune()
         if self.param.grad is not None:
             self.prune(self.param.grad)
-        for optimizer in self._optimizers:
-            self.prune_state(optimizer)
+        self.storage.prune_states(self.states())
 
     def prune_state(self, optimizer: Optimizer) -> None:
         """Prune every state tensor shaped like the weight, unless it says `requires_dense`."""
-        for tensor in _tensors(optimizer.state.get(self.param, {})):
-            if tensor.shape == self.mask.shape and not getattr(tensor, "requires_dense", False):
-                self.prune(tensor)
+        self.storage.prune_states(self.states(optimizer))
 
     def annotate(self, name: str, value: Any) -> None:
         """Record a hint about the parameter, such as `max_sparsity`, in `annotations`."""
         self.annotations[name] = value
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self.mask.shape))
-        return f"SparseParameter({self.name!r}, {shape}, kept {self.kept} of {self.mask.numel()})"
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in an optimizer's state, lists and dicts included."""
-    if isinstance(state, Tensor):
-        if state.is_floating_point() or state.is_complex():
-            yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from _tensors(value)
+        shape = "x".join(map(str, self.shape))
+        return f"SparseParameter({self.name!r}, {shape}, kept {self.kept} of {self.shape.numel()})"

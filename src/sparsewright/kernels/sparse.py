@@ -1,0 +1,228 @@
+"""Kernels of compressed weights: one function per operation, native or plain torch.
+
+A weight `[rows, cols]` is its live values, float32 `[nnz]` in CSR order, and a `Layout`. Activations
+are row-major, float32 or bfloat16; sums are float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsewright.kernels import native, sparse_reference
+
+# Up to so many tokens a pass over the CSR rows beats packing the activations into tiles.
+_SKINNY_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Live entries reordered cell by cell, a cell being a row block times a column block.
+
+    Attributes:
+        rows, cols: shape of the matrix.
+        row_block, col_block: shape of a cell.
+        seg_ptr: int32 `[rows * ceil(cols / col_block) + 1]`: where the entries of each row in each
+            column block begin.
+        col: uint16 `[nnz]`, column inside the cell.
+        src: int32 `[nnz]`, position of the entry in `values`.
+    """
+
+    rows: int
+    cols: int
+    row_block: int
+    col_block: int
+    seg_ptr: Tensor
+    col: Tensor
+    src: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything that follows from the mask of a weight `[rows, cols]`.
+
+    Attributes:
+        rows, cols: shape of the weight.
+        row_ptr: int32 `[rows + 1]`.
+        col_idx: int32 `[nnz]`, ascending inside a row.
+        forward: the weight's blocks.
+        transposed: the blocks of its transpose.
+    """
+
+    rows: int
+    cols: int
+    row_ptr: Tensor
+    col_idx: Tensor
+    forward: Blocks
+    transposed: Blocks
+
+    @property
+    def nnz(self) -> int:
+        """Live entries."""
+        return self.col_idx.numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all index tensors."""
+        tensors = [self.row_ptr, self.col_idx]
+        for blocks in (self.forward, self.transposed):
+            tensors += [blocks.seg_ptr, blocks.col, blocks.src]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def layout_from_mask(mask: Tensor) -> Layout:
+    """The index of a bool mask `[rows, cols]` on the CPU."""
+    mask, module = mask.contiguous(), native.module()
+    if module is None:
+        row_ptr, col_idx = sparse_reference.csr_from_mask(mask)
+    else:
+        threads = torch.get_num_threads()
+        row_ptr = torch.empty(mask.shape[0] + 1, dtype=torch.int32)
+        col_idx = torch.empty(module.build_row_ptr(mask, row_ptr, threads), dtype=torch.int32)
+        module.build_col_idx(mask, row_ptr, col_idx, threads)
+    return layout_from_csr(row_ptr, col_idx, mask.shape[1])
+
+
+def layout_from_csr(row_ptr: Tensor, col_idx: Tensor, cols: int) -> Layout:
+    """The index of CSR arrays, once they have been found to be one.
+
+    Args:
+        row_ptr: int32 `[rows + 1]`.
+        col_idx: int32 `[nnz]`.
+        cols: columns of the weight.
+
+    Raises:
+        ValueError: not a CSR index of such a weight: pointers that fall, columns out of range or
+            not ascending inside a row.
+    """
+    rows = row_ptr.numel() - 1
+    sparse_reference.validate(row_ptr, col_idx, cols)
+    module = native.module()
+    if module is None:
+        t_row_ptr, t_col_idx, perm = sparse_reference.transpose_index(row_ptr, col_idx, cols)
+    else:
+        t_row_ptr = torch.empty(cols + 1, dtype=torch.int32)
+        t_col_idx, perm = torch.empty_like(col_idx), torch.empty_like(col_idx)
+        module.transpose_index(row_ptr, col_idx, t_row_ptr, t_col_idx, perm)
+    return Layout(
+        rows,
+        cols,
+        row_ptr,
+        col_idx,
+        _build_blocks(row_ptr, col_idx, None, cols),
+        _build_blocks(t_row_ptr, t_col_idx, perm, rows),
+    )
+
+
+def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: int) -> Blocks:
+    rows, nnz = row_ptr.numel() - 1, col_idx.numel()
+    density = nnz / max(1, rows * cols)
+    # Wider blocks at higher sparsity, so that a row's segment keeps a dozen entries or more.
+    col_block = 160 if density > 0.15 else 192 if density > 0.07 else 256
+    row_block, col_block = 512, min(col_block, max(1, cols))
+    module = native.module()
+    if module is None:
+        arrays = sparse_reference.build_blocks(row_ptr, col_idx, perm, cols, row_block, col_block)
+        return Blocks(rows, cols, row_block, col_block, *arrays)
+    seg_ptr = torch.empty(rows * -(-cols // col_block) + 1, dtype=torch.int32)
+    col, src = torch.empty(nnz, dtype=torch.uint16), torch.empty(nnz, dtype=torch.int32)
+    threads = torch.get_num_threads()
+    module.build_blocks(
+        row_ptr, col_idx, perm, cols, row_block, col_block, seg_ptr, col, src, threads
+    )
+    return Blocks(rows, cols, row_block, col_block, seg_ptr, col, src)
+
+
+def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
+    """The live values of a dense weight `[rows, cols]`, in CSR order `[nnz]`; weight's dtype."""
+    module = native.module()
+    if module is None or weight.dtype != torch.float32:
+        return sparse_reference.gather_dense(weight, layout.row_ptr, layout.col_idx)
+    values = torch.empty(layout.nnz)
+    weight = weight.detach().contiguous()
+    threads = torch.get_num_threads()
+    module.gather_dense(weight, layout.row_ptr, layout.col_idx, values, threads)
+    return values
+
+
+def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
+    """The dense weight `[rows, cols]` of live values `[nnz]`, zero elsewhere; values' dtype."""
+    module = native.module()
+    if module is None or values.dtype != torch.float32:
+        row_ptr, col_idx = layout.row_ptr, layout.col_idx
+        return sparse_reference.scatter_dense(values.detach(), row_ptr, col_idx, layout.cols)
+    weight = torch.empty(layout.rows, layout.cols)
+    values, threads = values.detach().contiguous(), torch.get_num_threads()
+    module.scatter_dense(values, layout.row_ptr, layout.col_idx, weight, threads)
+    return weight
+
+
+def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:
+    """`x Wᵀ + bias`.
+
+    Args:
+        x: `[tokens, cols]`, float32 or bfloat16.
+        values: float32 `[nnz]`.
+        layout: of the weight.
+        bias: float32 `[rows]` or None.
+
+    Returns:
+        `[tokens, rows]`, x's dtype.
+    """
+    module = _module_for(x, values)
+    if module is None:
+        return sparse_reference.linear(x, values, layout.row_ptr, layout.col_idx, bias)
+    x, values = x.detach().contiguous(), values.detach()
+    bias = None if bias is None else bias.detach()
+    if x.shape[0] > _SKINNY_TOKENS:
+        return _spmm(module, values, layout.forward, x, bias)
+    y, threads = x.new_empty(x.shape[0], layout.rows), torch.get_num_threads()
+    row_ptr, col_idx = layout.row_ptr, layout.col_idx
+    module.spmm_skinny(values, row_ptr, col_idx, x, bias, y, threads, native.isa())
+    return y
+
+
+def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
+    """`dy W`: `[tokens, rows]` to `[tokens, cols]`, dy's dtype."""
+    module = _module_for(dy, values)
+    if module is None:
+        row_ptr, col_idx = layout.row_ptr, layout.col_idx
+        return sparse_reference.input_grad(dy, values, row_ptr, col_idx, layout.cols)
+    return _spmm(module, values.detach(), layout.transposed, dy.detach().contiguous(), None)
+
+
+def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    """`dyᵀ x` at the live positions only, float32 `[nnz]`; dy `[tokens, rows]`, x `[tokens, cols]`."""
+    module = _module_for(dy, x)
+    if module is None:
+        return sparse_reference.sampled_product(x, dy, layout.row_ptr, layout.col_idx)
+    blocks, threads = layout.forward, torch.get_num_threads()
+    grad = torch.empty(layout.nnz)
+    module.sddmm(
+        blocks.seg_ptr, blocks.col, blocks.src, blocks.row_block, blocks.col_block,
+        x.detach().contiguous(), dy.detach().contiguous(), grad, threads, native.isa(),
+    )  # fmt: skip
+    return grad
+
+
+def _module_for(activations: Tensor, other: Tensor) -> Any:
+    """The compiled module if it takes these dtypes, else None."""
+    fits = activations.dtype in (torch.float32, torch.bfloat16) and other.dtype in (
+        torch.float32,
+        activations.dtype,
+    )
+    return native.module() if fits else None
+
+
+def _spmm(module: Any, values: Tensor, b: Blocks, x: Tensor, bias: Tensor | None) -> Tensor:
+    threads = torch.get_num_threads()
+    arranged, y = torch.empty_like(values), x.new_empty(x.shape[0], b.rows)
+    module.gather_values(values, b.src, arranged, threads)
+    module.spmm(
+        arranged, b.seg_ptr, b.col, b.src, b.row_block, b.col_block, x, bias, y, threads,
+        native.isa(),
+    )  # fmt: skip
+    return y

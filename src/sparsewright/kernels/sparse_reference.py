@@ -1,0 +1,105 @@
+"""Plain-torch twins of the compressed kernels: they form the dense weight, and specify the result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def validate(row_ptr: Tensor, col_idx: Tensor, cols: int) -> None:
+    """Check that arrays are a CSR index.
+
+    Raises:
+        ValueError: they are not; says why.
+    """
+    for name, array in (("row_ptr", row_ptr), ("col_idx", col_idx)):
+        if array.dtype != torch.int32 or array.ndim != 1 or array.device.type != "cpu":
+            raise ValueError(f"{name} must be int32 with one dimension, on the CPU")
+    nnz = col_idx.numel()
+    if row_ptr.numel() < 1 or int(row_ptr[0]) != 0 or int(row_ptr[-1]) != nnz:
+        raise ValueError(f"row_ptr must start at 0 and end at the {nnz} entries of col_idx")
+    if bool((row_ptr.diff() < 0).any()):
+        raise ValueError("row_ptr must not fall")
+    if nnz and not (0 <= int(col_idx.min()) and int(col_idx.max()) < cols):
+        raise ValueError(f"col_idx must be in 0..{cols - 1}")
+    rises = col_idx.diff() > 0
+    starts = row_ptr[1:-1].long()
+    starts = starts[(starts > 0) & (starts < nnz)]
+    rises[starts - 1] = True
+    if not bool(rises.all()):
+        raise ValueError("col_idx must ascend inside each row")
+
+
+def csr_from_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """`row_ptr` and `col_idx` of a bool mask `[rows, cols]`."""
+    row_ptr = torch.zeros(mask.shape[0] + 1, dtype=torch.int32)
+    row_ptr[1:] = mask.sum(1).cumsum(0)
+    return row_ptr, mask.nonzero()[:, 1].to(torch.int32)
+
+
+def row_idx(row_ptr: Tensor) -> Tensor:
+    """The row of each entry, int64 `[nnz]`."""
+    return torch.repeat_interleave(torch.arange(row_ptr.numel() - 1), row_ptr.diff().long())
+
+
+def transpose_index(row_ptr: Tensor, col_idx: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
+    """CSR of the transpose, and each of its entries' position in the original."""
+    perm = torch.argsort(col_idx, stable=True)
+    t_row_ptr = torch.zeros(cols + 1, dtype=torch.int32)
+    t_row_ptr[1:] = torch.bincount(col_idx, minlength=cols).cumsum(0)
+    return t_row_ptr, row_idx(row_ptr)[perm].to(torch.int32), perm.to(torch.int32)
+
+
+def build_blocks(
+    row_ptr: Tensor,
+    col_idx: Tensor,
+    perm: Tensor | None,
+    cols: int,
+    row_block: int,
+    col_block: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`seg_ptr`, `col`, `src`: entries by (row block, column block, row, column)."""
+    rows, blocks = row_ptr.numel() - 1, -(-cols // col_block)
+    row, col = row_idx(row_ptr), col_idx.long()
+    row_cell, col_cell = row // row_block, col // col_block
+    height = (rows - row_cell * row_block).clamp(max=row_block)
+    segment = row_cell * row_block * blocks + col_cell * height + row % row_block
+    order = torch.argsort(segment, stable=True)
+    seg_ptr = torch.zeros(rows * blocks + 1, dtype=torch.int32)
+    seg_ptr[1:] = torch.bincount(segment, minlength=rows * blocks).cumsum(0)
+    src = order.to(torch.int32) if perm is None else perm[order]
+    return seg_ptr, (col - col_cell * col_block)[order].to(torch.uint16), src
+
+
+def scatter_dense(values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int) -> Tensor:
+    """The dense weight."""
+    weight = torch.zeros(row_ptr.numel() - 1, cols, dtype=values.dtype)
+    weight[row_idx(row_ptr), col_idx.long()] = values
+    return weight
+
+
+def gather_dense(weight: Tensor, row_ptr: Tensor, col_idx: Tensor) -> Tensor:
+    """The live values of a dense weight."""
+    return weight.detach()[row_idx(row_ptr), col_idx.long()]
+
+
+def linear(
+    x: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, bias: Tensor | None
+) -> Tensor:
+    """`x Wᵀ + bias`, summed in float32, in x's dtype."""
+    weight = scatter_dense(values, row_ptr, col_idx, x.shape[1])
+    return F.linear(x.to(values.dtype), weight, bias).to(x.dtype)
+
+
+def input_grad(
+    dy: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int
+) -> Tensor:
+    """`dy W`, summed in float32, in dy's dtype."""
+    return (dy.to(values.dtype) @ scatter_dense(values, row_ptr, col_idx, cols)).to(dy.dtype)
+
+
+def sampled_product(x: Tensor, dy: Tensor, row_ptr: Tensor, col_idx: Tensor) -> Tensor:
+    """`dyᵀ x` at the live positions, float32 (float64 if x is)."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return (dy.to(wide).T @ x.to(wide))[row_idx(row_ptr), col_idx.long()]

@@ -1,0 +1,107 @@
+"""The product with a compressed weight, for autograd and for `torch.compile`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsewright.kernels import sparse
+from sparsewright.kernels.sparse import Blocks, Layout
+
+
+def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None = None) -> Tensor:
+    """`x Wᵀ + bias` with a compressed weight; differentiable in x, values and bias.
+
+    Args:
+        x: `[tokens, cols]`.
+        values: `[nnz]`, the live values of W in CSR order.
+        layout: the index of W `[rows, cols]`.
+        bias: `[rows]` or None.
+
+    Returns:
+        `[tokens, rows]`, x's dtype.
+    """
+    if torch.compiler.is_compiling():
+        y: Tensor = _op(x, values, bias, *_flatten(layout))
+        return y
+    result: Tensor = _SparseLinear.apply(x, values, bias, layout)
+    return result
+
+
+class _SparseLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout
+    ) -> Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.layout, ctx.has_bias = layout, bias is not None
+        return sparse.linear(x, values, layout, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, values = ctx.saved_tensors
+        dx = sparse.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
+        dvalues = sparse.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
+        dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        return dx, dvalues, dbias, None
+
+
+def _flatten(layout: Layout) -> tuple[list[Tensor], list[int]]:
+    """A layout as what a torch operator can take: tensors and integers."""
+    f, t = layout.forward, layout.transposed
+    tensors = [layout.row_ptr, layout.col_idx, f.seg_ptr, f.col, f.src, t.seg_ptr, t.col, t.src]
+    sizes = [layout.rows, layout.cols, f.row_block, f.col_block, t.row_block, t.col_block]
+    return tensors, sizes
+
+
+def _unflatten(index: list[Tensor], sizes: list[int]) -> Layout:
+    rows, cols = sizes[:2]
+    forward = Blocks(rows, cols, *sizes[2:4], *index[2:5])
+    transposed = Blocks(cols, rows, *sizes[4:6], *index[5:8])
+    return Layout(rows, cols, index[0], index[1], forward, transposed)
+
+
+@torch.library.custom_op("sparsewright::sparse_linear", mutates_args=())
+def _op(
+    x: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], sizes: list[int]
+) -> Tensor:
+    return sparse.linear(x, values, _unflatten(index, sizes), bias)
+
+
+@_op.register_fake
+def _(x: Tensor, values: Tensor, bias: Any, index: list[Tensor], sizes: list[int]) -> Tensor:
+    return x.new_empty(x.shape[0], sizes[0])
+
+
+@torch.library.custom_op("sparsewright::sparse_linear_backward", mutates_args=())
+def _backward_op(
+    dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor], sizes: list[int]
+) -> tuple[Tensor, Tensor]:
+    layout = _unflatten(index, sizes)
+    return sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)
+
+
+@_backward_op.register_fake
+def _(
+    dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor], sizes: list[int]
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(values)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, bias, ctx.index, ctx.sizes = inputs
+    ctx.save_for_backward(x, values)
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    x, values = ctx.saved_tensors
+    dx, dvalues = _backward_op(dy, x, values, ctx.index, ctx.sizes)
+    dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias else None
+    return dx, dvalues, dbias, [None] * len(ctx.index), None
+
+
+_op.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,209 @@
+"""A linear layer that stores and multiplies only its live connections."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.errors import AttachError, ShapeError
+from sparsewright.core.packing import read_mask
+from sparsewright.init import InitMethod, call_init_method, make_init_method
+from sparsewright.kernels import sparse
+from sparsewright.nn.functional import sparse_linear
+
+
+class SparseLinear(nn.Module):
+    """`y = x Wᵀ + b` with a weight that is `[nnz]` values and their index.
+
+    The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
+    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked `nn.Linear` does,
+    and takes them: checkpoints are interchangeable. On the CPU; values are float32, activations
+    float32 or bfloat16 (others take a slower path).
+
+    Args:
+        in_features, out_features: shape of the layer.
+        bias: whether there is a bias.
+        sparsity: fraction of the weight that is not there, 0..1.
+        init_method: which connections live, as for a sparsity algorithm.
+
+    Attributes:
+        values: float32 `[nnz]`, in CSR order.
+        layout: the index.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        sparsity: float = 0.9,
+        init_method: str | InitMethod = "random",
+    ) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features) if in_features else 0.0
+        weight = torch.empty(out_features, in_features).uniform_(-bound, bound)
+        mask = call_init_method(make_init_method(init_method), weight, sparsity)
+        layout = sparse.layout_from_mask(mask)
+        self._take(nn.Parameter(sparse.gather_dense(weight, layout)), layout, None)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+
+    def _take(self, values: nn.Parameter, layout: sparse.Layout, bias: nn.Parameter | None) -> None:
+        self.in_features, self.out_features = layout.cols, layout.rows
+        self.values, self.layout = values, layout
+        self.bias = bias
+        self.captured: list[tuple[Tensor, Tensor]] | None = None
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, mask: Tensor) -> SparseLinear:
+        """The same layer compressed.
+
+        The weight's Parameter becomes `values`, the very same object with other data, so that
+        optimizers which have it keep it. `linear` must not be used any more.
+
+        Args:
+            linear: a layer on the CPU, float32.
+            mask: bool `[out, in]`.
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layout = sparse.layout_from_mask(mask)
+        weight = linear.weight
+        weight.data = sparse.gather_dense(weight, layout)
+        layer._take(weight, layout, linear.bias)
+        return layer.train(linear.training)
+
+    def to_linear(self) -> nn.Linear:
+        """The same layer as an `nn.Linear`; `values` becomes its weight, the same object."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        dense = self.weight
+        linear.weight = self.values
+        linear.weight.data = dense
+        linear.bias = self.bias  # type: ignore[assignment]
+        return linear.train(self.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight `[out, in]`, made anew; writing to it changes nothing."""
+        return sparse.scatter_dense(self.values, self.layout)
+
+    @property
+    def weight_mask(self) -> Tensor:
+        """The mask, bool `[out, in]`, made anew."""
+        ones = torch.ones(self.layout.nnz)
+        return sparse.scatter_dense(ones, self.layout).bool()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` to `[..., out]`.
+
+        Raises:
+            AttachError: the layer or its input is not on the CPU.
+        """
+        if x.device.type != "cpu" or self.values.device.type != "cpu":
+            raise AttachError("SparseLinear", "its kernels run on the CPU; decompress() it first")
+        if x.shape[-1] != self.in_features:
+            raise ShapeError("input", x.shape, f"its last dimension must be {self.in_features}")
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        flat = x.reshape(-1, self.in_features)
+        y = sparse_linear(flat, self.values, self.layout, self.bias)
+        captured = self.captured
+        if captured is not None and y.requires_grad:
+            flat = flat.detach()
+            y.register_hook(lambda dy: captured.append((flat, dy.detach())))
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def carry(self, tensor: Tensor, old: sparse.Layout) -> Tensor:
+        """A tensor of the old layout's values at the present ones: what is new is 0."""
+        return sparse.gather_dense(sparse.scatter_dense(tensor, old), self.layout)
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> sparse.Layout:
+        """Change which connections live: values that stay are carried over, new ones are 0.
+
+        Args:
+            mask: bool `[out, in]`.
+
+        Returns:
+            The layout before, for `carry` of whatever belongs to the values.
+        """
+        old, self.layout = self.layout, sparse.layout_from_mask(mask)
+        self.values.data = self.carry(self.values.data, old)
+        return old
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        destination[prefix + "weight"] = self.weight
+        if self.bias is not None:
+            destination[prefix + "bias"] = self.bias if keep_vars else self.bias.detach()
+        destination[prefix + "weight_mask"] = self.weight_mask
+
+    @torch.no_grad()
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        shape = torch.Size([self.out_features, self.in_features])
+        known = {prefix + name for name in ("weight", "weight_mask", "bias")}
+        if strict:
+            unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
+        weight, mask = state_dict.get(prefix + "weight"), state_dict.get(prefix + "weight_mask")
+        bias = state_dict.get(prefix + "bias")
+        if weight is None:
+            missing_keys.append(prefix + "weight")
+        elif weight.shape != shape:
+            error_msgs.append(f"size mismatch for {prefix}weight: {weight.shape}, not {shape}")
+            return
+        if mask is not None:
+            try:
+                mask = read_mask(mask, shape)
+            except ShapeError as error:
+                error_msgs.append(f"{prefix}weight_mask: {error}")
+                return
+            if not torch.equal(mask, self.weight_mask):
+                self.set_mask(mask)
+        if weight is not None:
+            self.values.copy_(sparse.gather_dense(weight.to(self.values.dtype), self.layout))
+        if self.bias is not None:
+            if bias is None:
+                missing_keys.append(prefix + "bias")
+            elif bias.shape != self.bias.shape:
+                error_msgs.append(f"size mismatch for {prefix}bias: {bias.shape}")
+            else:
+                self.bias.copy_(bias)
+
+    def extra_repr(self) -> str:
+        """Shape, live connections and level."""
+        total = self.in_features * self.out_features
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, kept={self.layout.nnz} of {total}"
+        )
+
+
+def check_compressible(module: nn.Module) -> str:
+    """Why a module cannot be compressed; "" if it can."""
+    if type(module) is not nn.Linear:
+        return f"no kernel for {type(module).__name__} layers"
+    weight = module.weight
+    if type(weight) is not nn.Parameter:
+        return f"its weight is a {type(weight).__name__}"
+    if weight.device.type != "cpu":
+        return f"its weight is on {weight.device.type}; the kernels run on the CPU"
+    if weight.dtype != torch.float32:
+        return f"its weight is {weight.dtype}; the kernels take float32"
+    if "weight" not in module._parameters:
+        return "its weight is computed by a parametrization"
+    return ""
+
+

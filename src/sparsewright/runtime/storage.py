@@ -1,0 +1,237 @@
+"""How the weight of a sparse parameter is stored: masked (dense) or compressed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright import kernels
+from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.nn.linear import SparseLinear
+
+States = list[Any]
+"""The optimizer states that belong to a weight: dicts, lists and tensors."""
+
+
+class Storage(ABC):
+    """A weight and its mask, in one way of storing them.
+
+    Attributes:
+        module: the module that owns the weight.
+        param_name: name of the Parameter in it.
+    """
+
+    module: nn.Module
+    param_name: str
+
+    @property
+    def param(self) -> nn.Parameter:
+        """What optimizers step."""
+        param = self.module._parameters[self.param_name]
+        assert param is not None
+        return param
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Shape of the weight."""
+
+    @property
+    @abstractmethod
+    def mask(self) -> Tensor:
+        """Bool, shaped like the weight."""
+
+    @property
+    @abstractmethod
+    def kept(self) -> int:
+        """Live connections."""
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The weight in its dense shape, zero where the mask is False."""
+
+    @abstractmethod
+    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
+        """Change the mask; weight, gradient and states follow.
+
+        Args:
+            new: bool, shaped like the weight.
+            states: state of the weight in each optimizer.
+
+        Returns:
+            How many connections were dropped and how many grown.
+        """
+
+    @abstractmethod
+    def prune(self, tensor: Tensor) -> None:
+        """Set a tensor shaped like the weight to zero, in place, where the mask is False."""
+
+    @abstractmethod
+    def prune_states(self, states: States) -> None:
+        """Prune what in the states is shaped like the weight, unless it says `requires_dense`."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Leave an ordinary module."""
+
+
+class MaskedStorage(Storage):
+    """A dense weight, and a persistent bool buffer `<param>_mask` beside it."""
+
+    def __init__(self, module: nn.Module, param_name: str) -> None:
+        self.module, self.param_name = module, param_name
+        self._counted: tuple[int, int, int] = (0, -1, 0)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weight."""
+        return self.param.shape
+
+    @property
+    def mask(self) -> Tensor:
+        """The buffer; made real on the weight's device if the weight left the meta device."""
+        mask = self.module._buffers[self.param_name + MASK_SUFFIX]
+        assert mask is not None
+        if mask.is_meta and not self.param.is_meta:
+            mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
+            self.module._buffers[self.param_name + MASK_SUFFIX] = mask
+        return mask
+
+    @property
+    def kept(self) -> int:
+        """Counted from the mask, again only after it was written to."""
+        mask = self.mask
+        if self._counted[:2] != (id(mask), mask._version):
+            self._counted = (id(mask), mask._version, int(mask.sum()))
+        return self._counted[2]
+
+    def weight(self) -> Tensor:
+        """The Parameter itself."""
+        return self.param
+
+    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
+        """Write the buffer, in place, and prune all that follows."""
+        mask = self.mask
+        new = new.to(mask.device)
+        changes = kernels.count_changes(mask, new)
+        mask.copy_(new)
+        self.prune_all(states)
+        return changes
+
+    def prune_all(self, states: States) -> None:
+        """Prune the weight, its gradient and its states."""
+        self.prune(self.param)
+        if self.param.grad is not None:
+            self.prune(self.param.grad)
+        self.prune_states(states)
+
+    def prune(self, tensor: Tensor) -> None:
+        """Prune one tensor."""
+        kernels.prune_(tensor, self.mask)
+
+    def prune_states(self, states: States) -> None:
+        """Prune every floating-point tensor shaped like the weight."""
+        for tensor in _tensors(states):
+            if tensor.shape == self.shape and not getattr(tensor, "requires_dense", False):
+                self.prune(tensor)
+
+    def remove(self) -> None:
+        """Take the buffer off."""
+        del self.module._buffers[self.param_name + MASK_SUFFIX]
+
+
+class CompressedStorage(Storage):
+    """The values of a `SparseLinear`. They are live by construction: there is nothing to prune.
+
+    Args:
+        module: the layer.
+        sites: (parent module, name there) of each place that holds the layer.
+    """
+
+    param_name = "values"
+    module: SparseLinear
+
+    def __init__(self, module: SparseLinear, sites: list[tuple[nn.Module, str]]) -> None:
+        self.module, self.sites = module, sites
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weight, `[out, in]`."""
+        return torch.Size([self.module.out_features, self.module.in_features])
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask, made anew from the index."""
+        return self.module.weight_mask
+
+    @property
+    def kept(self) -> int:
+        """Entries of the index."""
+        return self.module.layout.nnz
+
+    def weight(self) -> Tensor:
+        """The dense weight, made anew."""
+        return self.module.weight
+
+    @torch.no_grad()
+    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
+        """Rebuild the index; carry values, gradient and states over to it."""
+        changes = kernels.count_changes(self.mask, new)
+        grad, self.param.grad = self.param.grad, None
+        old = self.module.set_mask(new)
+        if grad is not None:
+            self.param.grad = self.module.carry(grad, old)
+
+        def carry(tensor: Tensor) -> Tensor:
+            is_ours = tensor.shape == (old.nnz,) and tensor.is_floating_point()
+            return self.module.carry(tensor, old) if is_ours else tensor
+
+        for state in states:
+            replace_tensors(state, carry)
+        return changes
+
+    def prune(self, tensor: Tensor) -> None:
+        """Prune a tensor of the dense shape; the values' own need nothing."""
+        if tensor.shape == self.shape:
+            kernels.prune_(tensor, self.mask)
+
+    def prune_states(self, states: States) -> None:
+        """Nothing to do."""
+
+    def remove(self) -> None:
+        """Put an `nn.Linear` in the layer's place."""
+        linear = self.module.to_linear()
+        for parent, name in self.sites:
+            setattr(parent, name, linear)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in an optimizer's state, lists and dicts included."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point() or state.is_complex():
+            yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
+
+
+def replace_tensors(state: Any, fn: Callable[[Tensor], Tensor]) -> None:
+    """Replace each tensor in a state, its lists and dicts included, by `fn` of it, in place."""
+    if isinstance(state, dict):
+        items: Any = list(state.items())
+    elif isinstance(state, list):
+        items = list(enumerate(state))
+    else:
+        return
+    for key, value in items:
+        if isinstance(value, Tensor):
+            state[key] = fn(value)
+        else:
+            replace_tensors(value, fn)
