@@ -15,6 +15,7 @@ from sparsewright.core.events import MaskUpdate
 from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, make_update_schedule
 from sparsewright.init import InitMethod
 from sparsewright.runtime.attach import logger
+from sparsewright.runtime.gradients import FactoredGradient
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
 
@@ -51,7 +52,8 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         seed: int = 0,
     ) -> None:
         self.update_schedule = make_update_schedule(update)
-        self._updating = 0
+        self._updating: tuple[Tensor, SparseParameter] | None = None
+        self._step = 0
         super().__init__(sparsity, init_method, seed=seed)
 
     @abstractmethod
@@ -86,25 +88,31 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         Returns:
             0-d float32 tensor, clamped to 0..1.
         """
-        return self.schedules.value(name, self._updating)
+        return self.schedules.value(name, self._step)
 
     def dense_gradient(self, p: Tensor) -> Tensor:
         """The gradient of this step before pruning, summed over micro-batches; shaped like `p`.
 
         There on update steps, inside `update_mask`, if `needs_dense_gradient`.
         """
-        parameter = self._attachment.find(p)
-        grad = None if parameter is None else self._attachment.dense_gradients.get(parameter)
+        grad = self._gradient(p)
+        return grad.dense() if isinstance(grad, FactoredGradient) else grad
+
+    def _gradient(self, p: Tensor) -> Tensor | FactoredGradient:
+        """The dense gradient; that of a compressed weight not multiplied out."""
+        grad = self._attachment.dense_gradients.get(self._being_updated(p))
         if grad is None:
-            raise OptionTypeError("dense_gradient", p, "a weight whose mask is being updated")
+            raise OptionTypeError("dense_gradient", p, "needs_dense_gradient = True in the class")
         return grad
+
+    def _being_updated(self, p: Tensor) -> SparseParameter:
+        if self._updating is None or self._updating[0] is not p:
+            raise OptionTypeError("p", p, "the weight that update_mask was called with")
+        return self._updating[1]
 
     def generator(self, p: Tensor) -> torch.Generator:
         """A CPU generator for this weight at this step: the same on every rank and on resuming."""
-        parameter = self._attachment.find(p)
-        if parameter is None:
-            raise OptionTypeError("generator", p, "a weight of this algorithm")
-        return make_generator(self.seed, parameter.name, self._updating)
+        return make_generator(self.seed, self._being_updated(p).name, self._step)
 
     def update(self, optimizer: Optimizer | None = None) -> None:
         """Count a step, prune what it wrote and, if masks are due, change them.
@@ -121,15 +129,17 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     @torch.no_grad()
     def _update_parameter(self, parameter: SparseParameter, step: int) -> None:
-        param, mask = parameter.param, parameter.mask
         if not self._has_gradient(parameter):
             return
         level = self.schedules.value(self._level_of(parameter), step)
-        self._updating = step
+        weight, mask = parameter.storage.weight(), parameter.mask
+        self._updating, self._step = (weight, parameter), step
         try:
-            new = self.update_mask(param, mask, level)
+            new = self.update_mask(weight, mask, level)
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name} at step {step}") from None
+        finally:
+            self._updating = None
         self._attachment.dense_gradients.forget(parameter)
         dropped, grown = parameter.change_mask(new)
         if self._hooks.has("mask"):
@@ -150,14 +160,15 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     def _has_gradient(self, parameter: SparseParameter) -> bool:
         """Whether there is a finite gradient, without which the mask stays as it is."""
-        grads = [parameter.param.grad]
+        grads: list[Tensor | FactoredGradient | None] = [parameter.param.grad]
         if self.needs_dense_gradient:
             grads.append(self._attachment.dense_gradients.get(parameter))
         for grad in grads:
             if grad is None:
                 logger.info("%s: no gradient, the mask stays", parameter.name)
                 return False
-            if not bool(grad.isfinite().all()):
+            factored = isinstance(grad, FactoredGradient)
+            if not (grad.is_finite() if factored else bool(grad.isfinite().all())):
                 logger.warning("%s: the gradient is not finite, the mask stays", parameter.name)
                 return False
         return True

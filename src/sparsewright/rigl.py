@@ -69,7 +69,7 @@ class RigL(DynamicSparsityAlgorithm):
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow by dense gradient."""
-        score = self.dense_gradient(p)
+        score = self._gradient(p) if self.score_shaper is None else self.dense_gradient(p)
         return drop_and_grow(
             p, mask, sparsity, self.scheduled("drop_fraction"), score, self.score_shaper
         )

@@ -6,7 +6,9 @@ entries compete. Of equal scores the lower flat index wins, on every device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -63,6 +65,15 @@ def num_kept(level: Level, n: int) -> int:
     """
     exact = (1 - as_decimal(level)) * n
     return int(exact.quantize(_MICRO, ROUND_HALF_EVEN).to_integral_value(ROUND_FLOOR))
+
+
+class RowBlocks(Protocol):
+    """Scores of a matrix that come one block of rows after the other, never whole."""
+
+    shape: torch.Size
+
+    def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """First row, and scores `[block, cols]`, of each block."""
 
 
 def select(
@@ -191,7 +202,7 @@ def drop_and_grow(
     mask: Tensor,
     sparsity: Level,
     drop_fraction: Level,
-    grow_score: Tensor,
+    grow_score: Tensor | RowBlocks,
     score_shaper: ScoreShaper | None = None,
 ) -> Tensor:
     """One update of SET and RigL: drop the smallest |weight|, grow the largest |grow_score|.
@@ -206,7 +217,7 @@ def drop_and_grow(
         mask: bool, shaped like `weight`.
         sparsity: level to reach, 0..1.
         drop_fraction: fraction of the live connections to drop, 0..1.
-        grow_score: shaped like `weight`.
+        grow_score: shaped like `weight`; or a matrix in row blocks, if all entries compete.
         score_shaper: which entries compete; None: all.
 
     Returns:
@@ -217,15 +228,34 @@ def drop_and_grow(
     """
     _check_same_shape(weight, mask)
     shaper = score_shaper or _FLATTEN
-    (values, unshape), (live, _), (growth, _) = (
-        shaper(tensor) for tensor in (weight, mask, grow_score)
-    )
+    (values, unshape), (live, _) = shaper(weight), shaper(mask)
     target = num_kept(sparsity, live.shape[1])
     counts = kernels.count_rows(live).tolist()
     stay = [min(num_kept(drop_fraction, n), target) for n in counts]
     kept = select(values, stay, live, magnitude=True)
+    if not isinstance(grow_score, Tensor):
+        return unshape(kept.logical_or_(_select_blocks(grow_score, target - stay[0], ~kept)))
+    growth, _ = shaper(grow_score)
     grown = select(growth, [target - n for n in stay], ~kept, magnitude=True)
     return unshape(kept.logical_or_(grown))
+
+
+def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
+    """The `num` largest |score| of a whole matrix, block by block; bool `[1, numel]`."""
+    cols = score.shape[1]
+    best, where = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    for start, block in score.row_blocks():
+        flat, begin = block.reshape(1, -1), start * cols
+        found = select(flat, [num], among[:, begin : begin + flat.shape[1]], magnitude=True)
+        best = torch.cat([best, flat[found].abs()])
+        where = torch.cat([where, found[0].nonzero()[:, 0] + begin])
+        if len(best) > num:
+            # Positions stay ascending, so that of equal scores the lower index wins here too.
+            winners = select(best.unsqueeze(0), [num])[0]
+            best, where = best[winners], where[winners]
+    mask = torch.zeros_like(among)
+    mask[0, where] = True
+    return mask
 
 
 def _check_same_shape(score: Tensor, mask: Tensor) -> None:

@@ -21,7 +21,7 @@ def validate(row_ptr: Tensor, col_idx: Tensor, cols: int) -> None:
         raise ValueError(f"row_ptr must start at 0 and end at the {nnz} entries of col_idx")
     if bool((row_ptr.diff() < 0).any()):
         raise ValueError("row_ptr must not fall")
-    if nnz and not (0 <= int(col_idx.min()) and int(col_idx.max()) < cols):
+    if nnz and not (int(col_idx.min()) >= 0 and int(col_idx.max()) < cols):
         raise ValueError(f"col_idx must be in 0..{cols - 1}")
     rises = col_idx.diff() > 0
     starts = row_ptr[1:-1].long()
@@ -92,9 +92,7 @@ def linear(
     return F.linear(x.to(values.dtype), weight, bias).to(x.dtype)
 
 
-def input_grad(
-    dy: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int
-) -> Tensor:
+def input_grad(dy: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int) -> Tensor:
     """`dy W`, summed in float32, in dy's dtype."""
     return (dy.to(values.dtype) @ scatter_dense(values, row_ptr, col_idx, cols)).to(dy.dtype)
 

@@ -32,9 +32,7 @@ def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None
 
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.layout, ctx.has_bias = layout, bias is not None
         return sparse.linear(x, values, layout, bias)

@@ -205,5 +205,3 @@ def check_compressible(module: nn.Module) -> str:
     if "weight" not in module._parameters:
         return "its weight is computed by a parametrization"
     return ""
-
-

@@ -15,9 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from sparsewright import kernels
 from sparsewright.core.errors import AttachError, ShapeError, warn
 from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
 from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
-from sparsewright.runtime.walk import named_weights
+from sparsewright.runtime.storage import CompressedStorage, MaskedStorage
+from sparsewright.runtime.walk import dense_form, named_weights
 
 logger = logging.getLogger("sparsewright")
 
@@ -75,17 +77,29 @@ class Attachment:
         assert param is not None
         while name in self.parameters:
             name = next_name(name)
-        parameter = SparseParameter(name, module, param_name, self.optimizers, make_mask)
-        parameter.is_initialized = _add_mask(module, param_name, param, name)
+        is_compressed = isinstance(module, SparseLinear)
+        has_mask = is_compressed or _add_mask(module, param_name, param, name)
+        storage = (
+            CompressedStorage(module, [])
+            if isinstance(module, SparseLinear)
+            else MaskedStorage(module, param_name)
+        )
+        parameter = SparseParameter(name, storage, self.optimizers, make_mask)
+        parameter.is_initialized = has_mask
         self.parameters[name] = parameter
         self._gradients[name] = PrunedGradient(parameter, self._grad_hook, self.dense_gradients)
+        self.follow_loading(parameter)
+        return parameter
+
+    def follow_loading(self, parameter: SparseParameter) -> None:
+        """Keep a parameter sparse when its module loads a state dict."""
+        module, param_name = parameter.module, parameter.storage.param_name
         _drop_followers(module, param_name)
         follower = _LoadFollower(param_name, parameter, self)
         self._handles += [
             module.register_load_state_dict_pre_hook(follower.before),
             module.register_load_state_dict_post_hook(follower.after),
         ]
-        return parameter
 
     def add_optimizer(self, optimizer: Optimizer, after_step: Callable[[Optimizer], None]) -> None:
         """Call `after_step` after each real step of the optimizer; prune its state now."""
@@ -143,10 +157,11 @@ class Attachment:
 
     def prune_step(self, parameters: list[SparseParameter], optimizer: Optimizer | None) -> None:
         """Prune what a step may have written to: the weights, and state that does not stay 0."""
-        kernels.prune_many_([p.param for p in parameters], [p.mask for p in parameters])
+        masked = [p for p in parameters if not p.is_compressed]
+        kernels.prune_many_([p.param for p in masked], [p.mask for p in masked])
         for stepped in self.optimizers if optimizer is None else [optimizer]:
             if not keeps_zero_state(stepped):
-                for parameter in parameters:
+                for parameter in masked:
                     parameter.prune_state(stepped)
 
     def follow(self) -> None:
@@ -164,7 +179,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         for parameter in self.parameters.values():
-            del parameter.module._buffers[parameter.param_name + MASK_SUFFIX]
+            parameter.storage.remove()
         self.parameters.clear()
         self.optimizers.clear()
         self._loaded.clear()
@@ -202,6 +217,8 @@ class _LoadFollower:
         self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
         """Let a dense checkpoint in: a mask that it does not have stays as it is."""
+        if isinstance(module, SparseLinear):
+            return
         weight, mask = prefix + self.param_name, prefix + self.param_name + MASK_SUFFIX
         own = module._buffers[self.param_name + MASK_SUFFIX]
         assert own is not None
@@ -219,11 +236,9 @@ class _LoadFollower:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
         parameter, attachment = self._parameter, self.attachment
         if parameter is None or attachment is None:
-            param = module._parameters[self.param_name]
-            mask = module._buffers[self.param_name + MASK_SUFFIX]
-            assert param is not None
-            assert mask is not None
-            kernels.prune_(param, mask)
+            if not isinstance(module, SparseLinear):
+                storage = MaskedStorage(module, self.param_name)
+                storage.prune(storage.param)
             return
         is_unused = parameter.is_pristine and attachment.owner.step == 0
         if self._was_dense and (is_unused or not parameter.is_initialized):
@@ -304,13 +319,13 @@ def attach_routed(module: nn.Module, route: Callable[[str, nn.Parameter], Owner 
     names, already, routed = [], [], []
     for name, owner, param_name, param, reason in named_weights(module):
         names.append(name)
-        algorithm = None if reason else route(name, param)
+        algorithm = None if reason else route(name, dense_form(owner, param))
         if algorithm is None:
             logger.info("%s stays dense: %s", name, reason or "no filter picks it")
         elif is_attached(owner, param_name):
             already.append(name)
         else:
-            algorithm.check_parameter(name, param)
+            algorithm.check_parameter(name, dense_form(owner, param))
             check_mask_name(owner, param_name, param, name)
             routed.append((algorithm, owner, name, param))
     for algorithm, owner, name, param in routed:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime.parameter import SparseParameter
 
 GradHook = Callable[[Tensor, Tensor], Tensor]
@@ -64,6 +65,37 @@ class PrunedGradient:
             self._dense.note_version(self._parameter)
 
 
+class FactoredGradient:
+    """The dense gradient of a compressed weight, `dyᵀ x` summed over batches, not multiplied out.
+
+    Args:
+        factors: pairs of x `[tokens, cols]` and dy `[tokens, rows]`.
+        shape: `[rows, cols]`.
+    """
+
+    # 4 MB of float32 at 4096 columns: a block stays in cache while it is scored.
+    _BLOCK_ROWS = 256
+
+    def __init__(self, factors: list[tuple[Tensor, Tensor]], shape: torch.Size) -> None:
+        self.factors, self.shape = factors, shape
+
+    def is_finite(self) -> bool:
+        """Whether all factors are finite."""
+        return all(bool(factor.isfinite().all()) for pair in self.factors for factor in pair)
+
+    def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """First row and the gradient `[block, cols]` of one block of rows after the other."""
+        for start in range(0, self.shape[0], self._BLOCK_ROWS):
+            rows = slice(start, start + self._BLOCK_ROWS)
+            products = [dy[:, rows].T.float() @ x.float() for x, dy in self.factors]
+            yield start, sum(products[1:], products[0])
+
+    def dense(self) -> Tensor:
+        """The whole gradient, `[rows, cols]`."""
+        blocks = [block for _, block in self.row_blocks()]
+        return torch.cat(blocks) if blocks else torch.zeros(self.shape)
+
+
 class DenseGradients:
     """The dense gradients of one coming step, summed over its micro-batches.
 
@@ -77,6 +109,7 @@ class DenseGradients:
         self._armed: dict[str, tuple[Tensor, RemovableHandle]] = {}
         self._arriving: dict[str, Tensor | None] = {}
         self._sums: dict[str, Tensor] = {}
+        self._factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._versions: dict[str, int] = {}
 
     def arm(self, parameters: Iterable[SparseParameter]) -> None:
@@ -84,6 +117,8 @@ class DenseGradients:
         for parameter in parameters:
             if parameter.name not in self._armed:
                 self._armed[parameter.name] = (parameter.param, self._hook(parameter))
+                if isinstance(parameter.module, SparseLinear):
+                    parameter.module.captured = []
 
     def follow(self, parameters: Iterable[SparseParameter]) -> None:
         """Collect from the parameters that have replaced others since."""
@@ -99,15 +134,19 @@ class DenseGradients:
             armed = self._armed.pop(parameter.name, None)
             if armed is not None:
                 armed[1].remove()
+                if isinstance(parameter.module, SparseLinear):
+                    parameter.module.captured = None
             self.forget(parameter)
 
     def forget(self, parameter: SparseParameter) -> None:
         """Free the dense gradient of a parameter."""
-        for held in (self._arriving, self._sums, self._versions):
+        for held in (self._arriving, self._sums, self._factors, self._versions):
             held.pop(parameter.name, None)
 
-    def get(self, parameter: SparseParameter) -> Tensor | None:
-        """The dense gradient collected, shaped like the weight; None: there was none."""
+    def get(self, parameter: SparseParameter) -> Tensor | FactoredGradient | None:
+        """The dense gradient collected, of the weight's shape; None: there was none."""
+        if parameter.name in self._factors:
+            return FactoredGradient(self._factors[parameter.name], parameter.shape)
         return self._sums.get(parameter.name)
 
     def _hook(self, parameter: SparseParameter) -> RemovableHandle:
@@ -135,7 +174,13 @@ class DenseGradients:
         if name not in self._arriving or grad is None:
             return
         arrived = self._arriving.pop(name)
-        if arrived is not None and name in self._sums:
+        module = parameter.module
+        if isinstance(module, SparseLinear):
+            captured = module.captured or []
+            before = self._factors.get(name, []) if arrived is not None else []
+            self._factors[name] = before + captured
+            captured.clear()
+        elif arrived is not None and name in self._sums:
             self._sums[name] += arrived
         else:
             self._sums[name] = (grad if arrived is None else arrived).detach().clone()

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparsewright.core.errors import AttachError
+from sparsewright.nn.linear import SparseLinear
 
 
 def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, str]]:
@@ -26,7 +28,8 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.P
         for param_name, param in owner._parameters.items():
             if param is None:
                 continue
-            name = f"{path}.{param_name}" if path else param_name
+            shown = _shown(owner, param_name)
+            name = f"{path}.{shown}" if path else shown
             first = seen.setdefault(id(param), name)
             if first != name:
                 reason = f"it is tied to {first}, under whose name it is decided"
@@ -58,6 +61,19 @@ def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Mo
     """The module that holds `param`, and its name there."""
     for owner in module.modules():
         for param_name, own in owner._parameters.items():
-            if own is param and name.split(".")[-1] == param_name:
+            if own is param and name.split(".")[-1] in (param_name, _shown(owner, param_name)):
                 return owner, param_name
     raise AttachError(name, f"not a parameter of the {type(module).__name__} it was looked for in")
+
+
+def dense_form(module: nn.Module, param: nn.Parameter) -> Tensor:
+    """A parameter as filters should see it: that of a compressed layer in its dense shape."""
+    if isinstance(module, SparseLinear) and param is module.values:
+        return torch.empty(module.out_features, module.in_features, device="meta")
+    return param
+
+
+def _shown(module: nn.Module, param_name: str) -> str:
+    """The name of a parameter in `state_dict`: the values of a compressed layer are its weight."""
+    is_values = isinstance(module, SparseLinear) and param_name == "values"
+    return "weight" if is_values else param_name
