@@ -9,13 +9,14 @@
     sparsity.apply(optimizer)
 """
 
-from sparsewright import init, utils
+from sparsewright import init, nn, utils
 from sparsewright.base import SparseParameter, SparsityAlgorithm
 from sparsewright.configure import configure, default_sparse_param_filter
 from sparsewright.core.packing import pack_masks, unpack_masks
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
+from sparsewright.nn.compress import compress, decompress
 from sparsewright.rigl import RigL
 from sparsewright.set import SET
 from sparsewright.static import Static
@@ -31,9 +32,12 @@ __all__ = [
     "SparseParameter",
     "SparsityAlgorithm",
     "Static",
+    "compress",
     "configure",
+    "decompress",
     "default_sparse_param_filter",
     "init",
+    "nn",
     "pack_masks",
     "unpack_masks",
     "utils",

@@ -170,7 +170,7 @@ class SparsityAlgorithm(ABC):
     def sparsify_module(self, module: nn.Module) -> None:
         """Attach every parameter below `module` that `default_sparse_param_filter` picks."""
 
-        def route(name: str, param: nn.Parameter) -> SparsityAlgorithm | None:
+        def route(name: str, param: Tensor) -> SparsityAlgorithm | None:
             return self if default_sparse_param_filter(name, param) else None
 
         attach_routed(module, route)
@@ -217,7 +217,7 @@ class SparsityAlgorithm(ABC):
             warn("the optimizer was sparsified already; nothing changes")
             return
         self._attachment.add_optimizer(optimizer, self._after_optimizer_step)
-        self._after_state_change()
+        self.after_state_change()
 
     def _after_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.autoupdate:
@@ -230,9 +230,9 @@ class SparsityAlgorithm(ABC):
             parameter.prune()
         if all(p.is_initialized for p in self.sparse_params.values()):
             self._attachment.end_before_forward()
-        self._after_state_change()
+        self.after_state_change()
 
-    def _after_state_change(self) -> None:
+    def after_state_change(self) -> None:
         """Called when parameters, optimizers or the step changed outside of a training step."""
         self._attachment.follow()
 
@@ -361,7 +361,7 @@ class SparsityAlgorithm(ABC):
         check_state(type(self).__name__, state_dict, self.state_dict())
         self.schedules.load_state_dict(state_dict["schedules"])
         self._steps, self.seed = list(state_dict["steps"]), state_dict["seed"]
-        self._after_state_change()
+        self.after_state_change()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle has the options and the state, and is attached to nothing."""

@@ -167,8 +167,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             if grad is None:
                 logger.info("%s: no gradient, the mask stays", parameter.name)
                 return False
-            factored = isinstance(grad, FactoredGradient)
-            if not (grad.is_finite() if factored else bool(grad.isfinite().all())):
+            if not bool(grad.isfinite().all()):
                 logger.warning("%s: the gradient is not finite, the mask stays", parameter.name)
                 return False
         return True
@@ -181,8 +180,9 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             if self._is_due(coming_step):
                 dense.arm(parameters)
 
-    def _after_state_change(self) -> None:
-        super()._after_state_change()
+    def after_state_change(self) -> None:
+        """Hook what is new, and collect dense gradients if the coming step needs them."""
+        super().after_state_change()
         if self.needs_dense_gradient:
             attachment = self._attachment
             self._arm(list(attachment.parameters.values()), self.step + 1)

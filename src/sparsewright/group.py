@@ -137,7 +137,7 @@ class Group(SparsityAlgorithm):
         """Attach each parameter below `module` to the first algorithm whose filter picks it."""
         routes = [_Route(param_filter, algorithm) for param_filter, algorithm in self._routes]
 
-        def route(name: str, param: nn.Parameter) -> SparsityAlgorithm | None:
+        def route(name: str, param: Tensor) -> SparsityAlgorithm | None:
             return next((r.algorithm for r in routes if r.picks(name, param)), None)
 
         attach_routed(module, route)
@@ -257,7 +257,7 @@ class _Route:
     def __init__(self, filter: ParamFilter, algorithm: SparsityAlgorithm) -> None:
         self.filter, self.algorithm, self.picked = filter, algorithm, False
 
-    def picks(self, name: str, param: nn.Parameter) -> bool:
+    def picks(self, name: str, param: Tensor) -> bool:
         """Whether the filter picks this parameter."""
         picks = bool(self.filter(name, param))
         self.picked |= picks

@@ -22,7 +22,7 @@ from torch.autograd.graph import increment_version
 
 from sparsewright.kernels.reference import raise_nan
 
-_ABI = 1
+_ABI = 2
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer})
 _ITEMSIZE = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 4, torch.float64: 8}
 _FORMAT = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}

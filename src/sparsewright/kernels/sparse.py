@@ -1,7 +1,7 @@
 """Kernels of compressed weights: one function per operation, native or plain torch.
 
-A weight `[rows, cols]` is its live values, float32 `[nnz]` in CSR order, and a `Layout`. Activations
-are row-major, float32 or bfloat16; sums are float32.
+A weight `[rows, cols]` is its live values, float32 `[nnz]` in CSR order, and a `Layout`.
+Activations are row-major, float32 or bfloat16; sums are float32.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
 
 
 def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
-    """`dyᵀ x` at the live positions only, float32 `[nnz]`; dy `[tokens, rows]`, x `[tokens, cols]`."""
+    """`dyᵀ x` at the live positions, float32 `[nnz]`; dy `[tokens, rows]`, x `[tokens, cols]`."""
     module = _module_for(dy, x)
     if module is None:
         return sparse_reference.sampled_product(x, dy, layout.row_ptr, layout.col_idx)

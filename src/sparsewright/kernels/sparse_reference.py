@@ -1,4 +1,4 @@
-"""Plain-torch twins of the compressed kernels: they form the dense weight, and specify the result."""
+"""Plain-torch twins of the compressed kernels: they form the dense weight."""
 
 from __future__ import annotations
 

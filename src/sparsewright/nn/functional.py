@@ -26,7 +26,7 @@ def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None
     if torch.compiler.is_compiling():
         y: Tensor = _op(x, values, bias, *_flatten(layout))
         return y
-    result: Tensor = _SparseLinear.apply(x, values, bias, layout)
+    result: Tensor = _SparseLinear.apply(x, values, bias, layout)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -38,7 +38,7 @@ class _SparseLinear(torch.autograd.Function):
         return sparse.linear(x, values, layout, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
         dx = sparse.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
@@ -56,9 +56,9 @@ def _flatten(layout: Layout) -> tuple[list[Tensor], list[int]]:
 
 
 def _unflatten(index: list[Tensor], sizes: list[int]) -> Layout:
-    rows, cols = sizes[:2]
-    forward = Blocks(rows, cols, *sizes[2:4], *index[2:5])
-    transposed = Blocks(cols, rows, *sizes[4:6], *index[5:8])
+    rows, cols, *blocks = sizes
+    forward = Blocks(rows, cols, blocks[0], blocks[1], *index[2:5])
+    transposed = Blocks(cols, rows, blocks[2], blocks[3], *index[5:8])
     return Layout(rows, cols, index[0], index[1], forward, transposed)
 
 

@@ -19,9 +19,9 @@ class SparseLinear(nn.Module):
     """`y = x Wᵀ + b` with a weight that is `[nnz]` values and their index.
 
     The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
-    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked `nn.Linear` does,
-    and takes them: checkpoints are interchangeable. On the CPU; values are float32, activations
-    float32 or bfloat16 (others take a slower path).
+    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked `nn.Linear`
+    does, and takes them: checkpoints are interchangeable. On the CPU; values are float32,
+    activations float32 or bfloat16 (others take a slower path).
 
     Args:
         in_features, out_features: shape of the layer.
@@ -31,8 +31,11 @@ class SparseLinear(nn.Module):
 
     Attributes:
         values: float32 `[nnz]`, in CSR order.
+        bias: float32 `[out]` or None.
         layout: the index.
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class SparseLinear(nn.Module):
     def _take(self, values: nn.Parameter, layout: sparse.Layout, bias: nn.Parameter | None) -> None:
         self.in_features, self.out_features = layout.cols, layout.rows
         self.values, self.layout = values, layout
-        self.bias = bias
+        self.register_parameter("bias", bias)
         self.captured: list[tuple[Tensor, Tensor]] | None = None
 
     @classmethod
@@ -71,9 +74,10 @@ class SparseLinear(nn.Module):
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layout = sparse.layout_from_mask(mask)
-        weight = linear.weight
+        weight = linear._parameters["weight"]
+        assert weight is not None
         weight.data = sparse.gather_dense(weight, layout)
-        layer._take(weight, layout, linear.bias)
+        layer._take(weight, layout, linear._parameters["bias"])
         return layer.train(linear.training)
 
     def to_linear(self) -> nn.Linear:
@@ -82,7 +86,7 @@ class SparseLinear(nn.Module):
         dense = self.weight
         linear.weight = self.values
         linear.weight.data = dense
-        linear.bias = self.bias  # type: ignore[assignment]
+        linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 
     @property

@@ -31,6 +31,9 @@ class Owner(Protocol):
     def step(self) -> int:
         """Optimizer steps completed."""
 
+    def after_state_change(self) -> None:
+        """Called when parameters, optimizers or the step changed outside of a training step."""
+
     def check_parameter(self, name: str, param: Tensor) -> None:
         """Raise if a parameter cannot be sparsified."""
 
@@ -202,7 +205,7 @@ class _LoadFollower:
         attachment: Attachment | None = None,
     ) -> None:
         self.param_name = param_name
-        self._parameter = parameter
+        self.parameter = parameter
         self._attachment = None if attachment is None else weakref.ref(attachment)
         self._was_dense = False
 
@@ -234,7 +237,7 @@ class _LoadFollower:
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
-        parameter, attachment = self._parameter, self.attachment
+        parameter, attachment = self.parameter, self.attachment
         if parameter is None or attachment is None:
             if not isinstance(module, SparseLinear):
                 storage = MaskedStorage(module, self.param_name)
@@ -261,10 +264,12 @@ def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, _LoadFollowe
     return found
 
 
-def is_attached(module: nn.Module, param_name: str) -> bool:
-    """Whether a living algorithm has put its mask on this parameter."""
-    followers = _followers(module._load_state_dict_post_hooks, param_name).values()
-    return any(follower.attachment is not None for follower in followers)
+def attached_to(module: nn.Module, param_name: str) -> tuple[SparseParameter, Attachment] | None:
+    """The sparse parameter that a living algorithm has made of this parameter, and who has it."""
+    for follower in _followers(module._load_state_dict_post_hooks, param_name).values():
+        if follower.parameter is not None and follower.attachment is not None:
+            return follower.parameter, follower.attachment
+    return None
 
 
 def _drop_followers(module: nn.Module, param_name: str) -> None:
@@ -307,7 +312,7 @@ def next_name(name: str) -> str:
     return f"{base}#{int(count or 1) + 1}"
 
 
-def attach_routed(module: nn.Module, route: Callable[[str, nn.Parameter], Owner | None]) -> None:
+def attach_routed(module: nn.Module, route: Callable[[str, Tensor], Owner | None]) -> None:
     """Attach every parameter below `module` to the algorithm that `route` gives it, if any.
 
     All parameters are checked before the first is attached.
@@ -322,7 +327,7 @@ def attach_routed(module: nn.Module, route: Callable[[str, nn.Parameter], Owner 
         algorithm = None if reason else route(name, dense_form(owner, param))
         if algorithm is None:
             logger.info("%s stays dense: %s", name, reason or "no filter picks it")
-        elif is_attached(owner, param_name):
+        elif attached_to(owner, param_name) is not None:
             already.append(name)
         else:
             algorithm.check_parameter(name, dense_form(owner, param))

@@ -79,9 +79,9 @@ class FactoredGradient:
     def __init__(self, factors: list[tuple[Tensor, Tensor]], shape: torch.Size) -> None:
         self.factors, self.shape = factors, shape
 
-    def is_finite(self) -> bool:
-        """Whether all factors are finite."""
-        return all(bool(factor.isfinite().all()) for pair in self.factors for factor in pair)
+    def isfinite(self) -> Tensor:
+        """Whether each of the factors is finite, bool `[2 * batches]`."""
+        return torch.stack([factor.isfinite().all() for pair in self.factors for factor in pair])
 
     def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
         """First row and the gradient `[block, cols]` of one block of rows after the other."""

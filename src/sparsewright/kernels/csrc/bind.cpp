@@ -7,6 +7,7 @@
 namespace nb = nanobind;
 
 void bind_masks(nb::module_& m);
+void bind_sparse(nb::module_& m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels. Internal: sparsewright.kernels checks the arguments.";
@@ -15,6 +16,7 @@ NB_MODULE(_native, m) {
         return sw::isa_names[static_cast<int>(sw::isa_from_name(name))];
     });
     m.attr("compiler") = SW_COMPILER;
-    m.attr("abi") = 1;
+    m.attr("abi") = 2;
     bind_masks(m);
+    bind_sparse(m);
 }

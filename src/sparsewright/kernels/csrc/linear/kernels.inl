@@ -1,0 +1,170 @@
+// The kernels, written once against Vec; included by one file per instruction set.
+#include "kernels.h"
+#include "vec.h"
+
+namespace sparsewright::SPARSEWRIGHT_ISA {
+namespace {
+
+constexpr int kGroup = 4;  // connections whose dot products are reduced together
+
+// Runs f with the number of vectors in a tile as a compile-time constant.
+template <class F>
+void with_vectors(int lanes, F f) {
+  switch (lanes / kWidth) {
+    case 1: return f(std::integral_constant<int, 1>());
+    case 2: return f(std::integral_constant<int, 2>());
+    case 4: return f(std::integral_constant<int, 4>());
+    default: return f(std::integral_constant<int, 8>());
+  }
+}
+
+template <class T>
+void pack(const T* x, int64_t ld, int tokens, int64_t features, int lanes, float* tile) {
+  for (int m = 0; m < lanes; m += kWidth) {
+    for (int64_t f = 0; f < features; f += kWidth) {
+      int width = features - f < kWidth ? int(features - f) : kWidth;
+      Vec t[kWidth];
+      T edge[kWidth] = {};
+      for (int i = 0; i < kWidth; ++i) {
+        const T* row = x + int64_t(m + i) * ld + f;
+        if (m + i >= tokens) {
+          t[i] = Vec::zero();
+        } else if (width == kWidth) {
+          t[i] = Vec::load(row);
+        } else {
+          std::memcpy(edge, row, width * sizeof(T));
+          t[i] = Vec::load(edge);
+        }
+      }
+      transpose(t);
+      for (int j = 0; j < width; ++j) t[j].store(tile + (f + j) * lanes + m);
+    }
+  }
+}
+
+template <class T>
+void unpack(const float* tile, int lanes, int tokens, int64_t features, T* y, int64_t ld) {
+  for (int m = 0; m < tokens; m += kWidth) {
+    int height = tokens - m < kWidth ? tokens - m : kWidth;
+    for (int64_t f = 0; f < features; f += kWidth) {
+      int width = features - f < kWidth ? int(features - f) : kWidth;
+      Vec t[kWidth];
+      for (int j = 0; j < kWidth; ++j) t[j] = j < width ? Vec::load(tile + (f + j) * lanes + m) : Vec::zero();
+      transpose(t);
+      for (int i = 0; i < height; ++i) {
+        T* row = y + int64_t(m + i) * ld + f;
+        if (width == kWidth) {
+          t[i].store(row);
+        } else {
+          T edge[kWidth];
+          t[i].store(edge);
+          std::memcpy(row, edge, width * sizeof(T));
+        }
+      }
+    }
+  }
+}
+
+template <int NV>
+void spmm_rows(const Cell& cell, const float* values, const float* x, bool first, const float* bias, float* acc) {
+  constexpr int kLanes = NV * kWidth;
+  for (int64_t r = 0; r < cell.rows; ++r, acc += kLanes) {
+    Vec a[NV];
+    if (first) {
+      for (int v = 0; v < NV; ++v) a[v] = Vec::broadcast(bias ? bias[r] : 0.f);
+    } else {
+      for (int v = 0; v < NV; ++v) a[v] = Vec::load(acc + v * kWidth);
+    }
+    for (int64_t e = cell.seg[r], end = cell.seg[r + 1]; e < end; ++e) {
+      Vec w = Vec::broadcast(values + e);
+      const float* column = x + size_t(cell.col[e]) * kLanes;
+      for (int v = 0; v < NV; ++v) a[v] = fma(w, Vec::load(column + v * kWidth), a[v]);
+    }
+    for (int v = 0; v < NV; ++v) a[v].store(acc + v * kWidth);
+  }
+}
+
+void spmm_cell(const Cell& cell, const float* values, const float* x, int lanes, bool first, const float* bias,
+               float* acc) {
+  with_vectors(lanes, [&](auto nv) { spmm_rows<nv>(cell, values, x, first, bias, acc); });
+}
+
+template <int NV>
+Vec dot(const Vec (&d)[NV], const float* column) {
+  Vec s = Vec::zero();
+  for (int v = 0; v < NV; ++v) s = fma(d[v], Vec::load(column + v * kWidth), s);
+  return s;
+}
+
+template <int NV>
+void sddmm_rows(const Cell& cell, const float* x, const float* dy, float* dvalues) {
+  constexpr int kLanes = NV * kWidth;
+  for (int64_t r = 0; r < cell.rows; ++r, dy += kLanes) {
+    int64_t e = cell.seg[r], end = cell.seg[r + 1];
+    if (e == end) continue;
+    Vec d[NV];
+    for (int v = 0; v < NV; ++v) d[v] = Vec::load(dy + v * kWidth);
+    auto column = [&](int64_t i) { return x + size_t(cell.col[i]) * kLanes; };
+    for (; e + kGroup <= end; e += kGroup) {
+      Vec t[kGroup] = {dot(d, column(e)), dot(d, column(e + 1)), dot(d, column(e + 2)), dot(d, column(e + 3))};
+      add_sums(t, dvalues + e);
+    }
+    for (; e < end; ++e) dvalues[e] += sum(dot(d, column(e)));
+  }
+}
+
+void sddmm_cell(const Cell& cell, const float* x, const float* dy, int lanes, float* dvalues) {
+  with_vectors(lanes, [&](auto nv) { sddmm_rows<nv>(cell, x, dy, dvalues); });
+}
+
+// Four accumulators: one alone would wait for the latency of the FMA (and of the gather).
+void gemv(int64_t rows, const int32_t* row_ptr, const int32_t* col_idx, const float* values, const float* x,
+          const float* bias, float* y) {
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t e = row_ptr[r], end = row_ptr[r + 1];
+    Vec a[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+    auto step = [&](int c, int64_t at) { a[c] = fma(Vec::load(values + at), Vec::gather(x, col_idx + at), a[c]); };
+    for (; e + 4 * kWidth <= end; e += 4 * kWidth)
+      for (int c = 0; c < 4; ++c) step(c, e + c * kWidth);
+    for (; e + kWidth <= end; e += kWidth) step(0, e);
+    float s = sum(add(add(a[0], a[1]), add(a[2], a[3])));
+    for (; e < end; ++e) s += values[e] * x[col_idx[e]];
+    y[r] = s + (bias ? bias[r] : 0.f);
+  }
+}
+
+template <int L>
+void skinny_rows(int64_t rows, const int32_t* row_ptr, const int32_t* col_idx, const float* values, const float* x,
+                 const float* bias, float* y) {
+  typedef float Lanes __attribute__((vector_size(4 * L)));
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t e = row_ptr[r], end = row_ptr[r + 1];
+    Lanes a[4] = {};
+    auto step = [&](int c, int64_t at) {
+      Lanes column;
+      std::memcpy(&column, x + size_t(col_idx[at]) * L, sizeof column);
+      a[c] += values[at] * column;
+    };
+    for (; e + 4 <= end; e += 4)
+      for (int c = 0; c < 4; ++c) step(c, e + c);
+    for (; e < end; ++e) step(0, e);
+    a[0] = (a[0] + a[1]) + (a[2] + a[3]) + (bias ? bias[r] : 0.f);
+    std::memcpy(y + r * L, a, sizeof(Lanes));
+  }
+}
+
+void spmm_skinny(int64_t rows, const int32_t* row_ptr, const int32_t* col_idx, const float* values, const float* x,
+                 int lanes, const float* bias, float* y) {
+  auto* run = lanes == 4 ? skinny_rows<4> : lanes == 8 ? skinny_rows<8> : skinny_rows<16>;
+  run(rows, row_ptr, col_idx, values, x, bias, y);
+}
+
+}  // namespace
+}  // namespace sparsewright::SPARSEWRIGHT_ISA
+
+#define SPARSEWRIGHT_KERNELS(spmm_lanes, sddmm_lanes)                                                     \
+  {                                                                                                       \
+    SPARSEWRIGHT_NAME, SPARSEWRIGHT_ISA::kWidth, spmm_lanes, sddmm_lanes, SPARSEWRIGHT_ISA::pack<float>,  \
+        SPARSEWRIGHT_ISA::pack<uint16_t>, SPARSEWRIGHT_ISA::unpack<float>, SPARSEWRIGHT_ISA::unpack<uint16_t>, \
+        SPARSEWRIGHT_ISA::spmm_cell, SPARSEWRIGHT_ISA::sddmm_cell, SPARSEWRIGHT_ISA::gemv, SPARSEWRIGHT_ISA::spmm_skinny   \
+  }
