@@ -27,6 +27,7 @@ from sparsewright.core.schedules import HyperParameterSchedule
 from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_state
 from sparsewright.init import InitMethod, call_init_method, make_init_method
+from sparsewright.nn.compress import compress_attached
 from sparsewright.runtime.attach import Attachment, attach_routed
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
@@ -59,6 +60,7 @@ class SparsityAlgorithm(ABC):
 
     Attributes:
         autoupdate: call `update` after each step of a sparsified optimizer.
+        storage: `"masked"`, or `"compressed"`: `apply` stores weights compressed where it can.
         seed: the seed.
         schedules: by name, the schedules that move, and are saved, with the run.
         score_shaper: which entries of a weight compete for a place; None: all.
@@ -75,6 +77,7 @@ class SparsityAlgorithm(ABC):
             raise OptionTypeError("seed", seed, "an integer")
         self.seed = seed
         self.autoupdate = True
+        self.storage = "masked"
         self.init_method = make_init_method(init_method)
         self.schedules = ScheduleSet()
         self._own_levels: dict[Tensor, str] = {}
@@ -153,10 +156,16 @@ class SparsityAlgorithm(ABC):
         if isinstance(obj, nn.Module):
             self.sparsify_module(obj)
             self.initialize()
+            self._compress(obj)
         elif isinstance(obj, Optimizer):
             self.sparsify_optimizer(obj)
         else:
             raise OptionTypeError("apply", obj, "a Module or an Optimizer")
+
+    def _compress(self, module: nn.Module) -> None:
+        """Compress those of the algorithm's own weights that can be, if it is to."""
+        if self.storage == "compressed":
+            compress_attached(module, self)
 
     def __call__(self, obj: nn.Module | Optimizer) -> None:
         """What makes `model.apply(sparsity)` the same as `sparsity.apply(model)`.

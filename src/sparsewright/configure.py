@@ -20,6 +20,7 @@ from sparsewright.static import Static
 
 __all__ = ["configure", "default_sparse_param_filter"]
 
+_STORAGES = ["masked", "compressed"]
 _NESTING = ("groups", "params")
 _ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {
@@ -40,7 +41,7 @@ def configure(config: Any) -> Group:
             list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
             glob's options over the rest; missing: `default_sparse_param_filter`), and the options
             of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
-            `balance_in_groups`, `balance_out_groups`, `seed`. Entries nested under `groups` or
+            `balance_in_groups`, `balance_out_groups`, `seed`; and `storage` (`masked` or `compressed`). Entries nested under `groups` or
             `params` are flattened, the outer keys being their defaults.
 
     Returns:
@@ -146,10 +147,15 @@ def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
         raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
     make = _find_algorithm(options.pop("algorithm"))
     allowed = _option_names(make)
+    storage = options.pop("storage", "masked")
+    if storage not in _STORAGES:
+        raise OptionError("storage", storage, _STORAGES)
     for key in options:
         if key not in allowed:
-            raise OptionError(f"key of {make.__name__}", key, [*allowed, "param_filter"])
-    return make(**options)
+            raise OptionError(f"key of {make.__name__}", key, [*allowed, "storage", "param_filter"])
+    algorithm = make(**options)
+    algorithm.storage = storage
+    return algorithm
 
 
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:

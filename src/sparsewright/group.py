@@ -175,6 +175,10 @@ class Group(SparsityAlgorithm):
         if all(p.is_initialized for p in self.sparse_params.values()):
             self._attachment.end_before_forward()
 
+    def _compress(self, module: nn.Module) -> None:
+        for algorithm in self.algorithms:
+            algorithm._compress(module)
+
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
         """Every algorithm follows the optimizer."""
         if not self._routes:

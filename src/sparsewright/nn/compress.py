@@ -17,7 +17,7 @@ from sparsewright.core.filters import make_param_filter
 from sparsewright.core.packing import MASK_SUFFIX
 from sparsewright.kernels import sparse
 from sparsewright.nn.linear import SparseLinear, check_compressible
-from sparsewright.runtime.attach import Attachment, attached_to, logger
+from sparsewright.runtime.attach import Attachment, Owner, attached_to, logger
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage, replace_tensors
 
@@ -94,6 +94,20 @@ def compress(
     conversions = compress_where(model, against)
     for conversion in conversions:
         (print if verbose else logger.info)(str(conversion))
+    return conversions
+
+
+def compress_attached(model: nn.Module, owner: Owner) -> list[Conversion]:
+    """Compress the layers whose weights belong to one algorithm; what stays masked is logged."""
+
+    def against(name: str, linear: nn.Linear, mask: Tensor) -> str:
+        attached = attached_to(linear, "weight")
+        is_own = attached is not None and attached[1].owner is owner
+        return "" if is_own else "another algorithm has it"
+
+    conversions = compress_where(model, against)
+    for conversion in conversions:
+        logger.info(str(conversion))
     return conversions
 
 
