@@ -16,6 +16,7 @@ from sparsewright.core.packing import pack_masks, unpack_masks
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
+from sparsewright.nn.checkpoint import load_compressed, save_compressed
 from sparsewright.nn.compress import compress, decompress
 from sparsewright.rigl import RigL
 from sparsewright.set import SET
@@ -37,8 +38,10 @@ __all__ = [
     "decompress",
     "default_sparse_param_filter",
     "init",
+    "load_compressed",
     "nn",
     "pack_masks",
+    "save_compressed",
     "unpack_masks",
     "utils",
 ]

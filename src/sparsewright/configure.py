@@ -41,8 +41,9 @@ def configure(config: Any) -> Group:
             list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
             glob's options over the rest; missing: `default_sparse_param_filter`), and the options
             of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
-            `balance_in_groups`, `balance_out_groups`, `seed`; and `storage` (`masked` or `compressed`). Entries nested under `groups` or
-            `params` are flattened, the outer keys being their defaults.
+            `balance_in_groups`, `balance_out_groups`, `seed`; and `storage`, `masked` or
+            `compressed`. Entries nested under `groups` or `params` are flattened, the outer keys
+            being their defaults.
 
     Returns:
         A Group whose entries are in the order of the config; None for what says that there is no

@@ -1,0 +1,168 @@
+"""Compressed checkpoints: safetensors files with live values and bit-packed masks."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.errors import CheckpointError, ShapeError
+from sparsewright.core.packing import MASK_SUFFIX, pack_mask, unpack_mask
+
+_FORMAT = "sparsewright-compressed-1"
+_VALUES = ".values"
+
+
+@dataclass(frozen=True)
+class SavedSize:
+    """Bytes of a compressed checkpoint.
+
+    Attributes:
+        nbytes: size of the file.
+        dense_nbytes: what the tensors take dense, without masks.
+    """
+
+    nbytes: int
+    dense_nbytes: int
+
+    def __str__(self) -> str:
+        share = self.nbytes / max(1, self.dense_nbytes)
+        return f"{self.nbytes:,} bytes, {share:.1%} of {self.dense_nbytes:,} dense"
+
+
+def save_compressed(
+    model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> SavedSize:
+    """Write a model's state with its sparse weights as live values and bit-packed masks.
+
+    The file is written under a temporary name, synced and renamed: it is whole or not there.
+    Needs the package `safetensors`.
+
+    Args:
+        model: a masked or compressed model, or its state dict.
+        path: the file.
+
+    Returns:
+        The size, against the dense one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save
+
+    state = model.state_dict() if isinstance(model, nn.Module) else dict(model)
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}
+    dense = 0
+    for key, tensor in state.items():
+        mask = state.get(key + MASK_SUFFIX)
+        if mask is not None and mask.shape == tensor.shape:
+            shapes[key] = list(tensor.shape)
+            tensors[key + _VALUES] = tensor.detach()[mask.bool()].contiguous().cpu()
+            tensors[key + MASK_SUFFIX] = pack_mask(mask.bool())
+        elif key.removesuffix(MASK_SUFFIX) not in shapes:
+            tensors[key] = tensor.detach().contiguous().cpu().clone()
+        if not key.endswith(MASK_SUFFIX):
+            dense += tensor.numel() * tensor.element_size()
+    data = save(tensors, {"format": _FORMAT, "shapes": json.dumps(shapes)})
+    _write_atomically(Path(path), data)
+    return SavedSize(len(data), dense)
+
+
+def load_compressed(
+    path: str | os.PathLike[str], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Read what `save_compressed` wrote, once it has been found consistent.
+
+    Args:
+        path: the file.
+        model: a model to load the state into, masked, compressed or dense; None: none.
+
+    Returns:
+        The state dict, with dense weights and bool masks.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: truncated, not of this format, or masks that do not fit their values.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise CheckpointError(path, f"not a safetensors file, or truncated ({error})") from None
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(path, f"not written by save_compressed (format {_FORMAT})")
+    state = _expand(path, tensors, _shapes(path, metadata))
+    if model is not None:
+        keys = model.state_dict().keys()
+        model.load_state_dict(
+            {k: v for k, v in state.items() if k in keys or not _is_mask(k, state)}
+        )
+    return state
+
+
+def _is_mask(key: str, state: Mapping[str, Tensor]) -> bool:
+    return key.endswith(MASK_SUFFIX) and key.removesuffix(MASK_SUFFIX) in state
+
+
+def _shapes(path: Any, metadata: Mapping[str, str]) -> dict[str, torch.Size]:
+    """The shapes of the sparse weights, from the file's metadata."""
+    try:
+        shapes = json.loads(metadata.get("shapes", ""))
+    except json.JSONDecodeError:
+        shapes = None
+    if not isinstance(shapes, dict) or not all(
+        isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
+        for shape in shapes.values()
+    ):
+        raise CheckpointError(path, "its shapes are not a dict of lists of integers")
+    return {key: torch.Size(shape) for key, shape in shapes.items()}
+
+
+def _expand(
+    path: Any, tensors: dict[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """Dense weights and bool masks from values and bits."""
+    state: dict[str, Tensor] = {}
+    for key, shape in shapes.items():
+        values, bits = tensors.pop(key + _VALUES, None), tensors.pop(key + MASK_SUFFIX, None)
+        if values is None or bits is None:
+            raise CheckpointError(path, f"{key}: its values or its mask is missing")
+        try:
+            mask = unpack_mask(bits, shape)
+        except ShapeError as error:
+            raise CheckpointError(path, f"{key}: {error}") from None
+        if values.ndim != 1 or values.numel() != int(mask.sum()):
+            kept = int(mask.sum())
+            raise CheckpointError(path, f"{key}: {values.numel()} values for {kept} connections")
+        weight = torch.zeros(shape, dtype=values.dtype)
+        weight[mask] = values
+        state[key], state[key + MASK_SUFFIX] = weight, mask
+    return {**state, **tensors}
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it, and rename it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
