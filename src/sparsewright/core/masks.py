@@ -245,10 +245,17 @@ def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
     cols = score.shape[1]
     best, where = torch.empty(0), torch.empty(0, dtype=torch.int64)
     for start, block in score.row_blocks():
-        flat, begin = block.reshape(1, -1), start * cols
-        found = select(flat, [num], among[:, begin : begin + flat.shape[1]], magnitude=True)
-        best = torch.cat([best, flat[found].abs()])
-        where = torch.cat([where, found[0].nonzero()[:, 0] + begin])
+        size, begin = block.abs_().reshape(-1), start * cols
+        if bool(size.sum().isnan()):
+            raise ScoreError("dense gradient")
+        candidates = among[0, begin : begin + len(size)]
+        if len(best) < num:
+            found = select(size.unsqueeze(0), [num], candidates.unsqueeze(0))[0]
+        else:
+            found = (size > best.min()).logical_and_(candidates)
+        # torch's nonzero takes 8 ms for a million entries, numpy's 1.
+        positions = torch.from_numpy(np.flatnonzero(found.numpy()))
+        best, where = torch.cat([best, size[positions]]), torch.cat([where, positions + begin])
         if len(best) > num:
             # Positions stay ascending, so that of equal scores the lower index wins here too.
             winners = select(best.unsqueeze(0), [num])[0]

@@ -160,6 +160,29 @@ def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
     return weight
 
 
+def dense_mask(layout: Layout) -> Tensor:
+    """The mask of a layout, bool `[rows, cols]`."""
+    module = native.module()
+    if module is None:
+        ones = torch.ones(layout.nnz, dtype=torch.bool)
+        return sparse_reference.scatter_dense(ones, layout.row_ptr, layout.col_idx, layout.cols)
+    mask = torch.empty(layout.rows, layout.cols, dtype=torch.bool)
+    module.scatter_mask(layout.row_ptr, layout.col_idx, mask, torch.get_num_threads())
+    return mask
+
+
+def match_entries(old: Layout, new: Layout) -> Tensor:
+    """For each entry of a layout its position in the one before, or -1; int32 `[new.nnz]`."""
+    module = native.module()
+    if module is None:
+        positions = torch.arange(old.nnz, dtype=torch.int32) + 1
+        dense = sparse_reference.scatter_dense(positions, old.row_ptr, old.col_idx, old.cols)
+        return sparse_reference.gather_dense(dense, new.row_ptr, new.col_idx) - 1
+    source, threads = torch.empty(new.nnz, dtype=torch.int32), torch.get_num_threads()
+    module.match_entries(old.row_ptr, old.col_idx, new.row_ptr, new.col_idx, source, threads)
+    return source
+
+
 def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:
     """`x Wᵀ + bias`.
 

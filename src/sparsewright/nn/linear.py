@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,8 +98,7 @@ class SparseLinear(nn.Module):
     @property
     def weight_mask(self) -> Tensor:
         """The mask, bool `[out, in]`, made anew."""
-        ones = torch.ones(self.layout.nnz)
-        return sparse.scatter_dense(ones, self.layout).bool()
+        return sparse.dense_mask(self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`.
@@ -120,23 +120,27 @@ class SparseLinear(nn.Module):
             y.register_hook(lambda dy: captured.append((flat, dy.detach())))
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def carry(self, tensor: Tensor, old: sparse.Layout) -> Tensor:
-        """A tensor of the old layout's values at the present ones: what is new is 0."""
-        return sparse.gather_dense(sparse.scatter_dense(tensor, old), self.layout)
-
     @torch.no_grad()
-    def set_mask(self, mask: Tensor) -> sparse.Layout:
+    def set_mask(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
         """Change which connections live: values that stay are carried over, new ones are 0.
 
         Args:
             mask: bool `[out, in]`.
 
         Returns:
-            The layout before, for `carry` of whatever belongs to the values.
+            A function that carries over any other tensor that belongs to the values, `[nnz]`.
         """
         old, self.layout = self.layout, sparse.layout_from_mask(mask)
-        self.values.data = self.carry(self.values.data, old)
-        return old
+        source = sparse.match_entries(old, self.layout)
+        is_new, source = source < 0, source.clamp_(min=0)
+
+        def carry(tensor: Tensor) -> Tensor:
+            if not old.nnz:
+                return tensor.new_zeros(self.layout.nnz)
+            return tensor.index_select(0, source).masked_fill_(is_new, 0)
+
+        self.values.data = carry(self.values.data)
+        return carry
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -182,16 +182,12 @@ class CompressedStorage(Storage):
         """Rebuild the index; carry values, gradient and states over to it."""
         changes = kernels.count_changes(self.mask, new)
         grad, self.param.grad = self.param.grad, None
-        old = self.module.set_mask(new)
+        shape = self.param.shape
+        carry = self.module.set_mask(new)
         if grad is not None:
-            self.param.grad = self.module.carry(grad, old)
-
-        def carry(tensor: Tensor) -> Tensor:
-            is_ours = tensor.shape == (old.nnz,) and tensor.is_floating_point()
-            return self.module.carry(tensor, old) if is_ours else tensor
-
+            self.param.grad = carry(grad)
         for state in states:
-            replace_tensors(state, carry)
+            replace_tensors(state, lambda t: carry(t) if t.shape == shape else t)
         return changes
 
     def prune(self, tensor: Tensor) -> None:

@@ -157,6 +157,28 @@ void bind_values(nb::module_& m) {
       },
       nb::arg("weight"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("values"), nb::arg("threads") = 1);
   m.def(
+      "scatter_mask",
+      [](Ints row_ptr, Ints col_idx, Array<bool, 2> mask, int threads) {
+        int64_t rows = mask.shape(0), cols = mask.shape(1);
+        require(int64_t(row_ptr.size()) == rows + 1, "sizes do not fit");
+        nb::gil_scoped_release release;
+        raise_if(check_index(row_ptr.data(), col_idx.data(), col_idx.size(), rows, cols));
+        scatter_mask(row_ptr.data(), col_idx.data(), rows, cols, mask.data(), threads);
+      },
+      nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("mask"), nb::arg("threads") = 1);
+  m.def(
+      "match_entries",
+      [](Ints old_ptr, Ints old_col, Ints new_ptr, Ints new_col, Array<int32_t, 1> source, int threads) {
+        require(old_ptr.size() == new_ptr.size() && source.size() == new_col.size(), "sizes do not fit");
+        check_csr(old_ptr, old_col.size());
+        check_csr(new_ptr, new_col.size());
+        nb::gil_scoped_release release;
+        match_entries(old_ptr.data(), old_col.data(), new_ptr.data(), new_col.data(), int64_t(old_ptr.size()) - 1,
+                      source.data(), threads);
+      },
+      nb::arg("old_ptr"), nb::arg("old_col"), nb::arg("new_ptr"), nb::arg("new_col"), nb::arg("source"),
+      nb::arg("threads") = 1);
+  m.def(
       "scatter_dense",
       [](Floats values, Ints row_ptr, Ints col_idx, Array<float, 2> weight, int threads) {
         require(row_ptr.size() == weight.shape(0) + 1 && values.size() == col_idx.size(), "sizes do not fit");

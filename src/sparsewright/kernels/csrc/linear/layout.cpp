@@ -151,6 +151,28 @@ void gather_dense(const float* weight, const int32_t* row_ptr, const int32_t* co
   });
 }
 
+void scatter_mask(const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols, bool* mask,
+                  int threads) {
+  parallel_ranges(threads, rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    std::memset(mask + begin * cols, 0, size_t(end - begin) * cols);
+    for (int64_t r = begin; r < end; ++r)
+      for (int32_t e = row_ptr[r]; e < row_ptr[r + 1]; ++e) mask[r * cols + col_idx[e]] = true;
+  });
+}
+
+void match_entries(const int32_t* old_ptr, const int32_t* old_col, const int32_t* new_ptr, const int32_t* new_col,
+                   int64_t rows, int32_t* source, int threads) {
+  parallel_ranges(threads, rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      int32_t o = old_ptr[r];
+      for (int32_t e = new_ptr[r]; e < new_ptr[r + 1]; ++e) {
+        while (o < old_ptr[r + 1] && old_col[o] < new_col[e]) ++o;
+        source[e] = o < old_ptr[r + 1] && old_col[o] == new_col[e] ? o : -1;
+      }
+    }
+  });
+}
+
 void scatter_dense(const float* values, const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols,
                    float* weight, int threads) {
   parallel_ranges(threads, rows, kRowGrain, [&](int64_t begin, int64_t end) {

@@ -43,6 +43,10 @@ const char* check_blocks(const BlockedIndex& index, int64_t nnz);
 void gather_values(const float* values, const int32_t* src, int64_t nnz, float* out, int threads);
 void gather_dense(const float* weight, const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols,
                   float* values, int threads);
+void scatter_mask(const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols, bool* mask, int threads);
+// For each entry of the new index its position in the old one, or -1: how values follow a mask.
+void match_entries(const int32_t* old_ptr, const int32_t* old_col, const int32_t* new_ptr, const int32_t* new_col,
+                   int64_t rows, int32_t* source, int threads);
 void scatter_dense(const float* values, const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols,
                    float* weight, int threads);
 

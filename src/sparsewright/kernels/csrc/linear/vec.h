@@ -38,7 +38,6 @@ struct Vec {
     __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
   }
-  static Vec gather(const float* p, const int32_t* i) { return {_mm512_i32gather_ps(_mm512_loadu_si512(i), p, 4)}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(uint16_t* p) const {
     __m512i u = _mm512_castps_si512(v);
@@ -104,9 +103,6 @@ struct Vec {
     __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16))};
   }
-  static Vec gather(const float* p, const int32_t* i) {
-    return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(i)), 4)};
-  }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(uint16_t* p) const {
     __m256i u = _mm256_castps_si256(v);
@@ -170,7 +166,6 @@ struct Vec {
   static Vec load(const uint16_t* p) {
     return {Lanes{bf16_to_float(p[0]), bf16_to_float(p[1]), bf16_to_float(p[2]), bf16_to_float(p[3])}};
   }
-  static Vec gather(const float* p, const int32_t* i) { return {Lanes{p[i[0]], p[i[1]], p[i[2]], p[i[3]]}}; }
   void store(float* p) const { std::memcpy(p, &v, sizeof v); }
   void store(uint16_t* p) const {
     for (int i = 0; i < 4; ++i) p[i] = float_to_bf16(v[i]);
