@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import sys
 from types import ModuleType
 
 import pytest
@@ -48,7 +49,6 @@ METHODS = {
 def load(name):
     """A module by its path (`sparsewright.configure` as an attribute is a function)."""
     importlib.import_module(name)
-    import sys
 
     return sys.modules[name]
 
