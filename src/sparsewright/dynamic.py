@@ -18,6 +18,8 @@ from sparsewright.runtime.attach import logger
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
 
+__all__ = ["DynamicSparsityAlgorithm"]
+
 
 class DynamicSparsityAlgorithm(SparsityAlgorithm):
     """Masks that change at the steps of an update schedule. A subclass writes `update_mask`.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pydoc_data.topics
+import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -90,7 +94,7 @@ def test_result_shows_layers_and_the_dense_twin(command: Command) -> None:
     assert 0 < float(row[4].rstrip("%")) <= 30
     assert ["validation", "sparse", "dense", "twin", "difference"] in rows
     assert "step 20/20" in done.err
-    assert "characters/s" in done.err
+    assert "tokens/s" in done.err
     assert "\x1b" not in done.err + done.out
 
 
@@ -188,6 +192,8 @@ def test_interrupt_says_where_to_go_on(command: Command) -> None:
     assert done.status == 130
     assert "sparsewright train --resume parts" in done.err
     assert "Traceback" not in done.err
+    (step,) = re.findall(r"interrupted at step (\d+)", done.err)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{int(step):06d}"]
     assert command("train", "--resume", "parts").status == 0
     assert_same_run(command.folder / "whole", run)
 
@@ -240,3 +246,32 @@ def test_partly_matching_section_warns_and_trains(command: Command) -> None:
     assert done.status == 0
     assert "warning:" in done.err
     assert "*atention*" in done.err
+
+
+def write_images(folder: Path) -> None:
+    """A small Fashion-MNIST: two rows of each image tell its class."""
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 400), ("t10k", 100)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+        for row in (0, 1):
+            images[np.arange(count), labels * 2 + row] += 180
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            packed = gzip.compress(header + array.tobytes())
+            (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(packed)
+
+
+def test_fashion_reports_accuracy_and_resumes(command: Command) -> None:
+    write_images(command.folder)
+    config = command.folder / "fashion.yaml"
+    loop = {"steps": 60, "batch_size": 50, "warmup": 5, "threads": 1}
+    config.write_text(yaml.safe_dump({"recipe": "fashion", "loop": loop}))
+    done = command("train", config, "--data", ".", "--out", "whole")
+    assert done.status == 0, done.err
+    (row,) = [line.split() for line in done.out.splitlines() if line.startswith("accuracy")]
+    assert float(row[1]) > 0.5
+    assert float(row[2]) > 0.5
+    assert command("train", config, "--data", ".", "--out", "parts", "--until", 7).status == 0
+    assert command("train", "--resume", "parts").status == 0
+    assert_same_run(command.folder / "whole", command.folder / "parts")

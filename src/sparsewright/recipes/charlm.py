@@ -210,7 +210,7 @@ def make_task(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> Tas
         batch,
         loss,
         evaluate,
-        unit="characters",
+        unit="tokens",
         units_per_step=loop.batch_size * model.context,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
         metadata={"vocabulary": json.dumps(vocabulary)},

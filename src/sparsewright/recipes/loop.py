@@ -77,6 +77,7 @@ def drive(
         done = training.steps_done
         if done % loop.evaluate_every == 0 or done == loop.steps:
             values = training.evaluate()
+            _check_finite(values, done)
             folder.log(event="validation", step=done, **values)
             progress.validation(done, values)
         if done % loop.checkpoint_every == 0 or done == loop.steps:
@@ -90,12 +91,17 @@ def drive(
     return True
 
 
+def _check_finite(values: dict[str, float], step: int) -> None:
+    """Raise DivergenceError for the first value that is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergenceError(name, value, step)
+
+
 def _one_step(training: Training, folder: RunFolder, progress: Progress) -> None:
     """One step and its lines of metrics."""
     line = training.step()
-    for what in ("loss", "dense_loss"):
-        if not math.isfinite(line.get(what, 0.0)):
-            raise DivergenceError(what, line[what], line["step"])
+    _check_finite(line, line["step"])
     for update in training.events:
         folder.log(event="mask_update", **asdict(update))
     folder.log(event="step", **line)

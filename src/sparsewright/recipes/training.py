@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import sparsewright as sparse
+from sparsewright.configure import configure
 from sparsewright.core.errors import CheckpointError, OptionError, SparsewrightError
 from sparsewright.core.events import MaskUpdate
+from sparsewright.group import Group
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.layers import Churn
 from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
@@ -43,7 +44,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     return kind(groups, lr=settings.lr, betas=(0.9, settings.beta2))
 
 
-def sparsify(model: nn.Module, section: Any) -> sparse.Group:
+def sparsify(model: nn.Module, section: Any) -> Group:
     """Apply a `sparsity` section to a model.
 
     Raises:
@@ -51,12 +52,13 @@ def sparsify(model: nn.Module, section: Any) -> sparse.Group:
         OptionError: it leaves the whole model dense.
     """
     try:
-        algorithm = sparse.configure(section)
-        algorithm.apply(model)
+        algorithm = configure(section)
+        if algorithm:  # None for `sparsity: null`
+            algorithm.apply(model)
     except SparsewrightError as error:
         error.args = (f"section 'sparsity': {error}",)
         raise
-    if not algorithm.sparse_params:
+    if not algorithm or not algorithm.sparse_params:
         names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
         allowed = f"a param_filter that matches some of {', '.join(names)}"
         raise OptionError("section 'sparsity'", section, allowed)

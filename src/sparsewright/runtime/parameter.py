@@ -105,6 +105,7 @@ class SparseParameter:
         if self.mask.is_meta:
             mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
             self.module._buffers[self.param_name + MASK_SUFFIX] = mask
+        self.mask.fill_(True)
         self.change_mask(self._make_mask(self))
         self.is_pristine = True
 
@@ -135,11 +136,13 @@ class SparseParameter:
                 f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(mask.shape)}"
             )
         new = new.to(mask.device)
-        dropped, grown = kernels.count_changes(mask, new)
+        changes = kernels.count_changes(mask, new)
+        # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
+        mask.logical_and_(new)
+        self.prune_all()
         mask.copy_(new)
         self.is_initialized, self.is_pristine = True, False
-        self.prune_all()
-        return dropped, grown
+        return changes
 
     @torch.no_grad()
     def prune(self, tensor: Tensor | None = None, name: str | None = None) -> Tensor:

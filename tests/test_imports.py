@@ -1,0 +1,176 @@
+"""Imports point down only, and importing the library loads little."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparsewright
+
+ROOT = Path(sparsewright.__file__).parent
+NOT_EVERYWHERE = {"fcntl"}  # the standard library has it on some systems only
+OPTIONAL = {"click", "rich", "yaml", "safetensors", "lightning", "transformers"}
+
+# From the top down: a file may import from rooms below its own, and from its own room.
+ROOMS = [
+    {"cli", "recipes", "report", "integrations"},
+    {"configure"},
+    {"group"},
+    {"static", "gmp", "set", "rigl"},
+    {"dynamic"},
+    {"base"},
+    {"runtime", "nn"},
+    {"init"},
+    {"core"},
+    {"kernels"},
+]
+# Import paths that only re-export, or that belong to no room.
+FACADES = {"__init__", "utils", "compat"}
+ALGORITHMS = {"static", "gmp", "set", "rigl"}
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def height(room):
+    return next(len(ROOMS) - index for index, rooms in enumerate(ROOMS) if room in rooms)
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+IDS = [str(path.relative_to(ROOT)) for path in FILES]
+
+
+def imports_of(path):
+    """`(module, names, node)` of every import statement in a file."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, [], node
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            yield node.module, [alias.name for alias in node.names], node
+
+
+def rooms_imported(path):
+    """The rooms of sparsewright that a file imports from."""
+    for module, names, _ in imports_of(path):
+        top, _, rest = module.partition(".")
+        if top != "sparsewright":
+            continue
+        if rest:
+            yield rest.split(".")[0]
+        else:
+            yield from (name for name in names or ["__init__"])
+
+
+def test_every_file_is_in_a_room():
+    known = set().union(*ROOMS) | FACADES
+    assert {room_of(path) for path in FILES} <= known
+    assert len(FILES) > 25
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_imports_point_down(path):
+    own = room_of(path)
+    for room in rooms_imported(path):
+        if own in FACADES:
+            assert room not in ROOMS[0], f"{own} imports {room}"
+        elif own in ROOMS[0]:
+            # The top may also use the facade, as a user does.
+            assert room == own or room not in ROOMS[0] - {"recipes"}, f"{own} imports {room}"
+        else:
+            assert room not in FACADES, f"{own} imports the facade {room}"
+            assert room == own or height(room) < height(own), f"{own} imports {room}"
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_algorithms_never_import_each_other(name):
+    assert not set(rooms_imported(ROOT / f"{name}.py")) & ALGORITHMS
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_no_import_inside_a_function_but_of_optional_packages(path):
+    tree = ast.parse(path.read_text())
+    inside = [
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    for node in inside:
+        module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        assert module.partition(".")[0] in OPTIONAL | NOT_EVERYWHERE, (
+            f"line {node.lineno}: {module}"
+        )
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if room_of(path) not in ROOMS[0]], ids=lambda p: p.stem
+)
+def test_below_the_top_only_torch_and_numpy_are_used(path):
+    for module, _, node in imports_of(path):
+        top = module.partition(".")[0]
+        assert top in {"sparsewright", "torch", "numpy"} or top in sys.stdlib_module_names, (
+            f"line {node.lineno}: {module}"
+        )
+
+
+def test_core_and_kernels_touch_no_module_or_optimizer():
+    for path in FILES:
+        if room_of(path) in {"core", "kernels"}:
+            modules = {module for module, _, _ in imports_of(path)}
+            assert not modules & {"torch.nn", "torch.optim"}, path
+
+
+def test_no_file_has_two_jobs():
+    lengths = {str(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {path: n for path, n in lengths.items() if n > 400} == {}
+
+
+def packages_loaded(statement):
+    """Top-level packages that a statement loads in a fresh interpreter."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(*sorted({n.partition('.')[0] for n in set(sys.modules) - before}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT.parent), "PATH": ""},
+    )
+    return set(result.stdout.split())
+
+
+def test_importing_the_library_loads_torch_and_numpy_and_nothing_else():
+    beneath = packages_loaded("import torch, numpy, torch.utils.hooks")
+    loaded = packages_loaded("import sparsewright")
+    assert "sparsewright" in loaded
+    extra = {name for name in loaded - beneath if name not in sys.stdlib_module_names}
+    assert {name for name in extra if not name.startswith("_")} == {"sparsewright"}
+    assert not loaded & (OPTIONAL - beneath)
+
+
+def test_the_library_does_not_load_compat_recipes_or_cli():
+    code = (
+        "import sys, sparsewright; print(*[name for name in sys.modules"
+        " if name.startswith(('sparsewright.c', 'sparsewright.r'))])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT.parent), "PATH": ""},
+    )
+    loaded = result.stdout.split()
+    assert "sparsewright.configure" in loaded
+    assert not [n for n in loaded if n.startswith(("sparsewright.compat", "sparsewright.cli"))]
+    assert "sparsewright.recipes" not in loaded

@@ -1,0 +1,168 @@
+"""The public names: `__all__` equals reality, and what is documented exists where it should."""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from types import ModuleType
+
+import pytest
+
+import sparsewright
+
+DOCUMENTED = {
+    "sparsewright": {
+        *("SparsityAlgorithm", "SparseParameter", "Static", "DynamicSparsityAlgorithm", "GMP"),
+        *("SET", "RigL", "Group", "configure", "default_sparse_param_filter", "init", "utils"),
+    },
+    "sparsewright.base": {"SparsityAlgorithm", "SparseParameter"},
+    "sparsewright.dynamic": {"DynamicSparsityAlgorithm"},
+    "sparsewright.static": {"Static"},
+    "sparsewright.gmp": {"GMP"},
+    "sparsewright.set": {"SET"},
+    "sparsewright.rigl": {"RigL"},
+    "sparsewright.group": {"Group"},
+    "sparsewright.configure": {"configure", "default_sparse_param_filter"},
+    "sparsewright.init": {
+        *("random", "topk", "from_zeros", "checkerboard", "make_init_method", "InitMethod"),
+    },
+    "sparsewright.utils": {
+        *("HyperParameterSchedule", "Constant", "Linear", "Exp", "Power", "Cosine", "Cycling"),
+        *("Lambda", "Cubic", "make_hyperparam_schedule"),
+        *("UpdateSchedule", "FreqSchedule", "ListSchedule", "make_update_schedule"),
+        *("ScoreShaper", "ScoreFlattener", "OutputGroupScoreShaper", "InputGroupScoreShaper"),
+        *("make_mask_topk_sparsity", "make_mask_drop_minimum", "make_mask_grow_maximum"),
+    },
+    "sparsewright.compat": {"install", "uninstall"},
+}
+METHODS = {
+    "SparsityAlgorithm": """sparsity num_sparse_params sparse_params get_sparse_params apply
+        sparsify_module sparsify_parameter sparsify_optimizer initialize prune_weight _grad_hook
+        update register_target_sparsity_hook register_computed_sparsity_hook visit_state state_dict
+        load_state_dict csx_annotate_sparsity remove""",
+    "DynamicSparsityAlgorithm": "is_update_step step starts_sparse update_mask",
+    "SparseParameter": "param data mask initialize prune annotate",
+    "Group": "add extend __getitem__ __len__",
+}
+
+
+def load(name):
+    """A module by its path (`sparsewright.configure` as an attribute is a function)."""
+    importlib.import_module(name)
+
+    return sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _without_compat():
+    yield
+    load("sparsewright.compat").uninstall()
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_all_is_what_is_documented(name):
+    module = load(name)
+    assert set(module.__all__) == DOCUMENTED[name]
+    assert len(set(module.__all__)) == len(module.__all__)
+    for public in module.__all__:
+        assert getattr(module, public) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTED if name != "sparsewright.utils"])
+def test_what_a_public_module_defines_without_underscore_is_in_all(name):
+    module = load(name)
+    defined = {
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == name
+    }
+    # The one helper that others in the library call.
+    assert defined - {"call_init_method"} <= set(module.__all__)
+
+
+def test_root_attributes_are_public_names_or_modules():
+    loose = {
+        key
+        for key, value in vars(sparsewright).items()
+        if not key.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert loose <= set(sparsewright.__all__)
+
+
+def test_configure_is_callable_and_an_import_path():
+    from sparsewright.configure import (
+        configure,
+        default_sparse_param_filter,
+    )
+
+    assert sparsewright.configure is configure
+    assert callable(sparsewright.configure)
+    assert sparsewright.default_sparse_param_filter is default_sparse_param_filter
+    assert sparsewright.configure(0.5)[0].num_sparse_params == 0
+
+
+def test_utils_only_reexports():
+    for name in sparsewright.utils.__all__:
+        assert getattr(sparsewright.utils, name).__module__.startswith("sparsewright.core.")
+
+
+@pytest.mark.parametrize("cls", METHODS)
+def test_documented_methods_exist(cls):
+    for method in METHODS[cls].split():
+        assert hasattr(getattr(sparsewright, cls), method), method
+
+
+def objects():
+    """Every public object and public method of the public modules, by dotted name."""
+    for module_name in DOCUMENTED:
+        module = load(module_name)
+        yield module_name, module
+        for name in module.__all__:
+            value = getattr(module, name)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            yield f"{module_name}.{name}", value
+            if inspect.isclass(value):
+                for key, member in vars(value).items():
+                    is_method = inspect.isfunction(member) or isinstance(member, property)
+                    if is_method and not key.startswith("_"):
+                        yield f"{module_name}.{name}.{key}", member
+
+
+def test_every_public_object_has_a_docstring():
+    found = dict(objects())
+    assert len(found) > 150
+    missing = [name for name, value in found.items() if not (value.__doc__ or "").strip()]
+    assert missing == []
+
+
+def test_every_module_has_a_docstring():
+    names = [info.name for info in pkgutil.walk_packages(sparsewright.__path__, "sparsewright.")]
+    core = [n for n in names if not n.startswith(("sparsewright.recipes", "sparsewright.cli"))]
+    assert len(core) >= 25
+    assert [name for name in core if not load(name).__doc__] == []
+
+
+def test_the_four_algorithms_are_what_they_are():
+    assert issubclass(sparsewright.Static, sparsewright.SparsityAlgorithm)
+    for cls in (sparsewright.GMP, sparsewright.SET, sparsewright.RigL):
+        assert issubclass(cls, sparsewright.DynamicSparsityAlgorithm)
+    for cls in (sparsewright.SparsityAlgorithm, sparsewright.DynamicSparsityAlgorithm):
+        with pytest.raises(TypeError, match="abstract"):
+            cls(0.5)
+
+
+def test_the_defaults_of_the_documented_signatures():
+    def defaults(cls):
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+    assert defaults(sparsewright.Static)["sparsity"] is None
+    assert defaults(sparsewright.SET)["drop_fraction"] == 0.3
+    assert defaults(sparsewright.RigL)["drop_fraction"] == 0.3
+    assert defaults(sparsewright.RigL)["balance_in_groups"] is None
+    assert defaults(sparsewright.RigL)["balance_out_groups"] is None
+    assert defaults(sparsewright.DynamicSparsityAlgorithm)["update"] is None
+    assert defaults(sparsewright.Group)["groups"] is None
