@@ -14,6 +14,7 @@ DOCUMENTED = {
     "sparsewright": {
         *("SparsityAlgorithm", "SparseParameter", "Static", "DynamicSparsityAlgorithm", "GMP"),
         *("SET", "RigL", "Group", "configure", "default_sparse_param_filter", "init", "utils"),
+        *("pack_masks", "unpack_masks"),
     },
     "sparsewright.base": {"SparsityAlgorithm", "SparseParameter"},
     "sparsewright.dynamic": {"DynamicSparsityAlgorithm"},
