@@ -1,4 +1,4 @@
-"""Time of a compressed linear layer over the same layer dense, in float32 and bfloat16, and over peers.
+"""Time of a compressed linear layer over that of the same layer dense, and of peers.
 
 `train` is forward and all gradients, `infer` the forward alone. Ratios below 1 are faster; the
 speed-up is their inverse. SparseLab (PyPI: sparselab) is compared with if it is installed.

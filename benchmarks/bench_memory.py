@@ -1,6 +1,6 @@
 """Peak memory of masked training beyond dense training, in bytes per matrix weight.
 
-Each case is a process of its own; its peak resident memory is reset after a warm-up (Linux) and read
+Each case is a process of its own; its peak resident memory is reset after a warm-up (Linux), read
 after the steps in question. Between updates it should be the masks' 1 byte; on an update step
 of RigL the dense gradients' 4 come on top.
 """

@@ -1,7 +1,8 @@
 """Time of a masked training step over that of the same dense step.
 
-A transformer of 19M weights (d = 512, 6 layers), AdamW, all linear weights 90% sparse. Dense and
-masked steps alternate in one process. For the dynamic algorithms `period` is the mean over 100
+A transformer of 19M weights (d = 512, 6 layers), all linear weights 90% sparse. Dense and masked
+steps alternate in one process. `AdamW` is torch's default loop, `AdamW fused` its fused kernel,
+`SGD` has momentum and weight decay. For the dynamic algorithms `period` is the mean over 100
 steps of which one updates the masks.
 """
 
@@ -14,6 +15,12 @@ import harness
 import torch
 
 import sparsewright as sparse
+
+OPTIMIZERS = {
+    "AdamW": lambda params: torch.optim.AdamW(params, lr=1e-4),
+    "AdamW fused": lambda params: torch.optim.AdamW(params, lr=1e-4, fused=True),
+    "SGD": lambda params: torch.optim.SGD(params, lr=1e-2, momentum=0.9, weight_decay=1e-2),
+}
 
 ALGORITHMS = {
     "static": {"algorithm": "static", "sparsity": 0.9},
@@ -30,10 +37,10 @@ ALGORITHMS = {
 class Trainer:
     """One model with its optimizer, stepped on one fixed batch."""
 
-    def __init__(self, config, x, width, layers):
+    def __init__(self, config, x, width, layers, optimizer="AdamW"):
         torch.manual_seed(0)
         self.model, self.x = harness.Transformer(width, layers), x
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
         self.sparsity = None
         if config is not None:
             self.sparsity = sparse.configure(config)
@@ -53,15 +60,13 @@ class Trainer:
         self.sparsity.load_state_dict(state)
 
 
-def measure(name, tokens, rounds, width, layers):
+def measure(name, optimizer, tokens, rounds, width, layers):
     x = torch.randn(1, tokens, width)
-    dense, masked = Trainer(None, x, width, layers), Trainer(ALGORITHMS[name], x, width, layers)
+    dense = Trainer(None, x, width, layers, optimizer)
+    masked = Trainer(ALGORITHMS[name], x, width, layers, optimizer)
+    case = f"{name}, {optimizer}, {tokens} tokens"
     times = harness.interleave({"dense": dense.step, "masked": masked.step}, rounds)
-    rows = [
-        harness.compare(
-            "step", f"{name}, {tokens} tokens", times["masked"], "dense", times["dense"]
-        )
-    ]
+    rows = [harness.compare("step", case, times["masked"], "dense", times["dense"])]
     if name != "static":
         updating = {"dense": dense.step, "update": masked.step}
         cpu, wall = [], []
@@ -77,7 +82,7 @@ def measure(name, tokens, rounds, width, layers):
         rows.append(
             harness.Row(
                 "step",
-                f"{name}, {tokens} tokens, period",
+                f"{case}, period",
                 "dense",
                 *mean,
                 rows[0].cpu_ms,
@@ -92,6 +97,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--tokens", type=int, nargs="*", default=[128, 512, 2048])
     parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS))
+    parser.add_argument("--optimizers", nargs="*", default=list(OPTIMIZERS))
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
@@ -101,7 +107,8 @@ def main():
     for tokens in args.tokens:
         rounds = max(3, args.rounds * 128 // tokens) if tokens > 512 else args.rounds
         for name in args.algorithms:
-            rows += measure(name, tokens, rounds, args.width, args.layers)
+            for optimizer in args.optimizers:
+                rows += measure(name, optimizer, tokens, rounds, args.width, args.layers)
     harness.report(rows, "step")
 
 

@@ -88,7 +88,7 @@ def report(rows: list[Row], name: str) -> None:
     print(f"# {machine()}")
     for row in rows:
         print(
-            f"{row.benchmark:14} {row.case:34} / {row.against:22} cpu {row.ratio:7.3f}  "
+            f"{row.benchmark:14} {row.case:44} / {row.against:22} cpu {row.ratio:7.3f}  "
             f"wall {row.wall_ratio:7.3f}  ({row.cpu_ms:.2f} ms)"
         )
     RESULTS.mkdir(exist_ok=True)

@@ -20,10 +20,13 @@ def configure(config):
 
 
 def test_patterns_are_searched_for_as_regular_expressions():
-    for patterns in (r"^2\.w", [r"^2\.w", "nothing"]):
+    for patterns in (r"^2\.w", [r"^2\.w", "nothing"], r"\.weight$", "2.we"):
         group = configure({"type": "static", "sparsity": 0.5, "param_name_patterns": patterns})
         group.apply(make_mlp())
-        assert kept_of(group) == {"2.weight": 32}
+        expected = {"2.weight": 32}
+        if patterns == r"\.weight$":
+            expected = {"0.weight": 64, **expected}
+        assert kept_of(group) == expected
 
 
 def test_schedule_says_when_to_update():

@@ -35,9 +35,6 @@ from sparsewright.runtime.walk import find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 
-# Without a last update step, hints on levels look this many steps ahead.
-_HORIZON = 100_000
-
 SparsityHook = Callable[["SparsityAlgorithm", str, Tensor], Any]
 MaskUpdateHook = Callable[[MaskUpdate], Any]
 
@@ -226,6 +223,7 @@ class SparsityAlgorithm(ABC):
             warn("the optimizer was sparsified already; nothing changes")
             return
         self._attachment.add_optimizer(optimizer, self._after_optimizer_step)
+        self._attachment.take_over(optimizer, self._steps)
         self.after_state_change()
 
     def _after_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -389,14 +387,8 @@ class SparsityAlgorithm(ABC):
         Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1; nothing if
         the level has no formula (a function of the step) and there is no last update step.
         """
-        begin, end = self._level_steps()
-        if end is None:
-            kind = type(self.schedules[self._level_of(param)])
-            if kind.get_min_max_end is HyperParameterSchedule.get_min_max_end:
-                return
-            end = begin + _HORIZON
-        low, high, last = self.schedules.min_max_end(self._level_of(param), begin, end)
-        for name, value in (("min_sparsity", low), ("max_sparsity", high), ("sparsity", last)):
+        levels = self.schedules.min_max_end(self._level_of(param), *self._level_steps())
+        for name, value in zip(("min_sparsity", "max_sparsity", "sparsity"), levels, strict=False):
             param.annotate(name, value)
 
     def _level_steps(self) -> tuple[int, int | None]:

@@ -1,4 +1,4 @@
-"""The `sparsewright` command: `train` a sparse network, `inspect` a checkpoint.
+"""The `sparsewright` command: `train` a sparse network, `inspect` a checkpoint, `info`.
 
 Exit status: 0 done (or stopped at --until), 1 failure, 2 usage (options, configuration, input
 named in it), 130 interrupted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import platform
 import signal
 import sys
 import traceback
@@ -18,8 +19,11 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import click
+import numpy
+import torch
 
 import sparsewright
+from sparsewright import kernels
 from sparsewright.core.errors import (
     ConfigError,
     LevelError,
@@ -206,3 +210,28 @@ def inspect(path: Path) -> int:
     for layer in wrong:
         click.echo(f"error: {file}: {layer.name}: {layer.problem}", err=True)
     return _FAILURE if wrong else 0
+
+
+@main.command()
+@_reports_errors
+def info() -> int:
+    """Print versions, threads, and which kernels are active (and why others are not)."""
+    facts = kernels.info()
+    lines = {
+        "sparsewright": sparsewright.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "kernels": facts["active"],
+        "because": facts["why_not"],
+        "instruction set": facts["isa"],
+        "best of this CPU": facts["best_isa"],
+        "torch's choice": facts["cpu"],
+        "compiler": facts["compiler"],
+        "threads": facts["threads"],
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    for name, value in lines.items():
+        if value != "":
+            click.echo(f"{name:17} {value}")
+    return 0

@@ -47,6 +47,7 @@ def test_default_filter_takes_lazy_parameters_for_weights():
         ("fc?.weight", "fc12.weight", False),
         ("fc[12].weight", "fc2.weight", True),
         ("FC1.weight", "fc1.weight", False),
+        ("fc1.weight", "FC1.weight", False),
         (["a.*", "b.*"], "b.weight", True),
         (("a.*", "b.*"), "c.weight", False),
     ],

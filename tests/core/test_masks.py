@@ -123,7 +123,7 @@ def test_drop_and_grow(data, contest, level, fraction):
     weight, mask = data.draw(scores(shape)), data.draw(masks(shape))
     growth = data.draw(scores(shape))
     magnitudes = weight.abs().flatten().tolist()
-    flat, live = growth.flatten().tolist(), mask.flatten().tolist()
+    flat, live = growth.abs().flatten().tolist(), mask.flatten().tolist()
     chosen = set()
     for row in rows_of(shape, dim, groups):
         target = kept_exactly(level, len(row))

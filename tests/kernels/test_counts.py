@@ -42,9 +42,9 @@ def test_rejects_wrong_arguments():
     mask = torch.ones(2, 2, dtype=torch.bool)
     with pytest.raises(TypeError):
         public.count_rows(torch.ones(2, 2))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="rows, n"):
         public.count_rows(mask[0])
     with pytest.raises(TypeError):
         public.count_changes(mask, torch.ones(2, 2))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shape"):
         public.count_changes(mask, mask[0])

@@ -44,26 +44,33 @@ def copy_package(tmp_path):
 def test_absent_extension_is_quiet(tmp_path):
     copy_package(tmp_path)
     out, err = run(tmp_path)
-    assert out.startswith("reference") and "not installed" in out
+    assert out.startswith("reference")
+    assert "not installed" in out
     assert not err
 
 
 def test_broken_extension_is_reported(tmp_path):
     (copy_package(tmp_path) / "_native.abi3.so").write_bytes(b"not a library")
     out, err = run(tmp_path)
-    assert out.startswith("reference") and "present but broken" in out
-    assert "RuntimeWarning" in err and "present but broken" in err
+    assert out.startswith("reference")
+    assert "present but broken" in out
+    assert "RuntimeWarning" in err
+    assert "present but broken" in err
 
 
 def test_extension_of_another_version_is_reported(tmp_path):
     (copy_package(tmp_path) / "_native.py").write_text("abi = -1")
     out, err = run(tmp_path)
-    assert out.startswith("reference") and "another version" in out and "RuntimeWarning" in err
+    assert out.startswith("reference")
+    assert "another version" in out
+    assert "RuntimeWarning" in err
 
 
 def test_switched_off():
     out, err = run(SPARSEWRIGHT_KERNELS="reference")
-    assert out.startswith("reference") and "SPARSEWRIGHT_KERNELS" in out and not err
+    assert out.startswith("reference")
+    assert "SPARSEWRIGHT_KERNELS" in out
+    assert not err
     _, err = run(SPARSEWRIGHT_KERNELS="fast")
     assert "ignored" in err
 
@@ -72,9 +79,11 @@ def test_lower_instruction_set():
     if info()["active"] == "reference":
         pytest.skip("no compiled kernels here")
     out, err = run(SPARSEWRIGHT_ISA="portable")
-    assert out.split()[:2] == ["native", "portable"] and not err
+    assert out.split()[:2] == ["native", "portable"]
+    assert not err
     out, err = run(SPARSEWRIGHT_ISA="sse9")
-    assert out.split()[0] == "native" and "unknown instruction set" in err
+    assert out.split()[0] == "native"
+    assert "unknown instruction set" in err
 
 
 def test_fallbacks_are_counted():

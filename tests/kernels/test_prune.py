@@ -70,7 +70,7 @@ def test_list_of_mixed_widths(threads):
     tensors, masks = many([torch.float32, torch.bfloat16, torch.float64, torch.float16])
     before = [bits(t) for t in tensors]
     public.prune_many_(tensors, masks, threads=threads)
-    for t, mask, old in zip(tensors, masks, before):
+    for t, mask, old in zip(tensors, masks, before, strict=False):
         assert torch.equal(bits(t), torch.where(mask, old, 0))
 
 
@@ -78,9 +78,11 @@ def test_list_with_members_the_kernel_does_not_take():
     tensors, masks = many([torch.float32])
     tensors += [torch.ones(4, 6).t(), torch.arange(8), torch.ones(3, 3)[:, ::2]]
     masks += [torch.rand(6, 4) < 0.5, torch.rand(8) < 0.5, torch.rand(3, 2) < 0.5]
-    expected = [torch.where(m, t, torch.zeros_like(t)) for t, m in zip(tensors, masks)]
+    expected = [
+        torch.where(m, t, torch.zeros_like(t)) for t, m in zip(tensors, masks, strict=False)
+    ]
     public.prune_many_(tensors, masks)
-    for t, want in zip(tensors, expected):
+    for t, want in zip(tensors, expected, strict=False):
         assert torch.equal(t.nan_to_num(), want.nan_to_num())
 
 
@@ -148,7 +150,8 @@ def test_autograd_sees_the_change():
     weight = torch.nn.Parameter(torch.ones(4))
     loss = (weight * weight).sum()
     public.prune_(weight, torch.tensor([True, False, True, False]))
-    assert weight.requires_grad and weight.grad_fn is None
+    assert weight.requires_grad
+    assert weight.grad_fn is None
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

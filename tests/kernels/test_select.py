@@ -93,7 +93,9 @@ def test_threads_share_ties_in_index_order(kernels):
     score = torch.zeros(1, 1_000_000)
     score[0, 999_999] = 1
     mask = kernels.select(score, 700_000)
-    assert mask[0, :699_999].all() and mask[0, 999_999] and int(mask.sum()) == 700_000
+    assert mask[0, :699_999].all()
+    assert mask[0, 999_999]
+    assert int(mask.sum()) == 700_000
 
 
 @pytest.mark.parametrize("n", [1, 5, 64, 65, 300, 5000, 600_000])
@@ -121,7 +123,7 @@ def test_many_rows(kernels, dtype, shape):
 
 def sampled_positions(n):
     """Where csrc/threshold.h samples a row without `among`."""
-    m = int(round(n ** (2 / 3) - 0.5))
+    m = round(n ** (2 / 3) - 0.5)
     return [int((j + (j * 2654435761 % 2**32) / 2**32) * n / m) for j in range(m)]
 
 
@@ -171,7 +173,7 @@ def test_rejects_wrong_arguments():
     with pytest.raises(TypeError, match="integers"):
         public.select(score, torch.ones(2))
     for bad in (-1, [1, -1], [1], [1, 2, 3], [[1, 2]]):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="num must"):
             public.select(score, bad)
     with pytest.raises(ValueError, match="rows, n"):
         public.select(torch.ones(3), 1)

@@ -15,6 +15,9 @@ from sparsewright.core.schedules import (
     make_hyperparam_schedule,
 )
 
+# Without a last step, the extremes of a formula are looked for so many steps ahead.
+_HORIZON = 100_000
+
 
 class ScheduleSet:
     """Named schedules of fractions, 0..1."""
@@ -64,10 +67,17 @@ class ScheduleSet:
         """The value at a step, clamped to 0..1; a 0-d tensor."""
         return self._schedules[name](step).clamp(0, 1)
 
-    def min_max_end(self, name: str, begin: int, end: int) -> tuple[float, float, float]:
-        """Smallest, largest and last value over the steps, each clamped to 0..1."""
-        low, high, last = self._schedules[name].get_min_max_end(begin, end)
-        return min(max(low, 0), 1), min(max(high, 0), 1), min(max(last, 0), 1)
+    def min_max_end(self, name: str, begin: int, end: int | None) -> list[float]:
+        """Smallest, largest and last value over the steps, each clamped to 0..1.
+
+        Empty if there is no last step and no formula (a function of the step) to look ahead with.
+        """
+        schedule = self._schedules[name]
+        if end is None:
+            if type(schedule).get_min_max_end is HyperParameterSchedule.get_min_max_end:
+                return []
+            end = begin + _HORIZON
+        return [min(max(value, 0), 1) for value in schedule.get_min_max_end(begin, end)]
 
     def update(self, is_update_step: bool) -> None:
         """Tell every schedule that a step is over, and whether masks were due."""

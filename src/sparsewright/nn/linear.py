@@ -77,7 +77,7 @@ class SparseLinear(nn.Module):
         layout = sparse.layout_from_mask(mask)
         weight = linear._parameters["weight"]
         assert weight is not None
-        weight.data = sparse.gather_dense(weight, layout)
+        replace_data(weight, sparse.gather_dense(weight, layout))
         layer._take(weight, layout, linear._parameters["bias"])
         return layer.train(linear.training)
 
@@ -86,7 +86,7 @@ class SparseLinear(nn.Module):
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         dense = self.weight
         linear.weight = self.values
-        linear.weight.data = dense
+        replace_data(linear.weight, dense)
         linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 
@@ -139,7 +139,7 @@ class SparseLinear(nn.Module):
                 return tensor.new_zeros(self.layout.nnz)
             return tensor.index_select(0, source).masked_fill_(is_new, 0)
 
-        self.values.data = carry(self.values.data)
+        replace_data(self.values, carry(self.values.data))
         return carry
 
     def _save_to_state_dict(
@@ -197,6 +197,17 @@ class SparseLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, kept={self.layout.nnz} of {total}"
         )
+
+
+def replace_data(param: nn.Parameter, data: Tensor) -> None:
+    """Give a Parameter data of another shape.
+
+    While a graph of an earlier step is alive (a loss that the loop holds on to), so is the node
+    that accumulates the Parameter's gradient, and that remembers the old shape. A change of dtype
+    makes autograd drop the node; hooks stay.
+    """
+    param.data = torch.empty(0, dtype=torch.float16)
+    param.data = data
 
 
 def check_compressible(module: nn.Module) -> str:

@@ -163,8 +163,9 @@ def make_task(data: ImageSettings, model: LeNetSettings, loop: LoopSettings) -> 
 RECIPE = Recipe(
     data=ImageSettings(),
     model=LeNetSettings(),
-    optimizer=OptimizerSettings(name="adamw", lr=2e-3, weight_decay=0.01),
-    loop=LoopSettings(steps=3000, batch_size=100, warmup=100, evaluate_every=600),
+    optimizer=OptimizerSettings(name="adamw", lr=5e-3, weight_decay=0.01),
+    # One thread: the products are too small to share.
+    loop=LoopSettings(steps=3000, batch_size=100, warmup=100, evaluate_every=600, threads=1),
     sparsity=lambda loop: rigl_section(loop, level=0.9, updates=30),
     make_task=make_task,
 )

@@ -53,11 +53,12 @@ def sparsify(model: nn.Module, section: Any) -> Group:
     """
     try:
         algorithm = configure(section)
-        algorithm.apply(model)
+        if algorithm:  # None for `sparsity: null`
+            algorithm.apply(model)
     except SparsewrightError as error:
         error.args = (f"section 'sparsity': {error}",)
         raise
-    if not algorithm.sparse_params:
+    if not algorithm or not algorithm.sparse_params:
         names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
         allowed = f"a param_filter that matches some of {', '.join(names)}"
         raise OptionError("section 'sparsity'", section, allowed)

@@ -133,6 +133,20 @@ class Attachment:
         loaded(optimizer)
         prune(optimizer)
 
+    def take_over(self, optimizer: Optimizer, steps: list[int]) -> None:
+        """Let the newest optimizer go on counting where others of the same parameters stopped.
+
+        Args:
+            optimizer: the one added last.
+            steps: steps of each optimizer, in order; written to.
+        """
+        own, others = set(self.of(optimizer)), self.optimizers[:-1]
+        followed = zip(others, steps, strict=False)
+        before = [count for other, count in followed if own & set(self.of(other))]
+        if before:
+            steps += [0] * (len(others) - len(steps))
+            steps[len(others) :] = [max(before)]
+
     def before_forward(self, module: nn.Module, initialize: Callable[[], None]) -> None:
         """Call `initialize` before each forward of the module, until `end_before_forward`."""
         self._forward_handles.append(

@@ -106,6 +106,7 @@ class SparseParameter:
     def initialize(self) -> None:
         """Compute the mask, unless it is there already (computed before, set, or loaded)."""
         if not self.is_initialized and not self.param.is_meta:
+            self.storage.start_dense()
             self.change_mask(self._make_mask(self))
             self.is_pristine = True
 

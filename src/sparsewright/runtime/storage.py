@@ -54,6 +54,9 @@ class Storage(ABC):
     def weight(self) -> Tensor:
         """The weight in its dense shape, zero where the mask is False."""
 
+    def start_dense(self) -> None:  # noqa: B027 - a compressed weight never starts anew
+        """Forget the mask: the next one is made from the weight as it is."""
+
     @abstractmethod
     def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
         """Change the mask; weight, gradient and states follow.
@@ -118,12 +121,17 @@ class MaskedStorage(Storage):
         mask = self.mask
         new = new.to(mask.device)
         changes = kernels.count_changes(mask, new)
+        # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
+        mask.logical_and_(new)
+        self._prune_all(states)
         mask.copy_(new)
-        self.prune_all(states)
         return changes
 
-    def prune_all(self, states: States) -> None:
-        """Prune the weight, its gradient and its states."""
+    def start_dense(self) -> None:
+        """Set the whole mask."""
+        self.mask.fill_(True)
+
+    def _prune_all(self, states: States) -> None:
         self.prune(self.param)
         if self.param.grad is not None:
             self.prune(self.param.grad)

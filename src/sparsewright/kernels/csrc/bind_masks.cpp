@@ -1,5 +1,5 @@
 // Arguments are addresses and sizes, checked by sparsewright.kernels.native: taking tensors here
-// (DLPack) cost more per tensor than all of Python's checks together (NOTES.md).
+// (DLPack) cost more per tensor than all of Python's checks together.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>

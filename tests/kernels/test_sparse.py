@@ -1,0 +1,124 @@
+"""The compressed kernels against dense float64 products, on every instruction set."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sparsewright.kernels import native, sparse, sparse_reference
+
+ISAS = ["portable", "avx2", "avx512"]
+AVAILABLE = ISAS[: ISAS.index(native.info()["best_isa"]) + 1] if native.module() else []
+SHAPES = st.tuples(st.integers(0, 80), st.integers(0, 300), st.integers(0, 90))
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(params=[None, *AVAILABLE], ids=lambda isa: isa or "reference")
+def path(request, monkeypatch):
+    """The plain-torch twins, or one instruction set."""
+    if request.param is None:
+        monkeypatch.setattr(native, "_module", None)
+    else:
+        monkeypatch.setattr(native, "_isa", request.param)
+    return request.param
+
+
+def make(rows, cols, density, seed):
+    torch.manual_seed(seed)
+    mask = torch.rand(rows, cols) < density
+    if rows > 2:
+        mask[rows // 2] = False
+    weight = torch.randn(rows, cols) * mask
+    layout = sparse.layout_from_mask(mask)
+    return mask, weight, layout, sparse.gather_dense(weight, layout)
+
+
+@QUICK
+@given(SHAPES, st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.integers(1, 3), st.integers(0, 99))
+def test_products_equal_dense_float64(path, shape, density, threads, seed):
+    rows, cols, tokens = shape
+    torch.set_num_threads(threads)
+    try:
+        mask, weight, layout, values = make(rows, cols, density, seed)
+        x, dy, bias = torch.randn(tokens, cols), torch.randn(tokens, rows), torch.randn(rows)
+        y = sparse.linear(x, values, layout, bias)
+        dx = sparse.input_grad(dy, values, layout)
+        dvalues = sparse.values_grad(dy, x, layout)
+    finally:
+        torch.set_num_threads(1)
+    wide = weight.double()
+    torch.testing.assert_close(y.double(), x.double() @ wide.T + bias, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dx.double(), dy.double() @ wide, atol=1e-4, rtol=1e-4)
+    expected = (dy.double().T @ x.double())[mask]
+    torch.testing.assert_close(dvalues.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@QUICK
+@given(SHAPES, st.integers(0, 99))
+def test_bfloat16_activations_are_summed_in_float32(path, shape, seed):
+    rows, cols, tokens = shape
+    _, weight, layout, values = make(rows, cols, 0.2, seed)
+    x = torch.randn(tokens, cols).bfloat16()
+    y = sparse.linear(x, values, layout, None)
+    assert y.dtype == torch.bfloat16
+    expected = x.double() @ weight.double().T
+    torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=8e-3)
+
+
+@QUICK
+@given(SHAPES, st.sampled_from([0.0, 0.1, 0.7]), st.integers(0, 99))
+def test_layout_is_the_mask(path, shape, density, seed):
+    rows, cols, _ = shape
+    mask, weight, layout, values = make(rows, cols, density, seed)
+    assert layout.nnz == int(mask.sum())
+    assert torch.equal(values, weight[mask])
+    assert torch.equal(sparse.dense_mask(layout), mask)
+    assert torch.equal(sparse.scatter_dense(values, layout), weight)
+    twin = sparse_reference.build_blocks(
+        layout.row_ptr, layout.col_idx, None, cols, 512, layout.forward.col_block
+    )
+    forward = layout.forward
+    for mine, theirs in zip((forward.seg_ptr, forward.col, forward.src), twin, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@QUICK
+@given(SHAPES, st.integers(0, 99))
+def test_entries_are_matched_to_the_layout_before(path, shape, seed):
+    rows, cols, _ = shape
+    old_mask, _, old, _ = make(rows, cols, 0.3, seed)
+    new_mask, _, new, _ = make(rows, cols, 0.3, seed + 1)
+    positions = torch.full((rows, cols), -1, dtype=torch.int32)
+    positions[old_mask] = torch.arange(old.nnz, dtype=torch.int32)
+    assert torch.equal(sparse.match_entries(old, new), positions[new_mask])
+
+
+@pytest.mark.parametrize(
+    ("row_ptr", "col_idx", "problem"),
+    [
+        ([0, 2, 3], [0, 1, 9], "must be in 0..3"),
+        ([0, 2, 3], [0, 1, -1], "must be in 0..3"),
+        ([0, 2, 3], [1, 0, 2], "ascend"),
+        ([0, 2, 3], [1, 1, 2], "ascend"),
+        ([0, 3, 2], [0, 1, 2], "start at 0 and end"),
+        ([0, 4, 3], [0, 1, 2], "must not fall"),
+        ([1, 2, 3], [0, 1, 2], "start at 0"),
+        ([0, 2, 9], [0, 1, 2], "end at the 3"),
+    ],
+)
+def test_a_bad_index_raises(path, row_ptr, col_idx, problem):
+    pointers, columns = torch.tensor(row_ptr).int(), torch.tensor(col_idx).int()
+    with pytest.raises(ValueError, match=problem):
+        sparse.layout_from_csr(pointers, columns, 4)
+
+
+def test_same_bits_for_any_number_of_threads():
+    _, _, layout, values = make(300, 200, 0.1, 0)
+    x, dy = torch.randn(500, 200), torch.randn(500, 300)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append((sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)))
+    torch.set_num_threads(1)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))

@@ -1,0 +1,139 @@
+"""A compressed layer is the masked layer."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sparsewright as sparse
+from sparsewright.core.errors import AttachError, ShapeError
+from sparsewright.nn import SparseLinear
+from sparsewright.nn.functional import sparse_linear
+
+
+def twins(rows=24, cols=40, level=0.7, bias=True):
+    """A masked linear layer and the same compressed."""
+    torch.manual_seed(0)
+    masked = nn.Linear(cols, rows, bias=bias)
+    sparse.Static(level).apply(masked)
+    mask = masked.weight_mask.clone()
+    other = nn.Linear(cols, rows, bias=bias)
+    other.load_state_dict({k: v for k, v in masked.state_dict().items() if "mask" not in k})
+    return masked, SparseLinear.from_linear(other, mask)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(40,), (1, 40), (9, 40), (3, 50, 40), (0, 40)])
+def test_forward_and_gradients_equal_the_masked_layer(shape, bias):
+    masked, compressed = twins(bias=bias)
+    x1 = torch.randn(shape, requires_grad=True)
+    x2 = x1.detach().clone().requires_grad_()
+    y1, y2 = masked(x1), compressed(x2)
+    torch.testing.assert_close(y1, y2)
+    grad = torch.randn_like(y1)
+    y1.backward(grad)
+    y2.backward(grad)
+    torch.testing.assert_close(x1.grad, x2.grad)
+    torch.testing.assert_close(masked.weight.grad[masked.weight_mask], compressed.values.grad)
+    if bias:
+        torch.testing.assert_close(masked.bias.grad, compressed.bias.grad)
+
+
+def test_gradcheck():
+    _, layer = twins(7, 5, 0.5)
+    x = torch.randn(3, 5, dtype=torch.double, requires_grad=True)
+    values = layer.values.detach().double().requires_grad_()
+    bias = layer.bias.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *args: sparse_linear(args[0], args[1], layer.layout, args[2]), (x, values, bias)
+    )
+
+
+def test_from_shape_and_level():
+    layer = SparseLinear(30, 20, sparsity=0.9)
+    assert layer.layout.nnz == layer.values.numel() == 60
+    assert torch.equal(layer.weight != 0, layer.weight_mask)
+    assert layer(torch.randn(2, 30)).shape == (2, 20)
+
+
+def test_state_dict_is_that_of_the_masked_layer_and_loads_both_ways():
+    masked, compressed = twins()
+    assert list(masked.state_dict()) == list(compressed.state_dict())
+    for key, value in masked.state_dict().items():
+        assert torch.equal(compressed.state_dict()[key], value)
+    other, fresh = twins(level=0.5)
+    fresh.load_state_dict(masked.state_dict())
+    other.load_state_dict(compressed.state_dict())
+    for layer in (fresh, other):
+        assert all(torch.equal(layer.state_dict()[k], v) for k, v in masked.state_dict().items())
+    dense = nn.Linear(40, 24)
+    fresh.load_state_dict(dense.state_dict())
+    assert torch.equal(fresh.weight, dense.weight * masked.weight_mask)
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    _, layer = twins()
+    good = layer.state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        layer.load_state_dict({**good, "weight": torch.ones(2, 2)})
+    with pytest.raises(RuntimeError, match="weight_mask: a mask of shape"):
+        layer.load_state_dict({**good, "weight_mask": torch.ones(2, 2)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        layer.load_state_dict({"weight": good["weight"]})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        layer.load_state_dict({**good, "scale": torch.ones(1)})
+    assert all(torch.equal(layer.state_dict()[k], v) for k, v in good.items())
+
+
+def test_copies_and_pickles():
+    _, layer = twins()
+    x = torch.randn(3, 40)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
+        assert torch.equal(other(x), layer(x))
+        other.values.data.zero_()
+        assert layer.values.any()
+
+
+def test_autocast_gives_bfloat16():
+    masked, compressed = twins()
+    x = torch.randn(64, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y1, y2 = masked(x), compressed(x)
+    assert y2.dtype == torch.bfloat16
+    torch.testing.assert_close(y1.float(), y2.float(), atol=2e-2, rtol=2e-2)
+
+
+def test_compile_sees_one_operator_and_no_graph_break():
+    _, layer = twins()
+    model = nn.Sequential(layer, nn.ReLU())
+    x = torch.randn(30, 40, requires_grad=True)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).square().sum().backward()
+    got = layer.values.grad.clone(), x.grad.clone()
+    layer.zero_grad()
+    x.grad = None
+    model(x).square().sum().backward()
+    torch.testing.assert_close(got, (layer.values.grad, x.grad))
+
+
+def test_export():
+    _, layer = twins()
+    model, x = nn.Sequential(layer, nn.ReLU()), torch.randn(4, 40)
+    program = torch.export.export(model, (x,))
+    assert any("sparse_linear" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x), F.relu(layer(x)))
+
+
+def test_wrong_input_and_device_say_so():
+    _, layer = twins()
+    with pytest.raises(ShapeError, match="its last dimension must be 40"):
+        layer(torch.randn(3, 41))
+    with pytest.raises(AttachError, match="decompress"):
+        layer(torch.randn(3, 40, device="meta"))
