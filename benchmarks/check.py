@@ -8,6 +8,7 @@ not checked.
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -20,8 +21,9 @@ def main():
             (r["benchmark"], r["case"], r["against"]): float(r["most"])
             for r in csv.DictReader(file)
         }
+    results = Path(os.environ.get("BENCHMARK_RESULTS", HERE / "results"))
     failed = 0
-    for path in sorted((HERE / "results").glob("*.csv")):
+    for path in sorted(results.glob("*.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 key = (row["benchmark"], row["case"], row["against"])

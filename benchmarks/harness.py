@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 import statistics
 import sys
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import sparsewright
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 
 @dataclass
@@ -91,7 +92,7 @@ def report(rows: list[Row], name: str) -> None:
             f"{row.benchmark:14} {row.case:44} / {row.against:22} cpu {row.ratio:7.3f}  "
             f"wall {row.wall_ratio:7.3f}  ({row.cpu_ms:.2f} ms)"
         )
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["machine", *asdict(rows[0])])
         writer.writeheader()

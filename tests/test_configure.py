@@ -226,7 +226,7 @@ def test_the_config_is_not_changed():
         (
             {"algorithm": "static", "sparsity": 0.5, "update": 3},
             OptionError,
-            r"key of Static = 'update'.*allowed: sparsity, init_method, seed, param_filter",
+            r"key of Static = 'update'.*allowed: sparsity, init_method, seed, storage",
         ),
         (
             {"algorithm": "gmp", "sparsity": [0.5], "schedule": [0.5]},

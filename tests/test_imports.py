@@ -84,7 +84,9 @@ def test_imports_point_down(path):
             assert room == own or room not in ROOMS[0] - {"recipes"}, f"{own} imports {room}"
         else:
             assert room not in FACADES, f"{own} imports the facade {room}"
-            assert room == own or height(room) < height(own), f"{own} imports {room}"
+            # Compressed layers and what attaches to them know each other: one level, two rooms.
+            neighbours = {own, room} == {"runtime", "nn"}
+            assert room == own or neighbours or height(room) < height(own), f"{own} imports {room}"
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
@@ -115,9 +117,9 @@ def test_no_import_inside_a_function_but_of_optional_packages(path):
 def test_below_the_top_only_torch_and_numpy_are_used(path):
     for module, _, node in imports_of(path):
         top = module.partition(".")[0]
-        assert top in {"sparsewright", "torch", "numpy"} or top in sys.stdlib_module_names, (
-            f"line {node.lineno}: {module}"
-        )
+        is_late = room_of(path) == "nn" and top == "safetensors"
+        allowed = {"sparsewright", "torch", "numpy", *sys.stdlib_module_names}
+        assert is_late or top in allowed, f"line {node.lineno}: {module}"
 
 
 def test_core_and_kernels_touch_no_module_or_optimizer():

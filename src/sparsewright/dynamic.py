@@ -100,19 +100,20 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     def _gradient(self, p: Tensor) -> Tensor | FactoredGradient:
         """The dense gradient; that of a compressed weight not multiplied out."""
-        grad = self._attachment.dense_gradients.get(self._being_updated(p))
+        parameter = self._being_updated("dense_gradient of", p)
+        grad = self._attachment.dense_gradients.get(parameter)
         if grad is None:
             raise OptionTypeError("dense_gradient", p, "needs_dense_gradient = True in the class")
         return grad
 
-    def _being_updated(self, p: Tensor) -> SparseParameter:
+    def _being_updated(self, what: str, p: Tensor) -> SparseParameter:
         if self._updating is None or self._updating[0] is not p:
-            raise OptionTypeError("p", p, "the weight that update_mask was called with")
+            raise OptionTypeError(what, p, "the weight that update_mask was called with")
         return self._updating[1]
 
     def generator(self, p: Tensor) -> torch.Generator:
         """A CPU generator for this weight at this step: the same on every rank and on resuming."""
-        return make_generator(self.seed, self._being_updated(p).name, self._step)
+        return make_generator(self.seed, self._being_updated("generator of", p).name, self._step)
 
     def update(self, optimizer: Optimizer | None = None) -> None:
         """Count a step, prune what it wrote and, if masks are due, change them.
