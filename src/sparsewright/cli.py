@@ -34,7 +34,7 @@ from sparsewright.core.errors import (
 )
 from sparsewright.recipes import loop
 from sparsewright.recipes.config import RECIPES, RunConfig
-from sparsewright.recipes.display import Progress, print_layers, print_validation
+from sparsewright.recipes.display import Progress, print_layers, print_speeds, print_validation
 from sparsewright.recipes.layers import count_layers, read_weights
 from sparsewright.recipes.run_folder import RunFolder
 from sparsewright.recipes.training import Training
@@ -119,6 +119,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--data", type=_FILE, help="fashion: the folder with the four idx(.gz) files.")
 @click.option("--steps", type=int, help="Optimizer steps, instead of the configuration's.")
 @click.option("--seed", type=int, help="Seed of weights, batches and default masks  [0].")
+@click.option(
+    "--storage",
+    type=click.Choice(["masked", "compressed"]),
+    help="How sparse weights are stored, instead of what the section sparsity says.",
+)
 @click.option("--no-baseline", is_flag=True, help="Do not train the dense twin beside it.")
 @click.option("--out", type=_FILE, help="The run folder to make  [runs/RECIPE-N].")
 @click.option("--resume", type=_FILE, metavar="RUN", help="Go on with the run in this folder.")
@@ -163,7 +168,8 @@ def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[st
         data["text"] = str(given["text"])
     if given["data"]:
         data["dir"] = str(given["data"])
-    chosen = {key: given[key] for key in ("steps", "seed") if given[key] is not None}
+    keys = ("steps", "seed", "storage")
+    chosen = {key: given[key] for key in keys if given[key] is not None}
     if given["no_baseline"]:
         chosen["baseline"] = False
     return {"data": data, "loop": chosen}
@@ -190,6 +196,8 @@ def _train(training: Training, folder: RunFolder, until: int | None) -> int:
     print_layers(loop.layers(training))
     click.echo()
     print_validation(training.validation)
+    click.echo()
+    print_speeds(training.speeds(), training.task.unit)
     return 0
 
 

@@ -106,6 +106,12 @@ def _numbers(name: str, kept: int, total: int) -> tuple[str, str, str, str]:
     return name, f"{kept:,}", f"{total:,}", f"{1 - kept / total:.4f}"
 
 
+def print_speeds(speeds: dict[str, float], unit: str) -> None:
+    """Print the speed of a training step without the optimizer, in each storage, on stdout."""
+    shown = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
+    _stdout().print(f"{unit}/s, forward and backward: {shown}")
+
+
 def print_validation(values: dict[str, float]) -> None:
     """Print the last evaluation on stdout, the dense twin beside the sparse network."""
     has_twin = any(name.startswith("dense_") for name in values)

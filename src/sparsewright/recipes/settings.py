@@ -66,6 +66,7 @@ class LoopSettings:
     checkpoint_every: int = option(100, least=1)
     baseline: bool = option(True)
     threads: int | None = option(None, least=1)
+    storage: str | None = option(None, among=("masked", "compressed"))
 
 
 def read_section(base: Section, raw: object, name: str, where: str) -> Section:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +16,8 @@ from sparsewright.configure import configure
 from sparsewright.core.errors import CheckpointError, OptionError, SparsewrightError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.group import Group
+from sparsewright.nn.compress import compress, decompress
+from sparsewright.nn.linear import SparseLinear
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.layers import Churn
 from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
@@ -33,10 +37,16 @@ def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer of the settings; biases and norms are not decayed."""
-    parameters = list(model.parameters())
+    # The values of a compressed weight have one dimension, and are a weight all the same.
+    values = {id(m.values) for m in model.modules() if isinstance(m, SparseLinear)}
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        is_weight = parameter.ndim > 1 or id(parameter) in values
+        (decayed if is_weight else others).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
@@ -44,8 +54,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     return kind(groups, lr=settings.lr, betas=(0.9, settings.beta2))
 
 
-def sparsify(model: nn.Module, section: Any) -> Group:
-    """Apply a `sparsity` section to a model.
+def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Group:
+    """Apply a `sparsity` section to a model, with another storage than it says if one is given.
 
     Raises:
         SparsewrightError: as `configure` and `apply` raise, with the section named.
@@ -54,6 +64,8 @@ def sparsify(model: nn.Module, section: Any) -> Group:
     try:
         algorithm = configure(section)
         if algorithm:  # None for `sparsity: null`
+            for part in algorithm.algorithms:
+                part.storage = storage or part.storage
             algorithm.apply(model)
     except SparsewrightError as error:
         error.args = (f"section 'sparsity': {error}",)
@@ -71,7 +83,8 @@ class Network:
     def __init__(self, config: RunConfig, task: Task, *, is_sparse: bool) -> None:
         self.config, self.task = config, task
         self.model = task.make_model()
-        self.algorithm = sparsify(self.model, config.sparsity) if is_sparse else None
+        storage = config.loop.storage
+        self.algorithm = sparsify(self.model, config.sparsity, storage) if is_sparse else None
         self.optimizer = make_optimizer(self.model, config.optimizer)
         if self.algorithm is not None:
             self.algorithm.apply(self.optimizer)
@@ -172,6 +185,24 @@ class Training:
             twin = self.dense.evaluate()
             self.validation |= {f"dense_{name}": value for name, value in twin.items()}
         return self.validation
+
+    def speeds(self, rounds: int = 8) -> dict[str, float]:
+        """Units a second of forward and backward: dense, masked and compressed, interleaved."""
+        models = {name: copy.deepcopy(self.sparse.model) for name in ("masked", "compressed")}
+        decompress(models["masked"])
+        compress(models["compressed"], verbose=False)
+        if self.dense:
+            models = {"dense": self.dense.model, **models}
+        seconds: dict[str, list[float]] = {name: [] for name in models}
+        for number in range(rounds):
+            batch = self.task.batch(number)
+            for name, model in models.items():
+                started = time.perf_counter()
+                model.zero_grad()
+                self.task.loss(model, *batch).backward()
+                seconds[name].append(time.perf_counter() - started)
+        units = self.task.units_per_step
+        return {name: units / statistics.median(times) for name, times in seconds.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """The sparse model's state dict, masks included."""
