@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 
 def losses(command: Command, run: str) -> list[float]:
-    found = [json.loads(x) for x in (command.folder / run / "metrics.jsonl").open()]
+    text = (command.folder / run / "metrics.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
     return [line["loss"] for line in found if line["event"] == "step"]
 
 
