@@ -1,5 +1,9 @@
 """The compressed kernels against dense float64 products, on every instruction set."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -122,3 +126,35 @@ def test_same_bits_for_any_number_of_threads():
     torch.set_num_threads(1)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+FORK = """
+import os, sys, torch
+from sparsewright.kernels import sparse
+torch.set_num_threads(2)
+layout = sparse.layout_from_mask(torch.rand(600, 500) < 0.1)
+values, x = torch.randn(layout.nnz), torch.randn(400, 500)
+expected = sparse.linear(x, values, layout, None)
+child = os.fork()
+same = torch.equal(sparse.linear(x, values, layout, None), expected)
+if child == 0:
+    os._exit(0 if same else 3)
+sys.exit(0 if same and os.waitpid(child, 0)[1] == 0 else 4)
+"""
+
+
+def test_threads_work_after_a_fork():
+    done = subprocess.run([sys.executable, "-c", FORK], timeout=60)
+    assert done.returncode == 0
+
+
+def test_calls_from_several_threads_at_once():
+    _, _, layout, values = make(300, 200, 0.1, 0)
+    inputs = [torch.randn(300, 200) for _ in range(4)]
+    expected = [sparse.linear(x, values, layout, None) for x in inputs]
+    torch.set_num_threads(2)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            results = pool.map(lambda x: sparse.linear(x, values, layout, None), inputs)
+            assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+    torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,6 +80,36 @@ Pool& pool() {
   return *p;
 }
 
+// torch's own workers, if its OpenMP is libgomp: between two parallel regions they spin for a while, and a
+// pool of ours beside them would wait for their cores. libgomp does not survive a fork; ours does.
+using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+const pid_t loaded_in = getpid();
+
+GompParallel gomp_parallel() {
+  static const auto found = reinterpret_cast<GompParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return getpid() == loaded_in ? found : nullptr;
+}
+
+struct Team {
+  const std::function<void(int)>& body;
+  std::atomic<int> threads{0};
+
+  static void run(void* team) {
+    Team& t = *static_cast<Team*>(team);
+    t.body(t.threads.fetch_add(1));
+  }
+};
+
+void run_threads(int threads, const std::function<void(int)>& body) {
+  if (threads <= 1) return body(0);
+  if (GompParallel parallel = gomp_parallel()) {
+    Team team{body};
+    return parallel(Team::run, &team, unsigned(threads), 0);
+  }
+  if (!pool().run(threads, body)) body(0);
+}
+
 }  // namespace
 
 void parallel_for(int threads, int64_t tasks, const std::function<void(int64_t, int)>& task) {
@@ -95,7 +126,7 @@ void parallel_for(int threads, int64_t tasks, const std::function<void(int64_t, 
       if (!error) error = std::current_exception();
     }
   };
-  if (threads <= 1 || !pool().run(threads, body)) body(0);
+  run_threads(threads, body);
   if (error) std::rethrow_exception(error);
 }
 

@@ -1,4 +1,4 @@
-// A small thread pool. std::thread only: a second OpenMP runtime beside torch's would make both spin.
+// Threads: torch's OpenMP workers where they can be reached, else a small pool of our own.
 #pragma once
 #include <cstdint>
 #include <functional>
