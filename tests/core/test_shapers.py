@@ -69,3 +69,8 @@ def test_bad_numbers_of_groups_raise(make):
 def test_representations_name_the_groups():
     assert repr(InputGroupScoreShaper(2)) == "InputGroupScoreShaper(num_groups=2)"
     assert repr(ScoreFlattener()) == "ScoreFlattener()"
+
+
+def test_what_comes_back_is_contiguous():
+    rows, back = InputGroupScoreShaper(2)(torch.zeros(2, 2))
+    assert back(rows).is_contiguous()

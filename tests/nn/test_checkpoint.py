@@ -65,6 +65,7 @@ def rewrite(path, change):
         (lambda t, m: m.update(shapes="{"), "its shapes"),
         (lambda t, m: m.update(shapes='{"0.weight": [-4, 2]}'), "its shapes"),
         (lambda t, m: m.update(shapes='{"0.weight": [64, 49]}'), "packed mask"),
+        (lambda t, m: t.update({"0.weight": torch.ones(3)}), "both dense and as values"),
         (lambda t, m: t.pop("0.weight.values"), "missing"),
         (lambda t, m: t.pop("0.weight_mask"), "missing"),
         (lambda t, m: t["0.weight_mask"].logical_not_(), "values for"),

@@ -80,7 +80,8 @@ class _GroupScoreShaper(ScoreShaper):
         shape = split.shape
 
         def unshape(rows: Tensor) -> Tensor:
-            return rows.reshape(shape).movedim(0, self.dim).flatten(self.dim, self.dim + 1)
+            shaped = rows.reshape(shape).movedim(0, self.dim)
+            return shaped.flatten(self.dim, self.dim + 1).contiguous()
 
         return split.reshape(groups, tensor.numel() // groups), unshape
 

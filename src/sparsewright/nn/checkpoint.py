@@ -151,6 +151,9 @@ def _expand(
         weight = torch.zeros(shape, dtype=values.dtype)
         weight[mask] = values
         state[key], state[key + MASK_SUFFIX] = weight, mask
+    twice = sorted(state.keys() & tensors.keys())
+    if twice:
+        raise CheckpointError(path, f"{twice[0]}: there both dense and as values")
     return {**state, **tensors}
 
 
