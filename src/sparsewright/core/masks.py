@@ -249,7 +249,7 @@ def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
         if bool(size.sum().isnan()):
             raise ScoreError("dense gradient")
         candidates = among[0, begin : begin + len(size)]
-        if len(best) < num:
+        if len(best) < max(num, 1):
             found = select(size.unsqueeze(0), [num], candidates.unsqueeze(0))[0]
         else:
             found = (size > best.min()).logical_and_(candidates)
