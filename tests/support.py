@@ -94,8 +94,8 @@ def assert_same(first: object, second: object, path: str = "") -> None:
         for key, value in first.items():
             assert_same(value, second[key], f"{path}.{key}")
     elif isinstance(first, list | tuple):
-        assert len(first) == len(second), path  # type: ignore[arg-type]
-        for index, (a, b) in enumerate(zip(first, second, strict=True)):  # type: ignore[call-overload]
+        assert len(first) == len(second), path
+        for index, (a, b) in enumerate(zip(first, second, strict=True)):
             assert_same(a, b, f"{path}[{index}]")
     else:
         assert first == second, path

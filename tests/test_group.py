@@ -90,7 +90,7 @@ def test_adding_a_group_says_extend():
 def test_sparsity_of_a_group_says_to_index():
     group, _ = two("0.weight")
     with pytest.raises(AttachError, match=r"use group\[i\].sparsity"):
-        group.sparsity  # noqa: B018
+        _ = group.sparsity
     levels = [float(schedule(0)) for schedule in group[1].sparsity.values()]
     assert levels == [0.75]
 

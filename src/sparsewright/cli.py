@@ -64,7 +64,7 @@ def _reports_errors(command: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             status = _INTERRUPTED
-        except Exception as error:
+        except Exception as error:  # the outermost frame: nothing above could handle it
             if debug:
                 traceback.print_exc()
             known = isinstance(error, SparsewrightError)

@@ -155,7 +155,7 @@ def test_killed_at_any_moment_resumes_to_the_same_result(command: Command) -> No
     run = command.folder / "parts"
     process = command.start("train", config, "--out", "parts")
     for size in (1, 4000, 9000):
-        wait_for(lambda: run.exists() and (run / "metrics.jsonl").stat().st_size > size)  # noqa: B023
+        wait_for(lambda size=size: run.exists() and (run / "metrics.jsonl").stat().st_size > size)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

@@ -149,8 +149,6 @@ def test_tied_weights_have_one_mask(make):
 
 @every_algorithm
 def test_frozen_weights_keep_their_mask_and_unfrozen_ones_train_sparse(make):
-    from cases import CUBIC  # noqa: F401
-
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     model[0].weight.requires_grad_(False)
     model, sparsity, optimizer = attach(make, OPTIMIZERS["sgd with momentum"], model)

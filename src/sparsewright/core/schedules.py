@@ -38,7 +38,7 @@ class HyperParameterSchedule(ABC):
     def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - most have no state
         """Told once a step whether masks were due; schedules with a state move on here."""
 
-    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027
+    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - as above
         """Replace every state tensor by `fn` of it."""
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
