@@ -9,19 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from sparsewright.core.errors import (
-    AttachError,
     OptionError,
     OptionTypeError,
     ScoreError,
     warn,
 )
-from sparsewright.core.events import MaskUpdate
 from sparsewright.core.filters import default_sparse_param_filter
-from sparsewright.core.hooks import Hooks, Removable
+from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
 from sparsewright.core.schedules import HyperParameterSchedule
 from sparsewright.core.shapers import ScoreShaper
@@ -30,16 +27,14 @@ from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
 from sparsewright.runtime.attach import Attachment, attach_routed
 from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.replicas import check_process_group
 from sparsewright.runtime.rng import make_generator
-from sparsewright.runtime.walk import find_owner, root_of_apply
+from sparsewright.runtime.walk import check_weight, find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 
-SparsityHook = Callable[["SparsityAlgorithm", str, Tensor], Any]
-MaskUpdateHook = Callable[[MaskUpdate], Any]
 
-
-class SparsityAlgorithm(ABC):
+class SparsityAlgorithm(Observed, ABC):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::
@@ -72,6 +67,7 @@ class SparsityAlgorithm(ABC):
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise OptionTypeError("seed", seed, "an integer")
+        super().__init__()
         self.seed = seed
         self.autoupdate = True
         self.storage = "masked"
@@ -80,7 +76,6 @@ class SparsityAlgorithm(ABC):
         self._own_levels: dict[Tensor, str] = {}
         self._level_names: dict[str, str] = {}
         self._steps: list[int] = []
-        self._hooks = Hooks()
         self.score_shaper: ScoreShaper | None = None
         self._attachment = Attachment(self, self._grad_hook)
         self._set_sparsity(sparsity)
@@ -106,6 +101,19 @@ class SparsityAlgorithm(ABC):
     def step(self) -> int:
         """Optimizer steps completed (of the furthest optimizer, if there are several)."""
         return max(self._steps, default=0)
+
+    @property
+    def process_group(self) -> Any:
+        """The ranks that train replicas of the model, whose dense gradients are averaged.
+
+        `"auto"`: those of the `DistributedDataParallel` that `apply` was given, or else all, once
+        `torch.distributed` is initialized. A `ProcessGroup`: its ranks. None: nobody.
+        """
+        return self._attachment.process_group
+
+    @process_group.setter
+    def process_group(self, group: Any) -> None:
+        self._attachment.process_group = check_process_group(group)
 
     @property
     def sparse_params(self) -> Mapping[str, SparseParameter]:
@@ -190,11 +198,10 @@ class SparsityAlgorithm(ABC):
             param: the parameter, any shape.
 
         Raises:
-            AttachError: its shape is not known yet.
+            AttachError: its shape is not known yet, or it is sharded in a way not supported.
             OptionError: the levels were given by parameter, and it is not among them.
         """
-        if is_lazy(param):
-            raise AttachError(name, "its shape is not known yet; run one forward pass first")
+        check_weight(name, param)
         if self._own_levels and param not in self._own_levels:
             raise OptionError("sparsity", name, "one of the parameters that levels were given for")
 
@@ -282,6 +289,7 @@ class SparsityAlgorithm(ABC):
             self.schedules.update(self._is_due(self.step))
         self._steps[slot] += 1
         attachment.follow()
+        attachment.meet_replicas(self._steps, self.seed)
         parameters = (
             list(attachment.parameters.values()) if optimizer is None else attachment.of(optimizer)
         )
@@ -322,25 +330,6 @@ class SparsityAlgorithm(ABC):
         """
         parameter = self._attachment.find(p)
         return grad if parameter is None else parameter.prune(grad)
-
-    def register_target_sparsity_hook(self, hook: SparsityHook) -> Removable:
-        """Call `hook(sparsity, name, target)` after each step, once per distinct schedule.
-
-        `name` is the common prefix of the names of the parameters that share the schedule, and `*`;
-        `target` a 0-d tensor, 0..1.
-        """
-        return self._hooks.register("target", hook)
-
-    def register_computed_sparsity_hook(self, hook: SparsityHook) -> Removable:
-        """Call `hook(sparsity, name, computed)` after each step, once per parameter.
-
-        `computed` is the fraction pruned as measured from the mask, a 0-d tensor, 0..1.
-        """
-        return self._hooks.register("computed", hook)
-
-    def register_mask_update_hook(self, hook: MaskUpdateHook) -> Removable:
-        """Call `hook(MaskUpdate)` for each parameter whose mask was updated."""
-        return self._hooks.register("mask", hook)
 
     def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
         """Replace every number of the state by `f` of it, as 0-d tensors."""

@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import OptionTypeError, ScoreError
 from sparsewright.core.events import MaskUpdate
+from sparsewright.core.uniform import uniform
 from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, make_update_schedule
 from sparsewright.init import InitMethod
+from sparsewright.kernels.sharded import all_finite
 from sparsewright.runtime.attach import logger
 from sparsewright.runtime.gradients import FactoredGradient
 from sparsewright.runtime.parameter import SparseParameter
@@ -115,6 +117,13 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         """A CPU generator for this weight at this step: the same on every rank and on resuming."""
         return make_generator(self.seed, self._being_updated("generator of", p).name, self._step)
 
+    def random_score(self, p: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1), float32, shaped like `p`, from `generator(p)`.
+
+        Also for a sharded weight, where each rank gets its own part of the same numbers.
+        """
+        return uniform(p, self.generator(p))
+
     def update(self, optimizer: Optimizer | None = None) -> None:
         """Count a step, prune what it wrote and, if masks are due, change them.
 
@@ -123,6 +132,8 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         """
         step, parameters = self._begin_step(optimizer)
         if self._is_due(step):
+            if self.needs_dense_gradient:
+                self._attachment.dense_gradients.average(parameters)
             for parameter in parameters:
                 self._update_parameter(parameter, step)
         self._arm(parameters, step + 1)
@@ -168,7 +179,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             if grad is None:
                 logger.info("%s: no gradient, the mask stays", parameter.name)
                 return False
-            if not bool(grad.isfinite().all()):
+            if not (grad.is_finite() if isinstance(grad, FactoredGradient) else all_finite(grad)):
                 logger.warning("%s: the gradient is not finite, the mask stays", parameter.name)
                 return False
         return True

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.base import MaskUpdateHook, SparsityAlgorithm, SparsityHook
+from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import (
     AttachError,
     OptionTypeError,
@@ -17,9 +17,10 @@ from sparsewright.core.errors import (
     warn,
 )
 from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter
-from sparsewright.core.hooks import HandleGroup, Removable
+from sparsewright.core.hooks import HandleGroup, MaskUpdateHook, Removable, SparsityHook
 from sparsewright.runtime.attach import attach_routed, next_name
 from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.replicas import AUTO
 from sparsewright.runtime.walk import named_weights
 
 __all__ = ["Group"]
@@ -124,6 +125,17 @@ class Group(SparsityAlgorithm):
     def autoupdate(self, value: bool) -> None:
         for algorithm in self.algorithms:
             algorithm.autoupdate = value
+
+    @property
+    def process_group(self) -> Any:
+        """The ranks that train replicas; setting it sets it for all algorithms."""
+        groups = [algorithm.process_group for algorithm in self.algorithms]
+        return groups[0] if groups else AUTO
+
+    @process_group.setter
+    def process_group(self, group: Any) -> None:
+        for algorithm in self.algorithms:
+            algorithm.process_group = group
 
     def get_sparse_params(
         self, obj: Tensor | nn.Module | Optimizer

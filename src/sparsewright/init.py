@@ -17,6 +17,8 @@ from torch import Tensor
 from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.masks import Level, as_decimal, make_mask_topk_sparsity
 from sparsewright.core.shapers import ScoreShaper
+from sparsewright.core.uniform import uniform
+from sparsewright.kernels import sharded
 
 __all__ = ["InitMethod", "checkerboard", "from_zeros", "make_init_method", "random", "topk"]
 
@@ -44,8 +46,7 @@ def random(
     Returns:
         Bool mask, shaped like `p`.
     """
-    score = torch.rand(p.shape, generator=generator)
-    return make_mask_topk_sparsity(score.to(device or p.device), sparsity, score_shaper)
+    return make_mask_topk_sparsity(uniform(p, generator, device), sparsity, score_shaper)
 
 
 def topk(
@@ -122,13 +123,17 @@ def checkerboard(
             [1, 0, 1, 0]], dtype=torch.int32)
     """
     density = Fraction(1 - as_decimal(sparsity)).limit_denominator(10**9)
-    phase = torch.ones(p.shape, dtype=torch.int64)
-    for dim, size in enumerate(p.shape):
-        index = torch.arange(size).reshape([-1] + [1] * (p.ndim - 1 - dim))
+    first = sharded.shards_of(p).first if sharded.is_sharded(p) else 0
+    phase = torch.ones(sharded.local(p).shape, dtype=torch.int64)
+    for dim, size in enumerate(phase.shape):
+        begin = 0 if dim else first
+        index = torch.arange(begin, begin + size).reshape([-1] + [1] * (p.ndim - 1 - dim))
         phase += index if dim == p.ndim - 1 else -index
     remainder = (phase * density.numerator) % density.denominator
     # Remainders are integers below 1e9: exact in float64.
     score = -remainder.double().to(device or p.device)
+    if sharded.is_sharded(p):
+        score = sharded.from_local(score, p)
     return make_mask_topk_sparsity(score, sparsity, score_shaper)
 
 

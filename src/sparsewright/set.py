@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparsewright.core.masks import drop_and_grow
@@ -46,5 +45,6 @@ class SET(DynamicSparsityAlgorithm):
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow at random."""
-        score = torch.rand(p.shape, generator=self.generator(p)).to(p.device)
-        return drop_and_grow(p, mask, sparsity, self.scheduled("drop_fraction"), score)
+        return drop_and_grow(
+            p, mask, sparsity, self.scheduled("drop_fraction"), self.random_score(p)
+        )

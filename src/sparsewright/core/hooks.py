@@ -6,9 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.core.errors import OptionTypeError
+from sparsewright.core.events import MaskUpdate
+
+SparsityHook = Callable[[Any, str, Tensor], Any]
+MaskUpdateHook = Callable[[MaskUpdate], Any]
 
 
 class Removable(Protocol):
@@ -48,6 +53,32 @@ class Hooks:
 
     def __reduce__(self) -> tuple[type[Hooks], tuple[()]]:
         return type(self), ()
+
+
+class Observed:
+    """What users may watch: each `register_...` returns a handle whose `.remove()` takes it off."""
+
+    def __init__(self) -> None:
+        self._hooks = Hooks()
+
+    def register_target_sparsity_hook(self, hook: SparsityHook) -> Removable:
+        """Call `hook(sparsity, name, target)` after each step, once per distinct schedule.
+
+        `name` is the common prefix of the names of the parameters that share the schedule, and `*`;
+        `target` a 0-d tensor, 0..1.
+        """
+        return self._hooks.register("target", hook)
+
+    def register_computed_sparsity_hook(self, hook: SparsityHook) -> Removable:
+        """Call `hook(sparsity, name, computed)` after each step, once per parameter.
+
+        `computed` is the fraction pruned as measured from the mask, a 0-d tensor, 0..1.
+        """
+        return self._hooks.register("computed", hook)
+
+    def register_mask_update_hook(self, hook: MaskUpdateHook) -> Removable:
+        """Call `hook(MaskUpdate)` for each parameter whose mask was updated."""
+        return self._hooks.register("mask", hook)
 
 
 class HandleGroup:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from sparsewright import kernels
+from sparsewright.core.contest import make_contest
 from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
-from sparsewright.core.shapers import ScoreFlattener, ScoreShaper
+from sparsewright.core.shapers import ScoreShaper
 
 Level = float | Tensor
 
 _MICRO = Decimal("0.000001")
-_FLATTEN = ScoreFlattener()
 
 
 def as_decimal(level: object, what: str = "sparsity") -> Decimal:
@@ -76,29 +76,6 @@ class RowBlocks(Protocol):
         """First row, and scores `[block, cols]`, of each block."""
 
 
-def select(
-    score: Tensor, num: list[int], among: Tensor | None = None, magnitude: bool = False
-) -> Tensor:
-    """Per row, mark the `num[row]` largest scores among the candidates.
-
-    Args:
-        score: `[rows, n]`, floating point.
-        num: how many in each row; a row with fewer candidates marks them all.
-        among: bool `[rows, n]`, the candidates; None: all entries.
-        magnitude: rank by |score|, without making it.
-
-    Returns:
-        Bool mask `[rows, n]`; of equal scores the lower index is marked.
-
-    Raises:
-        ScoreError: NaN among the candidates.
-    """
-    try:
-        return kernels.select(score, num, among, magnitude)
-    except kernels.NanError:
-        raise ScoreError from None
-
-
 def make_mask_topk_sparsity(
     score: Tensor,
     sparsity: Level,
@@ -124,9 +101,9 @@ def make_mask_topk_sparsity(
     >>> make_mask_topk_sparsity(torch.tensor([1.0, 3.0, 2.0, 0.0]), 0.5)
     tensor([False,  True,  True, False])
     """
-    rows, unshape = (score_shaper or _FLATTEN)(score)
-    kept = [num_kept(sparsity, rows.shape[1])] * rows.shape[0]
-    return unshape(select(rows, kept, magnitude=magnitude))
+    contest = make_contest(score, score_shaper)
+    kept = [num_kept(sparsity, contest.n)] * contest.rows
+    return contest.unshape(contest.select(contest.shape(score), kept, magnitude=magnitude))
 
 
 def make_mask_drop_minimum(
@@ -153,10 +130,11 @@ def make_mask_drop_minimum(
     (tensor([ True, False, False, False]), tensor([1]))
     """
     _check_same_shape(score, mask)
-    shaper = score_shaper or _FLATTEN
-    (rows, unshape), (live, _) = shaper(score), shaper(mask)
-    kept = [num_kept(drop_fraction, n) for n in kernels.count_rows(live).tolist()]
-    return unshape(select(rows, kept, live)), torch.tensor(kept, device=mask.device)
+    contest = make_contest(score, score_shaper)
+    live = contest.shape(mask)
+    kept = [num_kept(drop_fraction, n) for n in contest.count(live)]
+    new = contest.unshape(contest.select(contest.shape(score), kept, live))
+    return new, torch.tensor(kept, device=mask.device)
 
 
 def make_mask_grow_maximum(
@@ -187,14 +165,14 @@ def make_mask_grow_maximum(
     tensor([ True, False,  True, False])
     """
     _check_same_shape(score, mask)
-    shaper = score_shaper or _FLATTEN
-    (rows, unshape), (live, _) = shaper(score), shaper(mask)
+    contest = make_contest(score, score_shaper)
+    live = contest.shape(mask)
     if mask_nonzero is None:
-        mask_nonzero = kernels.count_rows(live)
-    counts = torch.as_tensor(mask_nonzero).expand(live.shape[0]).tolist()
-    target = num_kept(sparsity, rows.shape[1])
-    grown = select(rows, [max(target - int(count), 0) for count in counts], ~live)
-    return unshape(live | grown)
+        mask_nonzero = torch.tensor(contest.count(live))
+    counts = torch.as_tensor(mask_nonzero).expand(contest.rows).tolist()
+    target = num_kept(sparsity, contest.n)
+    missing = [max(target - int(count), 0) for count in counts]
+    return contest.unshape(live | contest.select(contest.shape(score), missing, ~live))
 
 
 def drop_and_grow(
@@ -227,17 +205,16 @@ def drop_and_grow(
         ScoreError: NaN among the scores that decide.
     """
     _check_same_shape(weight, mask)
-    shaper = score_shaper or _FLATTEN
-    (values, unshape), (live, _) = shaper(weight), shaper(mask)
-    target = num_kept(sparsity, live.shape[1])
-    counts = kernels.count_rows(live).tolist()
-    stay = [min(num_kept(drop_fraction, n), target) for n in counts]
-    kept = select(values, stay, live, magnitude=True)
-    if not isinstance(grow_score, Tensor):
-        return unshape(kept.logical_or_(_select_blocks(grow_score, target - stay[0], ~kept)))
-    growth, _ = shaper(grow_score)
-    grown = select(growth, [target - n for n in stay], ~kept, magnitude=True)
-    return unshape(kept.logical_or_(grown))
+    contest = make_contest(weight, score_shaper)
+    live, target = contest.shape(mask), num_kept(sparsity, contest.n)
+    stay = [min(num_kept(drop_fraction, n), target) for n in contest.count(live)]
+    kept = contest.select(contest.shape(weight), stay, live, magnitude=True)
+    grow = [target - n for n in stay]
+    if isinstance(grow_score, Tensor):
+        grown = contest.select(contest.shape(grow_score), grow, ~kept, magnitude=True)
+    else:
+        grown = _select_blocks(grow_score, grow[0], ~kept)
+    return contest.unshape(kept.logical_or_(grown))
 
 
 def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
@@ -250,7 +227,7 @@ def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
             raise ScoreError("dense gradient")
         candidates = among[0, begin : begin + len(size)]
         if len(best) < max(num, 1):
-            found = select(size.unsqueeze(0), [num], candidates.unsqueeze(0))[0]
+            found = kernels.select(size.unsqueeze(0), [num], candidates.unsqueeze(0))[0]
         else:
             found = (size > best.min()).logical_and_(candidates)
         # torch's nonzero takes 8 ms for a million entries, numpy's 1.
@@ -258,7 +235,7 @@ def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
         best, where = torch.cat([best, size[positions]]), torch.cat([where, positions + begin])
         if len(best) > num:
             # Positions stay ascending, so that of equal scores the lower index wins here too.
-            winners = select(best.unsqueeze(0), [num])[0]
+            winners = kernels.select(best.unsqueeze(0), [num])[0]
             best, where = best[winners], where[winners]
     mask = torch.zeros_like(among)
     mask[0, where] = True

@@ -15,7 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from sparsewright import kernels
 from sparsewright.core.errors import AttachError, ShapeError, warn
 from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
+from sparsewright.runtime import replicas
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
 from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage
@@ -47,6 +49,7 @@ class Attachment:
     Attributes:
         parameters: full name -> sparse parameter, in the order of attaching.
         optimizers: the optimizers whose steps are followed.
+        process_group: the ranks that train replicas: a group, None, or `"auto"`.
         dense_gradients: the dense gradients of the coming update step.
     """
 
@@ -60,6 +63,9 @@ class Attachment:
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
         self._loaded: list[Optimizer] = []
+        self.process_group: Any = replicas.AUTO
+        self._have_agreed = False
+        self._hidden: list[tuple[nn.Module, list[str]]] = []
 
     def add_parameter(
         self,
@@ -89,6 +95,7 @@ class Attachment:
         )
         parameter = SparseParameter(name, storage, self.optimizers, make_mask)
         parameter.is_initialized = has_mask
+        storage.recount()
         self.parameters[name] = parameter
         self._gradients[name] = PrunedGradient(parameter, self._grad_hook, self.dense_gradients)
         self.follow_loading(parameter)
@@ -167,6 +174,20 @@ class Attachment:
             found = self._by_id.get(id(tensor))
         return found
 
+    def join_replicas(self, module: nn.Module) -> None:
+        """Take the ranks that a data-parallel module has, or keep masks out of its way."""
+        self.process_group = replicas.group_of(module, self.process_group)
+        masks = [p.mask for p in self.parameters.values() if not p.is_compressed]
+        self._hidden.append((module, replicas.hide_from_ddp(module, masks)))
+
+    def meet_replicas(self, steps: list[int], seed: int) -> None:
+        """Know the ranks that train replicas; at the first step, make sure that they agree."""
+        group = replicas.find_group(self.process_group)
+        self.dense_gradients.group = group
+        if group is not None and not self._have_agreed:
+            replicas.check_agreement(self.parameters.values(), steps, seed, group)
+            self._have_agreed = True
+
     def of(self, optimizer: Optimizer) -> list[SparseParameter]:
         """The sparse parameters that an optimizer steps, in order of attaching."""
         stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
@@ -175,7 +196,9 @@ class Attachment:
     def prune_step(self, parameters: list[SparseParameter], optimizer: Optimizer | None) -> None:
         """Prune what a step may have written to: the weights, and state that does not stay 0."""
         masked = [p for p in parameters if not p.is_compressed]
-        kernels.prune_many_([p.param for p in masked], [p.mask for p in masked])
+        kernels.prune_many_(
+            [sharded.local(p.param) for p in masked], [sharded.local(p.mask) for p in masked]
+        )
         for stepped in self.optimizers if optimizer is None else [optimizer]:
             if not keeps_zero_state(stepped):
                 for parameter in masked:
@@ -197,6 +220,10 @@ class Attachment:
             handle.remove()
         for parameter in self.parameters.values():
             parameter.storage.remove()
+        for module, names in self._hidden:
+            replicas.show_to_ddp(module, names)
+        self._hidden.clear()
+        self._have_agreed = False
         self.parameters.clear()
         self.optimizers.clear()
         self._loaded.clear()
@@ -265,6 +292,7 @@ class _LoadFollower:
             parameter.is_initialized = True
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
+        parameter.storage.recount()
         attachment.follow()
 
 
@@ -346,9 +374,15 @@ def attach_routed(module: nn.Module, route: Callable[[str, Tensor], Owner | None
         else:
             algorithm.check_parameter(name, dense_form(owner, param))
             check_mask_name(owner, param_name, param, name)
-            routed.append((algorithm, owner, name, param))
-    for algorithm, owner, name, param in routed:
+            routed.append((algorithm, owner, param_name, name, param))
+    attachments = {}
+    for algorithm, owner, param_name, name, param in routed:
         algorithm.sparsify_parameter(owner, name, param)
+        attached = attached_to(owner, param_name)
+        if attached is not None:
+            attachments[id(attached[1])] = attached[1]
+    for attachment in attachments.values():
+        attachment.join_replicas(module)
     if already:
         warn(f"sparsified already, left as they are: {', '.join(already)}")
     elif not routed:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.replicas import all_true, average_
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 GradHook = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,24 +79,33 @@ class FactoredGradient:
     Args:
         factors: pairs of x `[tokens, cols]` and dy `[tokens, rows]`.
         shape: `[rows, cols]`.
+        group: ranks over which it is averaged, a block at a time.
     """
 
     # 4 MB of float32 at 4096 columns: a block stays in cache while it is scored.
     _BLOCK_ROWS = 256
 
-    def __init__(self, factors: list[tuple[Tensor, Tensor]], shape: torch.Size) -> None:
-        self.factors, self.shape = factors, shape
+    def __init__(
+        self,
+        factors: list[tuple[Tensor, Tensor]],
+        shape: torch.Size,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.factors, self.shape, self.group = factors, shape, group
 
-    def isfinite(self) -> Tensor:
-        """Whether each of the factors is finite, bool `[2 * batches]`."""
-        return torch.stack([factor.isfinite().all() for pair in self.factors for factor in pair])
+    def is_finite(self) -> bool:
+        """Whether all of the factors are finite, on every rank."""
+        finite = all(bool(factor.isfinite().all()) for pair in self.factors for factor in pair)
+        return all_true(finite, self.group, torch.device("cpu"))
 
     def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
         """First row and the gradient `[block, cols]` of one block of rows after the other."""
         for start in range(0, self.shape[0], self._BLOCK_ROWS):
             rows = slice(start, start + self._BLOCK_ROWS)
-            products = [dy[:, rows].T.float() @ x.float() for x, dy in self.factors]
-            yield start, sum(products[1:], products[0])
+            block = torch.zeros(len(range(*rows.indices(self.shape[0]))), self.shape[1])
+            for x, dy in self.factors:
+                block.addmm_(dy[:, rows].T.float(), x.float())
+            yield start, block if self.group is None else average_(block, self.group)
 
     def dense(self) -> Tensor:
         """The whole gradient, `[rows, cols]`."""
@@ -103,20 +120,28 @@ class DenseGradients:
     (and pruned). A gradient counts once it has really been accumulated, so `torch.autograd.grad`
     leaves no trace; when the user starts a step afresh (`zero_grad`) so does the sum, so a step
     that a `GradScaler` skipped leaves none either.
+
+    Attributes:
+        group: the ranks that train replicas of the model; None: there are no others.
     """
 
     def __init__(self) -> None:
-        self._armed: dict[str, tuple[Tensor, RemovableHandle]] = {}
+        self.group: ProcessGroup | None = None
+        self._armed: dict[str, tuple[Tensor, RemovableHandle | None]] = {}
         self._arriving: dict[str, Tensor | None] = {}
         self._sums: dict[str, Tensor] = {}
         self._factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._versions: dict[str, int] = {}
+        self._held: dict[str, weakref.ref[Tensor]] = {}
 
     def arm(self, parameters: Iterable[SparseParameter]) -> None:
         """Collect the dense gradients of these parameters until they are disarmed."""
         for parameter in parameters:
             if parameter.name not in self._armed:
-                self._armed[parameter.name] = (parameter.param, self._hook(parameter))
+                # The gradient of a shard never passes through autograd: see _commit_shard.
+                is_sharded = sharded.is_sharded(parameter.param)
+                handle = None if is_sharded else self._hook(parameter)
+                self._armed[parameter.name] = (parameter.param, handle)
                 if isinstance(parameter.module, SparseLinear):
                     parameter.module.captured = []
 
@@ -133,20 +158,40 @@ class DenseGradients:
         for parameter in parameters:
             armed = self._armed.pop(parameter.name, None)
             if armed is not None:
-                armed[1].remove()
+                if armed[1] is not None:
+                    armed[1].remove()
                 if isinstance(parameter.module, SparseLinear):
                     parameter.module.captured = None
             self.forget(parameter)
 
     def forget(self, parameter: SparseParameter) -> None:
         """Free the dense gradient of a parameter."""
-        for held in (self._arriving, self._sums, self._factors, self._versions):
+        for held in (self._arriving, self._sums, self._factors, self._versions, self._held):
             held.pop(parameter.name, None)
+
+    @torch.no_grad()
+    def average(self, parameters: Iterable[SparseParameter]) -> None:
+        """Average the dense gradients of replicas over their ranks.
+
+        Every rank takes part with every parameter: one that saw no gradient there adds zeros.
+        Shards are averaged already, factors when they are multiplied out.
+        """
+        pending = []
+        for parameter in parameters if self.group is not None else ():
+            if parameter.is_compressed:
+                self._factors.setdefault(parameter.name, [])
+            elif not sharded.is_sharded(parameter.param):
+                total = self._sums.setdefault(parameter.name, torch.zeros_like(parameter.param))
+                total.div_(dist.get_world_size(self.group))
+                pending.append(dist.all_reduce(total, group=self.group, async_op=True))
+        for work in pending:
+            work.wait()
 
     def get(self, parameter: SparseParameter) -> Tensor | FactoredGradient | None:
         """The dense gradient collected, of the weight's shape; None: there was none."""
         if parameter.name in self._factors:
-            return FactoredGradient(self._factors[parameter.name], parameter.shape)
+            factors = self._factors[parameter.name]
+            return FactoredGradient(factors, parameter.shape, self.group)
         return self._sums.get(parameter.name)
 
     def _hook(self, parameter: SparseParameter) -> RemovableHandle:
@@ -171,6 +216,8 @@ class DenseGradients:
     def commit(self, parameter: SparseParameter) -> None:
         """Add the gradient that arrived to the sum: it has been accumulated, not yet pruned."""
         name, grad = parameter.name, parameter.param.grad
+        if grad is not None and name in self._armed and sharded.is_sharded(grad):
+            self._commit_shard(parameter, grad)
         if name not in self._arriving or grad is None:
             return
         arrived = self._arriving.pop(name)
@@ -184,6 +231,21 @@ class DenseGradients:
             self._sums[name] += arrived
         else:
             self._sums[name] = (grad if arrived is None else arrived).detach().clone()
+
+    def _commit_shard(self, parameter: SparseParameter, grad: Tensor) -> None:
+        """The same where only the accumulated gradient is seen, averaged over the ranks.
+
+        It is the sum wherever the mask is True; elsewhere it was pruned, and is what arrived. A
+        new tensor means that the user cleared the last one.
+        """
+        name, held = parameter.name, self._held.get(parameter.name)
+        if held is None or held() is not grad or name not in self._sums:
+            self._sums[name] = grad.detach().clone()
+            self._held[name] = weakref.ref(grad)
+            return
+        total, new = sharded.local(self._sums[name]), sharded.local(grad)
+        total += new
+        torch.where(sharded.local(parameter.mask), new, total, out=total)
 
     def note_version(self, parameter: SparseParameter) -> None:
         """Remember the accumulated gradient as it is now, pruned: whoever writes to it shows."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsewright import kernels
 from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 
 States = list[Any]
@@ -28,12 +29,16 @@ class Storage(ABC):
     module: nn.Module
     param_name: str
 
+    _shard: nn.Parameter | None = None
+
     @property
     def param(self) -> nn.Parameter:
-        """What optimizers step."""
+        """What optimizers step; of a weight that is gathered for the moment, this rank's shard."""
         param = self.module._parameters[self.param_name]
         assert param is not None
-        return param
+        if sharded.is_sharded(param):
+            self._shard = param
+        return param if self._shard is None else self._shard
 
     @property
     @abstractmethod
@@ -48,7 +53,10 @@ class Storage(ABC):
     @property
     @abstractmethod
     def kept(self) -> int:
-        """Live connections."""
+        """Live connections, on all ranks."""
+
+    def recount(self) -> None:  # noqa: B027 - an index knows its length
+        """Count the live connections of a sharded weight; every rank must take part."""
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -88,6 +96,7 @@ class MaskedStorage(Storage):
     def __init__(self, module: nn.Module, param_name: str) -> None:
         self.module, self.param_name = module, param_name
         self._counted: tuple[int, int, int] = (0, -1, 0)
+        self._kept_in_shards = 0
 
     @property
     def shape(self) -> torch.Size:
@@ -102,15 +111,38 @@ class MaskedStorage(Storage):
         if mask.is_meta and not self.param.is_meta:
             mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
             self.module._buffers[self.param_name + MASK_SUFFIX] = mask
+        if not sharded.is_sharded(mask) and sharded.is_sharded(self.param):
+            self._kept_in_shards = int(mask.sum())
+            mask = sharded.shard_like(mask, self.param)
+            self.module._buffers[self.param_name + MASK_SUFFIX] = mask
         return mask
 
     @property
     def kept(self) -> int:
-        """Counted from the mask, again only after it was written to."""
+        """Counted from the mask, again only after it was written to.
+
+        Shards are counted when a mask is changed or loaded, which all ranks do: one that asks
+        alone must not wait for the others.
+        """
         mask = self.mask
+        if sharded.is_sharded(mask):
+            return self._kept_in_shards
         if self._counted[:2] != (id(mask), mask._version):
             self._counted = (id(mask), mask._version, int(mask.sum()))
         return self._counted[2]
+
+    def recount(self) -> None:
+        """Count again."""
+        if sharded.is_sharded(self.mask):
+            self._kept_in_shards = self._sum([int(sharded.local(self.mask).sum())])[0]
+
+    def _sum(self, counts: list[int]) -> list[int]:
+        """Counts of this rank's shard, summed over the ranks."""
+        mask = self.mask
+        if not sharded.is_sharded(mask):
+            return counts
+        total = torch.tensor(counts, device=sharded.local(mask).device)
+        return sharded.sum_over(total, sharded.shards_of(mask).group).tolist()
 
     def weight(self) -> Tensor:
         """The Parameter itself."""
@@ -118,18 +150,19 @@ class MaskedStorage(Storage):
 
     def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
         """Write the buffer, in place, and prune all that follows."""
-        mask = self.mask
-        new = new.to(mask.device)
-        changes = kernels.count_changes(mask, new)
+        mask = sharded.local(self.mask)
+        new = sharded.local(sharded.shard_like(new, self.param)).to(mask.device)
+        dropped, grown = self._sum(list(kernels.count_changes(mask, new)))
         # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
         mask.logical_and_(new)
         self._prune_all(states)
         mask.copy_(new)
-        return changes
+        self.recount()
+        return dropped, grown
 
     def start_dense(self) -> None:
         """Set the whole mask."""
-        self.mask.fill_(True)
+        sharded.local(self.mask).fill_(True)
 
     def _prune_all(self, states: States) -> None:
         self.prune(self.param)
@@ -139,7 +172,7 @@ class MaskedStorage(Storage):
 
     def prune(self, tensor: Tensor) -> None:
         """Prune one tensor."""
-        kernels.prune_(tensor, self.mask)
+        kernels.prune_(sharded.local(tensor), sharded.local(self.mask))
 
     def prune_states(self, states: States) -> None:
         """Prune every floating-point tensor shaped like the weight."""

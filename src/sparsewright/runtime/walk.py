@@ -8,8 +8,10 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparsewright.core.errors import AttachError
+from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 
 
@@ -64,6 +66,17 @@ def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Mo
             if own is param and name.split(".")[-1] in (param_name, _shown(owner, param_name)):
                 return owner, param_name
     raise AttachError(name, f"not a parameter of the {type(module).__name__} it was looked for in")
+
+
+def check_weight(name: str, param: Tensor) -> None:
+    """Raise AttachError if no mask can be made for a parameter."""
+    if is_lazy(param):
+        raise AttachError(name, "its shape is not known yet; run one forward pass first")
+    if sharded.is_sharded(param):
+        try:
+            sharded.shards_of(param)
+        except ValueError as error:
+            raise AttachError(name, str(error)) from None
 
 
 def dense_form(module: nn.Module, param: nn.Parameter) -> Tensor:
