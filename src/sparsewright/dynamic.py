@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionTypeError, ScoreError
+from sparsewright.core.errors import AttachError, OptionTypeError, ScoreError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.uniform import uniform
 from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, make_update_schedule
@@ -153,6 +153,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         finally:
             self._updating = None
         self._attachment.dense_gradients.forget(parameter)
+        self._check_room(parameter, new)
         dropped, grown = parameter.change_mask(new)
         if self._hooks.has("mask"):
             computed, total = parameter.computed_sparsity, mask.numel()
@@ -168,6 +169,16 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
                     dropped,
                     grown,
                 ),
+            )
+
+    def _check_room(self, parameter: SparseParameter, new: Tensor) -> None:
+        """Replicas exchange gradients in buffers that were laid out once."""
+        kept = int(new.sum()) if parameter.is_compressed else parameter.kept
+        if kept != parameter.kept and self._attachment.dense_gradients.group is not None:
+            raise AttachError(
+                parameter.name,
+                f"its level moves, from {parameter.kept} live connections to {kept}, which a "
+                "compressed weight cannot under data parallelism; use storage 'masked' for it",
             )
 
     def _has_gradient(self, parameter: SparseParameter) -> bool:

@@ -200,12 +200,17 @@ class SparseLinear(nn.Module):
 
 
 def replace_data(param: nn.Parameter, data: Tensor) -> None:
-    """Give a Parameter data of another shape.
+    """Give a Parameter other data, perhaps of another shape.
 
-    While a graph of an earlier step is alive (a loss that the loop holds on to), so is the node
+    Data of the same shape is copied: data-parallel wrappers hold on to the node that accumulates
+    the Parameter's gradient. Otherwise that node must go. While a graph of an earlier step is alive (a loss that the loop holds on to), so is the node
     that accumulates the Parameter's gradient, and that remembers the old shape. A change of dtype
     makes autograd drop the node; hooks stay.
     """
+    if data.shape == param.shape:
+        with torch.no_grad():
+            param.copy_(data)
+        return
     param.data = torch.empty(0, dtype=torch.float16)
     param.data = data
 

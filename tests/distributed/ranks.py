@@ -1,0 +1,42 @@
+"""Starting the same script as several real processes, with `torchrun`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+
+def run_ranks(script: str, world: int, *arguments: object, timeout: float = 240) -> str:
+    """What a script of this folder printed, run by `world` processes; a free port is chosen.
+
+    All its processes are gone when this returns, whatever happened.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={world}", str(Path(__file__).parent / script)]
+    paths = [str(TESTS), str(TESTS / "contract"), str(Path(__file__).parent)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        # torchrun starts each worker in a session of its own: ask it first, so that it ends them.
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output[-6000:]
+    return output
