@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.nn.functional import capture_factors, this_pass
 from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime.parameter import SparseParameter
 
@@ -118,7 +119,7 @@ class DenseGradients:
             if parameter.name not in self._armed:
                 self._armed[parameter.name] = (parameter.param, self._hook(parameter))
                 if isinstance(parameter.module, SparseLinear):
-                    parameter.module.captured = []
+                    capture_factors(parameter.module, True)
 
     def follow(self, parameters: Iterable[SparseParameter]) -> None:
         """Collect from the parameters that have replaced others since."""
@@ -135,7 +136,7 @@ class DenseGradients:
             if armed is not None:
                 armed[1].remove()
                 if isinstance(parameter.module, SparseLinear):
-                    parameter.module.captured = None
+                    capture_factors(parameter.module, False)
             self.forget(parameter)
 
     def forget(self, parameter: SparseParameter) -> None:
@@ -176,10 +177,10 @@ class DenseGradients:
         arrived = self._arriving.pop(name)
         module = parameter.module
         if isinstance(module, SparseLinear):
-            captured = module.captured or []
+            # Of this pass: `torch.autograd.grad` may have left factors of another.
+            captured = (module.captured or {}).pop(this_pass(), [])
             before = self._factors.get(name, []) if arrived is not None else []
             self._factors[name] = before + captured
-            captured.clear()
         elif arrived is not None and name in self._sums:
             self._sums[name] += arrived
         else:
