@@ -20,6 +20,7 @@ from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, attached_to, logger
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage, replace_tensors
+from sparsewright.runtime.walk import named_modules, wrapped_name
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -118,7 +119,7 @@ def compress_where(
     """Compress each sparse linear layer to which `against(name, layer, mask)` has no objection."""
     conversions, changed = [], []
     uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
-    for path, module in list(model.named_modules()):
+    for path, module in list(named_modules(model)):
         for param_name, mask in _masks(module):
             name = f"{path}.{param_name}" if path else param_name
             reason = check_compressible(module)
@@ -181,12 +182,15 @@ def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _sites(model: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
-    """(parent, name) of each place below `model` that holds a module."""
+    """(parent, name) of each place below `model` that holds a module.
+
+    A wrapper is none: a compiled module, for one, goes on calling what it was made of.
+    """
     return [
         (parent, name)
         for parent in model.modules()
         for name, child in parent._modules.items()
-        if child is module
+        if child is module and name != wrapped_name(parent)
     ]
 
 

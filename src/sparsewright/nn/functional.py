@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsewright.kernels import sparse
 from sparsewright.kernels.sparse import Blocks, Layout
+
+Factors = tuple[Tensor, Tensor]
+"""x `[tokens, cols]` and dy `[tokens, rows]`: the dense gradient of the weight is `dyᵀ x`."""
+
+# By the address of the layer's index, all that compiled code knows of a layer: whether factors
+# are wanted is then nothing that it depends on, and an update step compiles nothing anew.
+_capturing: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+
+
+def capture_factors(layer: Any, wanted: bool) -> None:
+    """Collect the factors of each backward pass in `layer.captured`, or forget them and stop.
+
+    Args:
+        layer: a `SparseLinear`; its `captured` becomes None, or a dict: backward pass -> factors.
+        wanted: collect.
+    """
+    _capturing.pop(layer.layout.row_ptr.data_ptr(), None)
+    layer.captured = None
+    if wanted:
+        layer.captured = {}
+        _capturing[layer.layout.row_ptr.data_ptr()] = layer
+
+
+def this_pass() -> int:
+    """The number of the backward pass that is running; -1: none."""
+    number: int = torch._C._current_graph_task_id()
+    return number
+
+
+def _capture(row_ptr: Tensor, x: Tensor, dy: Tensor, may_be_reused: bool) -> None:
+    """Keep the factors of one product, if they are wanted."""
+    layer: Any = _capturing.get(row_ptr.data_ptr())
+    if layer is not None:
+        pair = (x.detach(), dy.detach())
+        # Compiled code writes to its buffers again once it has used them.
+        pair = (pair[0].clone(), pair[1].clone()) if may_be_reused else pair
+        layer.captured.setdefault(this_pass(), []).append(pair)
 
 
 def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None = None) -> Tensor:
@@ -41,6 +79,8 @@ class _SparseLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
+        if ctx.needs_input_grad[1]:
+            _capture(ctx.layout.row_ptr, x, dy, may_be_reused=False)
         dx = sparse.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
         dvalues = sparse.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
         dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
@@ -79,6 +119,7 @@ def _backward_op(
     dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor], sizes: list[int]
 ) -> tuple[Tensor, Tensor]:
     layout = _unflatten(index, sizes)
+    _capture(layout.row_ptr, x, dy, may_be_reused=True)
     return sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)
 
 

@@ -13,7 +13,7 @@ from sparsewright.core.errors import AttachError, ShapeError
 from sparsewright.core.packing import read_mask
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.kernels import sparse
-from sparsewright.nn.functional import sparse_linear
+from sparsewright.nn.functional import Factors, capture_factors, sparse_linear
 
 
 class SparseLinear(nn.Module):
@@ -59,7 +59,7 @@ class SparseLinear(nn.Module):
         self.in_features, self.out_features = layout.cols, layout.rows
         self.values, self.layout = values, layout
         self.register_parameter("bias", bias)
-        self.captured: list[tuple[Tensor, Tensor]] | None = None
+        self.captured: dict[int, list[Factors]] | None = None
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, mask: Tensor) -> SparseLinear:
@@ -114,10 +114,6 @@ class SparseLinear(nn.Module):
             x = x.to(torch.get_autocast_dtype("cpu"))
         flat = x.reshape(-1, self.in_features)
         y = sparse_linear(flat, self.values, self.layout, self.bias)
-        captured = self.captured
-        if captured is not None and y.requires_grad:
-            flat = flat.detach()
-            y.register_hook(lambda dy: captured.append((flat, dy.detach())))
         return y.reshape(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
@@ -130,7 +126,10 @@ class SparseLinear(nn.Module):
         Returns:
             A function that carries over any other tensor that belongs to the values, `[nnz]`.
         """
+        is_capturing = self.captured is not None
+        capture_factors(self, False)
         old, self.layout = self.layout, sparse.layout_from_mask(mask)
+        capture_factors(self, is_capturing)
         source = sparse.match_entries(old, self.layout)
         is_new, source = source < 0, source.clamp_(min=0)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.kernels import sharded
+from sparsewright.nn.functional import capture_factors, this_pass
 from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import all_true, average_
@@ -143,7 +144,7 @@ class DenseGradients:
                 handle = None if is_sharded else self._hook(parameter)
                 self._armed[parameter.name] = (parameter.param, handle)
                 if isinstance(parameter.module, SparseLinear):
-                    parameter.module.captured = []
+                    capture_factors(parameter.module, True)
 
     def follow(self, parameters: Iterable[SparseParameter]) -> None:
         """Collect from the parameters that have replaced others since."""
@@ -161,7 +162,7 @@ class DenseGradients:
                 if armed[1] is not None:
                     armed[1].remove()
                 if isinstance(parameter.module, SparseLinear):
-                    parameter.module.captured = None
+                    capture_factors(parameter.module, False)
             self.forget(parameter)
 
     def forget(self, parameter: SparseParameter) -> None:
@@ -223,10 +224,10 @@ class DenseGradients:
         arrived = self._arriving.pop(name)
         module = parameter.module
         if isinstance(module, SparseLinear):
-            captured = module.captured or []
+            # Of this pass: `torch.autograd.grad` may have left factors of another.
+            captured = (module.captured or {}).pop(this_pass(), [])
             before = self._factors.get(name, []) if arrived is not None else []
             self._factors[name] = before + captured
-            captured.clear()
         elif arrived is not None and name in self._sums:
             self._sums[name] += arrived
         else:

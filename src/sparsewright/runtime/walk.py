@@ -14,6 +14,40 @@ from sparsewright.core.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 
+# By the name of the class: to import torch's compiler takes a second.
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": (
+        "_checkpoint_wrapped_module"
+    ),
+}
+"""Classes of torch that wrap a whole module: the name they give it."""
+
+
+def wrapped_name(module: nn.Module) -> str | None:
+    """The name under which a wrapper of torch (compile, DDP, EMA) holds its module; else None."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
+
+
+def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As `module.named_modules()`, with the names of the model without torch's wrappers.
+
+    Filters, seeds and checks see these names: a compiled, parallel or averaged model has the masks
+    of the plain one.
+    """
+    known: dict[str, tuple[str, str | None]] = {}
+    for full, inner in module.named_modules():
+        above, _, last = full.rpartition(".")
+        path, wrapped = known.get(above, ("", None))
+        if full and last != wrapped:
+            path = f"{path}.{last}" if path else last
+        known[full] = path, wrapped_name(inner)
+        yield path, inner
+
 
 def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, str]]:
     """Every parameter below `module`, once per name, with the reason why it must stay dense.
@@ -23,7 +57,7 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.P
     """
     seen: dict[int, str] = {}
     dense_below: list[str] = []
-    for path, owner in module.named_modules():
+    for path, owner in named_modules(module):
         if getattr(owner, "requires_dense", False):
             dense_below.append(path)
         is_dense = any(not top or path == top or path.startswith(top + ".") for top in dense_below)
