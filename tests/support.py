@@ -15,8 +15,7 @@ class UserDefined(sparse.DynamicSparsityAlgorithm):
     """A user's algorithm: keeps the entries whose weight plus noise is largest."""
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
-        noise = torch.rand(p.shape, generator=self.generator(p))
-        return sparse.utils.make_mask_topk_sparsity(p.abs() + noise, sparsity)
+        return sparse.utils.make_mask_topk_sparsity(p.abs() + self.random_score(p), sparsity)
 
 
 class UserStatic(sparse.Static):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, ShapeError
@@ -83,6 +84,6 @@ class RigL(DynamicSparsityAlgorithm):
         super().check_parameter(name, param)
         if self.score_shaper is not None:
             try:
-                self.score_shaper(param.detach().to("meta"))
+                self.score_shaper(torch.empty(param.shape, device="meta"))
             except ShapeError as error:
                 raise ShapeError(name, param.shape, error.problem) from None

@@ -68,7 +68,9 @@ def backward(model, step, rank, world, micro):
     parts = batch(step, 8 * micro, 8).chunk(micro)
     for index, part in enumerate(parts):
         last = index == micro - 1
-        wait = contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+        wait = (
+            contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+        )
         with wait:
             loss_of(model, part.chunk(world)[rank], step, rank).backward()
 
