@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from sparsewright.core.errors import LevelError, OptionError
+from sparsewright.core.errors import AttachError, LevelError, OptionError
 from sparsewright.core.filters import make_param_filter
 from sparsewright.core.packing import MASK_SUFFIX
-from sparsewright.kernels import sparse
+from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, attached_to, logger
 from sparsewright.runtime.parameter import SparseParameter
@@ -116,7 +117,20 @@ def compress_attached(model: nn.Module, owner: Owner) -> list[Conversion]:
 def compress_where(
     model: nn.Module, against: Callable[[str, nn.Linear, Tensor], str]
 ) -> list[Conversion]:
-    """Compress each sparse linear layer to which `against(name, layer, mask)` has no objection."""
+    """Compress each sparse linear layer to which `against(name, layer, mask)` has no objection.
+
+    Raises:
+        AttachError: the model is data parallel already, or sharded; nothing is changed then.
+    """
+    if isinstance(model, DistributedDataParallel):
+        raise AttachError(
+            "a DistributedDataParallel model", "its buffers are laid out; compress before wrapping"
+        )
+    for name, param in model.named_parameters():
+        if sharded.is_sharded(param):
+            raise AttachError(
+                name, "it is sharded; compressed weights train alone or with data parallelism"
+            )
     conversions, changed = [], []
     uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
     for path, module in list(named_modules(model)):

@@ -202,9 +202,9 @@ def replace_data(param: nn.Parameter, data: Tensor) -> None:
     """Give a Parameter other data, perhaps of another shape.
 
     Data of the same shape is copied: data-parallel wrappers hold on to the node that accumulates
-    the Parameter's gradient. Otherwise that node must go. While a graph of an earlier step is alive (a loss that the loop holds on to), so is the node
-    that accumulates the Parameter's gradient, and that remembers the old shape. A change of dtype
-    makes autograd drop the node; hooks stay.
+    the Parameter's gradient. Data of another shape must not meet that node, which remembers the
+    old one and lives as long as any graph of an earlier step (a loss that the loop holds on to). A
+    change of dtype makes autograd drop it; hooks stay.
     """
     if data.shape == param.shape:
         with torch.no_grad():

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.core.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.nn.functional import capture_factors, this_pass
 from sparsewright.nn.linear import SparseLinear
@@ -53,6 +54,12 @@ class PrunedGradient:
         param = self._parameter.param
         if param is self._hooked:
             return
+        if self._parameter.is_compressed and sharded.is_sharded(param):
+            raise AttachError(
+                self._parameter.name,
+                "it is compressed and cannot be sharded as well; use storage 'masked', or "
+                "DistributedDataParallel",
+            )
         self.remove()
         self._hooked = param
         with _requires_grad(param):

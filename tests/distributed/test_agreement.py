@@ -1,0 +1,75 @@
+"""What ranks must agree on, what they are told if they do not, and contests over shards.
+
+`agreement_worker.py` has a function for each test here; it runs once, on two ranks.
+"""
+
+import json
+
+import agreement_worker
+import pytest
+from ranks import run_ranks
+
+EXPECTED = {
+    "a_non_finite_gradient_on_one_rank_leaves_the_masks_of_all": [True, True, True, True],
+    "masks_that_differ_are_told_at_the_first_step": "AttachError: masks differ between ranks",
+    "models_that_differ_are_told_at_the_first_step": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "a_group_of_some_ranks_agrees_among_itself": 4,
+    "a_wrapped_model_is_not_compressed": [
+        "AttachError: a DistributedDataParallel model: its buffers are laid out; compress before "
+        "wrapping",
+        [False, False],
+    ],
+    "a_compressed_weight_whose_level_moves_is_refused": [
+        "AttachError: 0.weight: its level moves, from 64 live connections to 51, which a "
+        "compressed weight cannot under data parallelism; use storage 'masked' for it",
+        True,
+    ],
+    "a_sharded_weight_is_not_compressed": "AttachError: 0.weight: it is sharded",
+    "a_compressed_weight_is_not_sharded": "AttachError: 0.weight: it is compressed",
+    "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: it is placed as (Shard",
+    "an_update_of_shards_sends_counts_only": [True, True, [26214]],
+    "an_overflow_under_a_scaler_leaves_no_trace_on_shards": [
+        True,
+        [
+            [1, True],
+            [1, True],  # the overflow: not counted
+            [2, False],
+            [3, True],
+            [3, True],  # the overflow of an update step
+            [4, False],
+            [5, True],
+            [6, False],
+        ],
+    ],
+    "contests_over_shards_equal_those_over_the_whole": [[], True],
+    "nan_on_one_rank_is_told_to_all": "ScoreError: score has NaN",
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("agreement")
+    run_ranks("agreement_worker.py", 2, folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_on_every_rank(found, name):
+    for results in found:
+        outcome, expected = results[name], EXPECTED[name]
+        if isinstance(expected, str):
+            outcome = outcome[: len(expected)]
+        assert outcome == expected
+
+
+def test_ranks_without_a_process_group_train_alone(found):
+    kept = [results["ranks_without_a_process_group_train_alone"] for results in found]
+    assert kept == [[6, [64, 32]], [6, [68, 34]]]
+
+
+def test_every_case_is_tested():
+    assert set(agreement_worker.CASES) == set(EXPECTED) | {
+        "ranks_without_a_process_group_train_alone"
+    }
