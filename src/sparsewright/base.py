@@ -12,13 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import (
-    AttachError,
-    OptionError,
-    OptionTypeError,
-    ScoreError,
-    warn,
-)
+from sparsewright.core.errors import AttachError, OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Hooks, Removable
@@ -144,7 +138,8 @@ class SparsityAlgorithm(ABC):
         """Sparsify a module or an optimizer.
 
         A module's masks are computed at once. An optimizer may come before or after the module,
-        and there may be several; each steps its own parameters.
+        and there may be several; each steps its own parameters. With master weights, sparsify the
+        module that the optimizer steps; copies of its weights are sparse as it is.
 
         Raises:
             OptionTypeError: neither a Module nor an Optimizer.
