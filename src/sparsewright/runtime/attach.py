@@ -109,10 +109,14 @@ class Attachment:
         """Call `after_step` after each real step of the optimizer; prune its state now."""
 
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            # A fused step under a GradScaler is called although it does nothing after an overflow.
+            # A fused step under a GradScaler is called although it does nothing after an overflow,
+            # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
             found_inf = getattr(optimizer, "found_inf", None)
             if found_inf is None or not bool(found_inf):
                 after_step(optimizer)
+            else:
+                loaded(optimizer)
+                prune(optimizer)
 
         def prune(optimizer: Optimizer) -> None:
             if optimizer in self._loaded:
