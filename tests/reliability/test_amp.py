@@ -78,7 +78,7 @@ def autocast_run(make, dtype, storage, seed=0):
 @pytest.mark.parametrize("kind", FUSED)
 @every_algorithm
 def test_overflows_leave_no_trace(make, kind, fused, overflowing, clip):
-    """Before each step but the first, one that overflows: bit-equal to a run without, dense gradients too."""
+    """Between steps some that overflow: bit-equal to a run without, dense gradients too."""
     overflows = overflow_run(make, FUSED[kind](fused), clip, overflowing)
     plain = overflow_run(make, FUSED[kind](fused), clip, None)
     assert_same(overflows, plain)
