@@ -11,12 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import (
-    OptionError,
-    OptionTypeError,
-    ScoreError,
-    warn,
-)
+from sparsewright.core.errors import OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
@@ -152,7 +147,8 @@ class SparsityAlgorithm(Observed, ABC):
         """Sparsify a module or an optimizer.
 
         A module's masks are computed at once. An optimizer may come before or after the module,
-        and there may be several; each steps its own parameters.
+        and there may be several; each steps its own parameters. With master weights, sparsify the
+        module that the optimizer steps; copies of its weights are sparse as it is.
 
         Raises:
             OptionTypeError: neither a Module nor an Optimizer.

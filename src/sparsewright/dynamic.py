@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -188,7 +189,10 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             grads.append(self._attachment.dense_gradients.get(parameter))
         for grad in grads:
             if grad is None:
-                logger.info("%s: no gradient, the mask stays", parameter.name)
+                is_lost = parameter.param.grad is not None and bool(parameter.param.grad.any())
+                level = logging.WARNING if is_lost else logging.INFO
+                what = "its gradient came pruned" if is_lost else "no gradient"
+                logger.log(level, "%s: %s, the mask stays", parameter.name, what)
                 return False
             if not (grad.is_finite() if isinstance(grad, FactoredGradient) else all_finite(grad)):
                 logger.warning("%s: the gradient is not finite, the mask stays", parameter.name)

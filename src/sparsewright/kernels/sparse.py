@@ -232,12 +232,13 @@ def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
 
 
 def _module_for(activations: Tensor, other: Tensor) -> Any:
-    """The compiled module if it takes these dtypes, else None."""
+    """The compiled module if it takes these tensors, else None."""
     fits = activations.dtype in (torch.float32, torch.bfloat16) and other.dtype in (
         torch.float32,
         activations.dtype,
     )
-    return native.module() if fits else None
+    # `torch.func` transforms pass tensors without memory of their own.
+    return native.module() if fits and not torch._C._are_functorch_transforms_active() else None
 
 
 def _spmm(module: Any, values: Tensor, b: Blocks, x: Tensor, bias: Tensor | None) -> Tensor:

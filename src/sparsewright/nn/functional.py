@@ -70,10 +70,15 @@ def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None
 
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
-        ctx.save_for_backward(x, values)
-        ctx.layout, ctx.has_bias = layout, bias is not None
+    def forward(x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
         return sparse.linear(x, values, layout, bias)
+
+    # Apart from `forward`, for `torch.func.grad`.
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, values, bias, ctx.layout = inputs
+        ctx.save_for_backward(x, values)
+        ctx.has_bias = bias is not None
 
     @staticmethod
     @torch.autograd.function.once_differentiable

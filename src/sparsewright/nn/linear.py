@@ -24,6 +24,11 @@ class SparseLinear(nn.Module):
     does, and takes them: checkpoints are interchangeable. On the CPU; values are float32,
     activations float32 or bfloat16 (others take a slower path).
 
+    Under `torch.compile` a mask update compiles nothing anew while the number of connections stays.
+    Where it changes, set `torch._dynamo.config.force_parameter_static_shapes = False`, which makes
+    that once instead of each time. Averages of `values` over different masks mean nothing: average
+    a masked model that loads the `state_dict`.
+
     Args:
         in_features, out_features: shape of the layer.
         bias: whether there is a bias.

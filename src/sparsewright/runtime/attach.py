@@ -66,6 +66,7 @@ class Attachment:
         self.process_group: Any = replicas.AUTO
         self._have_agreed = False
         self._hidden: list[tuple[nn.Module, list[str]]] = []
+        self._are_checked = True
 
     def add_parameter(
         self,
@@ -115,16 +116,26 @@ class Attachment:
         """Call `after_step` after each real step of the optimizer; prune its state now."""
 
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            # A fused step under a GradScaler is called although it does nothing after an overflow.
+            # A fused step under a GradScaler is called although it does nothing after an overflow,
+            # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
             found_inf = getattr(optimizer, "found_inf", None)
             if found_inf is None or not bool(found_inf):
                 after_step(optimizer)
+            else:
+                loaded(optimizer)
+                prune(optimizer)
 
-        def prune(optimizer: Optimizer, *rest: Any) -> None:
+        def prune(optimizer: Optimizer) -> None:
             if optimizer in self._loaded:
                 self._loaded.remove(optimizer)
                 for parameter in self.of(optimizer):
                     parameter.prune_state(optimizer)
+
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            prune(optimizer)
+            self._check_stepped()
+            for parameter in self.of(optimizer):
+                self._gradients[parameter.name].before_step()
 
         def loaded(optimizer: Optimizer) -> None:
             # Not yet: the masks that belong to this state may be loaded after it.
@@ -132,13 +143,25 @@ class Attachment:
                 self._loaded.append(optimizer)
 
         self.optimizers.append(optimizer)
+        self._are_checked = False
         self._handles += [
-            optimizer.register_step_pre_hook(prune),
-            optimizer.register_step_post_hook(stepped),
+            # A compiled optimizer step calls them; it cannot trace them.
+            optimizer.register_step_pre_hook(torch.compiler.disable(before)),
+            optimizer.register_step_post_hook(torch.compiler.disable(stepped)),
             optimizer.register_load_state_dict_post_hook(loaded),
         ]
         loaded(optimizer)
         prune(optimizer)
+
+    def _check_stepped(self) -> None:
+        """Warn, at the first step, if no optimizer steps any of the parameters."""
+        if self.parameters and not self._are_checked:
+            self._are_checked = True
+            if not any(self.of(optimizer) for optimizer in self.optimizers):
+                warn(
+                    "the optimizer steps none of the sparse parameters, so its steps leave their "
+                    "masks alone; sparsify the module whose parameters it steps"
+                )
 
     def take_over(self, optimizer: Optimizer, steps: list[int]) -> None:
         """Let the newest optimizer go on counting where others of the same parameters stopped.

@@ -48,6 +48,7 @@ class PrunedGradient:
         self._parameter, self._grad_hook, self._dense = parameter, grad_hook, dense
         self._hooked: Tensor | None = None
         self._handle: RemovableHandle | None = None
+        self._has_arrived = False
 
     def follow(self) -> None:
         """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
@@ -74,11 +75,23 @@ class PrunedGradient:
 
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
+            self._has_arrived = True
             self._dense.commit(self._parameter)
-            pruned = self._grad_hook(param, param.grad)
-            if pruned is not param.grad:
-                param.grad = pruned
-            self._dense.note_version(self._parameter)
+            self._prune(param, param.grad)
+
+    def before_step(self) -> None:
+        """Take a gradient that no backward pass brought: copied from another model, say."""
+        param = self._parameter.param
+        if not self._has_arrived and param.grad is not None:
+            self._dense.take(self._parameter)
+            self._prune(param, param.grad)
+        self._has_arrived = False
+
+    def _prune(self, param: Tensor, grad: Tensor) -> None:
+        pruned = self._grad_hook(param, grad)
+        if pruned is not grad:
+            param.grad = pruned
+        self._dense.note_version(self._parameter)
 
 
 class FactoredGradient:
@@ -254,6 +267,15 @@ class DenseGradients:
         total, new = sharded.local(self._sums[name]), sharded.local(grad)
         total += new
         torch.where(sharded.local(parameter.mask), new, total, out=total)
+
+    @torch.no_grad()
+    def take(self, parameter: SparseParameter) -> None:
+        """Take the gradient as it is for the dense one, if it has anything outside of the mask."""
+        grad = parameter.param.grad
+        if parameter.name in self._armed and not parameter.is_compressed and grad is not None:
+            dense = grad.detach().clone()
+            if bool(dense.masked_fill(parameter.mask, 0).any()):
+                self._sums[parameter.name] = dense
 
     def note_version(self, parameter: SparseParameter) -> None:
         """Remember the accumulated gradient as it is now, pruned: whoever writes to it shows."""
