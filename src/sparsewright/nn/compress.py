@@ -18,7 +18,8 @@ from sparsewright.core.filters import make_param_filter
 from sparsewright.core.packing import MASK_SUFFIX
 from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear, check_compressible
-from sparsewright.runtime.attach import Attachment, Owner, attached_to, logger
+from sparsewright.runtime.attach import Attachment, Owner, logger
+from sparsewright.runtime.loading import attached_to
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage, replace_tensors
 from sparsewright.runtime.walk import named_modules, wrapped_name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,12 +12,13 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright import kernels
-from sparsewright.core.errors import AttachError, ShapeError, warn
-from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.core.errors import AttachError, warn
+from sparsewright.core.packing import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime import replicas
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
+from sparsewright.runtime.loading import LoadFollower, attached_to, drop_followers
 from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage
 from sparsewright.runtime.walk import dense_form, named_weights
@@ -105,8 +105,8 @@ class Attachment:
     def follow_loading(self, parameter: SparseParameter) -> None:
         """Keep a parameter sparse when its module loads a state dict."""
         module, param_name = parameter.module, parameter.storage.param_name
-        _drop_followers(module, param_name)
-        follower = _LoadFollower(param_name, parameter, self)
+        drop_followers(module, param_name)
+        follower = LoadFollower(param_name, parameter, self)
         self._handles += [
             module.register_load_state_dict_pre_hook(follower.before),
             module.register_load_state_dict_post_hook(follower.after),
@@ -253,95 +253,6 @@ class Attachment:
         self._gradients.clear()
         self._by_id.clear()
         self._handles.clear()
-
-
-class _LoadFollower:
-    """Keeps one parameter sparse through `load_state_dict`.
-
-    A copy or a pickle of the model takes its follower along without the algorithm: the copy's
-    weight is then still pruned by its own mask after loading.
-    """
-
-    def __init__(
-        self,
-        param_name: str,
-        parameter: SparseParameter | None = None,
-        attachment: Attachment | None = None,
-    ) -> None:
-        self.param_name = param_name
-        self.parameter = parameter
-        self._attachment = None if attachment is None else weakref.ref(attachment)
-        self._was_dense = False
-
-    def __reduce__(self) -> tuple[type[_LoadFollower], tuple[str]]:
-        return type(self), (self.param_name,)
-
-    @property
-    def attachment(self) -> Attachment | None:
-        return None if self._attachment is None else self._attachment()
-
-    def before(
-        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
-    ) -> None:
-        """Let a dense checkpoint in: a mask that it does not have stays as it is."""
-        if isinstance(module, SparseLinear):
-            return
-        weight, mask = prefix + self.param_name, prefix + self.param_name + MASK_SUFFIX
-        own = module._buffers[self.param_name + MASK_SUFFIX]
-        assert own is not None
-        self._was_dense = weight in state_dict and mask not in state_dict
-        if self._was_dense:
-            state_dict[mask] = own
-        elif mask in state_dict:
-            try:
-                state_dict[mask] = read_mask(state_dict[mask], own.shape)
-            except ShapeError as error:
-                errors: list[str] = rest[-1]
-                errors.append(f"{mask}: {error}")
-
-    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
-        """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
-        parameter, attachment = self.parameter, self.attachment
-        if parameter is None or attachment is None:
-            if not isinstance(module, SparseLinear):
-                storage = MaskedStorage(module, self.param_name)
-                storage.prune(storage.param)
-            return
-        is_unused = parameter.is_pristine and attachment.owner.step == 0
-        if self._was_dense and (is_unused or not parameter.is_initialized):
-            parameter.is_initialized = False
-            parameter.initialize()
-        else:
-            parameter.is_initialized = True
-            parameter.is_pristine &= self._was_dense
-            parameter.prune_all()
-        parameter.storage.recount()
-        attachment.follow()
-
-
-def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, _LoadFollower]:
-    """The followers of one parameter among a module's load hooks, by the key of the hook."""
-    found = {}
-    for key, hook in hooks.items():
-        follower = getattr(getattr(hook, "hook", hook), "__self__", None)
-        if isinstance(follower, _LoadFollower) and follower.param_name == param_name:
-            found[key] = follower
-    return found
-
-
-def attached_to(module: nn.Module, param_name: str) -> tuple[SparseParameter, Attachment] | None:
-    """The sparse parameter that a living algorithm has made of this parameter, and who has it."""
-    for follower in _followers(module._load_state_dict_post_hooks, param_name).values():
-        if follower.parameter is not None and follower.attachment is not None:
-            return follower.parameter, follower.attachment
-    return None
-
-
-def _drop_followers(module: nn.Module, param_name: str) -> None:
-    """Take off followers that a copied or loaded model brought along."""
-    for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
-        for key in _followers(hooks, param_name):
-            del hooks[key]
 
 
 def check_mask_name(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:

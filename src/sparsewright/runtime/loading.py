@@ -1,0 +1,107 @@
+"""Keeping weights sparse when their module loads a state dict."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from sparsewright.core.errors import ShapeError
+from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.nn.linear import SparseLinear
+from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.storage import MaskedStorage
+
+if TYPE_CHECKING:
+    from sparsewright.runtime.attach import Attachment
+
+
+class LoadFollower:
+    """Keeps one parameter sparse through `load_state_dict`.
+
+    A copy or a pickle of the model takes its follower along without the algorithm: the copy's
+    weight is then still pruned by its own mask after loading.
+    """
+
+    def __init__(
+        self,
+        param_name: str,
+        parameter: SparseParameter | None = None,
+        attachment: Attachment | None = None,
+    ) -> None:
+        self.param_name = param_name
+        self.parameter = parameter
+        self._attachment = None if attachment is None else weakref.ref(attachment)
+        self._was_dense = False
+
+    def __reduce__(self) -> tuple[type[LoadFollower], tuple[str]]:
+        return type(self), (self.param_name,)
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """Who has the parameter, if it is alive."""
+        return None if self._attachment is None else self._attachment()
+
+    def before(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """Let a dense checkpoint in: a mask that it does not have stays as it is."""
+        if isinstance(module, SparseLinear):
+            return
+        weight, mask = prefix + self.param_name, prefix + self.param_name + MASK_SUFFIX
+        own = module._buffers[self.param_name + MASK_SUFFIX]
+        assert own is not None
+        self._was_dense = weight in state_dict and mask not in state_dict
+        if self._was_dense:
+            state_dict[mask] = own
+        elif mask in state_dict:
+            try:
+                state_dict[mask] = read_mask(state_dict[mask], own.shape)
+            except ShapeError as error:
+                errors: list[str] = rest[-1]
+                errors.append(f"{mask}: {error}")
+
+    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
+        """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
+        parameter, attachment = self.parameter, self.attachment
+        if parameter is None or attachment is None:
+            if not isinstance(module, SparseLinear):
+                storage = MaskedStorage(module, self.param_name)
+                storage.prune(storage.param)
+            return
+        is_unused = parameter.is_pristine and attachment.owner.step == 0
+        if self._was_dense and (is_unused or not parameter.is_initialized):
+            parameter.is_initialized = False
+            parameter.initialize()
+        else:
+            parameter.is_initialized = True
+            parameter.is_pristine &= self._was_dense
+            parameter.prune_all()
+        parameter.storage.recount()
+        attachment.follow()
+
+
+def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, LoadFollower]:
+    """The followers of one parameter among a module's load hooks, by the key of the hook."""
+    found = {}
+    for key, hook in hooks.items():
+        follower = getattr(getattr(hook, "hook", hook), "__self__", None)
+        if isinstance(follower, LoadFollower) and follower.param_name == param_name:
+            found[key] = follower
+    return found
+
+
+def attached_to(module: nn.Module, param_name: str) -> tuple[SparseParameter, Attachment] | None:
+    """The sparse parameter that a living algorithm has made of this parameter, and who has it."""
+    for follower in _followers(module._load_state_dict_post_hooks, param_name).values():
+        if follower.parameter is not None and follower.attachment is not None:
+            return follower.parameter, follower.attachment
+    return None
+
+
+def drop_followers(module: nn.Module, param_name: str) -> None:
+    """Take off followers that a copied or loaded model brought along."""
+    for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+        for key in _followers(hooks, param_name):
+            del hooks[key]
