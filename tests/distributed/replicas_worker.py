@@ -48,6 +48,8 @@ VARIANTS = {
     },
 }
 WITH_FOUR = ("accumulation", "unused parameters, bucket view")
+WITH_EVERY_ALGORITHM = ("plain", *WITH_FOUR)
+IN_EVERY_VARIANT = ("set", "rigl", "group")
 COMPRESSED = {
     "static": ALGORITHMS["static"],
     "set": lambda: sparse.SET(0.4, sparsity=0.6, update=2),
@@ -158,6 +160,8 @@ def main():
     for name, make in ALGORITHMS.items():
         for variant, options in VARIANTS.items():
             if dist.get_world_size() > 2 and variant not in WITH_FOUR:
+                continue
+            if variant not in WITH_EVERY_ALGORITHM and name not in IN_EVERY_VARIANT:
                 continue
             found[f"{name} | {variant}"] = run(make, traffic, **options)
         if name in COMPRESSED:

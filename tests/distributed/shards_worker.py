@@ -19,12 +19,12 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 import sparsewright as sparse
 from support import batch
 
-STEPS = 25
+STEPS = 16
 STEPS_SAVED, STEPS_AFTER = 7, 6
 
 CASES = ALGORITHMS | {
@@ -72,7 +72,9 @@ def shard(model, hybrid=False, reshard=True):
 
 
 def make_optimizer(params):
-    return torch.optim.AdamW(params, 0.01)
+    # With a small eps, Adam turns gradients that should cancel, and differ in their last bits by the
+    # order of summing, into steps of either sign.
+    return torch.optim.AdamW(params, 0.01, eps=1e-3)
 
 
 def inputs(step, micro):
@@ -97,6 +99,23 @@ def whole(tensor):
 
 def masks_of(sparsity):
     return {name: whole(p.mask).clone() for name, p in sparsity.sparse_params.items()}
+
+
+def are_shards_of(sparsity, expected):
+    """Whether names are equal, and every rank has its own part of the masks expected."""
+    own = sparsity.sparse_params
+    equal = list(own) == list(expected)
+    for name, parameter in own.items() if equal else ():
+        part = distribute_tensor(
+            expected[name].mask,
+            parameter.mask.device_mesh,
+            parameter.mask.placements,
+            src_data_rank=None,
+        )
+        equal &= torch.equal(parameter.mask.to_local(), part.to_local())
+    verdict = torch.tensor(int(equal))
+    dist.all_reduce(verdict, dist.ReduceOp.MIN)
+    return bool(verdict)
 
 
 def is_pruned(sparsity, optimizer):
@@ -130,20 +149,19 @@ def run(make, micro=1, sync=True, shard_last=False, **sharding):
         joined_optimizer.zero_grad(set_to_none=step % 2 == 0)
         joined_backward(joined, step, micro)
         joined_optimizer.step()
-        masks, expected = masks_of(sparsity), masks_of(joined_sparsity)
-        if list(masks) != list(expected) or not all(
-            map(torch.equal, masks.values(), expected.values())
-        ):
+        expected = joined_sparsity.sparse_params
+        if not are_shards_of(sparsity, expected):
             found["masks"].append(step + 1)
         own, other = model.state_dict(), joined.state_dict()
-        worst = [(whole(own[n]) - other[n]).abs().max() for n in other if not n.endswith("_mask")]
-        found["worst"] = max(found["worst"], float(torch.stack(worst).max()))
+        if step % 5 == 0 or step == STEPS - 1:
+            worst = [whole(own[n]) - other[n] for n in other if not n.endswith("_mask")]
+            found["worst"] = max(found["worst"], *(float(each.abs().max()) for each in worst))
         if not is_pruned(sparsity, optimizer):
             found["unpruned"].append(step + 1)
         if any(not isinstance(own[name], DTensor) for name in own):
             found["whole"].append(step + 1)
         if [p.kept for p in sparsity.sparse_params.values()] != [
-            int(m.sum()) for m in masks.values()
+            int(p.mask.sum()) for p in expected.values()
         ]:
             found["kept"].append(step + 1)
     found["grown"] = sum(event.grown for event in events)
