@@ -21,8 +21,9 @@ def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
     Raises:
         StateError: another name, shape or type, or a weight that is not zero outside its mask.
     """
-    for name in sorted(own.keys() ^ given.keys()):
-        raise StateError("the model", f"{name} is {'missing' if name in own else 'not in it'}")
+    if own.keys() != given.keys():
+        unknown, missing = sorted(given.keys() - own.keys()), sorted(own.keys() - given.keys())
+        raise StateError("the model", f"unknown: {show(unknown)}, missing: {show(missing)}")
     for name, tensor in given.items():
         found, right = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, own[name]))
         if found != right:
