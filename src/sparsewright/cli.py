@@ -213,8 +213,8 @@ def _train(training: Training, folder: RunFolder, until: int | None) -> int:
 def inspect(path: Path) -> int:
     """Show what is kept in each layer of PATH.
 
-    PATH is a .safetensors file (compressed ones too), a state dict saved by torch.save, or a run folder. The exit
-    status is 1 if a mask and its weight disagree.
+    PATH is a .safetensors file (compressed ones too), a state dict saved by torch.save, or a run
+    folder. The exit status is 1 if a mask and its weight disagree.
     """
     file, weights = read_weights(path)
     layers = count_layers(weights)

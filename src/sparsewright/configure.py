@@ -82,7 +82,9 @@ def configure(config: Any) -> Group:
 
 def _is_null(config: Any) -> bool:
     """Whether it is `{"sparsity": None}`."""
-    return isinstance(config, Mapping) and list(config) == ["sparsity"] and config["sparsity"] is None
+    return (
+        isinstance(config, Mapping) and list(config) == ["sparsity"] and config["sparsity"] is None
+    )
 
 
 def _entries(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_process import Command
 from safetensors.torch import load_file, save_file
 
+from cli_process import Command
 from sparsewright.recipes.run_folder import SUMS, checksums
 
 

@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsewright as sparse
-from sparsewright.core.errors import OptionError, OptionTypeError, SparsewrightError, SparsityWarning
+from sparsewright.core.errors import (
+    OptionError,
+    OptionTypeError,
+    SparsewrightError,
+    SparsityWarning,
+)
 from support import backward, make_mlp
 
 EXAMPLES = int(os.environ.get("SPARSEWRIGHT_FUZZ", "10000"))
@@ -42,18 +47,52 @@ TENSORS = st.sampled_from(
     ]
 )
 NAMES = st.sampled_from(
-    "rigl RigL set gmp static Static rigel UserDefined random topk from_zeros checkerboard tokp "
-    "masked compressed constant linear exp power cosine cubic cycling lambda Lambda * *.weight "
-    "0.weight [ (?P< a{99999999999} (a|b)* embedding x".split()
+    [
+        "rigl",
+        "RigL",
+        "set",
+        "gmp",
+        "static",
+        "Static",
+        "rigel",
+        "UserDefined",
+        "random",
+        "topk",
+        "from_zeros",
+        "checkerboard",
+        "tokp",
+        "masked",
+        "compressed",
+        "constant",
+        "linear",
+        "exp",
+        "power",
+        "cosine",
+        "cubic",
+        "cycling",
+        "lambda",
+        "Lambda",
+        "*",
+        "*.weight",
+        "0.weight",
+        "[",
+        "(?P<",
+        "a{99999999999}",
+        "(a|b)*",
+        "embedding",
+        "x",
+    ]
     + ["", "\0", "\ud800"]
 )
 JUNK_LEAF = st.none() | st.booleans() | ODD_NUMBERS | TENSORS | NAMES | st.text(max_size=4)
 JUNK_LEAF |= st.sampled_from([object(), int, b"bytes", frozenset({1}), range(3), ...])
 _NESTED_JUNK = st.recursive(
     JUNK_LEAF,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(NAMES | st.integers(), inner, max_size=3)
-    | st.tuples(inner, inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(NAMES | st.integers(), inner, max_size=3)
+        | st.tuples(inner, inner)
+    ),
     max_leaves=6,
 )
 JUNK = st.deferred(lambda: _NESTED_JUNK)  # not deferred, each use of it has a repr of kilobytes
@@ -134,14 +173,16 @@ ENTRY = st.one_of(
 )
 CONFIG = st.recursive(
     ENTRY | JUNK,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.builds(
-        lambda outer, key, nested: {**outer, key: nested},
-        st.just({}) | ENTRY,
-        st.sampled_from(["groups", "params"]),
-        inner | st.lists(inner, max_size=3),
-    )
-    | ENTRY,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.builds(
+            lambda outer, key, nested: {**outer, key: nested},
+            st.just({}) | ENTRY,
+            st.sampled_from(["groups", "params"]),
+            inner | st.lists(inner, max_size=3),
+        )
+        | ENTRY
+    ),
     max_leaves=4,
 )
 
@@ -170,8 +211,7 @@ def outcome(config: object) -> str:
         try:
             group = sparse.configure(config)
         except SparsewrightError as error:
-            assert 10 < len(str(error)) < 2000
-            return "refused"
+            return "refused" if 10 < len(str(error)) < 2000 else f"a message of {len(str(error))}"
         if group is None:
             return "none"
         assert isinstance(group, sparse.Group)
@@ -194,9 +234,112 @@ def test_fuzzed_configs_train_or_raise_our_errors():
 
     fuzz()
     assert sum(seen.values()) >= EXAMPLES
+    assert set(seen) == {"trained", "refused", "none", "refused in use"}
     # That the fuzzer reaches past the first check.
     assert seen["trained"] > EXAMPLES / 50
     assert seen["refused"] > EXAMPLES / 50
     assert seen["none"] > 0
     assert seen["refused in use"] > 0
     print(seen)
+
+
+def nested(levels: int, make=lambda inner: {"groups": [inner]}) -> object:
+    config: object = {"algorithm": "static", "sparsity": 0.5}
+    for _ in range(levels):
+        config = make(config)
+    return config
+
+
+def test_reasonable_nesting_is_fine():
+    assert len(sparse.configure(nested(5))) == 1
+    assert len(sparse.configure(nested(12, lambda inner: {"params": inner}))) == 1
+
+
+def circle() -> dict:
+    config: dict = {"algorithm": "static", "sparsity": 0.5}
+    config["groups"] = [config, config]
+    return config
+
+
+def in_itself() -> list:
+    config: list = []
+    config.append(config)
+    return config
+
+
+def bomb() -> object:
+    """A billion numbers that take a kilobyte."""
+    values: object = 1
+    for _ in range(9):
+        values = [values] * 10
+    return values
+
+
+RIGL = {"algorithm": "rigl", "sparsity": 0.5}
+ENDLESS = {
+    "groups in groups": nested(9000),
+    "params in params": nested(9000, lambda inner: {"params": inner}),
+    "lists in lists": nested(9000, lambda inner: [inner]),
+    "a group of itself": circle(),
+    "a list of itself": in_itself(),
+    "a bomb": bomb(),
+    "a bomb of groups": {"groups": bomb()},
+    "a bomb as an option": {**RIGL, "update": bomb()},
+    "a bomb as a name": {**RIGL, "algorithm": bomb()},
+    "a bomb as a level": {**RIGL, "sparsity": bomb()},
+    "a deep option": {**RIGL, "drop_fraction": nested(9000, lambda inner: [inner])},
+    "a number without end": {**RIGL, "sparsity": 10**5000},
+    "a level in its list": {**RIGL, "sparsity": [0.5, 10**5000]},
+    "an argument": {**RIGL, "sparsity": {"type": "linear", "init": 10**5000, "slope": 0}},
+    "a step": {**RIGL, "update": 10**5000},
+    "a seed": {**RIGL, "seed": -(10**5000)},
+    "a name": {**RIGL, "algorithm": "rigl" * 10**6},
+    "a key": {**RIGL, "drop_fraction" * 10**5: 1},
+    "a pattern": {"type": "static", "param_name_patterns": "(" * 10**5, "sparsity": 0.5},
+}
+
+
+@pytest.mark.parametrize("config", ENDLESS.values(), ids=ENDLESS)
+def test_what_has_no_end_is_refused(config):
+    assert outcome(config) == "refused"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"update": {"start": 10, "stop": 5}}, r"stop of update = 5 .*a step > start = 10"),
+        ({"update": {"stop": 0}}, r"stop of update = 0 .*a step > start = 0"),
+        ({"update": 2**53 + 1}, r"freq of update = 9007199254740993 .*at most 2\*\*53"),
+        ({"seed": 2**63}, r"seed = 9223372036854775808 .*an integer of 64 bits"),
+        ({"storage": np.array(["masked", "rigl"])}, r"storage = <ndarray of shape \(2,\)>"),
+        ({"drop_fraction": 10**400}, r"drop_fraction = 1000.*a finite number"),
+    ],
+)
+def test_values_out_of_bounds_say_so(options, message):
+    with pytest.raises(OptionError, match=message):
+        sparse.configure({**RIGL, **options})
+    sparse.configure(RIGL)
+
+
+@pytest.mark.parametrize("level", [torch.tensor(1 + 2j), torch.tensor(0.5, device="meta")])
+def test_tensors_that_are_no_number(level):
+    with pytest.raises(OptionTypeError, match="sparsity = tensor"):
+        sparse.configure({**RIGL, "sparsity": level})
+
+
+def test_tensors_that_are_a_number():
+    for level in (torch.tensor(0.5, dtype=torch.bfloat16), torch.tensor(0.5, requires_grad=True)):
+        group = sparse.configure({**RIGL, "sparsity": level})
+        assert float(group[0].schedules.value("sparsity", 0)) == 0.5
+
+
+def test_a_stop_far_away_costs_nothing():
+    """The hints of capacity look ahead a bounded number of steps, and at the last."""
+    level = {"type": "linear", "init": 0.0, "slope": 1e-15}
+    config = {"algorithm": "gmp", "sparsity": level, "update": {"freq": 1, "stop": 10**15}}
+    model, group = make_mlp(), sparse.configure(config)
+    group.apply(model)
+    (parameter, _) = group.sparse_params.values()
+    assert parameter.annotations["sparsity"] == pytest.approx(1)
+    assert parameter.annotations["max_sparsity"] == pytest.approx(1)
+    assert parameter.annotations["min_sparsity"] == 0

@@ -1,4 +1,4 @@
-"""`SparsityAlgorithm.load_state_dict` of anything: StateError and nothing changed, or a sound state."""
+"""`load_state_dict` of anything: StateError and nothing changed, or a sound state."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import ALGORITHMS, attach, every_algorithm, step_once
 
 import sparsewright as sparse
+from cases import ALGORITHMS, attach, every_algorithm, step_once
 from sparsewright.core.errors import StateError
 from support import assert_same, masks_of
 
@@ -125,13 +125,13 @@ def test_hostile_states_change_nothing(make):
     for step in range(1, 4):
         step_once(model, optimizer, step)
     own, masks = copy.deepcopy(sparsity.state_dict()), masks_of(sparsity)
-    refused = taken = 0
+    refused = taken = longest = 0
     for path, how, state in faults(own):
         try:
             sparsity.load_state_dict(state)
         except StateError as error:
             refused += 1
-            assert len(str(error)) < 2000
+            longest = max(longest, len(str(error)))
             assert sparsity.state_dict() == own, (path, how)
         else:
             taken += 1
@@ -139,6 +139,7 @@ def test_hostile_states_change_nothing(make):
             sparsity.load_state_dict(own)
     print(f"{refused} refused, {taken} taken")
     assert refused > 200
+    assert longest < 2000
     assert_same(masks_of(sparsity), masks)
     reference = attach(make)
     for step in range(1, 4):
@@ -196,7 +197,7 @@ def test_hostile_masks_are_refused_by_the_model(mask, storage):
     if storage == "compressed":
         sparse.compress(model, verbose=False)
     masks = masks_of(sparsity)
-    with pytest.raises(RuntimeError, match="0.weight_mask"):
+    with pytest.raises(RuntimeError, match=r"0\.weight_mask"):
         model.load_state_dict({**model.state_dict(), "0.weight_mask": mask})
     assert_same(masks_of(sparsity), masks)
     step_once(model, optimizer, 2)
@@ -209,6 +210,6 @@ def test_bits_beyond_the_last_entry_are_refused(storage):
     sparsity.apply(model)
     if storage == "compressed":
         sparse.compress(model, verbose=False)
+    bits = torch.tensor([255, 255], dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="bits are set beyond its 15 entries"):
-        bits = torch.tensor([255, 255], dtype=torch.uint8)
         model.load_state_dict({**model.state_dict(), "0.weight_mask": bits})

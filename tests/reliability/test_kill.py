@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from cli_process import Command
 from safetensors.torch import load_file
 
+from cli_process import Command
 from support import assert_same
 
 KILLS = 30
@@ -87,4 +84,3 @@ def test_killed_thirty_times_ends_like_the_run_that_was_not(command: Command, st
     for draft in command.folder.glob(".parts.*.part"):  # killed before there was a run
         assert not (draft / "result.json").exists()
     assert_same_run(run, command.folder / "whole")
-

@@ -1,4 +1,4 @@
-"""Stopped after any step, in either storage, a run goes on bit-equal; and checkpoints cross over."""
+"""Stopped after any step, a run goes on bit-equal, in either storage and from one to the other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
-from cases import ALGORITHMS, OPTIMIZERS, attach, every_algorithm, loaded, saved, step_once
 
 import sparsewright as sparse
+from cases import ALGORITHMS, OPTIMIZERS, attach, every_algorithm, loaded, saved, step_once
 from support import assert_same, masks_of
-
 
 STEPS = 7
 STORAGES = ["masked", "compressed"]
@@ -131,5 +130,5 @@ def test_optimizer_state_of_the_other_storage_is_no_silent_mistake(before):
     (after,) = set(STORAGES) - {before}
     new = Run(ALGORITHMS["rigl"], OPTIMIZERS["adam"], after, seed=99)
     new.load(run.save())
-    with pytest.raises(RuntimeError, match="size|shape"):
+    with pytest.raises(RuntimeError, match=r"size|shape"):
         new.train(4, 5)

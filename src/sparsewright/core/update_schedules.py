@@ -12,7 +12,6 @@ from torch import Tensor
 from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.schedules import Step
 
-
 # The schedules compute in float64, which has every integer up to here.
 MAX_STEP = 2**53
 

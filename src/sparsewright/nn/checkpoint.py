@@ -141,7 +141,7 @@ def _digest(tensors: Mapping[str, Tensor], shapes: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -164,7 +164,8 @@ def _is_shape(shape: object) -> bool:
     """Whether it can be a tensor's shape; Python's product does not wrap around."""
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         return False
-    return math.prod(max(n, 1) for n in shape) < 2**48
+    size: int = math.prod(max(n, 1) for n in shape)
+    return size < 2**48
 
 
 def _expand(

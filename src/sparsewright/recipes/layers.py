@@ -116,9 +116,9 @@ def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """The file that holds the weights at `path`, and its state dict.
 
     Args:
-        path: a `.safetensors` file (of `save_compressed` too), a `torch.save` file of a state dict (alone or under the key
-            `model` or `state_dict`), or a run folder (its trained weights, else its last
-            checkpoint).
+        path: a `.safetensors` file (of `save_compressed` too), a `torch.save` file of a state dict
+            (alone or under the key `model` or `state_dict`), or a run folder (its trained weights,
+            else its last checkpoint).
 
     Raises:
         CheckpointError: no such file, damaged, or no state dict in it.

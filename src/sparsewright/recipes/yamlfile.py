@@ -19,6 +19,8 @@ class _StrictLoader(yaml.SafeLoader):
         """A dict; raises on a key that is given twice, where the last one would win silently."""
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
