@@ -17,7 +17,7 @@ from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
 from sparsewright.core.schedules import HyperParameterSchedule
 from sparsewright.core.shapers import ScoreShaper
-from sparsewright.core.state import check_state
+from sparsewright.core.state import check_seed, check_state
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
 from sparsewright.runtime.attach import Attachment, attach_routed
@@ -60,9 +60,8 @@ class SparsityAlgorithm(Observed, ABC):
     def __init__(
         self, sparsity: Any = None, init_method: str | InitMethod = "random", *, seed: int = 0
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise OptionTypeError("seed", seed, "an integer")
         super().__init__()
+        check_seed(seed)
         self.seed = seed
         self.autoupdate = True
         self.storage = "masked"

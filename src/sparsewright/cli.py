@@ -34,7 +34,13 @@ from sparsewright.core.errors import (
 )
 from sparsewright.recipes import loop
 from sparsewright.recipes.config import RECIPES, RunConfig
-from sparsewright.recipes.display import Progress, print_layers, print_speeds, print_validation
+from sparsewright.recipes.display import (
+    Progress,
+    print_layers,
+    print_speeds,
+    print_validation,
+    printable,
+)
 from sparsewright.recipes.layers import count_layers, read_weights
 from sparsewright.recipes.run_folder import RunFolder
 from sparsewright.recipes.training import Training
@@ -70,7 +76,7 @@ def _reports_errors(command: Callable[..., int]) -> Callable[..., None]:
             known = isinstance(error, SparsewrightError)
             name = "" if known else f"{type(error).__name__}: "
             hint = "" if known or debug else " (--debug shows where)"
-            click.echo(f"error: {name}{error}{hint}", err=True)
+            click.echo(printable(f"error: {name}{error}{hint}"), err=True)
             status = _MISUSE if isinstance(error, _USAGE) else _FAILURE
         sys.exit(status)
 
@@ -207,8 +213,8 @@ def _train(training: Training, folder: RunFolder, until: int | None) -> int:
 def inspect(path: Path) -> int:
     """Show what is kept in each layer of PATH.
 
-    PATH is a .safetensors file, a state dict saved by torch.save, or a run folder. The exit
-    status is 1 if a mask and its weight disagree.
+    PATH is a .safetensors file (compressed ones too), a state dict saved by torch.save, or a run
+    folder. The exit status is 1 if a mask and its weight disagree.
     """
     file, weights = read_weights(path)
     layers = count_layers(weights)
@@ -216,7 +222,7 @@ def inspect(path: Path) -> int:
     print_layers(layers)
     wrong = [layer for layer in layers if layer.problem]
     for layer in wrong:
-        click.echo(f"error: {file}: {layer.name}: {layer.problem}", err=True)
+        click.echo(printable(f"error: {file}: {layer.name}: {layer.problem}"), err=True)
     return _FAILURE if wrong else 0
 
 

@@ -22,6 +22,7 @@ __all__ = ["configure", "default_sparse_param_filter"]
 
 _STORAGES = ["masked", "compressed"]
 _NESTING = ("groups", "params")
+_DEEPEST = 16  # a config that contains itself has no end
 _ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {
     "static": Static,
@@ -57,7 +58,7 @@ def configure(config: Any) -> Group:
     ... # doctest: +ELLIPSIS
     Group({<function default_sparse_param_filter at ...>: RigL(...)})
     """
-    if config is None or config == {"sparsity": None}:
+    if config is None or _is_null(config):
         # Typed for the callers that have a config; those that may not have one ask for None.
         return None  # type: ignore[return-value]
     group = Group()
@@ -79,9 +80,20 @@ def configure(config: Any) -> Group:
     return group
 
 
-def _entries(config: Any, defaults: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def _is_null(config: Any) -> bool:
+    """Whether it is `{"sparsity": None}`."""
+    return (
+        isinstance(config, Mapping) and list(config) == ["sparsity"] and config["sparsity"] is None
+    )
+
+
+def _entries(
+    config: Any, defaults: Mapping[str, Any] | None = None, depth: int = 0
+) -> Iterator[dict[str, Any]]:
     """Flatten a config into dicts, one per entry."""
     defaults = defaults or {}
+    if depth > _DEEPEST:
+        raise OptionError("sparsity", config, f"{' or '.join(_NESTING)} nested {_DEEPEST} deep")
     if isinstance(config, Mapping):
         for key in config:
             if not isinstance(key, str):
@@ -96,12 +108,12 @@ def _entries(config: Any, defaults: Mapping[str, Any] | None = None) -> Iterator
         inner = merged.pop(nested[0])
         if not isinstance(inner, list | tuple | Mapping):
             raise OptionTypeError(nested[0], inner, "a list of dicts")
-        yield from _entries(inner, merged)
+        yield from _entries(inner, merged, depth + 1)
     elif isinstance(config, list | tuple):
         for entry in config:
             if not isinstance(entry, Mapping):
                 raise OptionTypeError("an entry of sparsity", entry, "a dict")
-            yield from _entries(entry, defaults)
+            yield from _entries(entry, defaults, depth + 1)
     elif isinstance(config, Real) and not isinstance(config, bool):
         yield {"algorithm": "static", "sparsity": config}
     else:
@@ -149,7 +161,7 @@ def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
     make = _find_algorithm(options.pop("algorithm"))
     allowed = _option_names(make)
     storage = options.pop("storage", "masked")
-    if storage not in _STORAGES:
+    if not isinstance(storage, str) or storage not in _STORAGES:
         raise OptionError("storage", storage, _STORAGES)
     for key in options:
         if key not in allowed:

@@ -14,10 +14,12 @@ from sparsewright.core.errors import (
     OptionTypeError,
     StateError,
     close_names,
+    show,
     warn,
 )
 from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter
 from sparsewright.core.hooks import HandleGroup, MaskUpdateHook, Removable, SparsityHook
+from sparsewright.core.state import check_state
 from sparsewright.runtime.attach import attach_routed, next_name
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import AUTO
@@ -246,18 +248,19 @@ class Group(SparsityAlgorithm):
         Raises:
             StateError: it is not the state of a Group of these algorithms; nothing is changed then.
         """
-        states = state_dict.get("algorithms") if isinstance(state_dict, Mapping) else None
+        own = self.state_dict()
+        check_state("Group", state_dict, own)
+        states, before = state_dict["algorithms"], own["algorithms"]
         if not isinstance(states, list):
-            raise StateError("Group", "expected a dict with a list 'algorithms'")
+            raise StateError("Group", f"algorithms must be a list, not {show(states)}")
         if len(states) != len(self.algorithms):
             raise StateError(
                 "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
             )
-        before = self.state_dict()["algorithms"]
         try:
             for algorithm, state in zip(self.algorithms, states, strict=True):
                 algorithm.load_state_dict(state)
-        except StateError:
+        except Exception:
             for algorithm, state in zip(self.algorithms, before, strict=True):
                 algorithm.load_state_dict(state)
             raise

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_process import Command
 from safetensors.torch import load_file, save_file
+
+from cli_process import Command
+from sparsewright.recipes.run_folder import SUMS, checksums
 
 
 def assert_refused(command: Command, done, status: int, *words: str) -> None:
@@ -170,6 +172,9 @@ def test_checkpoint_never_runs_code(command: Command) -> None:
 def test_checkpoint_of_something_else(command: Command) -> None:
     folder = stopped_run(command)
     save_file({"fc.weight": torch.ones(2, 2)}, folder / "model.safetensors")
+    done = command("train", "--resume", "run")
+    assert_refused(command, done, 1, "000005/SHA256SUMS: the files are not those")
+    (folder / SUMS).write_text(checksums(folder))
     done = command("train", "--resume", "run")
     assert_refused(command, done, 1, "000005: does not fit the model", "fc.weight")
     torch.save({"step": 5}, folder / "state.pt")

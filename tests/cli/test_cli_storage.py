@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from cli_process import Command
 from safetensors.torch import load_file
+
+from cli_process import Command
 
 
 def losses(command: Command, run: str) -> list[float]:

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_process import TINY, Command, wait_for
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from cli_process import TINY, Command, wait_for
 
 
 def lines(run: Path, event: str) -> list[dict[str, float]]:

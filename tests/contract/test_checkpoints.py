@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cases import OPTIMIZERS, attach, every_algorithm, step_once
 
 import sparsewright as sparse
+from cases import OPTIMIZERS, attach, every_algorithm, step_once
 from support import assert_pruned, backward, make_mlp, masks_of
 from twins import kept_exactly
 

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
-from cases import OPTIMIZERS, attach, every_algorithm, step_once
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cases import OPTIMIZERS, attach, every_algorithm, step_once
 from support import assert_pruned, assert_same, batch, masks_of
 
 

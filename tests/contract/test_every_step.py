@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from cases import (
     ALGORITHMS,
     attach,
@@ -11,9 +14,6 @@ from cases import (
     every_optimizer,
     step_once,
 )
-from torch.optim import SGD
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from sparsewright import kernels
 from support import assert_pruned, assert_same, make_mlp, masks_of, state_tensors
 from twins import kept_exactly

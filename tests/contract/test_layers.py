@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import OPTIMIZERS, attach, every_algorithm, step_once
 from torch import nn
 
 import sparsewright as sparse
+from cases import OPTIMIZERS, attach, every_algorithm, step_once
 from support import assert_pruned, batch, masks_of
 
 

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from cases import (
     ALGORITHMS,
     OPTIMIZERS,
@@ -13,7 +14,6 @@ from cases import (
     saved,
     step_once,
 )
-
 from support import assert_pruned, assert_same, make_mlp, masks_of
 
 STEPS = 7

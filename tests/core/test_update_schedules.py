@@ -9,8 +9,9 @@ from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.utils import FreqSchedule, ListSchedule, UpdateSchedule, make_update_schedule
 
 
-@given(st.integers(1, 9), st.integers(0, 30), st.none() | st.integers(0, 60))
-def test_frequency(freq, start, stop):
+@given(st.integers(1, 9), st.integers(0, 30), st.none() | st.integers(1, 60))
+def test_frequency(freq, start, length):
+    stop = None if length is None else start + length
     schedule = FreqSchedule(freq, start, stop)
     expected = list(range(start, 80 if stop is None else stop, freq))
     assert [step for step in range(80) if schedule(step)] == expected
@@ -67,6 +68,10 @@ def test_make(update, steps):
         (0, OptionError, "freq of update = 0"),
         ({"start": -1}, OptionError, "start of update = -1.*integer >= 0"),
         ({"stop": -1}, OptionError, "stop of update = -1"),
+        ({"stop": 0}, OptionError, "stop of update = 0.*a step > start = 0"),
+        ({"start": 10, "stop": 5}, OptionError, "stop of update = 5.*a step > start = 10"),
+        ({"start": 5, "stop": 5}, OptionError, "stop of update = 5.*a step > start = 5"),
+        ({"freq": 10**400}, OptionError, "freq of update = <int>"),
         ({"freq": 2.5}, OptionTypeError, "freq of update = 2.5 has type float"),
         ({"freq": None}, OptionTypeError, "freq of update = None"),
         ({"start": False}, OptionTypeError, "start of update = False"),

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from cases import ALGORITHMS, attach
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -22,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 import sparsewright as sparse
+from cases import ALGORITHMS, attach
 from support import batch
 
 STEPS = 16
@@ -72,8 +72,8 @@ def shard(model, hybrid=False, reshard=True):
 
 
 def make_optimizer(params):
-    # With a small eps, Adam turns gradients that should cancel, and differ in their last bits by the
-    # order of summing, into steps of either sign.
+    # With a small eps, Adam turns gradients that should cancel, and differ in their last bits by
+    # the order of summing, into steps of either sign.
     return torch.optim.AdamW(params, 0.01, eps=1e-3)
 
 

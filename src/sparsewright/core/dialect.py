@@ -31,10 +31,11 @@ def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
         OptionError, OptionTypeError: a value that is not of that form.
     """
     options = dict(entry)
-    if "type" in options:
-        options["algorithm"] = options.pop("type")
-    if "schedule" in options:
-        options["update"] = options.pop("schedule")
+    for old, new in (("type", "algorithm"), ("schedule", "update")):
+        if old in options:
+            if new in options:
+                raise OptionError(old, options[old], f"{new} or {old}, not both")
+            options[new] = options.pop(old)
     if "param_name_patterns" in options:
         options["param_filter"] = _regex_filter(options.pop("param_name_patterns"))
     if "sparsity_schedule" in options:
@@ -100,7 +101,7 @@ def _regex_filter(patterns: Any) -> ParamFilter:
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise OptionError(
             "param_name_patterns", pattern, f"a regular expression ({error})"
         ) from None

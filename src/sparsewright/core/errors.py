@@ -24,11 +24,16 @@ Each class takes the facts and writes its own sentence. Catch the builtin on its
 from __future__ import annotations
 
 import difflib
+import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LONG = 160
+# Bounded in depth and width: a value that is wrong may also be endless.
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _LONG, _LONG, _LONG
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 12
 
 
 class SparsewrightError(Exception):
@@ -72,20 +77,23 @@ def close_names(name: object, allowed: Iterable[str], most: int = 1) -> list[str
 
 
 def _hint(name: object, allowed: Iterable[str]) -> str:
-    nearest = close_names(name, allowed)
+    nearest = close_names(name, allowed) if isinstance(name, str) and len(name) < _LONG else []
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
-def _show(value: object) -> str:
-    """A value on one line: of a tensor its shape, of anything long its beginning.
+def show(value: object) -> str:
+    """A value on one line: of a tensor its shape, of anything long or deep its beginning.
 
-    >>> _show("rigel"), _show(list(range(1000)))[-9:]
-    ("'rigel'", '40, 41...')
+    >>> show("rigel"), show(list(range(1000)))
+    ("'rigel'", '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]')
     """
     shape = getattr(value, "shape", None)
     if shape:
         return f"<{type(value).__name__} of shape {tuple(shape)}>"
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(_REPR.repr(value).split())
+    except ValueError:  # an integer with more digits than Python prints
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= _LONG else text[: _LONG - 3] + "..."
 
 
@@ -108,7 +116,7 @@ class OptionError(SparsewrightError, ValueError):
             tail = f"allowed: {allowed}"
         else:
             tail = f"allowed: {', '.join(allowed) or 'nothing'}{_hint(value, allowed)}"
-        super().__init__(f"{what} = {_show(value)}{place} is not valid; {tail}")
+        super().__init__(f"{what} = {show(value)}{place} is not valid; {tail}")
 
 
 class OptionTypeError(SparsewrightError, TypeError):
@@ -123,7 +131,7 @@ class OptionTypeError(SparsewrightError, TypeError):
     def __init__(self, what: str, value: object, allowed: str) -> None:
         self.what, self.value, self.allowed = what, value, allowed
         super().__init__(
-            f"{what} = {_show(value)} has type {type(value).__name__}; allowed: {allowed}"
+            f"{what} = {show(value)} has type {type(value).__name__}; allowed: {allowed}"
         )
 
 
@@ -132,7 +140,7 @@ class LevelError(SparsewrightError, ValueError):
 
     def __init__(self, what: str, value: object, allowed: str = "0 <= level <= 1") -> None:
         self.what, self.value, self.allowed = what, value, allowed
-        super().__init__(f"{what} = {value} is out of range; allowed: {allowed}")
+        super().__init__(f"{what} = {show(value)} is out of range; allowed: {allowed}")
 
 
 class ShapeError(SparsewrightError, ValueError):

@@ -94,6 +94,8 @@ def read_mask(saved: Tensor, shape: torch.Size) -> Tensor:
     Raises:
         ShapeError: it is no mask of that shape.
     """
+    if not isinstance(saved, Tensor):
+        raise ShapeError("a mask", (), f"it is a {type(saved).__name__}, not a tensor")
     if is_packed(saved, shape):
         return unpack_mask(saved, shape)
     if saved.shape != shape:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsewright.core.errors import LevelError, StateError
+from sparsewright.core.errors import LevelError, StateError, show
 from sparsewright.core.schedules import (
     Constant,
     Cycling,
@@ -15,7 +15,7 @@ from sparsewright.core.schedules import (
     make_hyperparam_schedule,
 )
 
-# Without a last step, the extremes of a formula are looked for so many steps ahead.
+# The extremes of a formula are looked for so many steps ahead at most.
 _HORIZON = 100_000
 
 
@@ -77,7 +77,10 @@ class ScheduleSet:
             if type(schedule).get_min_max_end is HyperParameterSchedule.get_min_max_end:
                 return []
             end = begin + _HORIZON
-        return [min(max(value, 0), 1) for value in schedule.get_min_max_end(begin, end)]
+        low, high, last = schedule.get_min_max_end(begin, min(end, begin + _HORIZON))
+        if end > begin + _HORIZON:
+            *_, last = schedule.get_min_max_end(end, end)
+        return [min(max(v, 0), 1) for v in (min(low, last), max(high, last), last)]
 
     def update(self, is_update_step: bool) -> None:
         """Tell every schedule that a step is over, and whether masks were due."""
@@ -103,12 +106,12 @@ class ScheduleSet:
             raise StateError("the schedules", f"expected a dict of {', '.join(self._schedules)}")
         for name, state in state_dict.items():
             if not isinstance(state, Mapping):
-                raise StateError(f"the schedule {name}", f"expected a dict, got {state!r}")
+                raise StateError(f"the schedule {name}", f"expected a dict, got {show(state)}")
         before = self.state_dict()
         try:
             for name, state in state_dict.items():
                 self._schedules[name].load_state_dict(state)
-        except StateError:
+        except Exception:
             for name, state in before.items():
                 self._schedules[name].load_state_dict(state)
             raise

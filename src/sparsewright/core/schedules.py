@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError, StateError
+from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
 
 Step = int | Tensor
 
@@ -57,7 +57,7 @@ class HyperParameterSchedule(ABC):
             StateError: the state is another schedule's.
         """
         if state_dict:
-            raise StateError(repr(self), f"it has no state, but was given {sorted(state_dict)}")
+            raise StateError(repr(self), f"it has no state, but was given {show(state_dict)}")
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -74,11 +74,10 @@ class _Formula(HyperParameterSchedule):
 
     def __init__(self, **numbers: float) -> None:
         for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise OptionTypeError(f"{name} of {type(self).__name__}", value, "a finite number")
-            if not math.isfinite(value):
-                raise OptionError(f"{name} of {type(self).__name__}", value, "a finite number")
-            setattr(self, name, value if isinstance(value, int) else float(value))
+            number = _finite(f"{name} of {type(self).__name__}", value)
+            # Torch takes integers of 64 bits.
+            is_small = isinstance(value, int) and abs(value) < 2**53
+            setattr(self, name, value if is_small else number)
 
     @abstractmethod
     def _at(self, step: Tensor) -> Tensor:
@@ -92,6 +91,24 @@ class _Formula(HyperParameterSchedule):
         """Smallest, largest and last value over the steps `begin..end`, both included."""
         values = self._at(torch.arange(begin, end + 1, dtype=torch.float64)).float()
         return values.min().item(), values.max().item(), values[-1].item()
+
+
+def _finite(what: str, value: Any) -> float:
+    """A number that was given as an option.
+
+    Raises:
+        OptionTypeError: it is none.
+        OptionError: it is not finite, or beyond the largest float.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise OptionTypeError(what, value, "a finite number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise OptionError(what, value, "a finite number")
+    return number
 
 
 class Constant(_Formula):
@@ -226,10 +243,7 @@ class Cycling(HyperParameterSchedule):
             raise OptionTypeError("values of Cycling", values, "a list of numbers")
         if not values:
             raise OptionError("values of Cycling", values, "a list of at least one number")
-        for value in values:
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise OptionTypeError("an entry of a list of values", value, "a finite number")
-        self.values = [Constant(value).value for value in values]
+        self.values = [_finite("an entry of a list of values", value) for value in values]
         self.index = 0
 
     def compute(self, step: Step) -> Tensor:
@@ -258,13 +272,16 @@ class Cycling(HyperParameterSchedule):
         """Take back the position.
 
         Raises:
-            StateError: no `index`, or one outside the values.
+            StateError: no `index`, or one outside the values; or more than that.
         """
         index = state_dict.get("index")
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise StateError(repr(self), f"index must be an integer, not {index!r}")
+        if type(index) is not int:
+            raise StateError(repr(self), f"index must be an integer, not {show(index)}")
         if not 0 <= index < len(self.values):
-            raise StateError(repr(self), f"index {index} is outside 0..{len(self.values) - 1}")
+            problem = f"index {show(index)} is outside 0..{len(self.values) - 1}"
+            raise StateError(repr(self), problem)
+        if len(state_dict) > 1:
+            raise StateError(repr(self), f"it has an index only, but was given {show(state_dict)}")
         self.index = index
 
     def __repr__(self) -> str:
@@ -322,9 +339,10 @@ def make_hyperparam_schedule(schedule: Any, what: str = "schedule") -> HyperPara
     if isinstance(schedule, HyperParameterSchedule):
         return schedule
     if isinstance(schedule, Real) and not isinstance(schedule, bool):
-        return Constant(float(schedule))
-    if isinstance(schedule, Tensor) and schedule.ndim == 0 and schedule.dtype != torch.bool:
-        return Constant(float(str(schedule.cpu().numpy())))
+        return Constant(_finite(what, schedule))
+    if isinstance(schedule, Tensor) and _is_number(schedule):
+        wide = schedule.float() if schedule.dtype == torch.bfloat16 else schedule
+        return Constant(float(str(wide.detach().cpu().numpy())))
     if isinstance(schedule, Mapping):
         return _from_dict(schedule, what)
     if isinstance(schedule, list | tuple):
@@ -334,6 +352,12 @@ def make_hyperparam_schedule(schedule: Any, what: str = "schedule") -> HyperPara
     raise OptionTypeError(
         what, schedule, "a number, a list of numbers, a dict with 'type', a function of the step"
     )
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Whether a tensor is one real number."""
+    is_real = tensor.dtype != torch.bool and not tensor.is_complex()
+    return tensor.ndim == 0 and is_real and not tensor.is_meta
 
 
 def _from_dict(options: Mapping[str, Any], what: str) -> HyperParameterSchedule:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsewright.core.errors import StateError
+from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
+from sparsewright.core.update_schedules import MAX_STEP
 
 
 def check_state(what: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -19,10 +20,36 @@ def check_state(what: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> 
     missing = [key for key in own if key not in state]
     if missing:
         raise StateError(what, f"missing: {', '.join(missing)}")
-    if state["algorithm"] != own["algorithm"]:
-        raise StateError(what, f"it is the state of {state['algorithm']!r}")
-    steps = state["steps"]
-    if not isinstance(steps, list) or not all(type(n) is int and n >= 0 for n in steps):
-        raise StateError(what, f"steps must be a list of integers >= 0, not {steps!r}")
-    if type(state["seed"]) is not int:
-        raise StateError(what, f"seed must be an integer, not {state['seed']!r}")
+    unknown = [show(key) for key in state if key not in own]
+    if unknown:
+        raise StateError(what, f"unknown: {', '.join(unknown[:5])}")
+    if not isinstance(state["algorithm"], str) or state["algorithm"] != own["algorithm"]:
+        raise StateError(what, f"it is the state of {show(state['algorithm'])}")
+    if "steps" in own:
+        _check_numbers(what, state["steps"], state["seed"])
+
+
+def _check_numbers(what: str, steps: Any, seed: Any) -> None:
+    are_steps = isinstance(steps, list) and all(
+        type(n) is int and 0 <= n <= MAX_STEP for n in steps
+    )
+    if not are_steps:
+        problem = f"steps must be a list of integers >= 0, not {show(steps)}"
+        raise StateError(what, problem)
+    try:
+        check_seed(seed)
+    except (OptionError, OptionTypeError):
+        raise StateError(what, f"seed must be an integer, not {show(seed)}") from None
+
+
+def check_seed(seed: object) -> None:
+    """Raise unless a seed is an integer that a checkpoint can hold.
+
+    Raises:
+        OptionTypeError: it is no integer.
+        OptionError: it takes more than 64 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise OptionTypeError("seed", seed, "an integer")
+    if not -(2**63) <= seed < 2**63:
+        raise OptionError("seed", seed, "an integer of 64 bits")

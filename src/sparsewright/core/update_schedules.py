@@ -12,6 +12,9 @@ from torch import Tensor
 from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.schedules import Step
 
+# The schedules compute in float64, which has every integer up to here.
+MAX_STEP = 2**53
+
 
 class UpdateSchedule(ABC):
     """Tells at which steps masks change. Subclasses write `is_update_step`."""
@@ -38,7 +41,7 @@ class FreqSchedule(UpdateSchedule):
     Args:
         freq: steps between updates, >= 1.
         start: first update step, >= 0. 0: masks are sparse before the first step.
-        stop: no update at or after this step; None: never stop.
+        stop: no update at or after this step, > start; None: never stop.
 
     >>> [step for step in range(20) if FreqSchedule(freq=5, start=5, stop=15)(step)]
     [5, 10]
@@ -49,6 +52,8 @@ class FreqSchedule(UpdateSchedule):
         _check_int("start", start, 0)
         if stop is not None:
             _check_int("stop", stop, 0)
+            if stop <= start:
+                raise OptionError("stop of update", stop, f"a step > start = {start}")
         self.freq, self.start, self.stop = freq, start, stop
 
     def is_update_step(self, step: Step) -> Tensor:
@@ -144,5 +149,5 @@ def _from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
 def _check_int(what: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionTypeError(f"{what} of update", value, f"an integer >= {least}")
-    if value < least:
-        raise OptionError(f"{what} of update", value, f"an integer >= {least}")
+    if not least <= value <= MAX_STEP:
+        raise OptionError(f"{what} of update", value, f"an integer >= {least}, at most 2**53")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from sparsewright.core.errors import CheckpointError, ShapeError
 from sparsewright.core.packing import MASK_SUFFIX, pack_mask, unpack_mask
 
-_FORMAT = "sparsewright-compressed-1"
+FORMAT = "sparsewright-compressed-1"
 _VALUES = ".values"
 
 
@@ -71,7 +73,8 @@ def save_compressed(
             tensors[key] = tensor.detach().contiguous().cpu().clone()
         if not key.endswith(MASK_SUFFIX):
             dense += tensor.numel() * tensor.element_size()
-    data = save(tensors, {"format": _FORMAT, "shapes": json.dumps(shapes)})
+    metadata = {"format": FORMAT, "shapes": json.dumps(shapes)}
+    data = save(tensors, {**metadata, "sha256": _digest(tensors, metadata["shapes"])})
     _write_atomically(Path(path), data)
     return SavedSize(len(data), dense)
 
@@ -90,28 +93,56 @@ def load_compressed(
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: truncated, not of this format, or masks that do not fit their values.
+        CheckpointError: truncated, not of this format, masks that do not fit their values, bytes
+            that are not those written, or another model's state.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise CheckpointError(path, f"not a safetensors file, or truncated ({error})") from None
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(path, f"not written by save_compressed (format {_FORMAT})")
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(path, f"not written by save_compressed (format {FORMAT})")
+    digest = _digest(tensors, metadata.get("shapes", ""))
     state = _expand(path, tensors, _shapes(path, metadata))
+    if metadata.get("sha256") != digest:
+        raise CheckpointError(path, "its content is not what was written (sha256 differs)")
     if model is not None:
         keys = model.state_dict().keys()
-        model.load_state_dict(
-            {k: v for k, v in state.items() if k in keys or not _is_mask(k, state)}
-        )
+        taken = {k: v for k, v in state.items() if k in keys or not _is_mask(k, state)}
+        try:
+            model.load_state_dict(taken)
+        except RuntimeError as error:
+            problem = f"does not fit the model: {' '.join(str(error).split())}"
+            raise CheckpointError(path, problem) from error
     return state
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        OSError: it cannot be read.
+        CheckpointError: truncated, or not a safetensors file.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except OSError:
+        raise
+    except Exception as error:  # what a header can provoke is up to the parser and to torch
+        raise CheckpointError(path, f"not a safetensors file, or truncated: {error}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor], shapes: str) -> str:
+    """SHA-256 over the tensors of a file, by name, and over the shapes in its metadata."""
+    digest = hashlib.sha256(shapes.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _is_mask(key: str, state: Mapping[str, Tensor]) -> bool:
@@ -122,14 +153,19 @@ def _shapes(path: Any, metadata: Mapping[str, str]) -> dict[str, torch.Size]:
     """The shapes of the sparse weights, from the file's metadata."""
     try:
         shapes = json.loads(metadata.get("shapes", ""))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         shapes = None
-    if not isinstance(shapes, dict) or not all(
-        isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
-        for shape in shapes.values()
-    ):
+    if not isinstance(shapes, dict) or not all(map(_is_shape, shapes.values())):
         raise CheckpointError(path, "its shapes are not a dict of lists of integers")
     return {key: torch.Size(shape) for key, shape in shapes.items()}
+
+
+def _is_shape(shape: object) -> bool:
+    """Whether it can be a tensor's shape; Python's product does not wrap around."""
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        return False
+    size: int = math.prod(max(n, 1) for n in shape)
+    return size < 2**48
 
 
 def _expand(
@@ -148,6 +184,8 @@ def _expand(
         if values.ndim != 1 or values.numel() != int(mask.sum()):
             kept = int(mask.sum())
             raise CheckpointError(path, f"{key}: {values.numel()} values for {kept} connections")
+        if not (values.is_floating_point() or values.is_complex()):
+            raise CheckpointError(path, f"{key}: values of type {values.dtype}")
         weight = torch.zeros(shape, dtype=values.dtype)
         weight[mask] = values
         state[key], state[key + MASK_SUFFIX] = weight, mask

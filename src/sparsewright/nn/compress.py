@@ -60,6 +60,9 @@ def compress(
     state follow, so it does not matter whether the optimizer exists yet. Layers that cannot be
     compressed stay masked.
 
+    A model's state dict fits either storage; an optimizer's has the shapes of the storage it was
+    saved in. To go on in the other one, load both first, then compress or decompress.
+
     Args:
         model: any module; its sparse weights are those with a mask.
         min_sparsity: leave weights below this level masked, 0..1.

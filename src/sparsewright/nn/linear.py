@@ -169,16 +169,15 @@ class SparseLinear(nn.Module):
         known = {prefix + name for name in ("weight", "weight_mask", "bias")}
         if strict:
             unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
-        weight, mask = state_dict.get(prefix + "weight"), state_dict.get(prefix + "weight_mask")
-        bias = state_dict.get(prefix + "bias")
+        weight, bias = state_dict.get(prefix + "weight"), state_dict.get(prefix + "bias")
         if weight is None:
             missing_keys.append(prefix + "weight")
-        elif weight.shape != shape:
-            error_msgs.append(f"size mismatch for {prefix}weight: {weight.shape}, not {shape}")
+        elif _shape(weight) != shape:
+            error_msgs.append(f"size mismatch for {prefix}weight: {_shape(weight)}, not {shape}")
             return
-        if mask is not None:
+        if prefix + "weight_mask" in state_dict:
             try:
-                mask = read_mask(mask, shape)
+                mask = read_mask(state_dict[prefix + "weight_mask"], shape)
             except ShapeError as error:
                 error_msgs.append(f"{prefix}weight_mask: {error}")
                 return
@@ -189,8 +188,8 @@ class SparseLinear(nn.Module):
         if self.bias is not None:
             if bias is None:
                 missing_keys.append(prefix + "bias")
-            elif bias.shape != self.bias.shape:
-                error_msgs.append(f"size mismatch for {prefix}bias: {bias.shape}")
+            elif _shape(bias) != self.bias.shape:
+                error_msgs.append(f"size mismatch for {prefix}bias: {_shape(bias)}")
             else:
                 self.bias.copy_(bias)
 
@@ -201,6 +200,11 @@ class SparseLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, kept={self.layout.nnz} of {total}"
         )
+
+
+def _shape(value: object) -> object:
+    """A tensor's shape; of anything else, what it is."""
+    return value.shape if isinstance(value, Tensor) else type(value).__name__
 
 
 def replace_data(param: nn.Parameter, data: Tensor) -> None:

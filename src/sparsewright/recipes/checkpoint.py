@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pickle
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from sparsewright.core.errors import CheckpointError
+from sparsewright.nn import checkpoint
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -23,11 +21,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: missing, truncated, or not safetensors.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(path, f"truncated or not a safetensors file: {error}") from error
+        return checkpoint.read_tensors(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -49,7 +43,7 @@ def read_state(path: Path) -> dict[str, Any]:
         # torch's text goes on for paragraphs about switching the safety off.
         problem = "not a checkpoint, or holds more than tensors and plain values"
         raise CheckpointError(path, problem) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what the bytes can provoke is up to zip, pickle and torch
         first = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CheckpointError(path, f"truncated or not a torch file: {first}") from error
     if not isinstance(state, dict):

@@ -75,8 +75,19 @@ class Progress:
 
 def _stdout() -> Console:
     """The console of results; wide where nobody's terminal limits it, so no name is cut."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
+
+
+def printable(text: str) -> str:
+    """The text without what moves a terminal's cursor or cannot be encoded.
+
+    >>> printable("a\\x1b[2J\\nb")
+    'a\\\\x1b[2J\\nb'
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def print_layers(layers: Sequence[Layer]) -> None:
@@ -103,7 +114,7 @@ def print_layers(layers: Sequence[Layer]) -> None:
 
 
 def _numbers(name: str, kept: int, total: int) -> tuple[str, str, str, str]:
-    return name, f"{kept:,}", f"{total:,}", f"{1 - kept / total:.4f}"
+    return printable(name), f"{kept:,}", f"{total:,}", f"{1 - kept / total:.4f}"
 
 
 def print_speeds(speeds: dict[str, float], unit: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsewright.core.errors import CheckpointError, RunError
 from sparsewright.core.events import MaskUpdate
+from sparsewright.nn.checkpoint import FORMAT, load_compressed
 from sparsewright.recipes.checkpoint import read_state, read_tensors
 from sparsewright.recipes.run_folder import last_checkpoint
 
@@ -93,7 +94,7 @@ def count_layers(weights: Mapping[str, Tensor], churn: Churn | None = None) -> l
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key under which block 10 comes after block 9."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in name.split(".")]
+    return [(len(part) if part.isdecimal() else 0, part) for part in name.split(".")]
 
 
 def _count(name: str, weight: Tensor, mask: Tensor | None, churn: Churn | None) -> Layer:
@@ -115,9 +116,9 @@ def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """The file that holds the weights at `path`, and its state dict.
 
     Args:
-        path: a `.safetensors` file, a `torch.save` file of a state dict (alone or under the key
-            `model` or `state_dict`), or a run folder (its trained weights, else its last
-            checkpoint).
+        path: a `.safetensors` file (of `save_compressed` too), a `torch.save` file of a state dict
+            (alone or under the key `model` or `state_dict`), or a run folder (its trained weights,
+            else its last checkpoint).
 
     Raises:
         CheckpointError: no such file, damaged, or no state dict in it.
@@ -131,7 +132,8 @@ def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
     if not path.exists():
         raise CheckpointError(path, "no such file or folder")
     if path.suffix == ".safetensors":
-        return path, read_tensors(path)[0]
+        tensors, metadata = read_tensors(path)
+        return path, load_compressed(path) if metadata.get("format") == FORMAT else tensors
     content: dict[str, Any] = read_state(path)
     for candidate in (content, content.get("model"), content.get("state_dict")):
         if _is_state_dict(candidate):
@@ -144,4 +146,11 @@ def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
     """Whether it is a dict of tensors by name, with something in it."""
     if not isinstance(content, dict) or not content:
         return False
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    return all(isinstance(k, str) and _has_entries(v) for k, v in content.items())
+
+
+def _has_entries(value: object) -> bool:
+    """Whether it is a tensor whose entries can be counted."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not (value.is_meta or value.is_quantized)

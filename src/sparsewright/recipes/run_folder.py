@@ -8,6 +8,7 @@
       checkpoints/000120/    the last checkpoint; appears under this name only when it is whole
         model.safetensors      weights and masks
         state.pt               everything else, readable by torch.load(weights_only=True)
+        SHA256SUMS             of both, as `sha256sum -c` takes it
       model.safetensors      the trained weights; only in a finished run
       result.json            written last: its presence says that the run is finished
 
@@ -17,6 +18,7 @@ Every file is written under a temporary name, flushed to the disk, then renamed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -30,10 +32,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import CheckpointError, RunError, SparsewrightError
+from sparsewright.core.errors import CheckpointError, RunError, SparsewrightError, show
 from sparsewright.recipes.checkpoint import read_state, read_tensors
 
 FORMAT = 1
+SUMS = "SHA256SUMS"
 
 
 class RunFolder:
@@ -52,7 +55,8 @@ class RunFolder:
             problem = "not there" if not path.exists() else "not a run folder (no config.yaml)"
             raise RunError(path, problem)
         with _writing(path):
-            self._metrics = (path / "metrics.jsonl").open("ab")
+            # Unbuffered: bytes left over from a write that failed would fail again at closing.
+            self._metrics = (path / "metrics.jsonl").open("ab", buffering=0)
         self._lock()
 
     @staticmethod
@@ -113,7 +117,7 @@ class RunFolder:
     def log(self, **values: object) -> None:
         """Append one line to metrics.jsonl."""
         with _writing(self.path):
-            self._metrics.write(json.dumps(values).encode() + b"\n")
+            _write_all(self._metrics, json.dumps(values).encode() + b"\n")
 
     def save(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, then forget the ones before it.
@@ -122,7 +126,6 @@ class RunFolder:
             RunError: it cannot be written; the last good checkpoint is still there.
         """
         with _writing(self.path):
-            self._metrics.flush()
             os.fsync(self._metrics.fileno())
             size = os.fstat(self._metrics.fileno()).st_size
             _write_checkpoint(
@@ -141,14 +144,16 @@ class RunFolder:
         path = last_checkpoint(self.path)
         weights, _ = read_tensors(path / "model.safetensors")
         state = read_state(path / "state.pt")
-        if state.get("format") != FORMAT or not isinstance(state.get("metrics_bytes"), int):
-            problem = f"format {state.get('format')!r}; allowed: {FORMAT}"
+        size, version = state.get("metrics_bytes"), state.get("format")
+        if type(version) is not int or version != FORMAT or type(size) is not int or size < 0:
+            problem = f"format {show(version)}; allowed: {FORMAT}"
             raise CheckpointError(path / "state.pt", problem)
+        _check_sums(path)
         metrics = self.path / "metrics.jsonl"
-        if metrics.stat().st_size < state["metrics_bytes"]:
+        if metrics.stat().st_size < size:
             raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
         with _writing(self.path):
-            os.truncate(metrics, state["metrics_bytes"])
+            os.truncate(metrics, size)
         return weights, state
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -196,10 +201,34 @@ def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, A
         draft.mkdir()
         _write(draft / "model.safetensors", safetensors.torch.save(weights, metadata))
         _write(draft / "state.pt", buffer.getvalue())
+        _write(draft / SUMS, checksums(draft).encode())
         os.rename(draft, final)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     _sync_folder(final.parent)
+
+
+def checksums(checkpoint: Path) -> str:
+    """Content of SHA256SUMS: a line for each file of a checkpoint."""
+    names = ("model.safetensors", "state.pt")
+    sums = (hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names)
+    return "".join(f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True))
+
+
+def _check_sums(checkpoint: Path) -> None:
+    """Raise CheckpointError unless the files are those that were written."""
+    path = checkpoint / SUMS
+    try:
+        if path.read_bytes() != checksums(checkpoint).encode():
+            raise CheckpointError(path, "the files are not those that were written")
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+
+
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """Write all of it to an unbuffered file, which may take less at a time."""
+    while content:
+        content = content[file.write(content) :]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -58,7 +58,7 @@ class LoopSettings:
 
     steps: int = option(750, least=1)
     batch_size: int = option(16, least=1)
-    seed: int = option(0, least=0)
+    seed: int = option(0, least=0, most=2**40)  # times a million, it is a seed of torch's
     warmup: int = option(50, least=0)
     final_lr: float = option(0.1, least=0.0, most=1.0)
     clip: float = option(1.0, least=0.0)
@@ -101,6 +101,8 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where:
     allowed = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
     if value is None and type(None) in allowed:
         return None
+    if type(value) is int and abs(value) >= 2**53:
+        raise OptionError(what, value, "numbers below 2**53", where)
     if type(value) is int and float in allowed:
         value = float(value)
     if type(value) not in allowed:

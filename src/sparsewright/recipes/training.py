@@ -13,11 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.configure import configure
-from sparsewright.core.errors import CheckpointError, OptionError, SparsewrightError
+from sparsewright.core.errors import (
+    CheckpointError,
+    OptionError,
+    SparsewrightError,
+    StateError,
+    show,
+)
 from sparsewright.core.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.nn.compress import compress, decompress
 from sparsewright.nn.linear import SparseLinear
+from sparsewright.recipes.checks import check_weights, load_optimizer
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.layers import Churn
 from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
@@ -119,10 +126,15 @@ class Network:
             state["algorithm"] = self.algorithm.state_dict()
         return state
 
-    def load(self, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
-        """Continue from a model's state and what `state` returned."""
+    def load(self, weights: Mapping[str, Tensor], state: dict[str, Any], steps: int) -> None:
+        """Continue from a model's state and what `state` returned after so many steps.
+
+        Raises:
+            StateError: it is not this network's.
+        """
+        check_weights(self.model.state_dict(), weights)
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], steps)
         if self.algorithm is not None:
             self.algorithm.load_state_dict(state["algorithm"])
 
@@ -229,13 +241,19 @@ class Training:
         """
         if state.get("fingerprint") != self.task.fingerprint:
             raise CheckpointError(where, "made with other data than the run would see now")
+        step, most = state.get("step"), self.config.loop.steps
+        if type(step) is not int or not 0 <= step <= most:
+            raise CheckpointError(where, f"made at step {show(step)}; allowed: 0 to {most}")
         try:
-            self.sparse.load(weights, state["sparse"])
+            self.sparse.load(weights, state["sparse"], step)
+            if self.algorithm.step != step:
+                raise StateError("the algorithm", f"it made {self.algorithm.step} steps of {step}")
             if self.dense:
-                self.dense.load(state["dense"]["model"], state["dense"])
-            self.churn = Churn(state["churn"])
-            self.validation, self.steps_done = state["validation"], state["step"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                self.dense.load(state["dense"]["model"], state["dense"], step)
+            self.churn = Churn({str(k): [int(n), float(x)] for k, (n, x) in state["churn"].items()})
+            self.validation = {str(k): float(v) for k, v in state["validation"].items()}
+        except Exception as error:  # what a foreign state provokes is up to torch
             reason = " ".join(str(error).split())
             raise CheckpointError(where, f"does not fit the model: {reason}") from error
+        self.steps_done = step
         self.level = self._measure_level()

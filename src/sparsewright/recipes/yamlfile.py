@@ -1,4 +1,4 @@
-"""Reading YAML strictly: duplicate keys are errors, `3e-3` is a number."""
+"""Reading YAML strictly: duplicate keys are errors, `3e-3` is a number, aliases do not explode."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class _StrictLoader(yaml.SafeLoader):
         """A dict; raises on a key that is given twice, where the last one would win silently."""
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
@@ -37,6 +39,41 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
+_MOST_NODES = 100_000
+
+
+def _load(content: bytes) -> Any:
+    """What the one document in a YAML file stands for."""
+    loader = _StrictLoader(content)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Nodes below a node and itself, an alias counting as what it stands for.
+
+    Raises:
+        yaml.YAMLError: more than any configuration has, or a node that contains itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES  # until it is known: what an alias inside of it stands for
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        total = 1 + sum(_count(child, known) for child in children)
+        if total > _MOST_NODES:
+            mark = node.start_mark
+            raise yaml.MarkedYAMLError(problem="aliases without end", problem_mark=mark)
+        known[id(node)] = total
+    return known[id(node)]
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
@@ -45,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             mapping.
     """
     try:
-        content = yaml.load(path.read_bytes(), Loader=_StrictLoader)
+        content = _load(path.read_bytes())
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -54,6 +91,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(path, f"{place}{problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(path, f"not a YAML file: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(path, "nested too deeply") from None
+    except Exception as error:  # PyYAML passes on what int(), date() and the like raise
+        raise ConfigError(path, f"a value that cannot be read: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -61,6 +61,7 @@ class LoadFollower:
             except ShapeError as error:
                 errors: list[str] = rest[-1]
                 errors.append(f"{mask}: {error}")
+                state_dict[mask] = own  # else torch copies what was refused
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
