@@ -1,0 +1,167 @@
+"""The cost model against measurement: memory and update time of models that fit here.
+
+Each model is a process of its own, which prints what it measured as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import scale_cost
+import scale_models
+import scale_rates
+import torch
+from bench_memory import peak_of
+from bench_step import ALGORITHMS
+from scale_cost import PRECISIONS, Cluster, Training
+
+import sparsewright as sparse
+
+# layers, width: gated MLPs 8/3 as wide, 128 words; about 12 width^2 sparse weights a layer.
+SIZES = {"tiny": (1, 64), "6M": (8, 256), "25M": (8, 512), "101M": (8, 1024)}
+
+
+def shape_of(layers: int, width: int) -> scale_models.Shape:
+    """A Llama of some layers and width, with so few words that it is all but sparse."""
+    return scale_models.Shape(layers, width, width * 8 // 3 // 64 * 64, 4, 2, 128)
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Run:
+    """One model in training, its update steps timed from one optimizer hook to the next."""
+
+    def __init__(self, shape: scale_models.Shape, name: str, precision: str) -> None:
+        self.model = scale_models.Decoder(shape).to(PRECISIONS[precision].weight)
+        # The fused AdamW has no temporaries of its own.
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.clock = (0.0, 0.0)
+        self.optimizer.register_step_post_hook(self._start)
+        self.sparsity = sparse.configure(ALGORITHMS[name])
+        self.sparsity.apply(self.model)
+        self.sparsity.apply(self.optimizer)
+        self.tokens = torch.randint(shape.vocab, (1, 8))
+
+    def _start(self, *_: object) -> None:
+        self.clock = (time.process_time(), time.perf_counter())
+
+    def step(self) -> tuple[float, float]:
+        """One step; CPU and wall seconds of what followed the optimizer's own work."""
+        self.optimizer.zero_grad()
+        self.model(self.tokens).float().square().mean().backward()
+        self.optimizer.step()
+        return time.process_time() - self.clock[0], time.perf_counter() - self.clock[1]
+
+    def move_to(self, step: int) -> None:
+        """Pretend that so many steps have been made."""
+        state = self.sparsity.state_dict()
+        state["algorithms"][0]["steps"] = [step]
+        self.sparsity.load_state_dict(state)
+
+
+def child(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warm = Run(shape_of(1, width), name, precision)
+    for step in (50, 98, 99):
+        warm.move_to(step)
+        warm.step()
+    del warm
+    base = resident()
+    run = Run(shape_of(layers, width), name, precision)
+    run.move_to(50)
+    run.step()
+    held = resident() - base
+    if what == "memory":
+        run.move_to(98)
+        run.step()
+        print(json.dumps({"held": held, "peak": peak_of(run.step) - base}))
+        return
+    times: dict[int, list[tuple[float, float]]] = {49: [], 99: []}
+    for _ in range(rounds):
+        for step, seconds in times.items():
+            run.move_to(step)
+            seconds.append(run.step())
+    plain, update = times.values()
+    extra = [[b[k] - a[k] for a, b in zip(plain, update, strict=True)] for k in (0, 1)]
+    print(json.dumps([statistics.median(seconds) for seconds in extra]))
+
+
+def measure(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> Any:
+    command = [sys.executable, __file__, what, name, precision]
+    environment = dict(os.environ)
+    if what == "memory":
+        # Freed tensors go back to the system at once, so that what is resident is what is held.
+        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command += map(str, (layers, width, rounds))
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise SystemExit(result.stderr)
+    return json.loads(result.stdout)
+
+
+def predict(name: str, precision: str, layers: int, width: int, rates: scale_cost.Rates) -> Any:
+    with torch.device("meta"):
+        weights = scale_models.weights_of(scale_models.Decoder(shape_of(layers, width)))
+    training = Training(name, 0.9, PRECISIONS[precision])
+    held = scale_cost.memory(weights, training, Cluster())
+    peak = held.pop("update peak")
+    seconds = scale_cost.update_seconds(weights, training, Cluster(), rates)["total"]
+    return {"held": sum(held.values()), "peak": sum(held.values()) + peak, "update": seconds}
+
+
+def compare(
+    sizes: dict[str, tuple[int, int]],
+    algorithms: list[str],
+    precisions: list[str],
+    rates: scale_cost.Rates,
+    rounds: int,
+) -> list[harness.Row]:
+    """Measured over predicted; a row's ratio is the distance, max(r, 1 / r)."""
+    rows = []
+    for size, (layers, width) in sizes.items():
+        for precision in precisions:
+            for name in algorithms:
+                run = (name, precision, layers, width)
+                found = {**measure("memory", *run, 1), "update": measure("time", *run, rounds)}
+                wanted = predict(*run, rates)
+                case = f"{name}, {precision}, {size}"
+                rows += [
+                    row(f"{case}, {what}", found[what], wanted[what]) for what in ("held", "peak")
+                ]
+                rows.append(row(f"{case}, update", found["update"], wanted["update"]))
+    return rows
+
+
+def row(case: str, found: float | list[float], wanted: float) -> harness.Row:
+    cpu, wall = found if isinstance(found, list) else (found, found)
+    print(f"{case:32} measured {cpu:12.5g} predicted {wanted:12.5g} ratio {cpu / wanted:.3f}")
+    apart = [max(x / wanted, wanted / x) for x in (cpu, wall)]
+    milliseconds = (1000 * cpu, 1000 * wall) if isinstance(found, list) else (0, 0)
+    return harness.Row("scale", case, "predicted", *apart, *milliseconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["memory", "time"])
+    parser.add_argument("name")
+    parser.add_argument("precision")
+    parser.add_argument("sizes", type=int, nargs=3)
+    args = parser.parse_args()
+    child(args.what, args.name, args.precision, *args.sizes)
+
+
+if __name__ == "__main__":
+    main()
