@@ -23,7 +23,7 @@ from scale_cost import ALGORITHMS, PARALLEL, PRECISIONS, Cluster, Rates, Trainin
 from sparsewright.core.filters import make_param_filter
 
 GB, STATES = 1e9, {"adamw": 2, "momentum": 1, "sgd": 0}
-MEMORY = ["weights", "gradients", "optimizer state", "masks and index", "update peak"]
+MEMORY = ["weights", "gradients", "optimizer state", "masks and index", "update extra"]
 TIME = ["selection", "random", "other passes", "communication", "total"]
 
 
@@ -54,6 +54,7 @@ def cost(
         "on": f"{cluster.devices} {cluster.parallel}",
         "method": training.algorithm,
         **{f"{part} GB": held[part] / GB for part in MEMORY},
+        "peak GB": math.fsum(held.values()) / GB,
         "step moves GB": sum(c.bytes for c in step) / GB,
         "of it ours GB": 0.0,
         "update moves GB": sum(c.bytes for c in update) / GB,
@@ -68,7 +69,13 @@ def number(value: object) -> str:
     if value is None:
         return "not measured"
     if isinstance(value, float):
-        return "not modelled" if math.isnan(value) else f"{value:.3g}" if value < 1e3 else f"{value:.0f}"
+        return (
+            "not modelled"
+            if math.isnan(value)
+            else f"{value:.3g}"
+            if value < 1e3
+            else f"{value:.0f}"
+        )
     return str(value)
 
 
@@ -119,28 +126,18 @@ def print_costs(args: argparse.Namespace) -> None:
     print(f"written to {harness.write(rows, 'scale')}")
 
 
-def measure_rates(args: argparse.Namespace) -> Rates:
-    rows = scale_rates.measure(args.sizes, args.dtypes, args.device, args.sparsity, args.rounds)
-    name = f"scale-rates-{args.device}"
-    print(f"# {harness.machine()}\nrates written to {harness.write(rows, name)}")
+def measure_rates(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    times = scale_rates.measure(args.sizes, args.dtypes, args.device, args.sparsity, args.rounds)
+    rows = scale_rates.medians(times, args.device)
     show(rows, ["operation", "dtype", "entries", "cpu_s", "wall_s"])
-    return scale_rates.to_rates(rows, "cpu_s" if args.device == "cpu" else "wall_s")
+    print(f"# {harness.machine()}\nwritten to {harness.write(rows, f'scale-rates-{args.device}')}")
 
 
 def check(args: argparse.Namespace) -> None:
-    args.device, args.sparsity = "cpu", 0.9
     torch.set_num_threads(1)
-    rates = measure_rates(args)
-    sizes = {name: scale_check.SIZES[name] for name in args.models}
-    rows = scale_check.compare(sizes, args.algorithm, args.dtypes, rates, args.rounds)
+    rows = scale_check.compare(args.sizes, args.algorithm, args.dtypes, args.rounds)
     harness.report(rows, "scale-check")
-
-
-def add_rates_options(parser: argparse.ArgumentParser) -> None:
-    sizes = [1 << n for n in (10, 14, 16, 18, 20, 22, 24)]
-    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="entries")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=5)
 
 
 def add_cost_options(parser: argparse.ArgumentParser) -> None:
@@ -168,23 +165,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_cost_options(commands.add_parser("cost", help="the table"))
-    rates = commands.add_parser("rates", help="measure this machine")
-    add_rates_options(rates)
-    rates.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    rates.add_argument("--sparsity", type=float, default=0.9)
-    rates.add_argument("--threads", type=int, default=1)
-    checked = commands.add_parser("check", help="predicted against measured, on the CPU")
-    add_rates_options(checked)
-    checked.add_argument("--models", nargs="+", choices=scale_check.SIZES, default=["6M", "25M", "101M"])
-    checked.add_argument("--algorithm", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS[1:]))
+    add = commands.add_parser("rates", help="measure this machine").add_argument
+    sizes = [1 << n for n in (10, 14, 16, 18, 20, 22, 24)]
+    add("--sizes", type=int, nargs="+", default=sizes, help="entries")
+    add("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--sparsity", type=float, default=0.9)
+    add("--threads", type=int, default=1)
+    add("--rounds", type=int, default=5)
+    add = commands.add_parser("check", help="predicted against measured, on the CPU").add_argument
+    add("--sizes", nargs="+", choices=scale_check.SIZES, default=["6M", "25M", "101M"])
+    add("--algorithm", nargs="+", choices=ALGORITHMS[1:], default=list(ALGORITHMS[1:]))
+    add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    add("--rounds", type=int, default=7)
     args = parser.parse_args()
-    if args.command == "cost":
-        print_costs(args)
-    elif args.command == "rates":
-        torch.set_num_threads(args.threads)
-        measure_rates(args)
-    else:
-        check(args)
+    {"cost": print_costs, "rates": measure_rates, "check": check}[args.command](args)
 
 
 if __name__ == "__main__":

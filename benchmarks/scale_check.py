@@ -6,7 +6,9 @@ Each model is a process of its own, which prints what it measured as one line of
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -89,14 +91,27 @@ def child(what: str, name: str, precision: str, layers: int, width: int, rounds:
         run.step()
         print(json.dumps({"held": held, "peak": peak_of(run.step) - base}))
         return
-    times: dict[int, list[tuple[float, float]]] = {49: [], 99: []}
+    # The rates in the same rounds, at the model's own sizes: other load on the machine meets both.
+    weights = scale_models.weights_of(run.model)
+    dtypes = sorted({"float32", str(PRECISIONS[precision].weight).removeprefix("torch.")})
+    rated = [
+        scale_rates.cases(n, dtypes, "cpu", 0.9)
+        for n in sorted({w.numel for w in weights if w.sparse})
+    ]
+    updates, times = [], {}
     for _ in range(rounds):
-        for step, seconds in times.items():
-            run.move_to(step)
-            seconds.append(run.step())
-    plain, update = times.values()
-    extra = [[b[k] - a[k] for a, b in zip(plain, update, strict=True)] for k in (0, 1)]
-    print(json.dumps([statistics.median(seconds) for seconds in extra]))
+        run.move_to(49)
+        plain = run.step()
+        run.move_to(98)
+        run.step()
+        updates.append([after - before for before, after in zip(plain, run.step(), strict=True)])
+        for cases in rated:
+            for key, found in harness.interleave(cases, 1, warm_up=0).items():
+                kept = times.setdefault(key, ([], []))
+                kept[0].extend(found[0])
+                kept[1].extend(found[1])
+    update = [statistics.median(kind) for kind in zip(*updates, strict=True)]
+    print(json.dumps({"update": update, "rates": scale_rates.medians(times, "cpu")}))
 
 
 def measure(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> Any:
@@ -112,45 +127,41 @@ def measure(what: str, name: str, precision: str, layers: int, width: int, round
     return json.loads(result.stdout)
 
 
-def predict(name: str, precision: str, layers: int, width: int, rates: scale_cost.Rates) -> Any:
-    with torch.device("meta"):
-        weights = scale_models.weights_of(scale_models.Decoder(shape_of(layers, width)))
-    training = Training(name, 0.9, PRECISIONS[precision])
-    held = scale_cost.memory(weights, training, Cluster())
-    peak = held.pop("update peak")
-    seconds = scale_cost.update_seconds(weights, training, Cluster(), rates)["total"]
-    return {"held": sum(held.values()), "peak": sum(held.values()) + peak, "update": seconds}
-
-
 def compare(
-    sizes: dict[str, tuple[int, int]],
-    algorithms: list[str],
-    precisions: list[str],
-    rates: scale_cost.Rates,
-    rounds: int,
+    sizes: list[str], algorithms: list[str], precisions: list[str], rounds: int
 ) -> list[harness.Row]:
-    """Measured over predicted; a row's ratio is the distance, max(r, 1 / r)."""
+    """Measured against predicted; the ratio of a row is the distance, max(r, 1 / r)."""
     rows = []
-    for size, (layers, width) in sizes.items():
-        for precision in precisions:
-            for name in algorithms:
-                run = (name, precision, layers, width)
-                found = {**measure("memory", *run, 1), "update": measure("time", *run, rounds)}
-                wanted = predict(*run, rates)
-                case = f"{name}, {precision}, {size}"
-                rows += [
-                    row(f"{case}, {what}", found[what], wanted[what]) for what in ("held", "peak")
-                ]
-                rows.append(row(f"{case}, update", found["update"], wanted["update"]))
+    for size, precision, name in itertools.product(sizes, precisions, algorithms):
+        run = (name, precision, *SIZES[size])
+        with torch.device("meta"):
+            weights = scale_models.weights_of(scale_models.Decoder(shape_of(*SIZES[size])))
+        case, training = f"{name}, {precision}, {size}", Training(name, 0.9, PRECISIONS[precision])
+        held = scale_cost.memory(weights, training, Cluster())
+        extra = held.pop("update extra")
+        found = measure("memory", *run, 1)
+        wanted = {"held": sum(held.values()), "peak": sum(held.values()) + extra}
+        rows += [row(f"{case}, {what}", [found[what]], [wanted[what]]) for what in wanted]
+        timed = measure("time", *run, rounds)
+        seconds = []
+        for clock in ("cpu_s", "wall_s"):
+            rates = scale_rates.to_rates(timed["rates"], clock)
+            parts = scale_cost.update_seconds(weights, training, Cluster(), rates)
+            seconds.append(parts["total"])
+        rows.append(row(f"{case}, update", timed["update"], seconds))
     return rows
 
 
-def row(case: str, found: float | list[float], wanted: float) -> harness.Row:
-    cpu, wall = found if isinstance(found, list) else (found, found)
-    print(f"{case:32} measured {cpu:12.5g} predicted {wanted:12.5g} ratio {cpu / wanted:.3f}")
-    apart = [max(x / wanted, wanted / x) for x in (cpu, wall)]
-    milliseconds = (1000 * cpu, 1000 * wall) if isinstance(found, list) else (0, 0)
-    return harness.Row("scale", case, "predicted", *apart, *milliseconds)
+def row(case: str, found: list[float], wanted: list[float]) -> harness.Row:
+    """One quantity; of a time both kinds: CPU and wall seconds."""
+    ratios = [a / b for a, b in zip(found, wanted, strict=True)]
+    shown = "  ".join(
+        f"{a:.4g} / {b:.4g} = {a / b:.3f}" for a, b in zip(found, wanted, strict=True)
+    )
+    print(f"{case:28} measured / predicted: {shown}", flush=True)
+    apart = [max(r, 1 / r) if r > 0 else math.inf for r in ratios]
+    milliseconds = [1000 * x for x in found] if len(found) == 2 else [0, 0]
+    return harness.Row("scale", case, "predicted", apart[0], apart[-1], *milliseconds)
 
 
 def main() -> None:

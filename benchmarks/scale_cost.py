@@ -176,9 +176,9 @@ def index_bytes(rows: int, cols: int, nnz: int) -> int:
 
 
 def memory(weights: Sequence[Weight], training: Training, cluster: Cluster) -> dict[str, float]:
-    """Bytes of one device: weights, gradients, optimizer state, masks and index, update peak.
+    """Bytes of one device: weights, gradients, optimizer state, masks and index, update extra.
 
-    The peak is what an update step holds on top; a compressed weight's is not modelled (nan).
+    The extra is what an update step holds on top; a compressed weight's is not modelled (nan).
     """
     p = training.precision
     if training.compressed and cluster.shards > 1:
@@ -193,11 +193,11 @@ def memory(weights: Sequence[Weight], training: Training, cluster: Cluster) -> d
         held["weights"] += live * p.weight.itemsize
         held["gradients"] += live * p.gradient.itemsize
         held["optimizer state"] += live * (training.states * p.state.itemsize + 4 * p.master)
-    peak = math.nan if training.compressed else update_peak(weights, training, cluster)
-    return {**held, "update peak": peak}
+    peak = math.nan if training.compressed else update_extra(weights, training, cluster)
+    return {**held, "update extra": peak}
 
 
-def update_peak(weights: Sequence[Weight], training: Training, cluster: Cluster) -> float:
+def update_extra(weights: Sequence[Weight], training: Training, cluster: Cluster) -> float:
     """Bytes that an update step holds on top: the dense gradients left, and temporaries of one."""
     if training.algorithm == "static":
         return 0.0

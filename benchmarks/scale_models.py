@@ -1,4 +1,4 @@
-"""The models whose cost is computed: Llama shapes, or anybody's module, built on the meta device."""
+"""The models whose cost is computed: Llama shapes, or your own module, on the meta device."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ class _Block(nn.Module):
         return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))
 
 
-def weights_of(model: nn.Module, picks: Callable[[str, Tensor], bool] | None = None) -> list[Weight]:
+def weights_of(
+    model: nn.Module, picks: Callable[[str, Tensor], bool] | None = None
+) -> list[Weight]:
     """Every parameter of a model once, and whether it is sparse by the filter (None: default)."""
     picks, seen, weights = picks or default_sparse_param_filter, set(), []
     for name, _, _, param, reason in named_weights(model):
@@ -98,5 +100,7 @@ def build(name: str) -> nn.Module:
             return Decoder(SHAPES[name])
         module, found, factory = name.partition(":")
         if not found:
-            raise SystemExit(f"--model {name!r}: not one of {', '.join(SHAPES)}, nor module:factory")
+            raise SystemExit(
+                f"--model {name!r}: not one of {', '.join(SHAPES)}, nor module:factory"
+            )
         return getattr(importlib.import_module(module), factory)()

@@ -7,6 +7,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import harness
 import torch
@@ -73,37 +74,52 @@ def operations(
     yield "finite", name, on_next(lambda w, m, o, g: bool(g.isfinite().all()))
     yield "prune", name, on_next(lambda w, m, o, g: kernels.prune_(w, m))
     if dtype == torch.float32:
+        # Also of a bfloat16 weight: SET's scores, and masks.
         yield "changes", "bool", on_next(lambda w, m, o, g: kernels.count_changes(m, o))
         yield "mask", "bool", on_next(lambda w, m, o, g: m.logical_or(o))
         yield "random", name, lambda: torch.rand(entries).to(device)
 
 
-def measure(
-    sizes: list[int], dtypes: list[str], device: str, level: float, rounds: int
-) -> list[dict[str, object]]:
-    """Medians of every operation at every size, in interleaved rounds."""
-    rows = []
+def cases(
+    entries: int, dtypes: list[str], device: str, level: float
+) -> dict[tuple[str, str, int], Callable[[], object]]:
+    """(operation, dtype, entries) -> a call, all of them of one size."""
 
-    def finish(run):
-        if device != "cpu":
-            run()
-            torch.cuda.synchronize()
-        else:
-            run()
+    def finished(run: Callable[[], object]) -> Callable[[], object]:
+        return run if device == "cpu" else lambda: (run(), torch.cuda.synchronize())
 
-    for entries, name in itertools.product(sorted(sizes), dtypes):
-        cases = {
-            (operation, dtype): (lambda run=run: finish(run))
-            for operation, dtype, run in operations(entries, getattr(torch, name), device, level)
-        }
+    return {
+        (operation, dtype, entries): finished(run)
+        for name in dtypes
+        for operation, dtype, run in operations(entries, getattr(torch, name), device, level)
+    }
+
+
+Times = dict[tuple[str, str, int], tuple[list[float], list[float]]]
+
+
+def measure(sizes: list[int], dtypes: list[str], device: str, level: float, rounds: int) -> Times:
+    """CPU and wall seconds of every operation at every size, in interleaved rounds."""
+    times: Times = {}
+    for entries in sorted(sizes):
         many = rounds if entries >= 1 << 20 else 5 * rounds
-        for key, (cpu, wall) in harness.interleave(cases, many).items():
-            medians = (statistics.median(cpu), statistics.median(wall))
-            rows.append(
-                dict(zip(("operation", "dtype", "entries", "cpu_s", "wall_s"),
-                         (*key, entries, *medians), strict=True), device=device)
-            )  # fmt: skip
-    return rows
+        times |= harness.interleave(cases(entries, dtypes, device, level), many)
+    return times
+
+
+def medians(times: Times, device: str) -> list[dict[str, Any]]:
+    """One row of a file of rates for each case."""
+    return [
+        {
+            "device": device,
+            "operation": operation,
+            "dtype": dtype,
+            "entries": entries,
+            "cpu_s": statistics.median(cpu),
+            "wall_s": statistics.median(wall),
+        }
+        for (operation, dtype, entries), (cpu, wall) in times.items()
+    ]
 
 
 def read(path: str | Path, clock: str = "wall_s") -> Rates:
@@ -117,7 +133,7 @@ def read(path: str | Path, clock: str = "wall_s") -> Rates:
         return to_rates(list(csv.DictReader(file)), clock)
 
 
-def to_rates(rows: list[dict[str, object]], clock: str = "wall_s") -> Rates:
+def to_rates(rows: list[dict[str, Any]], clock: str = "wall_s") -> Rates:
     """Rates of measured rows."""
     times: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row in rows:
