@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,20 @@ import scale_models
 import scale_rates
 import torch
 from bench_memory import peak_of
-from bench_step import ALGORITHMS
 from scale_cost import PRECISIONS, Cluster, Training
 
 import sparsewright as sparse
 
 # layers, width: gated MLPs 8/3 as wide, 128 words; about 12 width^2 sparse weights a layer.
 SIZES = {"tiny": (1, 64), "6M": (8, 256), "25M": (8, 512), "101M": (8, 1024)}
+
+
+# Every one at the level that the rates are measured at.
+ALGORITHMS = {
+    name: {"algorithm": name, "sparsity": 0.9, "update": {"freq": 100}} for name in ("set", "rigl")
+}
+RISING = {"type": "cubic", "init": 0.9, "final": 0.95, "begin": 0, "end": 100_000}
+ALGORITHMS["gmp"] = {"algorithm": "gmp", "sparsity": RISING, "update": {"freq": 100}}
 
 
 def shape_of(layers: int, width: int) -> scale_models.Shape:
@@ -95,23 +103,21 @@ def child(what: str, name: str, precision: str, layers: int, width: int, rounds:
     weights = scale_models.weights_of(run.model)
     dtypes = sorted({"float32", str(PRECISIONS[precision].weight).removeprefix("torch.")})
     rated = [
-        scale_rates.cases(n, dtypes, "cpu", 0.9)
+        scale_rates.cases(n, dtypes, "cpu", 0.9, sharded=False)
         for n in sorted({w.numel for w in weights if w.sparse})
     ]
-    updates, times = [], {}
+    found = []
     for _ in range(rounds):
         run.move_to(49)
         plain = run.step()
         run.move_to(98)
         run.step()
-        updates.append([after - before for before, after in zip(plain, run.step(), strict=True)])
+        update = [after - before for before, after in zip(plain, run.step(), strict=True)]
+        times: scale_rates.Times = {}
         for cases in rated:
-            for key, found in harness.interleave(cases, 1, warm_up=0).items():
-                kept = times.setdefault(key, ([], []))
-                kept[0].extend(found[0])
-                kept[1].extend(found[1])
-    update = [statistics.median(kind) for kind in zip(*updates, strict=True)]
-    print(json.dumps({"update": update, "rates": scale_rates.medians(times, "cpu")}))
+            times |= harness.interleave(cases, 1, warm_up=0)
+        found.append({"update": update, "rates": scale_rates.medians(times, "cpu")})
+    print(json.dumps(found))
 
 
 def measure(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> Any:
@@ -141,26 +147,31 @@ def compare(
         extra = held.pop("update extra")
         found = measure("memory", *run, 1)
         wanted = {"held": sum(held.values()), "peak": sum(held.values()) + extra}
-        rows += [row(f"{case}, {what}", [found[what]], [wanted[what]]) for what in wanted]
+        rows += [row(f"{case}, {what}", [[found[what]]], [[wanted[what]]]) for what in wanted]
         timed = measure("time", *run, rounds)
         seconds = []
         for clock in ("cpu_s", "wall_s"):
-            rates = scale_rates.to_rates(timed["rates"], clock)
-            parts = scale_cost.update_seconds(weights, training, Cluster(), rates)
-            seconds.append(parts["total"])
-        rows.append(row(f"{case}, update", timed["update"], seconds))
+            rates = [scale_rates.to_rates(each["rates"], clock) for each in timed]
+            parts = [scale_cost.update_seconds(weights, training, Cluster(), r) for r in rates]
+            seconds.append([part["total"] for part in parts])
+        updates = list(zip(*(each["update"] for each in timed), strict=True))
+        rows.append(row(f"{case}, update", updates, seconds))
     return rows
 
 
-def row(case: str, found: list[float], wanted: list[float]) -> harness.Row:
-    """One quantity; of a time both kinds: CPU and wall seconds."""
-    ratios = [a / b for a, b in zip(found, wanted, strict=True)]
+def row(case: str, found: Sequence[Sequence[float]], wanted: list[list[float]]) -> harness.Row:
+    """One quantity over its rounds; of a time both kinds: CPU and wall seconds."""
+    ratios = [
+        statistics.median(a / b for a, b in zip(*kind, strict=True))
+        for kind in zip(found, wanted, strict=True)
+    ]
+    medians = [statistics.median(kind) for kind in found]
     shown = "  ".join(
-        f"{a:.4g} / {b:.4g} = {a / b:.3f}" for a, b in zip(found, wanted, strict=True)
+        f"{m:.4g} / {m / r:.4g} = {r:.3f}" for m, r in zip(medians, ratios, strict=True)
     )
     print(f"{case:28} measured / predicted: {shown}", flush=True)
     apart = [max(r, 1 / r) if r > 0 else math.inf for r in ratios]
-    milliseconds = [1000 * x for x in found] if len(found) == 2 else [0, 0]
+    milliseconds = [1000 * m for m in medians] if len(medians) == 2 else [0, 0]
     return harness.Row("scale", case, "predicted", apart[0], apart[-1], *milliseconds)
 
 

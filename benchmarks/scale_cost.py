@@ -15,7 +15,8 @@ import torch
 
 from sparsewright.core.masks import num_kept
 
-HISTOGRAM_BYTES = 65_536 * 8
+HISTOGRAM_BITS = 16  # of the keys, in each round of a selection over shards
+HISTOGRAM_BYTES = 8 << HISTOGRAM_BITS
 ALGORITHMS = ("static", "gmp", "set", "rigl")
 PARALLEL = ("ddp", "fsdp", "hybrid")
 
@@ -233,8 +234,8 @@ def step_traffic(
 
 
 def rounds_of(dtype: torch.dtype) -> int:
-    """Histograms of 16 bits that a selection takes to find the k-th magnitude."""
-    return -(-dtype.itemsize // 2)
+    """Histograms that a selection takes to find the k-th magnitude."""
+    return math.ceil(8 * dtype.itemsize / HISTOGRAM_BITS)
 
 
 def selections(training: Training) -> list[tuple[str, torch.dtype]]:

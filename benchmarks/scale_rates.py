@@ -11,7 +11,7 @@ from typing import Any
 
 import harness
 import torch
-from scale_cost import Rates
+from scale_cost import HISTOGRAM_BITS, Rates
 from torch import Tensor
 
 from sparsewright import kernels
@@ -23,7 +23,7 @@ COLD_BYTES = 256 << 20
 
 
 def select_sharded(score: Tensor, num: int) -> Tensor:
-    """What one rank does of an exact global selection by histograms of 16 bits, in plain torch.
+    """What one rank does of an exact global selection by histograms, in plain torch.
 
     With the counts of all ranks summed between the rounds it selects globally; alone, locally.
 
@@ -35,13 +35,13 @@ def select_sharded(score: Tensor, num: int) -> Tensor:
         Bool mask, shaped like `score`.
     """
     keys = order_keys(score, magnitude=True).flatten()
-    shifts = (16, 0) if score.dtype == torch.float32 else (0,)
-    digits, prefix, left = keys, 0, num
-    for shift in shifts:
-        counts = torch.bincount((digits >> shift) & 0xFFFF, minlength=1 << 16)
+    shifts = range(0, 8 * score.dtype.itemsize, HISTOGRAM_BITS)
+    digits, prefix, left, bins = keys, 0, num, 1 << HISTOGRAM_BITS
+    for shift in reversed(shifts):
+        counts = torch.bincount((digits >> shift) & (bins - 1), minlength=bins)
         above = counts.flip(0).cumsum(0)
         place = int(torch.searchsorted(above, left))
-        digit = (1 << 16) - 1 - place
+        digit = bins - 1 - place
         left -= int(above[place] - counts[digit])
         prefix |= digit << shift
         digits = digits[(digits >> shift) == prefix >> shift]
@@ -81,7 +81,7 @@ def operations(
 
 
 def cases(
-    entries: int, dtypes: list[str], device: str, level: float
+    entries: int, dtypes: list[str], device: str, level: float, sharded: bool = True
 ) -> dict[tuple[str, str, int], Callable[[], object]]:
     """(operation, dtype, entries) -> a call, all of them of one size."""
 
@@ -92,6 +92,7 @@ def cases(
         (operation, dtype, entries): finished(run)
         for name in dtypes
         for operation, dtype, run in operations(entries, getattr(torch, name), device, level)
+        if sharded or operation != "select sharded"
     }
 
 

@@ -68,7 +68,10 @@ def test_shapes_have_the_published_number_of_weights(name, weights, dense, spars
 def test_a_decoder_runs_with_both_kinds_of_mlp():
     for gated, matrices in ((True, 7), (False, 6)):
         model = scale_models.Decoder(scale_models.Shape(1, 32, 48, 4, 2, 50, gated))
-        assert model(torch.randint(50, (2, 5))).shape == (2, 5, 50)
+        logits = model(torch.randint(50, (2, 5)))
+        assert logits.shape == (2, 5, 50)
+        logits.square().sum().backward()
+        assert all(bool(p.grad.any()) for p in model.parameters())
         assert sum(w.sparse for w in scale_models.weights_of(model)) == matrices
 
 
