@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,12 +93,19 @@ def report(rows: list[Row], name: str) -> None:
             f"{row.benchmark:14} {row.case:44} / {row.against:22} cpu {row.ratio:7.3f}  "
             f"wall {row.wall_ratio:7.3f}  ({row.cpu_ms:.2f} ms)"
         )
+    write([asdict(row) for row in rows], name)
+
+
+def write(rows: list[dict[str, Any]], name: str) -> Path:
+    """Write rows of equal keys to `results/<name>.csv`, the machine beside each."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["machine", *asdict(rows[0])])
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["machine", *rows[0]])
         writer.writeheader()
-        writer.writerows({"machine": machine(), **asdict(row)} for row in rows)
+        writer.writerows({"machine": machine(), **row} for row in rows)
     sys.stdout.flush()
+    return path
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,186 @@
+"""What sparse training of a model costs on a cluster: memory, bytes moved, time of an update.
+
+`cost` computes a table and `results/scale.csv`; `rates` measures what its times need, on this
+machine; `check` trains models that fit here and compares. A time without a measured rate, or
+without a given bandwidth, is "not measured". Examples, and what is not modelled: docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import math
+
+import harness
+import scale_check
+import scale_cost
+import scale_models
+import scale_rates
+import torch
+from scale_cost import ALGORITHMS, PARALLEL, PRECISIONS, Cluster, Rates, Training
+
+from sparsewright.core.filters import make_param_filter
+
+GB, STATES = 1e9, {"adamw": 2, "momentum": 1, "sgd": 0}
+MEMORY = ["weights", "gradients", "optimizer state", "masks and index", "update extra"]
+TIME = ["selection", "random", "other passes", "communication", "total"]
+
+
+def cost(
+    model: str,
+    weights: list[scale_cost.Weight],
+    training: Training,
+    cluster: Cluster,
+    rates: Rates,
+    seconds_between: float | None,
+) -> dict[str, object]:
+    """One line of the table; GB and seconds of one device, None for what is not known.
+
+    Args:
+        model: its name.
+        weights, training, cluster, rates: as in `scale_cost`.
+        seconds_between: from one update to the next, without the update's own.
+    """
+    held = scale_cost.memory(weights, training, cluster)
+    step = scale_cost.step_traffic(weights, training, cluster)
+    update = scale_cost.update_traffic(weights, training, cluster)
+    seconds = scale_cost.update_seconds(weights, training, cluster, rates)
+    share = None
+    if seconds_between is not None and seconds["total"] is not None:
+        share = 100 * seconds["total"] / seconds_between
+    return {
+        "model": model,
+        "on": f"{cluster.devices} {cluster.parallel}",
+        "method": training.algorithm,
+        **{f"{part} GB": held[part] / GB for part in MEMORY},
+        "peak GB": math.fsum(held.values()) / GB,
+        "step moves GB": sum(c.bytes for c in step) / GB,
+        "of it ours GB": 0.0,
+        "update moves GB": sum(c.bytes for c in update) / GB,
+        "update calls": sum(c.calls for c in update),
+        **{f"{part} s": seconds[part] for part in TIME},
+        "share of run %": share,
+    }
+
+
+def number(value: object) -> str:
+    """Three digits; None is not measured, nan not modelled."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, float):
+        return (
+            "not modelled"
+            if math.isnan(value)
+            else f"{value:.3g}"
+            if value < 1e3
+            else f"{value:.0f}"
+        )
+    return str(value)
+
+
+def show(rows: list[dict[str, object]], columns: list[str]) -> None:
+    """Print some columns, by rich if it is there."""
+    lines = [[number(row[column]) for column in columns] for row in rows]
+    if importlib.util.find_spec("rich"):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=None, pad_edge=False)
+        for line in lines:
+            table.add_row(*line)
+        Console(width=None if Console().is_terminal else 160).print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+        for line in [columns, *lines]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+    print()
+
+
+def print_costs(args: argparse.Namespace) -> None:
+    rates = scale_rates.read(args.rates, args.clock) if args.rates else Rates({})
+    picks = make_param_filter(args.param_filter) if args.param_filter else None
+    between = args.step_seconds and args.freq * args.step_seconds
+    latency = None if args.latency_us is None else args.latency_us * 1e-6
+    rows = []
+    for model in args.model:
+        weights = scale_models.weights_of(scale_models.build(model), picks)
+        sparse = sum(w.numel for w in weights if w.sparse)
+        print(f"{model}: {sum(w.numel for w in weights):,} weights, {sparse:,} of them sparse")
+        for parallel, algorithm in itertools.product(args.parallel, args.algorithm):
+            training = Training(
+                algorithm, args.sparsity, PRECISIONS[args.precision], STATES[args.optimizer],
+                args.storage == "compressed",
+            )  # fmt: skip
+            cluster = Cluster(
+                args.devices, args.per_node, parallel, args.intra, args.inter, latency
+            )
+            rows.append(cost(model, weights, training, cluster, rates, between))
+    names, columns = ["model", "on", "method"], list(rows[0])
+    split = columns.index("selection s")
+    print()
+    show(rows, columns[:split])
+    show(rows, names + columns[split:])
+    if latency is None and args.devices > 1:
+        print("latency of collectives: not given, so their time is that of their bytes alone")
+    print(f"written to {harness.write(rows, 'scale')}")
+
+
+def measure_rates(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    times = scale_rates.measure(args.sizes, args.dtypes, args.device, args.sparsity, args.rounds)
+    rows = scale_rates.medians(times, args.device)
+    show(rows, ["operation", "dtype", "entries", "cpu_s", "wall_s"])
+    print(f"# {harness.machine()}\nwritten to {harness.write(rows, f'scale-rates-{args.device}')}")
+
+
+def check(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    rows = scale_check.compare(args.sizes, args.algorithm, args.dtypes, args.rounds)
+    harness.report(rows, "scale-check")
+
+
+def add_cost_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", nargs="+", required=True, help="1b, 7b, 70b, or module:factory")
+    add("--devices", type=int, default=1)
+    add("--per-node", type=int, default=8)
+    add("--parallel", nargs="+", choices=PARALLEL, default=["ddp"])
+    add("--algorithm", nargs="+", choices=ALGORITHMS, default=["rigl"])
+    add("--sparsity", type=float, default=0.9)
+    add("--freq", type=int, default=100, help="steps from one update to the next")
+    add("--optimizer", choices=STATES, default="adamw")
+    add("--precision", choices=PRECISIONS, default="float32")
+    add("--storage", choices=["masked", "compressed"], default="masked")
+    add("--param-filter", help="glob of the sparse weights; default: the library's own")
+    add("--intra", type=float, help="GB/s of a device, one direction, inside its node")
+    add("--inter", type=float, help="the same between nodes")
+    add("--latency-us", type=float, help="microseconds of a collective call beyond its bytes")
+    add("--step-seconds", type=float, help="of a step without updates")
+    add("--rates", help="file that `scale.py rates` wrote on such a device")
+    add("--clock", choices=["wall_s", "cpu_s"], default="wall_s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_cost_options(commands.add_parser("cost", help="the table"))
+    add = commands.add_parser("rates", help="measure this machine").add_argument
+    sizes = [1 << n for n in (10, 14, 16, 18, 20, 22, 24)]
+    add("--sizes", type=int, nargs="+", default=sizes, help="entries")
+    add("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--sparsity", type=float, default=0.9)
+    add("--threads", type=int, default=1)
+    add("--rounds", type=int, default=5)
+    add = commands.add_parser("check", help="predicted against measured, on the CPU").add_argument
+    add("--sizes", nargs="+", choices=scale_check.SIZES, default=["6M", "25M", "101M"])
+    add("--algorithm", nargs="+", choices=ALGORITHMS[1:], default=list(ALGORITHMS[1:]))
+    add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    add("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    {"cost": print_costs, "rates": measure_rates, "check": check}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()

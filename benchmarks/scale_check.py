@@ -1,0 +1,189 @@
+"""The cost model against measurement: memory and update time of models that fit here.
+
+Each model is a process of its own, which prints what it measured as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+import scale_cost
+import scale_models
+import scale_rates
+import torch
+from bench_memory import peak_of
+from scale_cost import PRECISIONS, Cluster, Training
+
+import sparsewright as sparse
+
+# layers, width: gated MLPs 8/3 as wide, 128 words; about 12 width^2 sparse weights a layer.
+SIZES = {"tiny": (1, 64), "6M": (8, 256), "25M": (8, 512), "101M": (8, 1024)}
+
+
+# Every one at the level that the rates are measured at.
+ALGORITHMS = {
+    name: {"algorithm": name, "sparsity": 0.9, "update": {"freq": 100}} for name in ("set", "rigl")
+}
+RISING = {"type": "cubic", "init": 0.9, "final": 0.95, "begin": 0, "end": 100_000}
+ALGORITHMS["gmp"] = {"algorithm": "gmp", "sparsity": RISING, "update": {"freq": 100}}
+
+
+def shape_of(layers: int, width: int) -> scale_models.Shape:
+    """A Llama of some layers and width, with so few words that it is all but sparse."""
+    return scale_models.Shape(layers, width, width * 8 // 3 // 64 * 64, 4, 2, 128)
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Run:
+    """One model in training, its update steps timed from one optimizer hook to the next."""
+
+    def __init__(self, shape: scale_models.Shape, name: str, precision: str) -> None:
+        self.model = scale_models.Decoder(shape).to(PRECISIONS[precision].weight)
+        # The fused AdamW has no temporaries of its own.
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.clock = (0.0, 0.0)
+        self.optimizer.register_step_post_hook(self._start)
+        self.sparsity = sparse.configure(ALGORITHMS[name])
+        self.sparsity.apply(self.model)
+        self.sparsity.apply(self.optimizer)
+        self.tokens = torch.randint(shape.vocab, (1, 8))
+
+    def _start(self, *_: object) -> None:
+        self.clock = (time.process_time(), time.perf_counter())
+
+    def step(self) -> tuple[float, float]:
+        """One step; CPU and wall seconds of what followed the optimizer's own work."""
+        self.optimizer.zero_grad()
+        self.model(self.tokens).float().square().mean().backward()
+        self.optimizer.step()
+        return time.process_time() - self.clock[0], time.perf_counter() - self.clock[1]
+
+    def move_to(self, step: int) -> None:
+        """Pretend that so many steps have been made."""
+        state = self.sparsity.state_dict()
+        state["algorithms"][0]["steps"] = [step]
+        self.sparsity.load_state_dict(state)
+
+
+def child(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warm = Run(shape_of(1, width), name, precision)
+    for step in (50, 98, 99):
+        warm.move_to(step)
+        warm.step()
+    del warm
+    base = resident()
+    run = Run(shape_of(layers, width), name, precision)
+    run.move_to(50)
+    run.step()
+    held = resident() - base
+    if what == "memory":
+        run.move_to(98)
+        run.step()
+        print(json.dumps({"held": held, "peak": peak_of(run.step) - base}))
+        return
+    # The rates in the same rounds, at the model's own sizes: other load on the machine meets both.
+    weights = scale_models.weights_of(run.model)
+    dtypes = sorted({"float32", str(PRECISIONS[precision].weight).removeprefix("torch.")})
+    rated = [
+        scale_rates.cases(n, dtypes, "cpu", 0.9, sharded=False)
+        for n in sorted({w.numel for w in weights if w.sparse})
+    ]
+    found = []
+    for _ in range(rounds):
+        run.move_to(49)
+        plain = run.step()
+        run.move_to(98)
+        run.step()
+        update = [after - before for before, after in zip(plain, run.step(), strict=True)]
+        times: scale_rates.Times = {}
+        for cases in rated:
+            times |= harness.interleave(cases, 1, warm_up=0)
+        found.append({"update": update, "rates": scale_rates.medians(times, "cpu")})
+    print(json.dumps(found))
+
+
+def measure(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> Any:
+    command = [sys.executable, __file__, what, name, precision]
+    environment = dict(os.environ)
+    if what == "memory":
+        # Freed tensors go back to the system at once, so that what is resident is what is held.
+        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command += map(str, (layers, width, rounds))
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise SystemExit(result.stderr)
+    return json.loads(result.stdout)
+
+
+def compare(
+    sizes: list[str], algorithms: list[str], precisions: list[str], rounds: int
+) -> list[harness.Row]:
+    """Measured against predicted; the ratio of a row is the distance, max(r, 1 / r)."""
+    rows = []
+    for size, precision, name in itertools.product(sizes, precisions, algorithms):
+        run = (name, precision, *SIZES[size])
+        with torch.device("meta"):
+            weights = scale_models.weights_of(scale_models.Decoder(shape_of(*SIZES[size])))
+        case, training = f"{name}, {precision}, {size}", Training(name, 0.9, PRECISIONS[precision])
+        held = scale_cost.memory(weights, training, Cluster())
+        extra = held.pop("update extra")
+        found = measure("memory", *run, 1)
+        wanted = {"held": sum(held.values()), "peak": sum(held.values()) + extra}
+        rows += [row(f"{case}, {what}", [[found[what]]], [[wanted[what]]]) for what in wanted]
+        timed = measure("time", *run, rounds)
+        seconds = []
+        for clock in ("cpu_s", "wall_s"):
+            rates = [scale_rates.to_rates(each["rates"], clock) for each in timed]
+            parts = [scale_cost.update_seconds(weights, training, Cluster(), r) for r in rates]
+            seconds.append([part["total"] for part in parts])
+        updates = list(zip(*(each["update"] for each in timed), strict=True))
+        rows.append(row(f"{case}, update", updates, seconds))
+    return rows
+
+
+def row(case: str, found: Sequence[Sequence[float]], wanted: list[list[float]]) -> harness.Row:
+    """One quantity over its rounds; of a time both kinds: CPU and wall seconds."""
+    ratios = [
+        statistics.median(a / b for a, b in zip(*kind, strict=True))
+        for kind in zip(found, wanted, strict=True)
+    ]
+    medians = [statistics.median(kind) for kind in found]
+    shown = "  ".join(
+        f"{m:.4g} / {m / r:.4g} = {r:.3f}" for m, r in zip(medians, ratios, strict=True)
+    )
+    print(f"{case:28} measured / predicted: {shown}", flush=True)
+    apart = [max(r, 1 / r) if r > 0 else math.inf for r in ratios]
+    milliseconds = [1000 * m for m in medians] if len(medians) == 2 else [0, 0]
+    return harness.Row("scale", case, "predicted", apart[0], apart[-1], *milliseconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["memory", "time"])
+    parser.add_argument("name")
+    parser.add_argument("precision")
+    parser.add_argument("sizes", type=int, nargs=3)
+    args = parser.parse_args()
+    child(args.what, args.name, args.precision, *args.sizes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Rates of the operations of an update, measured on this machine's CPU or GPU."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+from scale_cost import HISTOGRAM_BITS, Rates
+from torch import Tensor
+
+from sparsewright import kernels
+from sparsewright.kernels.reference import order_keys
+
+# Operands of one operation together, over all copies that it cycles through: more than a cache,
+# as an update meets each weight after all the others.
+COLD_BYTES = 256 << 20
+
+
+def select_sharded(score: Tensor, num: int) -> Tensor:
+    """What one rank does of an exact global selection by histograms, in plain torch.
+
+    With the counts of all ranks summed between the rounds it selects globally; alone, locally.
+
+    Args:
+        score: any shape; float32, float16 or bfloat16, no NaN.
+        num: how many entries of largest magnitude to mark, at least 1.
+
+    Returns:
+        Bool mask, shaped like `score`.
+    """
+    keys = order_keys(score, magnitude=True).flatten()
+    shifts = range(0, 8 * score.dtype.itemsize, HISTOGRAM_BITS)
+    digits, prefix, left, bins = keys, 0, num, 1 << HISTOGRAM_BITS
+    for shift in reversed(shifts):
+        counts = torch.bincount((digits >> shift) & (bins - 1), minlength=bins)
+        above = counts.flip(0).cumsum(0)
+        place = int(torch.searchsorted(above, left))
+        digit = bins - 1 - place
+        left -= int(above[place] - counts[digit])
+        prefix |= digit << shift
+        digits = digits[(digits >> shift) == prefix >> shift]
+    ties = keys == prefix
+    return ((keys > prefix) | (ties & (ties.cumsum(0) <= left))).view(score.shape)
+
+
+def operations(
+    entries: int, dtype: torch.dtype, device: str, level: float
+) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """(operation, dtype, a call on the next cold operands) of a size."""
+    copies = max(1, min(64, COLD_BYTES // (entries * (2 * dtype.itemsize + 2))))
+    kept = max(1, int((1 - level) * entries))
+    stay = max(1, int(0.7 * kept))
+    operands = []
+    for _ in range(copies):
+        dense = torch.randn(1, entries, device=device).to(dtype)
+        mask = kernels.select(dense, kept)
+        weight = torch.randn(1, entries, device=device).to(dtype).mul_(mask)
+        operands.append((weight, mask, ~mask, dense))
+    name, each = str(dtype).removeprefix("torch."), itertools.cycle(operands)
+
+    def on_next(run):
+        return lambda: run(*next(each))
+
+    yield "select all", name, on_next(lambda w, m, o, g: kernels.select(w, kept))
+    yield "select live", name, on_next(lambda w, m, o, g: kernels.select(w, stay, m))
+    yield "select pruned", name, on_next(lambda w, m, o, g: kernels.select(g, kept - stay, o))
+    yield "select sharded", name, on_next(lambda w, m, o, g: select_sharded(g, kept))
+    yield "finite", name, on_next(lambda w, m, o, g: bool(g.isfinite().all()))
+    yield "prune", name, on_next(lambda w, m, o, g: kernels.prune_(w, m))
+    if dtype == torch.float32:
+        # Also of a bfloat16 weight: SET's scores, and masks.
+        yield "changes", "bool", on_next(lambda w, m, o, g: kernels.count_changes(m, o))
+        yield "mask", "bool", on_next(lambda w, m, o, g: m.logical_or(o))
+        yield "random", name, lambda: torch.rand(entries).to(device)
+
+
+def cases(
+    entries: int, dtypes: list[str], device: str, level: float, sharded: bool = True
+) -> dict[tuple[str, str, int], Callable[[], object]]:
+    """(operation, dtype, entries) -> a call, all of them of one size."""
+
+    def finished(run: Callable[[], object]) -> Callable[[], object]:
+        return run if device == "cpu" else lambda: (run(), torch.cuda.synchronize())
+
+    return {
+        (operation, dtype, entries): finished(run)
+        for name in dtypes
+        for operation, dtype, run in operations(entries, getattr(torch, name), device, level)
+        if sharded or operation != "select sharded"
+    }
+
+
+Times = dict[tuple[str, str, int], tuple[list[float], list[float]]]
+
+
+def measure(sizes: list[int], dtypes: list[str], device: str, level: float, rounds: int) -> Times:
+    """CPU and wall seconds of every operation at every size, in interleaved rounds."""
+    times: Times = {}
+    for entries in sorted(sizes):
+        many = rounds if entries >= 1 << 20 else 5 * rounds
+        times |= harness.interleave(cases(entries, dtypes, device, level), many)
+    return times
+
+
+def medians(times: Times, device: str) -> list[dict[str, Any]]:
+    """One row of a file of rates for each case."""
+    return [
+        {
+            "device": device,
+            "operation": operation,
+            "dtype": dtype,
+            "entries": entries,
+            "cpu_s": statistics.median(cpu),
+            "wall_s": statistics.median(wall),
+        }
+        for (operation, dtype, entries), (cpu, wall) in times.items()
+    ]
+
+
+def read(path: str | Path, clock: str = "wall_s") -> Rates:
+    """The rates of a file that `scale.py rates` wrote.
+
+    Args:
+        path: CSV.
+        clock: `wall_s`, or `cpu_s` for one thread on a machine that others use too.
+    """
+    with Path(path).open(newline="") as file:
+        return to_rates(list(csv.DictReader(file)), clock)
+
+
+def to_rates(rows: list[dict[str, Any]], clock: str = "wall_s") -> Rates:
+    """Rates of measured rows."""
+    times: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in rows:
+        point = (int(row["entries"]), float(row[clock]))
+        times.setdefault((row["operation"], row["dtype"]), []).append(point)
+    return Rates({key: sorted(points) for key, points in times.items()})
