@@ -212,9 +212,9 @@ def test_forged_states_with_right_checksums(run: Path) -> None:
     print(f"{count} forged states, {len(taken)} of them harmless")
     assert count > 400
     # What does not matter to a run that goes on: it is never read, or set anew.
-    harmless = {"metadata", "lr", "validation", "churn", "params"}
-    odd = [(path, value) for path, value in taken if not harmless & set(path)]
-    assert all(is_plausible(path, value) for path, value in odd), odd
+    harmless = {"metadata", "lr", "validation", "churn", "params", "decoupled_weight_decay"}
+    odd = [(p, v) for p, v in taken if not harmless & set(p) and not is_plausible(p, v)]
+    assert not odd, [(path, str(value)) for path, value in odd]
 
 
 def is_plausible(path: tuple, value: object) -> bool:
