@@ -321,13 +321,13 @@ def update_seconds(
     """Seconds of an update by part: selection, random, other passes, communication, total.
 
     A part is None if a rate or bandwidth that it needs is not known; so is a total with such a
-    part, and the time of compressed weights.
+    part. The time of compressed weights is not modelled (nan).
     """
     sparse, parts = [w for w in weights if w.sparse], {}
     for part, passes in operations(training, cluster.shards > 1).items():
         shards = 1 if part == "random" else cluster.shards
         times = [rates.seconds(*pass_, w.local(shards)) for w in sparse for pass_ in passes]
-        parts[part] = None if training.compressed else total(times)
+        parts[part] = math.nan if training.compressed else total(times)
     moved = update_traffic(weights, training, cluster)
     parts["communication"] = total([c.seconds(cluster.latency) for c in moved])
     return {**parts, "total": total(parts.values())}
