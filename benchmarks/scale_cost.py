@@ -15,7 +15,7 @@ import torch
 
 from sparsewright.core.masks import num_kept
 
-HISTOGRAM_BITS = 16  # of the keys, in each round of a selection over shards
+HISTOGRAM_BITS = 11  # of the keys, in each round of a selection over shards
 HISTOGRAM_BYTES = 8 << HISTOGRAM_BITS
 ALGORITHMS = ("static", "gmp", "set", "rigl")
 PARALLEL = ("ddp", "fsdp", "hybrid")
@@ -254,8 +254,9 @@ def update_traffic(
 ) -> list[Collective]:
     """What an update moves between devices beyond its step: all of it is ours.
 
-    Replicated: the dense gradients of RigL, averaged. Sharded: the histograms of each selection,
-    the ties of each shard (an int64) and a count.
+    Replicated: the dense gradients of RigL, averaged. Sharded: of each selection the number of
+    candidates, the histograms, and the ties of each shard (an int64); of each update whether the
+    gradients are finite, the live connections to drop from, and the counts of what changed.
     """
     sparse, shards, moved = [w for w in weights if w.sparse], cluster.shards, []
     if cluster.parallel == "ddp" and training.algorithm == "rigl" and cluster.replicas > 1:
@@ -270,8 +271,11 @@ def update_traffic(
             moved += [
                 Collective("all-reduce", HISTOGRAM_BYTES, shards, link, calls),
                 Collective("all-gather", 8 * shards, shards, link, len(sparse)),
-                Collective("all-reduce", 8, shards, link, len(sparse)),
+                Collective("all-reduce", 16, shards, link, len(sparse)),
             ]
+        counts = {"static": [], "gmp": [8, 24], "set": [8, 8, 24], "rigl": [8, 8, 8, 24]}
+        for payload in counts[training.algorithm]:
+            moved.append(Collective("all-reduce", payload, shards, link, len(sparse)))
     return moved
 
 
@@ -321,13 +325,13 @@ def update_seconds(
     """Seconds of an update by part: selection, random, other passes, communication, total.
 
     A part is None if a rate or bandwidth that it needs is not known; so is a total with such a
-    part, and the time of compressed weights.
+    part. The time of compressed weights is not modelled (nan).
     """
     sparse, parts = [w for w in weights if w.sparse], {}
     for part, passes in operations(training, cluster.shards > 1).items():
         shards = 1 if part == "random" else cluster.shards
         times = [rates.seconds(*pass_, w.local(shards)) for w in sparse for pass_ in passes]
-        parts[part] = None if training.compressed else total(times)
+        parts[part] = math.nan if training.compressed else total(times)
     moved = update_traffic(weights, training, cluster)
     parts["communication"] = total([c.seconds(cluster.latency) for c in moved])
     return {**parts, "total": total(parts.values())}

@@ -11,11 +11,11 @@ from typing import Any
 
 import harness
 import torch
-from scale_cost import HISTOGRAM_BITS, Rates
+from scale_cost import Rates
 from torch import Tensor
 
 from sparsewright import kernels
-from sparsewright.kernels.reference import order_keys
+from sparsewright.kernels import sharded
 
 # Operands of one operation together, over all copies that it cycles through: more than a cache,
 # as an update meets each weight after all the others.
@@ -23,30 +23,9 @@ COLD_BYTES = 256 << 20
 
 
 def select_sharded(score: Tensor, num: int) -> Tensor:
-    """What one rank does of an exact global selection by histograms, in plain torch.
-
-    With the counts of all ranks summed between the rounds it selects globally; alone, locally.
-
-    Args:
-        score: any shape; float32, float16 or bfloat16, no NaN.
-        num: how many entries of largest magnitude to mark, at least 1.
-
-    Returns:
-        Bool mask, shaped like `score`.
-    """
-    keys = order_keys(score, magnitude=True).flatten()
-    shifts = range(0, 8 * score.dtype.itemsize, HISTOGRAM_BITS)
-    digits, prefix, left, bins = keys, 0, num, 1 << HISTOGRAM_BITS
-    for shift in reversed(shifts):
-        counts = torch.bincount((digits >> shift) & (bins - 1), minlength=bins)
-        above = counts.flip(0).cumsum(0)
-        place = int(torch.searchsorted(above, left))
-        digit = bins - 1 - place
-        left -= int(above[place] - counts[digit])
-        prefix |= digit << shift
-        digits = digits[(digits >> shift) == prefix >> shift]
-    ties = keys == prefix
-    return ((keys > prefix) | (ties & (ties.cumsum(0) <= left))).view(score.shape)
+    """What one rank does of an exact selection over shards: its own part, and nobody else's."""
+    flat = score.flatten()
+    return sharded.select(flat, [len(flat)], [num], None, True, None, 0).view(score.shape)
 
 
 def operations(

@@ -142,12 +142,14 @@ def select(
         NanError: a candidate is NaN, on whichever rank.
     """
     among = torch.ones_like(score, dtype=torch.bool) if among is None else among
-    bad = (score.isnan() & among).any().long()
-    if int(sum_over(bad, group)):
+    bad = (score.isnan() & among).sum()
+    candidates = [row.sum() for row in among.split(list(lengths))]
+    facts = sum_over(torch.stack([bad, *candidates]), group).cpu()
+    if int(facts[0]):
         raise NanError("score is NaN at a candidate")
     keys = order_keys(score, magnitude)
     rows = list(zip(keys.split(list(lengths)), among.split(list(lengths)), strict=True))
-    wanted = torch.minimum(torch.tensor(list(num)), count_rows(among, lengths, group))
+    wanted = torch.minimum(torch.tensor(list(num)), facts[1:])
     kth, at_kth = _kth_largest(rows, wanted, group)
     own_ties = torch.zeros(len(rows), dtype=torch.int64, device=score.device)
     for row, (part, candidate) in enumerate(rows):

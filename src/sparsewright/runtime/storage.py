@@ -134,15 +134,12 @@ class MaskedStorage(Storage):
     def recount(self) -> None:
         """Count again."""
         if sharded.is_sharded(self.mask):
-            self._kept_in_shards = self._sum([int(sharded.local(self.mask).sum())])[0]
+            (self._kept_in_shards,) = self._sum([int(sharded.local(self.mask).sum())])
 
     def _sum(self, counts: list[int]) -> list[int]:
         """Counts of this rank's shard, summed over the ranks."""
-        mask = self.mask
-        if not sharded.is_sharded(mask):
-            return counts
-        total = torch.tensor(counts, device=sharded.local(mask).device)
-        return sharded.sum_over(total, sharded.shards_of(mask).group).tolist()
+        total = torch.tensor(counts, device=sharded.local(self.mask).device)
+        return sharded.sum_over(total, sharded.shards_of(self.mask).group).tolist()
 
     def weight(self) -> Tensor:
         """The Parameter itself."""
@@ -152,12 +149,14 @@ class MaskedStorage(Storage):
         """Write the buffer, in place, and prune all that follows."""
         mask = sharded.local(self.mask)
         new = sharded.local(sharded.shard_like(new, self.param)).to(mask.device)
-        dropped, grown = self._sum(list(kernels.count_changes(mask, new)))
+        dropped, grown = kernels.count_changes(mask, new)
         # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
         mask.logical_and_(new)
         self._prune_all(states)
         mask.copy_(new)
-        self.recount()
+        if sharded.is_sharded(self.mask):
+            counts = [dropped, grown, int(new.sum())]
+            dropped, grown, self._kept_in_shards = self._sum(counts)
         return dropped, grown
 
     def start_dense(self) -> None:
