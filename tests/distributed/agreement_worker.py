@@ -10,6 +10,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+from ranks import as_rank
 from replicas_worker import is_equal_on_all_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -287,12 +288,10 @@ def nan_on_one_rank_is_told_to_all():
 
 
 def main():
-    dist.init_process_group("gloo")
     found = {name: function() for name, function in CASES.items()}
     with open(f"{sys.argv[1]}/{dist.get_rank()}.json", "w") as file:
         json.dump(found, file)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    as_rank(main)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import torch.distributed as dist
 
 TESTS = Path(__file__).parents[1]
 
@@ -40,3 +44,16 @@ def run_ranks(script: str, world: int, *arguments: object, timeout: float = 240)
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, output[-6000:]
     return output
+
+
+def as_rank(main: Callable[[], None]) -> None:
+    """Run the main function of a worker as one of the ranks.
+
+    They leave together and without models: gloo aborts a process that exits while a reducer of
+    data parallelism, or another rank, still has a thread at work.
+    """
+    dist.init_process_group("gloo")
+    main()
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()

@@ -13,11 +13,12 @@ from collections import Counter
 
 import torch
 import torch.distributed as dist
-from cases import ALGORITHMS, attach
+from ranks import as_rank
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
+from cases import ALGORITHMS, attach
 from support import assert_pruned, batch, make_mlp, masks_of
 
 STEPS = 50
@@ -154,7 +155,6 @@ def run(make, traffic, wrap_first=False, micro=1, branched=False, compress=False
 
 def main():
     target = sys.argv[1]
-    dist.init_process_group("gloo")
     traffic = Traffic()
     found = {}
     for name, make in ALGORITHMS.items():
@@ -169,8 +169,7 @@ def main():
     if dist.get_rank() == 0:
         with open(target, "w") as file:
             json.dump(found, file)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    as_rank(main)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from cases import ALGORITHMS, attach, loaded, saved
+from ranks import as_rank
 from replicas_worker import COMPRESSED, backward, is_equal_on_all_ranks, joined_backward
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
+from cases import ALGORITHMS, attach, loaded, saved
 from support import make_mlp, masks_of
 
 STOP, END = 9, 18
@@ -80,10 +81,8 @@ def load(folder, target):
 
 
 def main():
-    dist.init_process_group("gloo")
     {"save": save, "load": load}[sys.argv[1]](*sys.argv[2:])
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    as_rank(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from ranks import as_rank
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -245,10 +246,8 @@ def load(folder, target):
 
 
 def main():
-    dist.init_process_group("gloo")
     {"train": train, "save": save, "load": load}[sys.argv[1]](*sys.argv[2:])
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    as_rank(main)
