@@ -13,10 +13,9 @@ from sparsewright.core.errors import (
     AttachError,
     OptionTypeError,
     StateError,
-    close_names,
     warn,
 )
-from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter, show_filter
+from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
 from sparsewright.core.hooks import HandleGroup, Removable
 from sparsewright.runtime.attach import attach_routed, next_name
 from sparsewright.runtime.parameter import SparseParameter
@@ -145,8 +144,7 @@ class Group(SparsityAlgorithm):
         names = [name for name, *_ in named_weights(module)]
         for r in routes:
             if not r.picked:
-                globs = r.filter.patterns if isinstance(r.filter, GlobFilter) else []
-                near = [near for glob in globs for near in close_names(glob, names, 3)]
+                near = near_names(r.filter, names)
                 hint = f"; close names: {', '.join(near)}" if near else ""
                 warn(f"the filter {r.filter!r} matched no parameter that it could take{hint}")
 

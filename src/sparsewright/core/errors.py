@@ -26,11 +26,20 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 _LONG = 160
+
+Report = Callable[[str, Exception], None]
+"""Told of a mistake: where it is, and the error. It raises, or collects and lets go on."""
+
+
+def stop(place: str, error: Exception) -> None:
+    """The usual `Report`: the first mistake is raised."""
+    raise error
+
 
 
 class SparsewrightError(Exception):

@@ -37,15 +37,14 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+def read_any_yaml(path: Path) -> Any:
+    """What a YAML file holds.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML (with line and column), or is not a
-            mapping.
+        ConfigError: the file cannot be read, or is not YAML (with line and column).
     """
     try:
-        content = yaml.load(path.read_bytes(), Loader=_StrictLoader)
+        return yaml.load(path.read_bytes(), Loader=_StrictLoader)
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -54,6 +53,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(path, f"{place}{problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(path, f"not a YAML file: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: as `read_any_yaml` raises, or it is not a mapping.
+    """
+    content = read_any_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
