@@ -1,4 +1,4 @@
-"""The `sparsewright` command: `train` a sparse network, `inspect` a checkpoint, `info`.
+"""The `sparsewright` command: `plan` a run, `train` it, `inspect` a checkpoint, `info`.
 
 Exit status: 0 done (or stopped at --until), 1 failure, 2 usage (options, configuration, input
 named in it), 130 interrupted.
@@ -7,6 +7,7 @@ named in it), 130 interrupted.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import platform
 import signal
@@ -14,6 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -36,6 +38,8 @@ from sparsewright.recipes import loop
 from sparsewright.recipes.config import RECIPES, RunConfig
 from sparsewright.recipes.display import Progress, print_layers, print_speeds, print_validation
 from sparsewright.recipes.layers import count_layers, read_weights
+from sparsewright.recipes.plan import view
+from sparsewright.recipes.plan.config import plan_file
 from sparsewright.recipes.run_folder import RunFolder
 from sparsewright.recipes.training import Training
 
@@ -198,6 +202,34 @@ def _train(training: Training, folder: RunFolder, until: int | None) -> int:
     print_validation(training.validation)
     click.echo()
     print_speeds(training.speeds(), training.task.unit)
+    return 0
+
+
+@main.command()
+@click.argument("config", type=_FILE)
+@click.option("--model", metavar="MODULE:FACTORY", help="Plan for this model, not a recipe's.")
+@click.option("--steps", type=click.IntRange(min=1), help="Length of the run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_reports_errors
+def plan(config: Path, model: str | None, steps: int | None, as_json: bool) -> int:
+    """Show what CONFIG will do, without training; list all that is wrong with it.
+
+    CONFIG is what `train` takes. With --model it is any YAML file whose section `sparsity`, or
+    whose whole content, is what sparsewright.configure() takes; the factory is called without
+    arguments and gives a module, or (module, inputs). It is built on the meta device if it can be.
+    The exit status is 2 if anything is wrong.
+    """
+    made, problems = plan_file(config, model, steps)
+    if made is None:
+        for problem in problems:
+            click.echo(f"error: {problem.place}: {problem.message}", err=True)
+        if as_json:
+            click.echo(json.dumps({"problems": [asdict(p) for p in problems]}, indent=2))
+        return _MISUSE
+    if as_json:
+        click.echo(json.dumps(view.as_json(made), indent=2))
+    else:
+        view.print_plan(made)
     return 0
 
 

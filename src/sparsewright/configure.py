@@ -138,7 +138,7 @@ def _entries(
             return
         if len(nested) > 1:
             report(place, OptionError("sparsity", nested, "either groups or params, not both"))
-        inner = [merged.pop(key) for key in nested][0]
+        inner = next(merged.pop(key) for key in nested)
         if not isinstance(inner, list | tuple | Mapping):
             report(place, OptionTypeError(nested[0], inner, "a list of dicts"))
             return
@@ -174,6 +174,8 @@ def _split_filters(
         filled = default_sparse_param_filter if param_filter is None else param_filter
         yield place, filled, options
         return
+    if not param_filter:
+        raise OptionError("param_filter", param_filter, "globs, each with its options")
     for glob, own in param_filter.items():
         if not isinstance(glob, str):
             raise OptionTypeError("a key of param_filter", glob, "a glob")

@@ -41,7 +41,6 @@ def stop(place: str, error: Exception) -> None:
     raise error
 
 
-
 class SparsewrightError(Exception):
     """Base of every error raised by this library."""
 

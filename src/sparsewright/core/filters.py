@@ -32,7 +32,7 @@ def why_dense_by_default(name: str, param: Tensor) -> str:
     """Why `default_sparse_param_filter` leaves a parameter dense; "" if it does not."""
     # How many dimensions a lazy parameter will have is not known; attaching it raises and says so.
     if not is_lazy(param) and param.ndim <= 1:
-        return "it has no more than one dimension"
+        return "it has one dimension" if param.ndim else "it has no dimension"
     words = [word for word in DENSE_BY_DEFAULT if word in name.lower()]
     return f"its name has {words[0]!r} in it" if words else ""
 

@@ -217,9 +217,7 @@ def make_task(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> Tas
     )
 
 
-def outline(
-    data: TextSettings, model: GPTSettings, loop: LoopSettings
-) -> tuple[nn.Module, Tensor]:
+def outline(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> tuple[nn.Module, Tensor]:
     """A fresh model for the text, and a batch of its first character.
 
     Raises:
