@@ -224,6 +224,19 @@ def test_tensorboard_files_read_back(tmp_path):
     assert set(events.Tags()["scalars"]) == set().union(*(scalars for _, scalars in logged))
 
 
+def test_tensorboard_forgets_what_is_trained_again(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps, value in ((None, range(1, 6), 1.0), (4, range(4, 8), 2.0)):
+        with TensorBoard(tmp_path, start=start) as log:
+            for step in steps:
+                log({"loss": value}, step)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    read = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert read == [*((step, 1.0) for step in (1, 2, 3)), *((step, 2.0) for step in (4, 5, 6, 7))]
+
+
 def test_without_tensorboard_the_error_names_the_extra(monkeypatch, tmp_path):
     real = builtins.__import__
 

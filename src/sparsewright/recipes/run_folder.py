@@ -9,6 +9,7 @@
         model.safetensors      weights and masks
         state.pt               everything else, readable by torch.load(weights_only=True)
       model.safetensors      the trained weights; only in a finished run
+      tensorboard/           event files, if they were asked for
       result.json            written last: its presence says that the run is finished
 
 Every file is written under a temporary name, flushed to the disk, then renamed.

@@ -16,6 +16,7 @@ from sparsewright.configure import read_routes
 from sparsewright.core.errors import OptionError, Report, SparsewrightError, SparsityWarning
 from sparsewright.core.filters import ParamFilter
 from sparsewright.recipes.config import RECIPES, RunConfig, lift_trainer
+from sparsewright.recipes.imports import one_line
 from sparsewright.recipes.plan.forecast import Forecast, forecast, guess_steps
 from sparsewright.recipes.plan.model import (
     Factory,
@@ -89,7 +90,7 @@ def plan_file(
 
     def report(place: str, error: Exception) -> None:
         known = isinstance(error, SparsewrightError)
-        message = " ".join(str(error).split()) if known else _shown(error)
+        message = " ".join(str(error).split()) if known else one_line(error)
         problems.append(Problem(place, message))
 
     request = _of_recipe(path, report) if model is None else _of_factory(path, model, steps, report)
@@ -198,7 +199,7 @@ def _fill_lazy(outline: Outline, notes: list[str]) -> None:
         try:
             run(outline)
         except Exception as error:  # the user's model may raise anything
-            notes.append(f"lazy parameters have no shape: {_shown(error)}")
+            notes.append(f"lazy parameters have no shape: {one_line(error)}")
 
 
 def _count(plan: Plan, outline: Outline, per: str) -> None:
@@ -211,13 +212,9 @@ def _count(plan: Plan, outline: Outline, per: str) -> None:
             plan.flops, plan.per = count_flops(outline, counted), per
             return
         except Exception as error:  # the user's model may raise anything
-            plan.notes.append(f"FLOPs of a step are not known: {_shown(error)}")
+            plan.notes.append(f"FLOPs of a step are not known: {one_line(error)}")
     else:
         text = "FLOPs of a step are not known without inputs: let the factory give (model, inputs)"
         plan.notes.append(text)
     plan.flops = {weight.name: 2 * weight.total for weight in plan.sparse}
     plan.per = "one row, sparse weights only"
-
-
-def _shown(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
-from sparsewright.core.errors import ConfigError, SparsewrightError, close_names
+from sparsewright.core.errors import ConfigError, SparsewrightError
+from sparsewright.recipes.imports import load_object, one_line
 
 Factory = Callable[[], Any]
 """Gives a module, or `(module, inputs)`: a tensor, a tuple of arguments or a dict of keywords."""
@@ -33,30 +32,14 @@ class Outline:
 
 
 def load_factory(spec: str) -> Factory:
-    """The object that `module:factory` names, with the current directory importable.
+    """The factory that `module:factory` names; a module that is there already is one too.
 
     Raises:
         ConfigError: it cannot be imported, or is not a function.
     """
-    module_name, _, path = spec.partition(":")
-    if not module_name or not path:
-        raise ConfigError(spec, "allowed: module:factory, such as my_models:small_gpt")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(spec, f"importing it failed: {_shown(error)}") from error
-    for name in path.split("."):
-        if not hasattr(found, name):
-            near = close_names(name, vars(found))
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(spec, f"{module_name} has no {name!r}{hint}")
-        found = getattr(found, name)
+    found = load_object(spec, "module:factory, such as my_models:small_gpt")
     if isinstance(found, nn.Module):
-        made = found
-        return lambda: made
+        return lambda: found
     if not callable(found):
         kind = type(found).__name__
         raise ConfigError(spec, f"it is a {kind}; allowed: a function that gives a module")
@@ -81,16 +64,12 @@ def build(factory: Factory, where: str) -> Outline:
     except SparsewrightError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(where, f"the factory failed: {_shown(error)}") from error
+        raise ConfigError(where, f"the factory failed: {one_line(error)}") from error
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         kind = type(made).__name__
         raise ConfigError(where, f"it gives a {kind}; allowed: a module, or (module, inputs)")
     return Outline(model, inputs)
-
-
-def _shown(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def run(outline: Outline) -> None:
