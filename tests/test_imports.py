@@ -11,7 +11,7 @@ import sparsewright
 
 ROOT = Path(sparsewright.__file__).parent
 NOT_EVERYWHERE = {"fcntl"}  # the standard library has it on some systems only
-OPTIONAL = {"click", "rich", "yaml", "safetensors", "lightning", "transformers"}
+OPTIONAL = {"click", "rich", "yaml", "safetensors", "lightning", "transformers", "matplotlib"}
 OPTIONAL_IN_TORCH = {"torch.utils.tensorboard"}
 
 # From the top down: a file may import from rooms below its own, and from its own room.
@@ -117,7 +117,7 @@ def test_no_import_inside_a_function_but_of_optional_packages(path):
 def test_below_the_top_only_torch_and_numpy_are_used(path):
     for module, _, node in imports_of(path):
         top = module.partition(".")[0]
-        is_late = room_of(path) == "nn" and top == "safetensors"
+        is_late = (room_of(path), top) in {("nn", "safetensors"), ("core", "matplotlib")}
         allowed = {"sparsewright", "torch", "numpy", *sys.stdlib_module_names}
         assert is_late or top in allowed, f"line {node.lineno}: {module}"
 

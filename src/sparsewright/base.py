@@ -29,7 +29,7 @@ from sparsewright.core.state import check_state
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
 from sparsewright.runtime.attach import Attachment, attach_routed
-from sparsewright.runtime.describe import describe
+from sparsewright.runtime.describe import describe, describe_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
 from sparsewright.runtime.walk import find_owner, root_of_apply
@@ -396,3 +396,4 @@ class SparsityAlgorithm(ABC):
         return 0, 0
 
     __repr__ = describe
+    _repr_html_ = describe_html

@@ -18,6 +18,7 @@ from sparsewright.core.errors import (
 from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
 from sparsewright.core.hooks import HandleGroup, Removable
 from sparsewright.runtime.attach import attach_routed, next_name
+from sparsewright.runtime.describe import group_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.walk import named_weights
 
@@ -251,6 +252,9 @@ class Group(SparsityAlgorithm):
     def __repr__(self) -> str:
         pairs = (f"({show_filter(f)}, {algorithm!r})" for f, algorithm in self._routes)
         return f"Group([{', '.join(pairs)}])"
+
+    def _repr_html_(self) -> str:
+        return group_html(self, [(show_filter(f), repr(a)) for f, a in self._routes])
 
 
 class _Route:

@@ -1,10 +1,12 @@
-"""An algorithm as text that reads back, from its constructor's signature and its attributes."""
+"""Algorithms as text that reads back, and as tables for notebooks."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
+from sparsewright.core.html import table
 from sparsewright.core.schedules import Constant
 from sparsewright.core.update_schedules import FreqSchedule
 from sparsewright.init import name_of_init_method
@@ -78,3 +80,44 @@ class _ByParameter:
 
     def __repr__(self) -> str:
         return f"<by parameter, {self.count} different>"
+
+
+def describe_html(algorithm: Any) -> str:
+    """Tables for notebooks: the options, and the sparse parameters."""
+    options = {**options_of(algorithm), "storage": algorithm.storage, "step": algorithm.step}
+    name = type(algorithm).__name__
+    rows = [(option, repr(value)) for option, value in options.items()]
+    return table(name, ("option", "value"), rows) + _parameters(algorithm.sparse_params.values())
+
+
+def group_html(group: Any, routes: list[tuple[str, str]]) -> str:
+    """Tables for notebooks: the pairs of a Group, as text, and the sparse parameters."""
+    pairs = table("Group", ("filter", "algorithm"), routes)
+    return pairs + _parameters(group.sparse_params.values())
+
+
+def describe_parameter(parameter: Any) -> str:
+    """What a sparse parameter is; it does not read back, for it belongs to a model."""
+    name, shape, kept, total, level, storage = _facts(parameter)
+    return f"<SparseParameter {name!r} {shape}, kept {kept} of {total} (level {level}), {storage}>"
+
+
+def parameter_html(parameter: Any) -> str:
+    """A table for notebooks."""
+    return _parameters([parameter])
+
+
+def _parameters(parameters: Iterable[Any]) -> str:
+    headings = ("parameter", "shape", "kept", "total", "level", "storage")
+    rows = [_facts(parameter) for parameter in parameters]
+    return table("sparse parameters", headings, rows) if rows else ""
+
+
+def _facts(parameter: Any) -> tuple[str, ...]:
+    """Name, shape, kept, total, level, storage; "?" for what a mask not made yet would tell."""
+    kept = level = "?"
+    if parameter.is_initialized:
+        kept, level = f"{parameter.kept:,}", f"{parameter.computed_sparsity:.4f}"
+    shape, total = "x".join(map(str, parameter.shape)), f"{parameter.shape.numel():,}"
+    storage = "compressed" if parameter.is_compressed else "masked"
+    return parameter.name, shape, kept, total, level, storage
