@@ -232,14 +232,25 @@ def _construct(
         except Exception as error:  # a user's class may raise anything
             report(place, error)
             problem = str(error)
-        for name in [*options, "sparsity"]:
-            rest = {key: value for key, value in options.items() if key != name}
-            if name == "sparsity" and "sparsity" in constructor_options(make):
-                rest["sparsity"] = 0.5 if issubclass(make, Static) else Linear(0.5, 0.0)
-            if _problem(make, rest) != problem:
-                options = rest
-                break
+        rests = [_without(make, options, name) for name in [*options, "sparsity"]]
+        others = [r for r in rests if r is not None and _problem(make, r) != problem]
+        if not others:
+            break
+        options = others[0]
     return None
+
+
+def _without(
+    make: type[SparsityAlgorithm], options: dict[str, Any], name: str
+) -> dict[str, Any] | None:
+    """Options without one of them; a level that will do for the level; None: it must be given."""
+    defaults = constructor_options(make)
+    rest = {key: value for key, value in options.items() if key != name}
+    if name == "sparsity" and name in defaults:
+        rest[name] = 0.5 if issubclass(make, Static) else Linear(0.5, 0.0)
+    elif defaults.get(name) is inspect.Parameter.empty:
+        return None
+    return rest
 
 
 def _problem(make: type[SparsityAlgorithm], options: dict[str, Any]) -> str:

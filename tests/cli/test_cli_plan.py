@@ -19,6 +19,14 @@ MODELS = """
     import torch
     from torch import nn
 
+    import sparsewright as sparse
+
+    class Mine(sparse.SET):
+        def __init__(self, rate, **options):
+            super().__init__(**options)
+            if rate > 1:
+                raise ValueError(f"rate {rate} is too high")
+
     def mlp():
         print("a factory may print")
         return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
@@ -177,6 +185,25 @@ def test_a_model_larger_than_memory(plan) -> None:
     planned = as_json(plan(ENTRY, "models:huge", "--json"))
     assert planned["bytes"]["dense"] == 16 * 32 * 16384 * 65536
     assert sum(p["total"] for p in planned["parameters"]) == 2**35
+
+
+def test_an_algorithm_of_the_users_own(plan) -> None:
+    mine = {"algorithm": "Mine", "sparsity": 0.5, "update": 3, "rate": 1}
+    assert as_json(plan(mine, "models:mlp", "--json"))["entries"][0]["updates"] == 333
+    found = lines_of(plan({**mine, "rate": 2, "update": 0}))
+    assert len(found) == 2
+    assert "freq of update = 0" in found[0]
+    assert found[1] == "error: sparsity: ValueError: rate 2 is too high"
+    (line,) = lines_of(plan({"algorithm": "Mine", "sparsity": 0.5}))
+    assert "TypeError" in line
+    assert "rate" in line
+
+
+def test_older_spellings_warn_and_are_planned(plan) -> None:
+    old = {"type": "gmp", "param_name_patterns": "0", "sparsity_schedule": [[0, 0.1], [5, 0.5]]}
+    done = plan(old, "models:mlp", "--json")
+    assert as_json(done)["entries"][0]["level"][-1] == [5, 0.5]
+    assert "warning: the keys param_name_patterns" in done.err
 
 
 def test_masks_that_depend_on_the_weights_are_not_guessed(plan) -> None:
