@@ -1,6 +1,7 @@
 """Scalars for any logger: what they are, when they come, and TensorBoard files that read back."""
 
 import builtins
+import warnings
 
 import pytest
 import torch
@@ -144,18 +145,26 @@ def test_an_update_waits_for_the_optimizer_that_is_logged():
     assert ["sparsity/2.weight/churn" in scalars for scalars in logged] == [False, True]
 
 
-def test_equal_names_of_two_models_do_not_collide():
-    sparsity = sparse.Static(0.5)
-    models = [make_mlp(seed) for seed in (0, 1)]
+def test_equal_names_in_two_algorithms_do_not_collide():
+    def is_narrow(name, param):
+        return name.endswith("weight") and 16 in param.shape
+
+    group = sparse.Group([(is_narrow, sparse.Static(0.5)), ("*weight", sparse.Static(0.75))])
+    models = [make_mlp(hidden=hidden) for hidden in (16, 32)]
     for model in models:
-        sparsity.apply(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group.apply(model)
     optimizer = SGD([p for model in models for p in model.parameters()], 0.1)
-    sparsity.apply(optimizer)
+    group.apply(optimizer)
     logged = []
-    log_metrics(sparsity, lambda scalars, step: logged.append(scalars))
+    log_metrics(group, lambda scalars, step: logged.append(scalars))
     optimizer.step()
-    assert {name.split("/")[1] for name in logged[0] if "target" in name} == {
-        *("0.weight", "2.weight", "0.weight#2", "2.weight#2")
+    levels = {name: value for name, value in logged[0].items() if name.endswith("/actual")}
+    del levels["sparsity/actual"]
+    assert levels == {
+        **{f"sparsity/{layer}.weight/actual": 0.5 for layer in (0, 2)},
+        **{f"sparsity/{layer}.weight#2/actual": 0.75 for layer in (0, 2)},
     }
     assert not [name for name in logged[0] if "grad_norm" in name]
 

@@ -17,7 +17,10 @@ CASES = {
     ),
     "gmp dense at first": lambda: sparse.GMP(
         {"type": "cubic", "init": 0.0, "final": 0.9, "begin": 3, "end": 20},
-        {"freq": 4, "start": 3, "stop": 25},
+        {"freq": 4, "start": 3, "stop": 23},
+    ),
+    "cubic": lambda: sparse.GMP(
+        {"type": "cubic", "init": 0.1, "final": 0.9, "begin": 3, "end": 40}, 5
     ),
     "cycling": lambda: sparse.SET(
         [0.1, 0.2, 0.3], sparsity=[0.5, 0.6, 0.7, 0.8], update={"steps": [0, 2, 3, 11, 29]}
@@ -72,7 +75,8 @@ def test_long_runs_are_sampled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "steps"), [("static", 1000), ("rigl", 20), ("gmp dense at first", 25), ("cycling", 29)]
+    ("case", "steps"),
+    [("static", 1000), ("rigl", 20), ("gmp dense at first", 23), ("cubic", 40), ("cycling", 29)],
 )
 def test_a_run_is_as_long_as_its_schedules(case: str, steps: int) -> None:
     assert guess_steps([CASES["static"](), CASES[case]()]) == steps
