@@ -10,6 +10,7 @@
         state.pt               everything else, readable by torch.load(weights_only=True)
         SHA256SUMS             of both, as `sha256sum -c` takes it
       model.safetensors      the trained weights; only in a finished run
+      tensorboard/           event files, if they were asked for
       result.json            written last: its presence says that the run is finished
 
 Every file is written under a temporary name, flushed to the disk, then renamed.

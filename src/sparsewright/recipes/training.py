@@ -185,6 +185,9 @@ class Training:
             line["dense_loss"] = self.dense.step(self.steps_done)
         if self.events:
             self.level = self._measure_level()
+            changed = sum(update.dropped + update.grown for update in self.events)
+            kept = sum(update.kept for update in self.events)
+            line["churn"] = round(changed / max(1, kept), 6)
         self.steps_done += 1
         line["level"] = round(self.level, 6)
         line[f"{self.task.unit}_per_second"] = round(self.task.units_per_step / seconds)
