@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_at_most_twenty_masks_of_a_run_and_evenly_spaced(steps: int, every: int)
         if is_snapshot_due(step, taken[-1], steps):
             taken.append(step)
     assert len(taken) <= 19
-    gaps = [b - a for a, b in zip(taken, taken[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(taken)]
     assert max(gaps, default=0) <= steps / 18 + 1 + every
     assert len(taken) > min(steps // every, 18) // 2
 
@@ -131,3 +132,18 @@ def test_versions_are_noted_once_and_again_when_they_change(tmp_path: Path) -> N
     text = (tmp_path / "run/versions.json").read_text()
     assert text.count("from_step") == 2
     assert '"from_step": 6' in text
+
+
+def test_a_connection_that_comes_back_is_grown() -> None:
+    model = nn.Linear(2, 1)
+    group = sparsewright.configure({"algorithm": "static", "sparsity": 0.5})
+    group.apply(model)
+    (parameter,) = group.sparse_params.values()
+    first = parameter.mask.clone()
+    history = MaskHistory(group)
+    never = []
+    for mask in (torch.zeros_like(first), first):
+        parameter.mask = mask
+        update = sparsewright.core.events.MaskUpdate(1, "weight", 2, 1, 0.5, 0.5, 1, 1)
+        never.append(history.record(update)["never_grown_rows"])
+    assert never == [1, 0]
