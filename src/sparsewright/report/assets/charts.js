@@ -1,0 +1,149 @@
+// Charts: the figures in the data, drawn by Plotly when their tab is first shown.
+
+let plotly = null;
+
+function loadPlotly() {
+  plotly ??= inflate(document.getElementById("library").textContent).then((buffer) => {
+    const script = document.createElement("script");
+    script.textContent = new TextDecoder().decode(buffer);
+    document.head.append(script);
+    return window.Plotly;
+  });
+  return plotly;
+}
+
+// Plotly reads its texts as a kind of HTML.
+function plain(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+}
+
+function shortened(text, most) {
+  return text.length <= most ? text : "…" + text.slice(1 - most);
+}
+
+function traceOf(trace, narrow) {
+  const result = { ...trace, name: trace.name && plain(trace.name) };
+  if (trace.type === "heatmap") {
+    result.y = trace.y.map((_, row) => row);
+    result.text = trace.z.map((row, i) => row.map(() => plain(trace.y[i])));
+    result.colorscale = darkScheme.matches ? darkScale() : lightScale();
+    const format = trace.colorbar.tickformat ? ":.2%" : "";
+    result.hovertemplate = `%{text}<br>step %{x}: %{z${format}}<extra></extra>`;
+    result.colorbar = { ...trace.colorbar, thickness: narrow ? 8 : 14, outlinewidth: 0 };
+    return result;
+  }
+  const hue = color(`c${trace.c % 8}`);
+  delete result.c;
+  if (trace.type === "bar") {
+    result.customdata = trace.y.map(plain);
+    result.y = trace.y.map((_, row) => row);
+    result.marker = { color: hue };
+    result.hovertemplate = "%{customdata}: %{x}<extra>%{fullData.name}</extra>";
+  } else {
+    result.line = { ...trace.line, color: hue };
+    result.marker = { size: 5, ...trace.marker, color: hue };
+  }
+  return result;
+}
+
+function lightScale() {
+  return [[0, "#f1f4fb"], [0.5, "#6a9be8"], [1, "#0b2f75"]];
+}
+
+function darkScale() {
+  return [[0, "#1f2a3d"], [0.5, "#4d80d0"], [1, "#d7e6ff"]];
+}
+
+function axisOf(axis, names, narrow) {
+  const result = {
+    title: axis.title ? { text: plain(axis.title), font: { size: 13 } } : undefined,
+    tickformat: axis.tickformat,
+    gridcolor: color("line"),
+    zerolinecolor: color("line"),
+    linecolor: color("line"),
+    automargin: true,
+  };
+  if (axis.layers) {
+    Object.assign(result, {
+      tickmode: "array",
+      tickvals: names.map((_, row) => row),
+      ticktext: names.map((name) => plain(shortened(name, narrow ? 18 : 48))),
+      tickfont: { size: narrow ? 10 : 11 },
+      range: [names.length - 0.5, -0.5],
+      showgrid: false,
+      zeroline: false,
+    });
+  }
+  return result;
+}
+
+function layersOf(figure) {
+  // Runs may have different layers: a row for each name, in the order of their appearance.
+  return figure.y.layers ? [...new Set(figure.data.flatMap((trace) => trace.y))] : [];
+}
+
+function layoutOf(figure, names, narrow) {
+  const legend = figure.data.length > 1;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: color("text"), family: "system-ui, sans-serif", size: 12 },
+    margin: { l: 8, r: narrow ? 8 : 24, t: legend ? 8 : 16, b: 8 },
+    height: figure.height ?? (narrow ? 320 : 420),
+    showlegend: legend,
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: narrow ? 11 : 12 } },
+    hoverlabel: { bgcolor: color("panel"), bordercolor: color("line"), font: { color: color("text") } },
+    hovermode: figure.y.layers ? "closest" : "x",
+    dragmode: narrow ? false : "zoom",
+    xaxis: axisOf(figure.x, [], narrow),
+    yaxis: axisOf(figure.y, names, narrow),
+  };
+}
+
+async function drawChart(chart) {
+  const choices = report.figures[chart.dataset.chart];
+  const select = document.getElementById(`choose-${chart.dataset.chart}`);
+  const name = select ? select.value : Object.keys(choices)[0];
+  const figure = choices[name];
+  const target = chart.querySelector(".plot");
+  const Plotly = await loadPlotly();
+  const narrow = chart.clientWidth < 600;
+  const names = layersOf(figure);
+  const rows = new Map(names.map((layer, row) => [layer, row]));
+  const data = figure.data.map((trace) => {
+    const drawn = traceOf(trace, narrow);
+    if (figure.y.layers) drawn.y = trace.y.map((layer) => rows.get(layer));
+    return drawn;
+  });
+  target.setAttribute("aria-label", `Chart: ${name}. The tables of this page have the numbers.`);
+  chart.querySelector("figcaption").textContent = figure.note;
+  const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover" };
+  await Plotly.react(target, data, layoutOf(figure, names, narrow), config);
+  chart.dataset.drawn = name;
+}
+
+function drawCharts(panel) {
+  for (const chart of panel.querySelectorAll(".chart")) {
+    drawChart(chart).catch((error) => {
+      const text = chart.querySelector("figcaption");
+      text.textContent = `This chart could not be drawn: ${error.message}`;
+      text.className = "failed";
+    });
+  }
+}
+
+for (const panel of document.querySelectorAll("[role=tabpanel]")) {
+  panel.addEventListener("shown", () => {
+    if (!panel.querySelector(".chart:not([data-drawn])")) return;
+    drawCharts(panel);
+  });
+  for (const chart of panel.querySelectorAll(".chart")) {
+    const select = document.getElementById(`choose-${chart.dataset.chart}`);
+    if (select) select.addEventListener("change", () => drawCharts(panel));
+  }
+}
+
+darkScheme.addEventListener("change", () => {
+  for (const chart of document.querySelectorAll(".chart[data-drawn]")) delete chart.dataset.drawn;
+  drawCharts(document.querySelector("[role=tabpanel]:not([hidden])"));
+});
