@@ -31,7 +31,7 @@ def write_report(paths: list[Path], kind: str, output: Path | None) -> Path | No
         CheckpointError: a run folder with a damaged file.
         RunError: the report cannot be written.
         OptionError: the page would be too large.
-        AttachError: plotly is not installed, which html needs.
+        MissingPackageError: plotly is not installed, which html needs.
     """
     text = FORMATS[kind](read_runs(paths))
     if output == Path("-"):

@@ -112,7 +112,8 @@ def layer_figures(run: Run, runs: int) -> dict[str, Figure]:
 def bar_figures(table: Table, runs: list[Run]) -> dict[str, Figure]:
     """The columns of the table of layers as bars."""
     figures = {}
-    for column in table.columns:
+    # Sparsity, the share, before the counts.
+    for column in sorted(table.columns, key=lambda c: c.key != "sparsity"):
         values = [row for row in table.rows if row.get(column.key) is not None]
         if column.kind == "text" or column.key in ("total", "target") or not values:
             continue

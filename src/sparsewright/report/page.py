@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import AttachError, OptionError
+from sparsewright.core.errors import OptionError, needs
 from sparsewright.report import figures, tables
 from sparsewright.report.citations import cite
 from sparsewright.report.formats import show
@@ -28,7 +28,7 @@ def make_page(runs: list[Run]) -> str:
 
     Raises:
         OptionError: so many runs or layers that the page would pass `MOST_BYTES`.
-        AttachError: plotly, of the extra `report`, is not installed.
+        MissingPackageError: plotly is not installed (extra `report`).
     """
     plotly = _plotly()
     script = "\n".join((_ASSETS / name).read_text("utf-8") for name in _SCRIPTS)
@@ -62,11 +62,8 @@ def make_page(runs: list[Run]) -> str:
 
 
 def _plotly() -> str:
-    try:
+    with needs("a report in HTML (csv, json and md need nothing)", "plotly", extra="report"):
         from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        problem = "plotly is not installed; pip install 'sparsewright[report]', or --format md"
-        raise AttachError("the HTML report", problem) from error
     return str(get_plotlyjs())
 
 

@@ -17,8 +17,25 @@ function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
-function shortened(text, most) {
-  return text.length <= most ? text : "…" + text.slice(1 - most);
+// Names with the middle left out, and without the last part where all share it (".weight").
+function shortNames(names, most) {
+  const tails = new Set(names.map((name) => name.slice(name.lastIndexOf("."))));
+  const [tail] = tails;
+  const cut = tails.size === 1 && tail.startsWith(".") ? tail.length : 0;
+  return names.map((name) => {
+    const text = cut ? name.slice(0, -cut) : name;
+    const half = Math.floor(most / 2);
+    return text.length <= most ? text : `${text.slice(0, half - 1)}…${text.slice(-half)}`;
+  });
+}
+
+// The axis of shares that hardly differ still spans two per cent, and never leaves 0 to 1 by much.
+function shareRange(data) {
+  const values = data.flatMap((trace) => trace.y).filter((value) => value !== null);
+  const low = values.reduce((a, b) => Math.min(a, b), 1);
+  const high = values.reduce((a, b) => Math.max(a, b), 0);
+  const pad = Math.max(0.01, (high - low) * 0.05);
+  return [Math.max(-0.02, low - pad), Math.min(1.02, high + pad)];
 }
 
 function traceOf(trace, narrow) {
@@ -67,7 +84,7 @@ function axisOf(axis, names, narrow) {
     Object.assign(result, {
       tickmode: "array",
       tickvals: names.map((_, row) => row),
-      ticktext: names.map((name) => plain(shortened(name, narrow ? 18 : 48))),
+      ticktext: shortNames(names, narrow ? 20 : 48).map(plain),
       tickfont: { size: narrow ? 10 : 11 },
       range: [names.length - 0.5, -0.5],
       showgrid: false,
@@ -89,7 +106,7 @@ function layoutOf(figure, names, narrow) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: color("text"), family: "system-ui, sans-serif", size: 12 },
     margin: { l: 8, r: narrow ? 8 : 24, t: legend ? 8 : 16, b: 8 },
-    height: figure.height ?? (narrow ? 320 : 420),
+    height: figure.height ?? (narrow ? 300 + 22 * figure.data.length : 420),
     showlegend: legend,
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: narrow ? 11 : 12 } },
     hoverlabel: { bgcolor: color("panel"), bordercolor: color("line"), font: { color: color("text") } },
@@ -118,7 +135,9 @@ async function drawChart(chart) {
   target.setAttribute("aria-label", `Chart: ${name}. The tables of this page have the numbers.`);
   chart.querySelector("figcaption").textContent = figure.note;
   const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover" };
-  await Plotly.react(target, data, layoutOf(figure, names, narrow), config);
+  const layout = layoutOf(figure, names, narrow);
+  if (figure.y.tickformat && !figure.y.layers) layout.yaxis.range = shareRange(figure.data);
+  await Plotly.react(target, data, layout, config);
   chart.dataset.drawn = name;
 }
 
