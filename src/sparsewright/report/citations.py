@@ -56,7 +56,7 @@ def cite(names: Iterable[str]) -> tuple[list[Paper], list[str]]:
     (['1911.11134'], ['Mine: a method of your own; no paper known here.'])
     """
     papers, others = [], []
-    for name in dict.fromkeys(names):
+    for name in {name.lower(): name for name in names}.values():
         if name.lower() in PAPERS:
             papers.append(PAPERS[name.lower()])
         else:

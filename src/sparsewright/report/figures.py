@@ -102,7 +102,7 @@ def layer_figures(run: Run, runs: int) -> dict[str, Figure]:
         if not any(value is not None for values in rows.values() for value in values):
             continue
         if len(rows) > _MOST_LINES:
-            figures[title] = _heatmap(rows, steps, title, shares)
+            figures[title] = _heatmap(rows, steps, shares)
         else:
             lines = [_line(n, steps, v, i) for i, (n, v) in enumerate(rows.items())]
             figures[title] = _figure(lines, title, shares=shares)
@@ -164,10 +164,10 @@ def _bars(data: list[Any], title: str, *, shares: bool) -> Figure:
     return {"data": data, "x": axis, "y": {"layers": True}, "height": height, "note": ""}
 
 
-def _heatmap(rows: dict[str, list[Any]], steps: list[int], title: str, shares: bool) -> Figure:
+def _heatmap(rows: dict[str, list[Any]], steps: list[int], shares: bool) -> Figure:
     trace = {"type": "heatmap", "x": steps, "y": list(rows), "z": list(rows.values())}
     bar = {"tickformat": ".3~%"} if shares else {}
     height = 120 + 16 * len(rows)
     data = [trace | {"colorbar": bar}]
     x = {"title": "optimizer step"}
-    return {"data": data, "x": x, "y": {"layers": True}, "height": height, "note": title}
+    return {"data": data, "x": x, "y": {"layers": True}, "height": height, "note": ""}

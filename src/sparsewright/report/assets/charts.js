@@ -17,21 +17,27 @@ function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
-// Names with the middle left out, and without the last part where all share it (".weight").
+// Names without the parts that all of them share at the ends ("encoder.", ".weight"), and with
+// the middle left out where they are still too long.
 function shortNames(names, most) {
-  const tails = new Set(names.map((name) => name.slice(name.lastIndexOf("."))));
-  const [tail] = tails;
-  const cut = tails.size === 1 && tail.startsWith(".") ? tail.length : 0;
-  return names.map((name) => {
-    const text = cut ? name.slice(0, -cut) : name;
+  const parts = names.map((name) => name.split("."));
+  const least = Math.min(...parts.map((list) => list.length));
+  const shared = (at) => parts.every((list) => list.at(at) === parts[0].at(at));
+  let [head, tail] = [0, 0];
+  if (names.length > 1) {
+    while (head < least - 1 && shared(head)) head++;
+    while (tail < least - 1 - head && shared(-1 - tail)) tail++;
+  }
+  return parts.map((list) => {
+    const text = list.slice(head, list.length - tail).join(".");
     const half = Math.floor(most / 2);
     return text.length <= most ? text : `${text.slice(0, half - 1)}…${text.slice(-half)}`;
   });
 }
 
 // The axis of shares that hardly differ still spans two per cent, and never leaves 0 to 1 by much.
-function shareRange(data) {
-  const values = data.flatMap((trace) => trace.y).filter((value) => value !== null);
+function shareRange(all) {
+  const values = all.filter((value) => value !== null);
   const low = values.reduce((a, b) => Math.min(a, b), 1);
   const high = values.reduce((a, b) => Math.max(a, b), 0);
   const pad = Math.max(0.01, (high - low) * 0.05);
@@ -45,6 +51,7 @@ function traceOf(trace, narrow) {
     result.text = trace.z.map((row, i) => row.map(() => plain(trace.y[i])));
     result.colorscale = darkScheme.matches ? darkScale() : lightScale();
     const format = trace.colorbar.tickformat ? ":.2%" : "";
+    if (format) [result.zmin, result.zmax] = shareRange(trace.z.flat());
     result.hovertemplate = `%{text}<br>step %{x}: %{z${format}}<extra></extra>`;
     result.colorbar = { ...trace.colorbar, thickness: narrow ? 8 : 14, outlinewidth: 0 };
     return result;
@@ -136,7 +143,9 @@ async function drawChart(chart) {
   chart.querySelector("figcaption").textContent = figure.note;
   const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover" };
   const layout = layoutOf(figure, names, narrow);
-  if (figure.y.tickformat && !figure.y.layers) layout.yaxis.range = shareRange(figure.data);
+  if (figure.y.tickformat && !figure.y.layers) {
+    layout.yaxis.range = shareRange(figure.data.flatMap((trace) => trace.y));
+  }
   await Plotly.react(target, data, layout, config);
   chart.dataset.drawn = name;
 }

@@ -23,8 +23,14 @@ function fillSteps() {
 async function partsOf(layer, picture) {
   const [rows, columns] = layer.matrix;
   if (picture.whole !== undefined) {
-    const image = bitImage(await payload(picture.whole), rows, columns);
-    return [{ image, row: 0, column: 0, rows, columns, single: true }];
+    const bits = await payload(picture.whole);
+    const area = { row: 0, column: 0, rows, columns };
+    const image = bitImage(bits, rows, columns);
+    if (Math.max(rows, columns) <= 256) return [{ ...area, image, single: false }];
+    const found = densityOf(bits, rows, columns, 128);
+    picture.peak = found.peak;
+    const overview = imageOf(...found.grid, (i) => found.values[i]);
+    return [{ ...area, image: overview, single: false }, { ...area, image, single: true }];
   }
   const density = await payload(picture.density);
   const image = imageOf(...picture.grid, (i) => density[i]);
@@ -52,26 +58,24 @@ async function showMask() {
   if (shown !== wanted) return; // something else was chosen meanwhile
   view.show(...layer.matrix, parts);
   canvas.setAttribute("aria-label", `Mask of ${layer.layer} at step ${picture.step}`);
-  explain(layer, picture);
 }
 
-function explain(layer, picture) {
+function explain({ layer, picture }) {
   const legend = document.getElementById("mask-legend");
   const swatch = (name) => Object.assign(document.createElement("i"), { style: `background: var(--${name})` });
+  const isDensity = picture.grid !== undefined || (picture.peak !== undefined && !view.single);
+  const peak = isDensity ? `${(100 * picture.peak).toPrecision(3)}% live` : "live";
+  legend.replaceChildren(swatch("empty"), isDensity ? " none live to " : " pruned ", swatch("full"), ` ${peak}. `);
   if (picture.whole !== undefined) {
-    legend.replaceChildren(swatch("full"), " live ", swatch("empty"), " pruned. Every connection is in this report.");
+    legend.append("Every connection of this mask is in this report" + (isDensity ? "; zoom in to see them." : "."));
   } else {
-    const [gridRows, gridColumns] = picture.grid;
-    const peak = (100 * picture.peak).toPrecision(3);
-    const text = ` ${peak}% live. Too large to be here whole: ${gridRows}×${gridColumns} cells of mean density`;
-    const more = picture.window
-      ? `, and single connections (live or pruned) in the outlined window of ${picture.window[2]}×${picture.window[3]}.`
-      : ".";
-    legend.replaceChildren(swatch("empty"), " none live, to ", swatch("full"), text + more);
+    legend.append(`Too large to be here whole: ${picture.grid.join("×")} cells of mean density`);
+    const window = picture.window && `, and single connections in the outlined window of ${picture.window.slice(2).join("×")}.`;
+    legend.append(window ?? ".");
   }
   if (layer.dead_count) {
     const some = layer.dead.join(", ") + (layer.dead_count > layer.dead.length ? ", …" : "");
-    legend.append(` ${layer.dead_count} dead rows in the last mask: ${some}.`);
+    legend.append(` Dead rows in the last mask: ${layer.dead_count} (${some}).`);
   }
 }
 
@@ -81,6 +85,7 @@ canvas.addEventListener("drawn", () => {
   const pixels = view.scale >= 1 ? `${view.scale.toFixed(1)} pixels a connection` : `${(1 / view.scale).toFixed(1)} connections a pixel`;
   const text = `${shown.layer.layer}, step ${shown.picture.step}: rows ${rows[0]} to ${rows[1] - 1} of ${view.rows}, columns ${columns[0]} to ${columns[1] - 1} of ${view.columns}; ${pixels}.`;
   document.getElementById("mask-text").textContent = text;
+  explain(shown);
 });
 
 function single() {

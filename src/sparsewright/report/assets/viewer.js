@@ -56,6 +56,10 @@ class MaskView {
     };
   }
 
+  get single() {
+    return this.scale * (window.devicePixelRatio || 1) >= 1;
+  }
+
   draw() {
     const { canvas } = this;
     const ratio = window.devicePixelRatio || 1;
@@ -70,10 +74,11 @@ class MaskView {
     for (const part of this.images) {
       const x = (part.column - corner.x) * this.scale;
       const y = (part.row - corner.y) * this.scale;
-      // Shrunk single connections are averaged, so that none of them disappears.
-      context.imageSmoothingEnabled = part.single && this.scale * ratio < 1;
-      context.imageSmoothingQuality = "high";
-      context.drawImage(part.image, x, y, part.columns * this.scale, part.rows * this.scale);
+      // Single connections smaller than a pixel would disappear: densities are shown instead.
+      context.imageSmoothingEnabled = false;
+      if (!part.single || this.single) {
+        context.drawImage(part.image, x, y, part.columns * this.scale, part.rows * this.scale);
+      }
       if (part.outlined) {
         context.strokeStyle = color("c1");
         context.lineWidth = 2;
@@ -111,4 +116,29 @@ function imageOf(rows, columns, value) {
 
 function bitImage(bytes, rows, columns) {
   return imageOf(rows, columns, (i) => ((bytes[i >> 3] >> (i & 7)) & 1) * 255);
+}
+
+// The live share of each cell of a grid, divided as `density` in report/masks.py divides.
+function densityOf(bytes, rows, columns, most) {
+  const cells = [Math.min(rows, most), Math.min(columns, most)];
+  const cell = (size, parts) => {
+    const result = new Uint32Array(size);
+    for (let part = 0; part < parts; part++) {
+      result.fill(part, Math.floor((part * size) / parts), Math.floor(((part + 1) * size) / parts));
+    }
+    return result;
+  };
+  const [rowCell, columnCell] = [cell(rows, cells[0]), cell(columns, cells[1])];
+  const live = new Float64Array(cells[0] * cells[1]);
+  const sizes = new Float64Array(cells[0] * cells[1]);
+  for (let row = 0, i = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++, i++) {
+      const at = rowCell[row] * cells[1] + columnCell[column];
+      live[at] += (bytes[i >> 3] >> (i & 7)) & 1;
+      sizes[at]++;
+    }
+  }
+  const share = live.map((n, i) => n / sizes[i]);
+  const peak = share.reduce((a, b) => Math.max(a, b), 0);
+  return { grid: cells, peak, values: share.map((x) => (x ? Math.max(1, Math.round((255 * x) / peak)) : 0)) };
 }
