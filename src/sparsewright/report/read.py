@@ -160,5 +160,3 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(content, dict):
         raise ConfigError(path, "not the configuration of a run (not a mapping)")
     return text, content
-
-

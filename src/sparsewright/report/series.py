@@ -54,7 +54,7 @@ def on_grid(
 
     >>> lines = [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}, {"step": 5, "x": 4.0}]
     >>> on_grid(lines, "x", [2, 3, 6], mean=True), on_grid(lines, "x", [2, 3, 6], mean=False)
-    (([1.5, None, 4.0]), [2.0, 2.0, 4.0])
+    ([1.5, None, 4.0], [2.0, 2.0, 4.0])
     """
     values: list[float | None] = []
     position, last = 0, None

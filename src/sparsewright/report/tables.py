@@ -257,5 +257,3 @@ def versions_table(runs: list[Run]) -> Table:
     names.pop("run", None), names.pop("from_step", None)
     columns = [Column("run", "run", "text"), Column("from_step", "from step")]
     return Table("Versions", columns + [Column(n, n, "text") for n in names], rows)
-
-
