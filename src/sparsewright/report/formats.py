@@ -20,10 +20,10 @@ def show(value: Any, column: Column) -> str:
     >>> show(0.90004, Column("s", "s", "share")), show(1234567, Column("n", "n"))
     ('90.00%', '1,234,567')
     >>> show(None, Column("n", "n")), show(2.33532, Column("x", "x", "number"))
-    ('–', '2.335')
+    ('-', '2.335')
     """
     if value is None:
-        return "–"  # noqa: RUF001
+        return "-"
     if column.kind == "share":
         return f"{value:.2%}"
     if column.kind == "count" or (column.kind == "number" and abs(value) >= 10_000):
