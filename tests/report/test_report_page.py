@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 import zlib
 from html.parser import HTMLParser
 from itertools import product
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 from report_runs import random_masks, write_run
 
-from sparsewright.core.errors import OptionError
+from sparsewright.core.errors import MissingPackageError, OptionError
 from sparsewright.report import masks as m
 from sparsewright.report import page as page_module
+from sparsewright.report.command import write_report
 from sparsewright.report.page import MOST_BYTES, embed, make_page
 from sparsewright.report.pictures import take_pictures
 from sparsewright.report.read import Run, read_runs
@@ -114,6 +116,14 @@ def test_a_page_that_cannot_be_small_is_refused(
     monkeypatch.setattr(page_module, "MOST_BYTES", 1_000_000)
     with pytest.raises(OptionError, match="1,000,000 bytes at most"):
         make_page([run])
+
+
+def test_without_plotly_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", {0: random_masks({"fc": (9, 9)}, 0.5, 0)})
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'sparsewright\[report\]'"):
+        write_report([run.path], "html", None)
+    assert write_report([run.path], "csv", None) == run.path / "report.csv"
 
 
 class Loads(HTMLParser):

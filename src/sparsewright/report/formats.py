@@ -50,9 +50,7 @@ def to_markdown(runs: list[Run]) -> str:
     found += [tables.speed_table(runs), tables.versions_table(runs)]
     parts = [_markdown(table.without_empty_columns()) for table in found if table.rows]
     papers, others = cite(name for run in runs for name in tables.methods(run))
-    lines = [
-        f"- {p.method}: {p.authors}, “{p.title}”, {p.year}, [{p.arxiv}]({p.url})" for p in papers
-    ]
+    lines = [f"- {x.method}: {x.authors}, “{x.title}”, {x.year}, <{x.url}>" for x in papers]
     lines += [f"- {_cell(text)}" for text in others]
     return "\n".join([*parts, "## Citations\n", *lines, ""])
 
