@@ -136,6 +136,10 @@ def test_tables_sort_by_numbers_and_by_names(page: Any, runs: list[WrittenRun]) 
     page.keyboard.press("Enter")
     assert weights.get_attribute("aria-sort") == "descending"
     assert column(page, table, 5)[0] == "210,000"
+    table.get_by_role("columnheader", name="grown", exact=True).get_by_role("button").click()
+    grown = [int(text.replace(",", "")) for text in column(page, table, 12)]
+    assert len(set(grown)) > 4  # some differ and have as many digits
+    assert grown == sorted(grown)
     layer = table.get_by_role("columnheader", name="layer", exact=True)
     layer.get_by_role("button").click()
     assert weights.get_attribute("aria-sort") == "none"
@@ -275,4 +279,6 @@ def test_a_hostile_run_does_not_run(page: Any, tmp_path: Path) -> None:
     assert page.locator("img, main script").count() == 0
     assert page.evaluate("document.querySelectorAll('script').length") == 4  # Plotly is the fourth
     open_tab(page, "Layers")
+    ticks = page.get_by_role("tabpanel", name="Layers").locator(".ytick text").all_text_contents()
+    assert [text[:20] for text in ticks] == ["</script><script>win"]
     assert page.get_by_role("table", name="Layers").locator("td").first.inner_text() == EVIL

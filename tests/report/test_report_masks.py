@@ -64,3 +64,10 @@ def test_density_is_the_live_share_of_each_cell(mask: m.Mask, cells: int) -> Non
     assert peak == pytest.approx(shares.max())
     assert ((grid == 0) == (shares == 0)).all()
     np.testing.assert_allclose(grid / 255 * peak, shares, atol=max(peak, 1e-9) / 255)
+
+
+def test_a_cell_with_one_live_connection_does_not_look_empty() -> None:
+    mask = np.zeros((60, 60), dtype=bool)
+    mask[:30, :30] = True
+    mask[59, 59] = True
+    assert m.density(mask, 2)[0].tolist() == [[255, 0], [0, 1]]

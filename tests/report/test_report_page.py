@@ -72,6 +72,8 @@ def test_pictures_are_of_the_masks_and_keep_to_their_budget(tmp_path: Path, budg
                 window = mask[row : row + height, column : column + width]
                 assert np.array_equal(m.unpack(bits, (height, width)), window)
                 assert window.shape == (height, width)
+                middle = (2 * row + height - mask.shape[0], 2 * column + width - mask.shape[1])
+                assert set(middle) <= {-1, 0}
                 kinds.add("window")
     expected = {
         0: set(), 20_000: {"whole", "density", "window"}, 2_000_000: {"whole"},
