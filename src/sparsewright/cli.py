@@ -1,4 +1,4 @@
-"""The `sparsewright` command: `plan` a run, `train` it, `inspect` a checkpoint, `info`.
+"""The `sparsewright` command: `plan` a run, `train` it, `inspect` a checkpoint, `report`, `info`.
 
 Exit status: 0 done (or stopped at --until), 1 failure, 2 usage (options, configuration, input
 named in it), 130 interrupted.
@@ -51,6 +51,7 @@ from sparsewright.recipes.plan import view
 from sparsewright.recipes.plan.config import plan_file
 from sparsewright.recipes.run_folder import RunFolder
 from sparsewright.recipes.training import Training
+from sparsewright.report.command import FORMATS, write_report
 
 _USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ShapeError)
 _FAILURE, _MISUSE, _INTERRUPTED = 1, 2, 130
@@ -282,6 +283,23 @@ def inspect(path: Path) -> int:
     for layer in wrong:
         click.echo(printable(f"error: {file}: {layer.name}: {layer.problem}"), err=True)
     return _FAILURE if wrong else 0
+
+
+@main.command()
+@click.argument("runs", type=_FILE, nargs=-1, required=True, metavar="RUN...")
+@click.option("--format", "kind", type=click.Choice(list(FORMATS)), default="html")
+@click.option("-o", "--output", type=_FILE, help="File to write, or -  [RUN/report.FORMAT].")
+@_reports_errors
+def report(runs: tuple[Path, ...], kind: str, output: Path | None) -> int:
+    """Report on saved runs, as a page that works without a network, or as tables.
+
+    RUN is a run folder; several are compared. The page shows losses, sparsity, churn and masks
+    layer by layer, speed, configuration, versions, and the papers to cite.
+    """
+    file = write_report(list(runs), kind, output)
+    if file:
+        click.echo(f"{file}")
+    return 0
 
 
 @main.command()

@@ -34,11 +34,16 @@ def lines(run: Path, event: str) -> list[dict[str, float]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Equal weights, masks and optimizer state to the bit, and equal metrics."""
+    """Equal weights, masks and optimizer state to the bit, and equal metrics and snapshots."""
     for name in ("model.safetensors", "config.yaml", "result.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     for event in ("step", "mask_update", "validation"):
         assert lines(one, event) == lines(other, event)
+    snapshots = [
+        {path.name: path.read_bytes() for path in (run / "masks").iterdir()} for run in (one, other)
+    ]
+    assert len(snapshots[0]) > 1 or not lines(one, "mask_update")
+    assert snapshots[0] == snapshots[1]
     first, second = (
         torch.load(next((run / "checkpoints").iterdir()) / "state.pt", weights_only=True)
         for run in (one, other)

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
+import sparsewright
+from sparsewright import kernels
 from sparsewright.core.errors import DivergenceError
 from sparsewright.metrics import Log, log_metrics
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.display import Progress
 from sparsewright.recipes.layers import Layer, count_layers
+from sparsewright.recipes.mask_history import is_snapshot_due
 from sparsewright.recipes.run_folder import RunFolder, check_free, last_checkpoint
 from sparsewright.recipes.training import Training
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a run's numbers depend on."""
+    return {
+        "sparsewright": sparsewright.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "kernels": str(kernels.info()["active"]),
+        "platform": platform.platform(),
+    }
 
 
 def free_path(parent: Path, recipe: str) -> Path:
@@ -82,6 +99,9 @@ def drive(
     loop = training.config.loop
     goal = loop.steps if until is None else min(until, loop.steps)
     saved = training.steps_done
+    folder.note_versions(saved, versions())
+    if saved == 0:
+        folder.save_masks(0, *training.history.snapshot())
 
     def tell(scalars: dict[str, float], step: int) -> None:
         for log in logs:
@@ -124,8 +144,12 @@ def _one_step(training: Training, folder: RunFolder, progress: Progress) -> dict
     line = training.step()
     _check_finite(line, line["step"])
     for update in training.events:
-        folder.log(event="mask_update", **asdict(update))
+        folder.log(event="mask_update", **update)
     folder.log(event="step", **line)
+    if training.events and is_snapshot_due(
+        line["step"], folder.last_masks, training.config.loop.steps
+    ):
+        folder.save_masks(line["step"], *training.history.snapshot())
     progress.step(line)
     return line
 
