@@ -12,13 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import (
-    AttachError,
-    OptionError,
-    OptionTypeError,
-    ScoreError,
-    warn,
-)
+from sparsewright.core.errors import AttachError, OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Hooks, Removable
@@ -28,9 +22,10 @@ from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_state
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
-from sparsewright.runtime.attach import Attachment, attach_routed
+from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
+from sparsewright.runtime.scope import attached
 from sparsewright.runtime.walk import find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
@@ -219,6 +214,7 @@ class SparsityAlgorithm(ABC):
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
         """Follow an optimizer: after each of its steps, `update(optimizer)` runs."""
+        optimizer = unwrapped(optimizer)
         if optimizer in self._attachment.optimizers:
             warn("the optimizer was sparsified already; nothing changes")
             return
@@ -264,6 +260,8 @@ class SparsityAlgorithm(ABC):
         """
         self._attachment.remove()
         self._level_names.clear()
+
+    attached = attached
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
