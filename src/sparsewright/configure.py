@@ -15,6 +15,7 @@ from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
 from sparsewright.rigl import RigL
+from sparsewright.runtime.describe import constructor_options
 from sparsewright.set import SET
 from sparsewright.static import Static
 
@@ -53,9 +54,8 @@ def configure(config: Any) -> Group:
         OptionError: an unknown key, algorithm or value; names it and the nearest valid one.
         OptionTypeError: a value of the wrong type.
 
-    >>> configure({"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100, "stop": 5000}})
-    ... # doctest: +ELLIPSIS
-    Group({<function default_sparse_param_filter at ...>: RigL(...)})
+    >>> configure({"algorithm": "set", "sparsity": 0.9, "update": {"steps": [100, 200]}})
+    Group([(default_sparse_param_filter, SET(sparsity=0.9, update=ListSchedule([100, 200])))])
     """
     if config is None or config == {"sparsity": None}:
         # Typed for the callers that have a config; those that may not have one ask for None.
@@ -147,7 +147,7 @@ def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
     if "algorithm" not in options:
         raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
     make = _find_algorithm(options.pop("algorithm"))
-    allowed = _option_names(make)
+    allowed = list(constructor_options(make))
     storage = options.pop("storage", "masked")
     if storage not in _STORAGES:
         raise OptionError("storage", storage, _STORAGES)
@@ -182,18 +182,3 @@ def _user_defined(base: type[SparsityAlgorithm]) -> Iterator[tuple[str, type[Spa
         ):
             yield subclass.__name__, subclass
         yield from _user_defined(subclass)
-
-
-def _option_names(algorithm: type[SparsityAlgorithm]) -> list[str]:
-    """Names of the options that a constructor takes, through `**kwargs` to its base."""
-    names: dict[str, None] = {}
-    for cls in algorithm.__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
-        names |= {
-            p.name: None for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        }
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return list(names)

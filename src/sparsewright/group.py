@@ -16,7 +16,7 @@ from sparsewright.core.errors import (
     close_names,
     warn,
 )
-from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter
+from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter, show_filter
 from sparsewright.core.hooks import HandleGroup, Removable
 from sparsewright.runtime.attach import attach_routed, next_name
 from sparsewright.runtime.parameter import SparseParameter
@@ -251,8 +251,8 @@ class Group(SparsityAlgorithm):
             raise
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{f!r}: {algorithm!r}" for f, algorithm in self._routes)
-        return f"Group({{{inside}}})"
+        pairs = (f"({show_filter(f)}, {algorithm!r})" for f, algorithm in self._routes)
+        return f"Group([{', '.join(pairs)}])"
 
 
 class _Route:

@@ -13,7 +13,8 @@
     ├── ConfigError        (ValueError)   a configuration or data file that cannot be used
     ├── CheckpointError    (ValueError)   a file that is truncated, foreign or inconsistent
     ├── RunError           (OSError)      a run folder that cannot be made, read or written
-    └── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
+    ├── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
+    └── MissingPackageError (ImportError) an optional package that is not installed
 
     SparsityWarning        (UserWarning)  something the user asked for had no effect
 
@@ -25,7 +26,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 _LONG = 160
@@ -199,3 +201,29 @@ class DivergenceError(SparsewrightError, ArithmeticError):
     def __init__(self, what: str, value: float, step: int) -> None:
         self.what, self.value, self.step = what, value, step
         super().__init__(f"{what} is {value} at step {step}; a smaller optimizer.lr may help")
+
+
+class MissingPackageError(SparsewrightError, ImportError):
+    """An optional package that is not installed.
+
+    Args:
+        what: what needs it.
+        package: the package.
+        extra: the extra of sparsewright that brings it.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.what, self.package, self.extra = what, package, extra
+        super().__init__(
+            f"{what} needs the package {package!r}, which cannot be imported; "
+            f"pip install 'sparsewright[{extra}]'"
+        )
+
+
+@contextmanager
+def needs(what: str, package: str, extra: str) -> Iterator[None]:
+    """Turn a failed import inside the block into a MissingPackageError with these facts."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(what, package, extra) from error

@@ -67,3 +67,13 @@ def make_param_filter(param_filter: object) -> ParamFilter:
     raise OptionTypeError(
         "param_filter", param_filter, "a glob, a list of globs, a function (name, param) -> bool"
     )
+
+
+def show_filter(param_filter: ParamFilter) -> str:
+    """A filter as the text that makes it; a function of the user's does not read back.
+
+    >>> show_filter(GlobFilter(["*.fc1.*"])), show_filter(default_sparse_param_filter)
+    ("'*.fc1.*'", 'default_sparse_param_filter')
+    """
+    is_default = param_filter is default_sparse_param_filter
+    return default_sparse_param_filter.__name__ if is_default else repr(param_filter)
