@@ -1,0 +1,31 @@
+"""Scripts as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run_script(script: str | Path, folder: Path, *options: str, limit: float = 120) -> str:
+    """Run a script (its text, or its file) in a folder; its standard output.
+
+    Raises:
+        AssertionError: it failed; with what it wrote.
+    """
+    if isinstance(script, str):
+        (folder / "script.py").write_text(script)
+        script = folder / "script.py"
+    result = subprocess.run(
+        [sys.executable, *options, str(script)],
+        cwd=folder,
+        env=os.environ | OFFLINE,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-6000:]
+    return result.stdout
