@@ -61,7 +61,9 @@ class SparsityCallback(Callback):
         """
         if isinstance(trainer.strategy, _SHARDING):
             name = type(trainer.strategy).__name__
-            raise AttachError(name, "it shards weights, which masks cannot follow; use ddp")
+            raise AttachError(
+                name, "it shards weights, which this callback does not support; use ddp"
+            )
 
         def sparsify() -> None:
             if stage == "fit":
