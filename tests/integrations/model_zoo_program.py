@@ -3,7 +3,7 @@
 Documented, and used as documented: the Trainer's hooks (`setup`, `on_train_start`,
 `on_after_optimizer_step`, `on_save_checkpoint`, `on_load_checkpoint`), `model.apply(sparsity)`,
 `optimizer.apply(sparsity)`, the hooks of the algorithm and its state.
-Source: "Customizing the Trainer with Callbacks" and "Sparsifying models", training-docs.cerebras.ai.
+Sources: "Customizing the Trainer with Callbacks", "Sparsifying models" (training-docs.cerebras.ai).
 """
 
 import torch
