@@ -42,7 +42,7 @@ METHODS = {
     "SparsityAlgorithm": """sparsity num_sparse_params sparse_params get_sparse_params apply
         sparsify_module sparsify_parameter sparsify_optimizer initialize prune_weight _grad_hook
         update register_target_sparsity_hook register_computed_sparsity_hook visit_state state_dict
-        load_state_dict csx_annotate_sparsity remove""",
+        load_state_dict csx_annotate_sparsity remove attached""",
     "DynamicSparsityAlgorithm": "is_update_step step starts_sparse update_mask",
     "SparseParameter": "param data mask initialize prune annotate",
     "Group": "add extend __getitem__ __len__",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionError, OptionTypeError, ScoreError, warn
+from sparsewright.core.errors import AttachError, OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
@@ -20,11 +20,12 @@ from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_seed, check_state
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
-from sparsewright.runtime.attach import Attachment, attach_routed
+from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped
 from sparsewright.runtime.describe import describe, describe_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import check_process_group
 from sparsewright.runtime.rng import make_generator
+from sparsewright.runtime.scope import attached
 from sparsewright.runtime.walk import check_weight, find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
@@ -222,6 +223,7 @@ class SparsityAlgorithm(Observed, ABC):
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
         """Follow an optimizer: after each of its steps, `update(optimizer)` runs."""
+        optimizer = unwrapped(optimizer)
         if optimizer in self._attachment.optimizers:
             warn("the optimizer was sparsified already; nothing changes")
             return
@@ -267,6 +269,8 @@ class SparsityAlgorithm(Observed, ABC):
         """
         self._attachment.remove()
         self._level_names.clear()
+
+    attached = attached
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
