@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,11 +35,16 @@ TINY = {
 }
 
 
-def _child(arguments: list[str], folder: str, file_limit: int | None) -> None:
+def _move_to(folder: str) -> None:
+    """Work in a folder, and write the output into it."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         handle = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, number)
     os.chdir(folder)
+
+
+def _child(arguments: list[str], folder: str, file_limit: int | None) -> None:
+    _move_to(folder)
     if file_limit is not None:
         import resource
 
@@ -63,6 +69,27 @@ class Outcome:
     err: str
 
 
+def _wait(process: BaseProcess, folder: Path, limit: float) -> Outcome:
+    process.join(limit)
+    assert process.exitcode is not None, "the process hangs"
+    out, err = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    return Outcome(process.exitcode, out, err)
+
+
+def _call(function: Callable[..., None], arguments: tuple[object, ...], folder: str) -> None:
+    _move_to(folder)
+    function(*arguments)
+
+
+def run_in_process(
+    function: Callable[..., None], *arguments: object, folder: Path, limit: float = 300.0
+) -> Outcome:
+    """Call a function of a module in a process of its own, in a folder."""
+    process = _server.Process(target=_call, args=(function, arguments, str(folder)))
+    process.start()
+    return _wait(process, folder, limit)
+
+
 class Command:
     """Runs `sparsewright` in a folder."""
 
@@ -76,10 +103,7 @@ class Command:
         return process
 
     def wait(self, process: BaseProcess, limit: float = 60.0) -> Outcome:
-        process.join(limit)
-        assert process.exitcode is not None, "the command hangs"
-        out, err = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
-        return Outcome(process.exitcode, out, err)
+        return _wait(process, self.folder, limit)
 
     def __call__(self, *arguments: object, file_limit: int | None = None) -> Outcome:
         return self.wait(self.start(*arguments, file_limit=file_limit))

@@ -289,3 +289,8 @@ def test_the_config_is_not_changed():
 def test_bad_input_raises_one_clear_error(config, error, message):
     with pytest.raises(error, match=message):
         sparse.configure(config)
+
+
+def test_a_param_filter_without_a_pattern_is_an_error():
+    with pytest.raises(OptionError, match="globs, each with its options"):
+        sparse.configure({"algorithm": "static", "sparsity": 0.5, "param_filter": {}})

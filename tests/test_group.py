@@ -203,6 +203,7 @@ def test_remove_takes_all_algorithms_off():
 
 
 def test_representation_shows_routes():
-    text = repr(two("0.weight")[0])
-    assert text.startswith("Group({'0.weight': SET(sparsity=Constant(value=0.5), ")
-    assert "'2.weight': Static(" in text
+    assert repr(two("0.weight")[0]) == (
+        "Group([('0.weight', SET(sparsity=0.5, update=FreqSchedule(freq=2, start=0, stop=None))), "
+        "('2.weight', Static(sparsity=0.75))])"
+    )

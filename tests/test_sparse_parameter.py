@@ -21,7 +21,9 @@ def test_sparse_params_are_what_api_says():
     assert parameter.annotations == {"min_sparsity": 0.75, "max_sparsity": 0.75, "sparsity": 0.75}
     parameter.annotate("note", 3)
     assert parameter.annotations["note"] == 3
-    assert repr(parameter) == "SparseParameter('0.weight', 16x8, kept 32 of 128)"
+    assert repr(parameter) == (
+        "<SparseParameter '0.weight' 16x8, kept 32 of 128 (level 0.7500), masked>"
+    )
     assert list(model.state_dict()) == [
         "0.weight",
         "0.bias",

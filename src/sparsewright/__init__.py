@@ -16,6 +16,7 @@ from sparsewright.core.packing import pack_masks, unpack_masks
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
+from sparsewright.metrics import log_metrics
 from sparsewright.nn.checkpoint import load_compressed, save_compressed
 from sparsewright.nn.compress import compress, decompress
 from sparsewright.rigl import RigL
@@ -39,6 +40,7 @@ __all__ = [
     "default_sparse_param_filter",
     "init",
     "load_compressed",
+    "log_metrics",
     "nn",
     "pack_masks",
     "save_compressed",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os.path
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionError, OptionTypeError, ScoreError, warn
+from sparsewright.core.errors import AttachError, OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
@@ -20,10 +20,12 @@ from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_seed, check_state
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
-from sparsewright.runtime.attach import Attachment, attach_routed
+from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped
+from sparsewright.runtime.describe import describe, describe_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import check_process_group
 from sparsewright.runtime.rng import make_generator
+from sparsewright.runtime.scope import attached
 from sparsewright.runtime.walk import check_weight, find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
@@ -221,6 +223,7 @@ class SparsityAlgorithm(Observed, ABC):
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
         """Follow an optimizer: after each of its steps, `update(optimizer)` runs."""
+        optimizer = unwrapped(optimizer)
         if optimizer in self._attachment.optimizers:
             warn("the optimizer was sparsified already; nothing changes")
             return
@@ -267,6 +270,8 @@ class SparsityAlgorithm(Observed, ABC):
         self._attachment.remove()
         self._level_names.clear()
 
+    attached = attached
+
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
         """What happens after an optimizer step; called by hand only if `autoupdate` is False.
@@ -289,21 +294,20 @@ class SparsityAlgorithm(Observed, ABC):
             list(attachment.parameters.values()) if optimizer is None else attachment.of(optimizer)
         )
         attachment.prune_step(parameters, optimizer)
+        self._hooks.call("begin", self, self._steps[slot], parameters)
         return self._steps[slot], parameters
 
     def _end_step(self, step: int, parameters: list[SparseParameter]) -> None:
         """Tell the hooks what levels were asked for and reached."""
         if self._hooks.has("target"):
-            names: dict[str, list[str]] = {}
-            for parameter in parameters:
-                names.setdefault(self._level_of(parameter), []).append(parameter.name)
-            for level, group in names.items():
+            for level in dict.fromkeys(map(self._level_of, parameters)):
+                names = [p.name for p in parameters if self._level_of(p) == level]
                 target = self.schedules.value(level, step)
-                self._hooks.call("target", self, os.path.commonprefix(group) + "*", target)
+                self._hooks.call("target", self, commonprefix(names) + "*", target)
         if self._hooks.has("computed"):
-            for parameter in parameters:
-                computed = torch.tensor(parameter.computed_sparsity)
-                self._hooks.call("computed", self, parameter.name, computed)
+            for p in parameters:
+                self._hooks.call("computed", self, p.name, torch.tensor(p.computed_sparsity))
+        self._hooks.call("end", self, step, parameters)
 
     def _is_due(self, step: int) -> bool:
         """Whether masks change at a step."""
@@ -379,6 +383,5 @@ class SparsityAlgorithm(Observed, ABC):
         """First and last step at which a level is used; None: there is no last."""
         return 0, 0
 
-    def __repr__(self) -> str:
-        options = "".join(f"{name}={schedule!r}, " for name, schedule in self.schedules.items())
-        return f"{type(self).__name__}({options}num_sparse_params={self.num_sparse_params})"
+    __repr__ = describe
+    _repr_html_ = describe_html

@@ -1,4 +1,4 @@
-"""The `sparsewright` command: `train` a sparse network, `inspect` a checkpoint, `info`.
+"""The `sparsewright` command: `plan` a run, `train` it, `inspect` a checkpoint, `report`, `info`.
 
 Exit status: 0 done (or stopped at --until), 1 failure, 2 usage (options, configuration, input
 named in it), 130 interrupted.
@@ -6,7 +6,9 @@ named in it), 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import logging
 import platform
 import signal
@@ -14,6 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -32,6 +35,7 @@ from sparsewright.core.errors import (
     ShapeError,
     SparsewrightError,
 )
+from sparsewright.metrics import Log, TensorBoard
 from sparsewright.recipes import loop
 from sparsewright.recipes.config import RECIPES, RunConfig
 from sparsewright.recipes.display import (
@@ -41,9 +45,13 @@ from sparsewright.recipes.display import (
     print_validation,
     printable,
 )
+from sparsewright.recipes.imports import load_object
 from sparsewright.recipes.layers import count_layers, read_weights
+from sparsewright.recipes.plan import view
+from sparsewright.recipes.plan.config import plan_file
 from sparsewright.recipes.run_folder import RunFolder
 from sparsewright.recipes.training import Training
+from sparsewright.report.command import FORMATS, write_report
 
 _USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ShapeError)
 _FAILURE, _MISUSE, _INTERRUPTED = 1, 2, 130
@@ -133,6 +141,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--no-baseline", is_flag=True, help="Do not train the dense twin beside it.")
 @click.option("--out", type=_FILE, help="The run folder to make  [runs/RECIPE-N].")
 @click.option("--resume", type=_FILE, metavar="RUN", help="Go on with the run in this folder.")
+@click.option("--tensorboard", is_flag=True, help="Write scalars into RUN/tensorboard.")
+@click.option("--log", metavar="MODULE:FUNCTION", help="Call function(scalars, step) every step.")
 @click.option("--until", type=click.IntRange(min=1), help="Stop after this step, resumably.")
 @_reports_errors
 def train(
@@ -141,6 +151,8 @@ def train(
     out: Path | None,
     resume: Path | None,
     until: int | None,
+    tensorboard: bool,
+    log: str | None,
     **given: Any,
 ) -> int:
     """Train a sparse network beside its dense twin, into a run folder.
@@ -150,21 +162,23 @@ def train(
     sparsewright.configure() takes (`trainer: init: sparsity:` works too); `recipe`, `data`,
     `model`, `optimizer` and `loop` are as in the config.yaml of any run folder.
     """
+    logs = [_log_of(log)] if log else []
     if resume is not None:
         if config or recipe or out or any(given.values()):
             raise click.UsageError(
-                "--resume goes on with the run as it is; allowed beside it: --until"
+                "--resume goes on with the run as it is; "
+                "allowed beside it: --until, --tensorboard, --log"
             )
         with RunFolder(resume) as folder:
             if folder.is_finished:
                 click.echo(f"{resume} is finished; see `sparsewright inspect {resume}`")
                 return 0
-            return _train(loop.restore(folder), folder, until)
+            return _train(loop.restore(folder), folder, until, tensorboard, logs)
     resolved = RunConfig.from_file(config, recipe, _overrides(recipe, config, **given))
     path = out or loop.free_path(Path("runs"), resolved.recipe)
     training = loop.start(resolved, path)
     with RunFolder(path) as folder:
-        return _train(training, folder, until)
+        return _train(training, folder, until, tensorboard, logs)
 
 
 def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[str, dict[str, Any]]:
@@ -181,17 +195,34 @@ def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[st
     return {"data": data, "loop": chosen}
 
 
-def _train(training: Training, folder: RunFolder, until: int | None) -> int:
+def _log_of(spec: str) -> Log:
+    """The user's function that `module:function` names."""
+    found = load_object(spec, "module:function, such as my_logs:send")
+    if not callable(found):
+        raise OptionTypeError("--log", found, "a function (scalars, step)")
+    log: Log = found
+    return log
+
+
+def _train(
+    training: Training, folder: RunFolder, until: int | None, tensorboard: bool, logs: list[Log]
+) -> int:
     """Train in an open folder; show progress and the result."""
     again = f"sparsewright train --resume {folder.path}"
     steps = training.config.loop.steps
     click.echo(f"run folder: {folder.path}", err=True)
     try:
         with (
+            contextlib.ExitStack() as stack,
             _StopRequest() as asked,
             Progress(steps, training.steps_done, training.task.unit) as progress,
         ):
-            finished = loop.drive(training, folder, progress, until=until, should_stop=asked)
+            if tensorboard:
+                writer = TensorBoard(folder.path / "tensorboard", start=training.steps_done + 1)
+                logs = [*logs, stack.enter_context(writer)]
+            finished = loop.drive(
+                training, folder, progress, until=until, should_stop=asked, logs=logs
+            )
     except KeyboardInterrupt:
         click.echo(f"interrupted; go on from the last checkpoint with: {again}", err=True)
         return _INTERRUPTED
@@ -204,6 +235,34 @@ def _train(training: Training, folder: RunFolder, until: int | None) -> int:
     print_validation(training.validation)
     click.echo()
     print_speeds(training.speeds(), training.task.unit)
+    return 0
+
+
+@main.command()
+@click.argument("config", type=_FILE)
+@click.option("--model", metavar="MODULE:FACTORY", help="Plan for this model, not a recipe's.")
+@click.option("--steps", type=click.IntRange(min=1), help="Length of the run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_reports_errors
+def plan(config: Path, model: str | None, steps: int | None, as_json: bool) -> int:
+    """Show what CONFIG will do, without training; list all that is wrong with it.
+
+    CONFIG is what `train` takes. With --model it is any YAML file whose section `sparsity`, or
+    whose whole content, is what sparsewright.configure() takes; the factory is called without
+    arguments and gives a module, or (module, inputs). It is built on the meta device if it can be.
+    The exit status is 2 if anything is wrong.
+    """
+    made, problems = plan_file(config, model, steps)
+    if made is None:
+        for problem in problems:
+            click.echo(f"error: {problem.place}: {problem.message}", err=True)
+        if as_json:
+            click.echo(json.dumps({"problems": [asdict(p) for p in problems]}, indent=2))
+        return _MISUSE
+    if as_json:
+        click.echo(json.dumps(view.as_json(made), indent=2))
+    else:
+        view.print_plan(made)
     return 0
 
 
@@ -224,6 +283,23 @@ def inspect(path: Path) -> int:
     for layer in wrong:
         click.echo(printable(f"error: {file}: {layer.name}: {layer.problem}"), err=True)
     return _FAILURE if wrong else 0
+
+
+@main.command()
+@click.argument("runs", type=_FILE, nargs=-1, required=True, metavar="RUN...")
+@click.option("--format", "kind", type=click.Choice(list(FORMATS)), default="html")
+@click.option("-o", "--output", type=_FILE, help="File to write, or -  [RUN/report.FORMAT].")
+@_reports_errors
+def report(runs: tuple[Path, ...], kind: str, output: Path | None) -> int:
+    """Report on saved runs, as a page that works without a network, or as tables.
+
+    RUN is a run folder; several are compared. The page shows losses, sparsity, churn and masks
+    layer by layer, speed, configuration, versions, and the papers to cite.
+    """
+    file = write_report(list(runs), kind, output)
+    if file:
+        click.echo(f"{file}")
+    return 0
 
 
 @main.command()

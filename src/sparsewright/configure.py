@@ -10,11 +10,23 @@ from typing import Any
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
-from sparsewright.core.errors import OptionError, OptionTypeError
-from sparsewright.core.filters import default_sparse_param_filter
+from sparsewright.core.errors import (
+    OptionError,
+    OptionTypeError,
+    Report,
+    SparsewrightError,
+    stop,
+)
+from sparsewright.core.filters import (
+    ParamFilter,
+    default_sparse_param_filter,
+    make_param_filter,
+)
+from sparsewright.core.schedules import Linear
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
 from sparsewright.rigl import RigL
+from sparsewright.runtime.describe import constructor_options
 from sparsewright.set import SET
 from sparsewright.static import Static
 
@@ -54,29 +66,16 @@ def configure(config: Any) -> Group:
         OptionError: an unknown key, algorithm or value; names it and the nearest valid one.
         OptionTypeError: a value of the wrong type.
 
-    >>> configure({"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100, "stop": 5000}})
-    ... # doctest: +ELLIPSIS
-    Group({<function default_sparse_param_filter at ...>: RigL(...)})
+    >>> configure({"algorithm": "set", "sparsity": 0.9, "update": {"steps": [100, 200]}})
+    Group([(default_sparse_param_filter, SET(sparsity=0.9, update=ListSchedule([100, 200])))])
     """
     if config is None or _is_null(config):
         # Typed for the callers that have a config; those that may not have one ask for None.
         return None  # type: ignore[return-value]
     group = Group()
-    for entry in _entries(config):
-        if is_old_dialect(entry):
-            warnings.warn(
-                "the keys param_name_patterns and sparsity_schedule are deprecated; "
-                "use param_filter (globs) and sparsity",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            entry = convert_old_dialect(entry)
-        elif "type" in entry:
-            warnings.warn(
-                "the key 'type' is deprecated; use 'algorithm'", DeprecationWarning, stacklevel=2
-            )
-        for param_filter, options in _split_filters(entry):
-            group.add(param_filter, _make_algorithm(options))
+    for _, param_filter, algorithm in read_routes(config, stop):
+        assert algorithm is not None  # the first mistake is raised
+        group.add(param_filter, algorithm)
     return group
 
 
@@ -87,37 +86,86 @@ def _is_null(config: Any) -> bool:
     )
 
 
+def read_routes(
+    config: Any, report: Report
+) -> Iterator[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]:
+    """The pairs of a config's Group, in order, each with its place in the config.
+
+    A part that is wrong is reported, then left out or set aside: a filter or an algorithm of which
+    nothing is left is None.
+
+    Args:
+        config: as for `configure`, but not None.
+        report: told of each mistake.
+    """
+    for place, entry in _entries(config, "sparsity", {}, report):
+        try:
+            pairs = list(_split_filters(place, _present_dialect(entry)))
+        except SparsewrightError as error:
+            report(place, error)
+            continue
+        for where, raw_filter, options in pairs:
+            param_filter = None
+            try:
+                param_filter = make_param_filter(raw_filter)
+            except SparsewrightError as error:
+                report(where, error)
+            yield where, param_filter, _make_algorithm(where, options, report)
+
+
+def _present_dialect(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry in the present keys; warns if it is not written in them."""
+    if is_old_dialect(entry):
+        warnings.warn(
+            "the keys param_name_patterns and sparsity_schedule are deprecated; "
+            "use param_filter (globs) and sparsity",
+            DeprecationWarning,
+            stacklevel=4,
+        )
+        return convert_old_dialect(entry)
+    if "type" in entry:
+        warnings.warn(
+            "the key 'type' is deprecated; use 'algorithm'", DeprecationWarning, stacklevel=4
+        )
+    return entry
+
+
 def _entries(
-    config: Any, defaults: Mapping[str, Any] | None = None, depth: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Flatten a config into dicts, one per entry."""
-    defaults = defaults or {}
+    config: Any, place: str, defaults: Mapping[str, Any], report: Report, depth: int = 0
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Flatten a config into dicts, one per entry, each with its place."""
     if depth > _DEEPEST:
-        raise OptionError("sparsity", config, f"{' or '.join(_NESTING)} nested {_DEEPEST} deep")
+        deepest = f"{' or '.join(_NESTING)} nested {_DEEPEST} deep"
+        report(place, OptionError("sparsity", config, deepest))
+        return
     if isinstance(config, Mapping):
         for key in config:
             if not isinstance(key, str):
-                raise OptionTypeError("key of sparsity", key, "a string")
+                report(place, OptionTypeError("key of sparsity", key, "a string"))
+        config = {key: value for key, value in config.items() if isinstance(key, str)}
         merged = {**_without_overridden(defaults, config), **config}
         nested = [key for key in _NESTING if key in merged]
         if not nested:
-            yield merged
+            yield place, merged
             return
         if len(nested) > 1:
-            raise OptionError("sparsity", nested, "either groups or params, not both")
-        inner = merged.pop(nested[0])
+            report(place, OptionError("sparsity", nested, "either groups or params, not both"))
+        inner = next(merged.pop(key) for key in nested)
         if not isinstance(inner, list | tuple | Mapping):
-            raise OptionTypeError(nested[0], inner, "a list of dicts")
-        yield from _entries(inner, merged, depth + 1)
+            report(place, OptionTypeError(nested[0], inner, "a list of dicts"))
+            return
+        yield from _entries(inner, f"{place}.{nested[0]}", merged, report, depth + 1)
     elif isinstance(config, list | tuple):
-        for entry in config:
-            if not isinstance(entry, Mapping):
-                raise OptionTypeError("an entry of sparsity", entry, "a dict")
-            yield from _entries(entry, defaults, depth + 1)
+        for index, entry in enumerate(config):
+            where = f"{place}[{index}]"
+            if isinstance(entry, Mapping):
+                yield from _entries(entry, where, defaults, report, depth + 1)
+            else:
+                report(where, OptionTypeError("an entry of sparsity", entry, "a dict"))
     elif isinstance(config, Real) and not isinstance(config, bool):
-        yield {"algorithm": "static", "sparsity": config}
+        yield place, {"algorithm": "static", "sparsity": config}
     else:
-        raise OptionTypeError("sparsity", config, "a number, a dict, a list of dicts")
+        report(place, OptionTypeError("sparsity", config, "a number, a dict, a list of dicts"))
 
 
 def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,19 +176,25 @@ def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) 
     return {key: value for key, value in defaults.items() if key not in hidden}
 
 
-def _split_filters(entry: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _split_filters(
+    place: str, entry: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """The entry's filter and options, once per pattern if each has options of its own."""
     options = dict(entry)
     param_filter = options.pop("param_filter", None)
     if not isinstance(param_filter, Mapping):
-        yield (default_sparse_param_filter if param_filter is None else param_filter), options
+        filled = default_sparse_param_filter if param_filter is None else param_filter
+        yield place, filled, options
         return
+    if not param_filter:
+        raise OptionError("param_filter", param_filter, "globs, each with its options")
     for glob, own in param_filter.items():
         if not isinstance(glob, str):
             raise OptionTypeError("a key of param_filter", glob, "a glob")
         if own is not None and not isinstance(own, Mapping):
             raise OptionTypeError(f"param_filter {glob!r}", own, "a dict of options")
-        yield glob, {**_rename(options), **_rename(own or {})}
+        where = f"{place}.param_filter[{glob!r}]"
+        yield where, glob, {**_rename(options), **_rename(own or {})}
 
 
 def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,21 +208,70 @@ def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _make_algorithm(options: Mapping[str, Any]) -> SparsityAlgorithm:
-    options = _rename(options)
-    if "algorithm" not in options:
-        raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
-    make = _find_algorithm(options.pop("algorithm"))
-    allowed = _option_names(make)
+def _make_algorithm(
+    place: str, options: Mapping[str, Any], report: Report
+) -> SparsityAlgorithm | None:
+    """The algorithm of an entry; what is wrong is reported and set aside."""
+    try:
+        options = _rename(options)
+        if "algorithm" not in options:
+            raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
+        make = _find_algorithm(options.pop("algorithm"))
+    except SparsewrightError as error:
+        report(place, error)
+        return None
+    allowed = list(constructor_options(make))
     storage = options.pop("storage", "masked")
     if not isinstance(storage, str) or storage not in _STORAGES:
-        raise OptionError("storage", storage, _STORAGES)
-    for key in options:
-        if key not in allowed:
-            raise OptionError(f"key of {make.__name__}", key, [*allowed, "storage", "param_filter"])
-    algorithm = make(**options)
-    algorithm.storage = storage
+        report(place, OptionError("storage", storage, _STORAGES))
+    for key in [key for key in options if key not in allowed]:
+        known = [*allowed, "storage", "param_filter"]
+        report(place, OptionError(f"key of {make.__name__}", key, known))
+        del options[key]
+    algorithm = _construct(place, make, options, report)
+    if algorithm is not None:
+        algorithm.storage = storage
     return algorithm
+
+
+def _construct(
+    place: str, make: type[SparsityAlgorithm], options: dict[str, Any], report: Report
+) -> SparsityAlgorithm | None:
+    """Call the constructor; as long as it raises, report, and set aside the option at fault."""
+    for _ in range(len(options) + 2):
+        try:
+            return make(**options)
+        except Exception as error:  # a user's class may raise anything
+            report(place, error)
+            problem = str(error)
+        rests = [_without(make, options, name) for name in [*options, "sparsity"]]
+        others = [r for r in rests if r is not None and _problem(make, r) != problem]
+        if not others:
+            break
+        options = others[0]
+    return None
+
+
+def _without(
+    make: type[SparsityAlgorithm], options: dict[str, Any], name: str
+) -> dict[str, Any] | None:
+    """Options without one of them; a level that will do for the level; None: it must be given."""
+    defaults = constructor_options(make)
+    rest = {key: value for key, value in options.items() if key != name}
+    if name == "sparsity" and name in defaults:
+        rest[name] = 0.5 if issubclass(make, Static) else Linear(0.5, 0.0)
+    elif defaults.get(name) is inspect.Parameter.empty:
+        return None
+    return rest
+
+
+def _problem(make: type[SparsityAlgorithm], options: dict[str, Any]) -> str:
+    """What a constructor has to say against options; "": nothing."""
+    try:
+        make(**options)
+    except Exception as error:
+        return str(error)
+    return ""
 
 
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
@@ -194,18 +297,3 @@ def _user_defined(base: type[SparsityAlgorithm]) -> Iterator[tuple[str, type[Spa
         ):
             yield subclass.__name__, subclass
         yield from _user_defined(subclass)
-
-
-def _option_names(algorithm: type[SparsityAlgorithm]) -> list[str]:
-    """Names of the options that a constructor takes, through `**kwargs` to its base."""
-    names: dict[str, None] = {}
-    for cls in algorithm.__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
-        names |= {
-            p.name: None for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        }
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return list(names)

@@ -13,14 +13,14 @@ from sparsewright.core.errors import (
     AttachError,
     OptionTypeError,
     StateError,
-    close_names,
     show,
     warn,
 )
-from sparsewright.core.filters import GlobFilter, ParamFilter, make_param_filter
+from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
 from sparsewright.core.hooks import HandleGroup, MaskUpdateHook, Removable, SparsityHook
 from sparsewright.core.state import check_state
 from sparsewright.runtime.attach import attach_routed, next_name
+from sparsewright.runtime.describe import group_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import AUTO
 from sparsewright.runtime.walk import named_weights
@@ -159,8 +159,7 @@ class Group(SparsityAlgorithm):
         names = [name for name, *_ in named_weights(module)]
         for r in routes:
             if not r.picked:
-                globs = r.filter.patterns if isinstance(r.filter, GlobFilter) else []
-                near = [near for glob in globs for near in close_names(glob, names, 3)]
+                near = near_names(r.filter, names)
                 hint = f"; close names: {', '.join(near)}" if near else ""
                 warn(f"the filter {r.filter!r} matched no parameter that it could take{hint}")
 
@@ -266,8 +265,11 @@ class Group(SparsityAlgorithm):
             raise
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{f!r}: {algorithm!r}" for f, algorithm in self._routes)
-        return f"Group({{{inside}}})"
+        pairs = (f"({show_filter(f)}, {algorithm!r})" for f, algorithm in self._routes)
+        return f"Group([{', '.join(pairs)}])"
+
+    def _repr_html_(self) -> str:
+        return group_html(self, [(show_filter(f), repr(a)) for f, a in self._routes])
 
 
 class _Route:

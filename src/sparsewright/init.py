@@ -166,6 +166,11 @@ def make_init_method(init_method: str | InitMethod) -> InitMethod:
     return init_method
 
 
+def name_of_init_method(init_method: InitMethod) -> str | InitMethod:
+    """The name under which `make_init_method` finds an initialiser, or the function itself."""
+    return next((name for name, fn in _METHODS.items() if fn is init_method), init_method)
+
+
 def call_init_method(
     init_method: InitMethod, p: Tensor, sparsity: Level, **keywords: Any
 ) -> Tensor:

@@ -63,6 +63,7 @@ class RigL(DynamicSparsityAlgorithm):
             )
         super().__init__(sparsity, update, init_method, seed=seed)
         self.schedules.add("drop_fraction", drop_fraction)
+        self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups
         if balance_in_groups is not None:
             self.score_shaper = InputGroupScoreShaper(balance_in_groups)
         elif balance_out_groups is not None:

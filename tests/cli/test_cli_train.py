@@ -34,11 +34,16 @@ def lines(run: Path, event: str) -> list[dict[str, float]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Equal weights, masks and optimizer state to the bit, and equal metrics."""
+    """Equal weights, masks and optimizer state to the bit, and equal metrics and snapshots."""
     for name in ("model.safetensors", "config.yaml", "result.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     for event in ("step", "mask_update", "validation"):
         assert lines(one, event) == lines(other, event)
+    snapshots = [
+        {path.name: path.read_bytes() for path in (run / "masks").iterdir()} for run in (one, other)
+    ]
+    assert len(snapshots[0]) > 1 or not lines(one, "mask_update")
+    assert snapshots[0] == snapshots[1]
     first, second = (
         torch.load(next((run / "checkpoints").iterdir()) / "state.pt", weights_only=True)
         for run in (one, other)
@@ -92,7 +97,7 @@ def test_result_shows_layers_and_the_dense_twin(command: Command) -> None:
     assert ["layer", "kept", "total", "sparsity", "churn"] in rows
     (row,) = [row for row in rows if row and row[0] == "blocks.0.mlp.0.weight"]
     assert row[1:4] == ["102", "1,024", "0.9004"]
-    assert 0 < float(row[4].rstrip("%")) <= 30
+    assert 0 < float(row[4].rstrip("%")) <= 60
     assert ["validation", "sparse", "dense", "twin", "difference"] in rows
     assert "step 20/20" in done.err
     assert "tokens/s" in done.err

@@ -37,6 +37,11 @@ TREE = {
         ("the loss", float("nan"), 12),
         ["the loss", "nan", "step 12", "optimizer.lr"],
     ),
+    errors.MissingPackageError: (
+        ImportError,
+        ("a figure", "matplotlib", "plot"),
+        ["a figure", "'matplotlib'", "pip install 'sparsewright[plot]'"],
+    ),
 }
 
 

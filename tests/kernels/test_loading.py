@@ -75,6 +75,13 @@ def test_switched_off():
     assert "ignored" in err
 
 
+def test_switched_off_an_empty_list_is_nothing_to_prune():
+    code = "from sparsewright.kernels import prune_many_; prune_many_([], [])"
+    env = {**os.environ, "SPARSEWRIGHT_KERNELS": "reference"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lower_instruction_set():
     if info()["active"] == "reference":
         pytest.skip("no compiled kernels here")

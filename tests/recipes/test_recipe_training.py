@@ -27,11 +27,11 @@ def test_learning_rate() -> None:
     assert learning_rate(2.0, LoopSettings(warmup=0), 0) == 2.0
 
 
-def test_churn_is_the_mean_share_replaced() -> None:
+def test_churn_is_the_mean_share_dropped_and_grown() -> None:
     churn = Churn()
     for grown in (10, 20):
         churn.record(MaskUpdate(1, "fc", 1000, 100, 0.9, 0.9, grown, grown))
-    assert churn.mean("fc") == pytest.approx(0.15)
+    assert churn.mean("fc") == pytest.approx(0.3)
     assert churn.mean("other") is None
 
 

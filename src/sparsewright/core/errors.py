@@ -13,7 +13,8 @@
     ├── ConfigError        (ValueError)   a configuration or data file that cannot be used
     ├── CheckpointError    (ValueError)   a file that is truncated, foreign or inconsistent
     ├── RunError           (OSError)      a run folder that cannot be made, read or written
-    └── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
+    ├── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
+    └── MissingPackageError (ImportError) an optional package that is not installed
 
     SparsityWarning        (UserWarning)  something the user asked for had no effect
 
@@ -26,7 +27,8 @@ from __future__ import annotations
 import difflib
 import reprlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 _LONG = 160
@@ -34,6 +36,14 @@ _LONG = 160
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _LONG, _LONG, _LONG
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 12
+
+Report = Callable[[str, Exception], None]
+"""Told of a mistake: where it is, and the error. It raises, or collects and lets go on."""
+
+
+def stop(place: str, error: Exception) -> None:
+    """The usual `Report`: the first mistake is raised."""
+    raise error
 
 
 class SparsewrightError(Exception):
@@ -207,3 +217,29 @@ class DivergenceError(SparsewrightError, ArithmeticError):
     def __init__(self, what: str, value: float, step: int) -> None:
         self.what, self.value, self.step = what, value, step
         super().__init__(f"{what} is {value} at step {step}; a smaller optimizer.lr may help")
+
+
+class MissingPackageError(SparsewrightError, ImportError):
+    """An optional package that is not installed.
+
+    Args:
+        what: what needs it.
+        package: the package.
+        extra: the extra of sparsewright that brings it.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.what, self.package, self.extra = what, package, extra
+        super().__init__(
+            f"{what} needs the package {package!r}, which cannot be imported; "
+            f"pip install 'sparsewright[{extra}]'"
+        )
+
+
+@contextmanager
+def needs(what: str, package: str, extra: str) -> Iterator[None]:
+    """Turn a failed import inside the block into a MissingPackageError with these facts."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(what, package, extra) from error

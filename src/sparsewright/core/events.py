@@ -28,3 +28,8 @@ class MaskUpdate:
     computed: float
     dropped: int
     grown: int
+
+    @property
+    def churn(self) -> float:
+        """Connections dropped and grown, per live one: `(dropped + grown) / max(1, kept)`."""
+        return (self.dropped + self.grown) / max(1, self.kept)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sparsewright.core.errors import OptionTypeError
+from sparsewright.core.errors import OptionTypeError, close_names
 
 ParamFilter = Callable[[str, Tensor], bool]
 
@@ -25,9 +25,16 @@ def default_sparse_param_filter(name: str, param: Tensor) -> bool:
         name: full name of the parameter.
         param: the parameter, any shape.
     """
+    return not why_dense_by_default(name, param)
+
+
+def why_dense_by_default(name: str, param: Tensor) -> str:
+    """Why `default_sparse_param_filter` leaves a parameter dense; "" if it does not."""
     # How many dimensions a lazy parameter will have is not known; attaching it raises and says so.
-    may_be_weight = is_lazy(param) or param.ndim > 1
-    return may_be_weight and not any(word in name.lower() for word in DENSE_BY_DEFAULT)
+    if not is_lazy(param) and param.ndim <= 1:
+        return "it has one dimension" if param.ndim else "it has no dimension"
+    words = [word for word in DENSE_BY_DEFAULT if word in name.lower()]
+    return f"its name has {words[0]!r} in it" if words else ""
 
 
 class GlobFilter:
@@ -67,3 +74,23 @@ def make_param_filter(param_filter: object) -> ParamFilter:
     raise OptionTypeError(
         "param_filter", param_filter, "a glob, a list of globs, a function (name, param) -> bool"
     )
+
+
+def show_filter(param_filter: ParamFilter) -> str:
+    """A filter as the text that makes it; a function of the user's does not read back.
+
+    >>> show_filter(GlobFilter(["*.fc1.*"])), show_filter(default_sparse_param_filter)
+    ("'*.fc1.*'", 'default_sparse_param_filter')
+    """
+    is_default = param_filter is default_sparse_param_filter
+    return default_sparse_param_filter.__name__ if is_default else repr(param_filter)
+
+
+def near_names(param_filter: ParamFilter, names: Sequence[str]) -> list[str]:
+    """Names that are spelt like the globs of a filter, nearest first; of a function, none.
+
+    >>> near_names(GlobFilter(["*atention*"]), ["attention", "mlp"])
+    ['attention']
+    """
+    globs = param_filter.patterns if isinstance(param_filter, GlobFilter) else []
+    return [near for glob in globs for near in close_names(glob, names, 3)]

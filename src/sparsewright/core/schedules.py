@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
+from sparsewright.core.figures import plot_values
 
 Step = int | Tensor
 
@@ -58,6 +59,21 @@ class HyperParameterSchedule(ABC):
         """
         if state_dict:
             raise StateError(repr(self), f"it has no state, but was given {show(state_dict)}")
+
+    def plot(self, steps: int = 1000, ax: Any = None) -> Any:
+        """Draw the values with matplotlib (extra `plot`); a cycle from update to update.
+
+        Args:
+            steps: the last step drawn, >= 1.
+            ax: matplotlib axes to draw on; None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        return plot_values(self, steps, ax)
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())

@@ -74,7 +74,8 @@ class _GroupScoreShaper(ScoreShaper):
             raise ShapeError(
                 "a weight",
                 tensor.shape,
-                f"its {self.side} dimension {size} cannot be divided into {groups} equal groups",
+                f"its {self.side} dimension {size} cannot be divided into {groups} equal groups; "
+                f"nearest that divide it: {_divisors_around(size, groups)}",
             )
         split = tensor.unflatten(self.dim, (groups, size // groups)).movedim(self.dim, 0)
         shape = split.shape
@@ -87,6 +88,13 @@ class _GroupScoreShaper(ScoreShaper):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_groups={self.num_groups})"
+
+
+def _divisors_around(size: int, groups: int) -> str:
+    """The divisors of a size next below and above a number that does not divide it."""
+    below = next((n for n in range(min(groups, size), 0, -1) if size % n == 0), None)
+    above = next((n for n in range(groups, size + 1) if size % n == 0), None)
+    return ", ".join(str(n) for n in (below, above) if n is not None)
 
 
 class OutputGroupScoreShaper(_GroupScoreShaper):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.core.figures import plot_updates
 from sparsewright.core.schedules import Step
 
 # The schedules compute in float64, which has every integer up to here.
@@ -33,6 +34,21 @@ class UpdateSchedule(ABC):
     def __call__(self, step: Step) -> Tensor:
         """The same as `is_update_step(step)`."""
         return self.is_update_step(step)
+
+    def plot(self, steps: int = 1000, ax: Any = None) -> Any:
+        """Draw the update steps with matplotlib (extra `plot`).
+
+        Args:
+            steps: the last step drawn, >= 1.
+            ax: matplotlib axes to draw on; None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        return plot_updates(self, steps, ax)
 
 
 class FreqSchedule(UpdateSchedule):

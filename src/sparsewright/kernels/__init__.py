@@ -55,7 +55,7 @@ def prune_many_(
     if len(tensors) != len(masks):
         raise ValueError(f"{len(tensors)} tensors but {len(masks)} masks")
     reasons = list(map(native.against_prune, tensors, masks))
-    if not any(reasons):
+    if reasons and not any(reasons):
         native.prune_many_(tensors, masks, threads=threads)
         return
     pairs = list(zip(tensors, masks, strict=True))

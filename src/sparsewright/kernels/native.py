@@ -69,9 +69,11 @@ _module: Any = _loaded
 def info() -> dict[str, Any]:
     """Which kernels are active and why others are not.
 
-    Returns: a dict with `active` ("native" or "reference"), `why_not` (the reason where native
-        is not active, else ""), `isa` and `best_isa`, `compiler`, `threads`, `cpu` (torch's name
-        for the capability), and `fallbacks`, {"operation: reason": calls since import}.
+    Returns:
+        A dict with `active` ("native" or "reference"), `why_not` (the reason where native is not
+        active, else ""), `isa` and `best_isa`, `compiler`, `path` (of the library), `threads`,
+        `cpu` (torch's name for the capability), and `fallbacks`, `{"operation: reason": calls since
+        import}`.
     """
     return {
         "active": "reference" if _module is None else "native",

@@ -30,7 +30,8 @@ class SparseLinear(nn.Module):
     a masked model that loads the `state_dict`.
 
     Args:
-        in_features, out_features: shape of the layer.
+        in_features: columns of the weight.
+        out_features: its rows.
         bias: whether there is a bias.
         sparsity: fraction of the weight that is not there, 0..1.
         init_method: which connections live, as for a sparsity algorithm.

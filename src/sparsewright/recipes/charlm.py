@@ -217,6 +217,16 @@ def make_task(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> Tas
     )
 
 
+def outline(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> tuple[nn.Module, Tensor]:
+    """A fresh model for the text, and a batch of its first character.
+
+    Raises:
+        ConfigError: the text cannot be read.
+    """
+    network = GPT(model, len(set(read_text(data))))
+    return network, torch.zeros(loop.batch_size, model.context, dtype=torch.int64)
+
+
 RECIPE = Recipe(
     data=TextSettings(),
     model=GPTSettings(),
@@ -224,4 +234,5 @@ RECIPE = Recipe(
     loop=LoopSettings(),
     sparsity=lambda loop: rigl_section(loop, level=0.9, updates=22),
     make_task=make_task,
+    outline=outline,
 )

@@ -15,7 +15,10 @@ from sparsewright.core.errors import (
     ConfigError,
     OptionError,
     OptionTypeError,
+    Report,
+    SparsewrightError,
     SparsityWarning,
+    stop,
 )
 from sparsewright.recipes import charlm, fashion
 from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, read_section
@@ -23,6 +26,7 @@ from sparsewright.recipes.task import Recipe, Task
 from sparsewright.recipes.yamlfile import read_yaml
 
 RECIPES: dict[str, Recipe] = {"charlm": charlm.RECIPE, "fashion": fashion.RECIPE}
+_DEFAULT_RECIPE = "charlm"
 _SECTIONS = ("data", "model", "optimizer", "loop")
 
 
@@ -52,6 +56,7 @@ class RunConfig:
         path: Path | None,
         recipe: str | None = None,
         options: dict[str, dict[str, Any]] | None = None,
+        report: Report = stop,
     ) -> RunConfig:
         """Defaults, overlaid by a file, overlaid by options.
 
@@ -59,6 +64,7 @@ class RunConfig:
             path: a YAML file; None: defaults only.
             recipe: recipe named on the command line; None: the file's, or charlm.
             options: section -> key -> value, from the command line.
+            report: told of each mistake in the content; what is wrong keeps its default.
 
         Raises:
             ConfigError: the file is not readable YAML, or contradicts itself.
@@ -67,18 +73,26 @@ class RunConfig:
         """
         raw = {} if path is None else read_yaml(path)
         where = "the defaults" if path is None else str(path)
-        _lift_trainer(raw, where)
+        try:
+            lift_trainer(raw, where)
+        except ConfigError as error:
+            report("trainer", error)
         allowed = ["recipe", "sparsity", *_SECTIONS]
         for section in raw:
             if section not in allowed:
-                raise OptionError("section", section, allowed, where)
-        name = _recipe_name(raw.get("recipe"), recipe, where)
+                report(str(section), OptionError("section", section, allowed, where))
+        try:
+            name = _recipe_name(raw.get("recipe"), recipe, where)
+        except SparsewrightError as error:
+            report("recipe", error)
+            name = _DEFAULT_RECIPE
         found = RECIPES[name]
         sections = {}
         for section in _SECTIONS:
-            value = read_section(getattr(found, section), raw.get(section), section, where)
+            value = getattr(found, section)
+            value = read_section(value, raw.get(section), section, where, report)
             given = (options or {}).get(section)
-            sections[section] = read_section(value, given, section, "the command line")
+            sections[section] = read_section(value, given, section, "the command line", report)
         sections["loop"] = _with_threads(sections["loop"])
         sparsity = raw["sparsity"] if "sparsity" in raw else found.sparsity(sections["loop"])
         return cls(recipe=name, sparsity=sparsity, **sections)
@@ -103,7 +117,7 @@ def _with_threads(loop: LoopSettings) -> LoopSettings:
 
 def _recipe_name(in_file: object, asked: str | None, where: str) -> str:
     if in_file is None:
-        return asked or "charlm"
+        return asked or _DEFAULT_RECIPE
     if not isinstance(in_file, str):
         raise OptionTypeError(f"recipe in {where}", in_file, "a name")
     if in_file not in RECIPES:
@@ -113,7 +127,7 @@ def _recipe_name(in_file: object, asked: str | None, where: str) -> str:
     return in_file
 
 
-def _lift_trainer(raw: dict[str, Any], where: str) -> None:
+def lift_trainer(raw: dict[str, Any], where: str) -> None:
     """Move `trainer: init: sparsity:` of a Model-Zoo-style file to the top level, in place.
 
     The rest of such a file describes another program's run; a warning says that it is not used.

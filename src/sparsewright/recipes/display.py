@@ -39,6 +39,7 @@ class Progress:
         )
         self.task = self.bar.add_task("training", total=total, completed=done, text="")
         self.smooth: dict[str, float] = {}
+        self.churn: float | None = None
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -53,7 +54,7 @@ class Progress:
         self.bar.stop()
 
     def step(self, line: dict[str, Any]) -> None:
-        """Show a step's metrics; losses and speed as running means."""
+        """Show a step's metrics; losses and speed as running means, the last update's churn."""
         speed = f"{self.unit}_per_second"
         for name in ("loss", "dense_loss", speed):
             if name in line:
@@ -62,7 +63,9 @@ class Progress:
         text = f"loss {self.smooth['loss']:.3f}"
         if "dense_loss" in self.smooth:
             text += f" (dense {self.smooth['dense_loss']:.3f})"
-        text += f"  level {line['level']:.3f}  {self.smooth[speed]:,.0f} {self.unit}/s"
+        self.churn = line.get("churn", self.churn)
+        churn = "" if self.churn is None else f"  churn {self.churn:.1%}"
+        text += f"  level {line['level']:.3f}{churn}  {self.smooth[speed]:,.0f} {self.unit}/s"
         self.bar.update(self.task, completed=line["step"], text=text)
         if not self.console.is_terminal and line["step"] % max(1, self.total // _PLAIN_LINES) == 0:
             self.console.print(f"step {line['step']}/{self.total}  {text}")

@@ -160,6 +160,13 @@ def make_task(data: ImageSettings, model: LeNetSettings, loop: LoopSettings) -> 
     return Task(make_model, batch, loss, evaluate, "images", size, digest.hexdigest())
 
 
+def outline(
+    data: ImageSettings, model: LeNetSettings, loop: LoopSettings
+) -> tuple[nn.Module, Tensor]:
+    """A fresh model, and a batch of black images."""
+    return LeNet(model), torch.zeros(loop.batch_size, PIXELS)
+
+
 RECIPE = Recipe(
     data=ImageSettings(),
     model=LeNetSettings(),
@@ -168,4 +175,5 @@ RECIPE = Recipe(
     loop=LoopSettings(steps=3000, batch_size=100, warmup=100, evaluate_every=600, threads=1),
     sparsity=lambda loop: rigl_section(loop, level=0.9, updates=30),
     make_task=make_task,
+    outline=outline,
 )

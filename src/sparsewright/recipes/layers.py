@@ -29,7 +29,7 @@ class Layer:
         total: entries.
         masked: whether the state dict has a mask for it.
         problem: what is wrong with weight and mask, or "".
-        churn: mean share of the kept connections that an update replaced; None: no updates.
+        churn: mean over its updates of `(dropped + grown) / kept`; None: no updates.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Layer:
 
 @dataclass
 class Churn:
-    """Counts, from a run's mask updates, how many connections each of them replaced.
+    """Counts, from a run's mask updates, how many connections each of them changed.
 
     Attributes:
-        totals: name -> [number of updates, sum over them of grown / kept].
+        totals: name -> [number of updates, sum over them of `(dropped + grown) / kept`].
     """
 
     totals: dict[str, list[float]] = field(default_factory=dict)
@@ -59,10 +59,10 @@ class Churn:
         """Count one update of one parameter."""
         entry = self.totals.setdefault(update.name, [0, 0.0])
         entry[0] += 1
-        entry[1] += update.grown / max(1, update.kept)
+        entry[1] += update.churn
 
     def mean(self, name: str) -> float | None:
-        """Mean share replaced per update, or None if the mask never changed."""
+        """Mean churn of an update, or None if the mask never changed."""
         count, total = self.totals.get(name, (0, 0.0))
         return total / count if count else None
 

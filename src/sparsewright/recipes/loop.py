@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
+import sparsewright
+from sparsewright import kernels
 from sparsewright.core.errors import DivergenceError
+from sparsewright.metrics import Log, log_metrics
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.display import Progress
 from sparsewright.recipes.layers import Layer, count_layers
+from sparsewright.recipes.mask_history import is_snapshot_due
 from sparsewright.recipes.run_folder import RunFolder, check_free, last_checkpoint
 from sparsewright.recipes.training import Training
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a run's numbers depend on."""
+    return {
+        "sparsewright": sparsewright.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "kernels": str(kernels.info()["active"]),
+        "platform": platform.platform(),
+    }
 
 
 def free_path(parent: Path, recipe: str) -> Path:
@@ -59,8 +77,17 @@ def drive(
     *,
     until: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    logs: Sequence[Log] = (),
 ) -> bool:
     """Train to the end, to step `until`, or until `should_stop`; leave a checkpoint there.
+
+    Args:
+        training: the training.
+        folder: its run folder.
+        progress: shows it.
+        until: a step, or None.
+        should_stop: asked before every step.
+        logs: told every scalar of the run, as `(scalars, step)`.
 
     Returns:
         Whether the run is finished.
@@ -72,14 +99,28 @@ def drive(
     loop = training.config.loop
     goal = loop.steps if until is None else min(until, loop.steps)
     saved = training.steps_done
+    folder.note_versions(saved, versions())
+    if saved == 0:
+        folder.save_masks(0, *training.history.snapshot())
+
+    def tell(scalars: dict[str, float], step: int) -> None:
+        for log in logs:
+            log(scalars, step)
+
+    if logs:
+        log_metrics(training.algorithm, tell)
     while training.steps_done < goal and not should_stop():
-        _one_step(training, folder, progress)
+        line = _one_step(training, folder, progress)
+        tell(
+            {f"train/{name}": value for name, value in line.items() if name != "step"}, line["step"]
+        )
         done = training.steps_done
         if done % loop.evaluate_every == 0 or done == loop.steps:
             values = training.evaluate()
             _check_finite(values, done)
             folder.log(event="validation", step=done, **values)
             progress.validation(done, values)
+            tell({f"validation/{name}": value for name, value in values.items()}, done)
         if done % loop.checkpoint_every == 0 or done == loop.steps:
             folder.save(training.weights(), training.state())
             saved = done
@@ -98,14 +139,19 @@ def _check_finite(values: dict[str, float], step: int) -> None:
             raise DivergenceError(name, value, step)
 
 
-def _one_step(training: Training, folder: RunFolder, progress: Progress) -> None:
-    """One step and its lines of metrics."""
+def _one_step(training: Training, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """One step and its lines of metrics; the last of them."""
     line = training.step()
     _check_finite(line, line["step"])
     for update in training.events:
-        folder.log(event="mask_update", **asdict(update))
+        folder.log(event="mask_update", **update)
     folder.log(event="step", **line)
+    if training.events and is_snapshot_due(
+        line["step"], folder.last_masks, training.config.loop.steps
+    ):
+        folder.save_masks(line["step"], *training.history.snapshot())
     progress.step(line)
+    return line
 
 
 def layers(training: Training) -> list[Layer]:

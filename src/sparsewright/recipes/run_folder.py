@@ -5,11 +5,14 @@
     runs/charlm-1/
       config.yaml            resolved configuration
       metrics.jsonl          one JSON object a line; lines behind the checkpoint go at a resume
+      versions.json          versions of Python, PyTorch, ...; an entry for each resume with others
+      masks/000040.safetensors   masks as bits, at a few updates; those behind the checkpoint go too
       checkpoints/000120/    the last checkpoint; appears under this name only when it is whole
         model.safetensors      weights and masks
         state.pt               everything else, readable by torch.load(weights_only=True)
         SHA256SUMS             of both, as `sha256sum -c` takes it
       model.safetensors      the trained weights; only in a finished run
+      tensorboard/           event files, if they were asked for
       result.json            written last: its presence says that the run is finished
 
 Every file is written under a temporary name, flushed to the disk, then renamed.
@@ -35,7 +38,7 @@ from torch import Tensor
 from sparsewright.core.errors import CheckpointError, RunError, SparsewrightError, show
 from sparsewright.recipes.checkpoint import read_state, read_tensors
 
-FORMAT = 1
+FORMAT = 2
 SUMS = "SHA256SUMS"
 
 
@@ -119,6 +122,38 @@ class RunFolder:
         with _writing(self.path):
             _write_all(self._metrics, json.dumps(values).encode() + b"\n")
 
+    @property
+    def last_masks(self) -> int:
+        """Step of the last snapshot of the masks; 0 if there is none."""
+        return max((int(path.stem) for path in self._snapshots()), default=0)
+
+    def _snapshots(self) -> list[Path]:
+        found = (self.path / "masks").glob("*.safetensors")
+        return [path for path in found if path.stem.isdecimal()]
+
+    def save_masks(self, step: int, bits: dict[str, Tensor], layers: dict[str, Any]) -> None:
+        """Write a snapshot of the masks.
+
+        Args:
+            step: optimizer steps completed.
+            bits: parameter name -> packed mask.
+            layers: what to store about each, as plain values.
+        """
+        metadata = {"sparsewright": json.dumps({"step": step, "layers": layers})}
+        with _writing(self.path):
+            (self.path / "masks").mkdir(exist_ok=True)
+            content = safetensors.torch.save(bits, metadata)
+            _write(self.path / "masks" / f"{step:06d}.safetensors", content)
+
+    def note_versions(self, step: int, versions: dict[str, str]) -> None:
+        """Add to versions.json what the run goes on with from `step`, unless it is the same."""
+        path = self.path / "versions.json"
+        with _writing(self.path):
+            known = json.loads(path.read_text()) if path.exists() else []
+            if not known or known[-1]["versions"] != versions:
+                known.append({"from_step": step, "versions": versions})
+                _write(path, json.dumps(known, indent=2).encode() + b"\n")
+
     def save(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, then forget the ones before it.
 
@@ -136,7 +171,7 @@ class RunFolder:
                     shutil.rmtree(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and state of the last checkpoint; metrics lines written after it are removed.
+        """Weights and state of the last checkpoint; metrics and masks written after it are removed.
 
         Raises:
             CheckpointError: the checkpoint is damaged or from a different format.
@@ -148,12 +183,19 @@ class RunFolder:
         if type(version) is not int or version != FORMAT or type(size) is not int or size < 0:
             problem = f"format {show(version)}; allowed: {FORMAT}"
             raise CheckpointError(path / "state.pt", problem)
+        step = state.get("step")
+        if type(step) is not int:
+            problem = f"made at step {show(step)}; allowed: an integer"
+            raise CheckpointError(path / "state.pt", problem)
         _check_sums(path)
         metrics = self.path / "metrics.jsonl"
         if metrics.stat().st_size < size:
             raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
         with _writing(self.path):
             os.truncate(metrics, size)
+            for snapshot in self._snapshots():
+                if int(snapshot.stem) > step:
+                    snapshot.unlink()
         return weights, state
 
     def finish(self, result: dict[str, Any]) -> None:

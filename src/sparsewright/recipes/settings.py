@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.core.errors import (
+    OptionError,
+    OptionTypeError,
+    Report,
+    SparsewrightError,
+    stop,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,7 +75,9 @@ class LoopSettings:
     storage: str | None = option(None, among=("masked", "compressed"))
 
 
-def read_section(base: Section, raw: object, name: str, where: str) -> Section:
+def read_section(
+    base: Section, raw: object, name: str, where: str, report: Report = stop
+) -> Section:
     """Check a mapping against a section's dataclass and lay it over the defaults.
 
     Args:
@@ -77,6 +85,7 @@ def read_section(base: Section, raw: object, name: str, where: str) -> Section:
         raw: what the file has for the section; None means all defaults.
         name: the section's name, for messages.
         where: the file, for messages.
+        report: told of each mistake; what is wrong keeps its default.
 
     Raises:
         OptionTypeError: not a mapping, or a value of the wrong type.
@@ -85,15 +94,24 @@ def read_section(base: Section, raw: object, name: str, where: str) -> Section:
     if raw is None:
         raw = {}
     if not isinstance(raw, Mapping):
-        raise OptionTypeError(f"section {name!r} in {where}", raw, "a mapping of key: value")
+        allowed = "a mapping of key: value"
+        report(name, OptionTypeError(f"section {name!r} in {where}", raw, allowed))
+        raw = {}
     fields = {field.name: field for field in dataclasses.fields(base)}
     hints = typing.get_type_hints(type(base))
     values = {}
     for key, value in raw.items():
-        if key not in fields:
-            raise OptionError(f"key of section {name!r}", key, list(fields), where)
-        values[key] = _checked(value, hints[key], fields[key].metadata, f"{name}.{key}", where)
-    return dataclasses.replace(base, **values)
+        try:
+            if key not in fields:
+                raise OptionError(f"key of section {name!r}", key, list(fields), where)
+            values[key] = _checked(value, hints[key], fields[key].metadata, f"{name}.{key}", where)
+        except SparsewrightError as error:
+            report(f"{name}.{key}", error)
+    try:
+        return dataclasses.replace(base, **values)
+    except SparsewrightError as error:  # keys that are right, but not together
+        report(name, error)
+        return base
 
 
 def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where: str) -> Any:

@@ -51,6 +51,7 @@ class Recipe:
         loop: section `loop`.
         sparsity: section `loop` -> the default `sparsity` section.
         make_task: data, model, loop -> task; reads the data.
+        outline: data, model, loop -> a fresh model, and inputs of the shape of a batch.
     """
 
     data: Any
@@ -59,6 +60,7 @@ class Recipe:
     loop: LoopSettings
     sparsity: Callable[[LoopSettings], Any]
     make_task: Callable[[Any, Any, LoopSettings], Task]
+    outline: Callable[[Any, Any, LoopSettings], tuple[nn.Module, Tensor]]
 
 
 def rigl_section(loop: LoopSettings, level: float, updates: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from sparsewright.nn.linear import SparseLinear
 from sparsewright.recipes.checks import check_weights, load_optimizer
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.layers import Churn
+from sparsewright.recipes.mask_history import MaskHistory
 from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
 from sparsewright.recipes.task import Task, key
 
@@ -146,7 +148,8 @@ class Training:
 
     Attributes:
         steps_done: optimizer steps completed.
-        events: mask updates since the last call of `step` began.
+        events: mask updates since the last call of `step` began, with what `history` adds.
+        history: which rows ever grew, and the masks for a snapshot.
         validation: metrics of the last evaluation: name -> value; the twin's as `dense_<name>`.
     """
 
@@ -156,15 +159,16 @@ class Training:
         self.dense = Network(config, task, is_sparse=False) if config.loop.baseline else None
         self.steps_done = 0
         self.churn = Churn()
-        self.events: list[MaskUpdate] = []
+        self.events: list[dict[str, Any]] = []
         self.validation: dict[str, float] = {}
         assert self.sparse.algorithm is not None
         self.algorithm = self.sparse.algorithm
+        self.history = MaskHistory(self.algorithm)
         self.algorithm.register_mask_update_hook(self._record)
         self.level = self._measure_level()
 
     def _record(self, update: MaskUpdate) -> None:
-        self.events.append(update)
+        self.events.append({**asdict(update), **self.history.record(update)})
         self.churn.record(update)
 
     def _measure_level(self) -> float:
@@ -185,6 +189,9 @@ class Training:
             line["dense_loss"] = self.dense.step(self.steps_done)
         if self.events:
             self.level = self._measure_level()
+            changed = sum(update["dropped"] + update["grown"] for update in self.events)
+            kept = sum(update["kept"] for update in self.events)
+            line["churn"] = round(changed / max(1, kept), 6)
         self.steps_done += 1
         line["level"] = round(self.level, 6)
         line[f"{self.task.unit}_per_second"] = round(self.task.units_per_step / seconds)
@@ -228,6 +235,7 @@ class Training:
             "fingerprint": self.task.fingerprint,
             "metadata": self.task.metadata,
             "churn": self.churn.totals,
+            "history": self.history.state(),
             "validation": self.validation,
             "sparse": self.sparse.state(),
             "dense": dense,
@@ -251,6 +259,7 @@ class Training:
             if self.dense:
                 self.dense.load(state["dense"]["model"], state["dense"], step)
             self.churn = Churn({str(k): [int(n), float(x)] for k, (n, x) in state["churn"].items()})
+            self.history.load(state["history"])
             self.validation = {str(k): float(v) for k, v in state["validation"].items()}
         except Exception as error:  # what a foreign state provokes is up to torch
             reason = " ".join(str(error).split())

@@ -74,15 +74,14 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+def read_any_yaml(path: Path) -> Any:
+    """What a YAML file holds.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML (with line and column), or is not a
-            mapping.
+        ConfigError: the file cannot be read, or is not YAML (with line and column).
     """
     try:
-        content = _load(path.read_bytes())
+        return _load(path.read_bytes())
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -95,6 +94,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(path, "nested too deeply") from None
     except Exception as error:  # PyYAML passes on what int(), date() and the like raise
         raise ConfigError(path, f"a value that cannot be read: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: as `read_any_yaml` raises, or it is not a mapping.
+    """
+    content = read_any_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):

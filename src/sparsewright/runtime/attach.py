@@ -282,6 +282,21 @@ def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> b
     return False
 
 
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer whose hooks can be used: a wrapper that has none leads to the one inside.
+
+    Raises:
+        AttachError: there is none inside.
+    """
+    while "_optimizer_step_post_hooks" not in vars(optimizer):
+        inner = vars(optimizer).get("optimizer")
+        if not isinstance(inner, Optimizer):
+            name = type(optimizer).__name__
+            raise AttachError(name, "its __init__ did not call Optimizer.__init__; it has no hooks")
+        optimizer = inner
+    return optimizer
+
+
 def next_name(name: str) -> str:
     """`fc.weight` -> `fc.weight#2` -> `fc.weight#3`: a second module may have equal names."""
     base, _, count = name.partition("#")

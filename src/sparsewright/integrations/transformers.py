@@ -1,0 +1,136 @@
+"""Sparse training with the Trainer of Hugging Face transformers: one callback.
+
+::
+
+    from sparsewright.integrations.transformers import SparsityCallback
+
+    trainer = transformers.Trainer(model, args, callbacks=[SparsityCallback(sparsity)], ...)
+    trainer.train()
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.errors import AttachError, needs
+from sparsewright.core.hooks import Removable
+from sparsewright.integrations import is_attached
+from sparsewright.metrics import log_metrics
+
+with needs("SparsityCallback", "transformers", extra="transformers"):
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+__all__ = ["SparsityCallback"]
+
+_KEY = "sparsity"
+
+
+class SparsityCallback(TrainerCallback):
+    """Applies a sparsity algorithm, saves and restores it, and logs what it does.
+
+    The model is sparsified when the Trainer is made, before its optimizer is; the optimizer when
+    training begins. A checkpoint has the masks in `model.safetensors` and the algorithm's state,
+    under `stateful_callbacks`, in `trainer_state.json`, so `resume_from_checkpoint` goes on exactly
+    where the run stopped. The overall scalars of `log_metrics` join each log of the training loss
+    (in `log_history`, on the console); `log_metrics(sparsity, wandb.log)` logs every weight's.
+
+    `from_pretrained` of such a checkpoint reports the masks as unexpected, and loads the weights
+    with their zeros. `sparsity.remove()` before `save_pretrained` leaves the masks out of the file;
+    `Static(0.5, init_method="from_zeros")` makes masks of the zeros again.
+
+    Args:
+        sparsity: the algorithm, or a Group. One applied to the model already stays as it is.
+    """
+
+    def __init__(self, sparsity: SparsityAlgorithm) -> None:
+        self.sparsity = sparsity
+        self._start = sparsity.state_dict()
+        self._optimizer: Optimizer | None = None
+        self._logging: Removable | None = None
+        self._scalars: dict[str, float] = {}
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Sparsify the model.
+
+        Raises:
+            AttachError: the Trainer shards parameters.
+        """
+        if args.fsdp or args.deepspeed:
+            name = "fsdp" if args.fsdp else "deepspeed"
+            raise AttachError(
+                name, "it shards weights, which this callback does not support; use DDP"
+            )
+        if not is_attached(self.sparsity, kwargs["model"]):
+            self.sparsity.apply(kwargs["model"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take back the state of a checkpoint, follow the optimizer, and log.
+
+        Raises:
+            AttachError: resuming with a model made by `model_init`, after its masks were lost.
+            StateError: the checkpoint has the state of another algorithm.
+        """
+        if not is_attached(self.sparsity, kwargs["model"]):
+            self._start_again(kwargs["model"], state)
+        saved = _saved_states(state).get(_KEY)
+        if saved is not None:
+            self.sparsity.load_state_dict(saved)
+        if kwargs["optimizer"] is not self._optimizer:
+            self._optimizer = kwargs["optimizer"]
+            self.sparsity.apply(kwargs["optimizer"])
+        self._stop_logging()
+        every = state.logging_steps if args.logging_strategy == "steps" else 1
+        self._logging = log_metrics(self.sparsity, self._keep_totals, every=max(1, every))
+
+    def _start_again(self, model: nn.Module, state: TrainerState) -> None:
+        """`model_init` made a new model."""
+        if state.global_step:
+            problem = "its masks were not loaded; to resume, give the Trainer model=model_init()"
+            raise AttachError("the model of model_init", problem)
+        self.sparsity.remove()
+        self.sparsity.load_state_dict(self._start)
+        self.sparsity.apply(model)
+        self._optimizer = None
+
+    def _keep_totals(self, scalars: dict[str, float], step: int) -> None:
+        self._scalars.update({k: v for k, v in scalars.items() if k.count("/") == 1})
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the state where a checkpoint saved after this step takes it from."""
+        _saved_states(state)[_KEY] = self.sparsity.state_dict()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the scalars to a log of the training loss."""
+        if "loss" in kwargs["logs"]:
+            kwargs["logs"].update(self._scalars)
+            state.log_history[-1].update(self._scalars)
+            self._scalars.clear()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop logging; the model stays sparse."""
+        self._stop_logging()
+
+    def _stop_logging(self) -> None:
+        if self._logging is not None:
+            self._logging.remove()
+            self._logging = None
+
+
+def _saved_states(state: TrainerState) -> dict[str, Any]:
+    """What `trainer_state.json` keeps of callbacks, by name (though annotated as a list)."""
+    states: dict[str, Any] = vars(state)["stateful_callbacks"]
+    return states

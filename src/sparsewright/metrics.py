@@ -1,0 +1,181 @@
+"""What a run does to its sparse weights, as scalars for any logger."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.errors import OptionError, OptionTypeError, needs
+from sparsewright.core.events import MaskUpdate
+from sparsewright.core.hooks import HandleGroup, Removable
+from sparsewright.group import Group
+from sparsewright.runtime.parameter import SparseParameter
+
+__all__ = ["TensorBoard", "log_metrics"]
+
+Log = Callable[[dict[str, float], int], Any]
+"""`(scalars by name, step)`; what it returns is not used."""
+
+
+def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Removable:
+    """Call `log(scalars, step)` after steps of a sparsified optimizer.
+
+    Of each sparse parameter that the optimizer stepped, by its full name:
+
+    - `sparsity/<name>/target` and `.../actual`: the level asked for, and measured from the mask;
+    - `sparsity/<name>/churn`: `(dropped + grown) / kept` of its last mask update, if there was one
+      since the last call;
+    - `sparsity/<name>/grad_norm`: the L2 norm of its gradient, pruned, as the optimizer saw it.
+
+    And over all of these parameters `sparsity/actual`, `sparsity/churn` and `sparsity/grad_norm`.
+    Steps between cost next to nothing: no norm is computed.
+
+    ::
+
+        log_metrics(sparsity, wandb.log)
+        log_metrics(sparsity, lambda scalars, step: module.log_dict(scalars))
+        log_metrics(sparsity, TensorBoard("runs/1"), every=10)
+
+    Args:
+        sparsity: any algorithm, or a Group, which makes one call for all of its algorithms.
+        log: called with a dict of floats by name, and the number of steps completed.
+        every: steps from one call to the next, >= 1.
+
+    Returns:
+        A handle; its `.remove()` ends the calls.
+
+    Raises:
+        OptionTypeError, OptionError: one of them is not what it should be.
+    """
+    if not isinstance(sparsity, SparsityAlgorithm):
+        raise OptionTypeError("sparsity", sparsity, "a SparsityAlgorithm")
+    if not callable(log):
+        raise OptionTypeError("log", log, "a function (scalars, step)")
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise OptionTypeError("every", every, "an integer >= 1")
+    if every < 1:
+        raise OptionError("every", every, "an integer >= 1")
+    return _Collector(sparsity, log, every).attach()
+
+
+class _Collector:
+    """Gathers the scalars of one step from the hooks of the algorithms, which step in order."""
+
+    def __init__(self, sparsity: SparsityAlgorithm, log: Log, every: int) -> None:
+        self.sparsity, self.log, self.every = sparsity, log, every
+        self.parts = sparsity.algorithms if isinstance(sparsity, Group) else [sparsity]
+        self.stepped: dict[int, list[SparseParameter]] = {}
+        self.norms: dict[int, float] = {}
+        self.updates: dict[tuple[int, str], MaskUpdate] = {}
+
+    def attach(self) -> Removable:
+        """Hook every algorithm."""
+        handles: list[Removable] = []
+        for part in self.parts:
+            updated = functools.partial(self._updated, id(part))
+            handles.append(part._hooks.register("begin", self._begin))
+            handles.append(part._hooks.register("mask", updated))
+            handles.append(part._hooks.register("end", self._end))
+        return HandleGroup(handles)
+
+    def _begin(
+        self, algorithm: SparsityAlgorithm, step: int, parameters: list[SparseParameter]
+    ) -> None:
+        """The optimizer has stepped, the masks have not changed yet."""
+        if step % self.every == 0:
+            for parameter in parameters:
+                grad = parameter.param.grad
+                if grad is not None:
+                    self.norms[id(parameter)] = float(torch.linalg.vector_norm(grad))
+
+    def _updated(self, part: int, update: MaskUpdate) -> None:
+        self.updates[part, update.name] = update
+
+    def _end(
+        self, algorithm: SparsityAlgorithm, step: int, parameters: list[SparseParameter]
+    ) -> None:
+        """The step of one algorithm is over; after that of the last, log."""
+        if step % self.every:
+            return
+        self.stepped[id(algorithm)] = parameters
+        if algorithm is self.parts[-1]:
+            scalars = self._scalars(step)
+            self.stepped.clear()
+            if scalars:
+                self.log(scalars, step)
+
+    def _scalars(self, step: int) -> dict[str, float]:
+        """Of every parameter that stepped, then over all of them."""
+        names = {id(p): name for name, p in self.sparsity.sparse_params.items()}
+        scalars: dict[str, float] = {}
+        updates: list[MaskUpdate] = []
+        norms: list[float] = []
+        for part in self.parts:
+            for p in self.stepped.get(id(part), []):
+                prefix, level = f"sparsity/{names[id(p)]}", part._level_of(p)
+                scalars[f"{prefix}/target"] = float(part.schedules.value(level, step))
+                scalars[f"{prefix}/actual"] = p.computed_sparsity
+                update = self.updates.pop((id(part), p.name), None)
+                if update is not None:
+                    updates.append(update)
+                    scalars[f"{prefix}/churn"] = update.churn
+                norm = self.norms.pop(id(p), None)
+                if norm is not None:
+                    norms.append(norm)
+                    scalars[f"{prefix}/grad_norm"] = norm
+        return scalars | self._totals(updates, norms) if scalars else scalars
+
+    def _totals(self, updates: list[MaskUpdate], norms: list[float]) -> dict[str, float]:
+        stepped = [p for parameters in self.stepped.values() for p in parameters]
+        kept = sum(p.kept for p in stepped)
+        totals = {"sparsity/actual": 1 - kept / max(1, sum(p.shape.numel() for p in stepped))}
+        if updates:
+            changed = sum(update.dropped + update.grown for update in updates)
+            totals["sparsity/churn"] = changed / max(1, sum(update.kept for update in updates))
+        if norms:
+            totals["sparsity/grad_norm"] = math.hypot(*norms)
+        return totals
+
+
+class TensorBoard:
+    """Writes scalars for TensorBoard: a `log` for `log_metrics`, and a context manager.
+
+    Args:
+        folder: where the event files go; made if it is not there.
+        start: the first step to be written: what earlier files have from there on is not shown.
+
+    Raises:
+        MissingPackageError: TensorBoard is not installed (extra `tensorboard`).
+    """
+
+    def __init__(self, folder: str | PathLike[str], start: int | None = None) -> None:
+        with needs("writing for TensorBoard", "tensorboard", extra="tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._writer = SummaryWriter(fspath(folder), purge_step=start)
+
+    def __call__(self, scalars: dict[str, float], step: int) -> None:
+        """Write scalars of one step."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what is buffered and close the file."""
+        self._writer.close()
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

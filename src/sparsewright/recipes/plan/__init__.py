@@ -1,0 +1,1 @@
+"""What a configuration will do, found out without training."""

@@ -1,0 +1,220 @@
+"""From a configuration file to a plan, with every mistake on the way collected."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.configure import read_routes
+from sparsewright.core.errors import OptionError, Report, SparsewrightError, SparsityWarning
+from sparsewright.core.filters import ParamFilter
+from sparsewright.recipes.config import RECIPES, RunConfig, lift_trainer
+from sparsewright.recipes.imports import one_line
+from sparsewright.recipes.plan.forecast import Forecast, forecast, guess_steps
+from sparsewright.recipes.plan.model import (
+    Factory,
+    Outline,
+    build,
+    count_flops,
+    load_factory,
+    run,
+)
+from sparsewright.recipes.plan.plan import Plan, make_plan
+from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, read_section
+from sparsewright.recipes.yamlfile import read_any_yaml
+
+Routes = list[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]
+
+# Keys that an entry of `configure` has and a file of sections has not.
+_ENTRY_KEYS = {
+    *("algorithm", "type", "groups", "params", "param_filter"),
+    *("param_name_patterns", "sparsity_schedule"),
+}
+_STATES = {"adamw": 2, "adam": 2}
+
+
+@dataclass
+class _Request:
+    """What to plan.
+
+    Attributes:
+        sparsity: what `configure` takes.
+        where: what the model comes from, for errors.
+        factory: makes the model.
+        steps: length of the run, if the file says.
+        optimizer: section `optimizer`.
+        per: what FLOPs are counted for, if the factory gives inputs.
+    """
+
+    sparsity: Any
+    where: str
+    factory: Factory | None
+    steps: int | None
+    optimizer: OptimizerSettings
+    per: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake, and where it is."""
+
+    place: str
+    message: str
+
+
+def plan_file(
+    path: Path, model: str | None = None, steps: int | None = None
+) -> tuple[Plan | None, list[Problem]]:
+    """The plan of a configuration file.
+
+    Args:
+        path: a `sparsewright train` configuration; with `model`, any YAML file whose section
+            `sparsity`, or whose whole content, is what `configure` takes.
+        model: `module:factory`; None: the model of the file's recipe.
+        steps: length of the run; None: the file's, else as long as its schedules.
+
+    Returns:
+        The plan, and all mistakes; the plan is None if there are any.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    problems: list[Problem] = []
+
+    def report(place: str, error: Exception) -> None:
+        known = isinstance(error, SparsewrightError)
+        message = " ".join(str(error).split()) if known else one_line(error)
+        problems.append(Problem(place, message))
+
+    request = _of_recipe(path, report) if model is None else _of_factory(path, model, steps, report)
+    routes = _routes(request.sparsity, report)
+    outline = _build(request, report)
+    if outline is None:
+        return None, problems
+    notes: list[str] = []
+    _fill_lazy(outline, notes)
+    length = steps or request.steps
+    algorithms = [algorithm for *_, algorithm in routes if algorithm is not None]
+    if length is None:
+        length = guess_steps(algorithms)
+        notes.append(f"{path} says no number of steps; {length} are shown (--steps N)")
+    plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
+    if not plan.sparse and not problems:
+        names = [name for name, param in outline.model.named_parameters() if param.ndim > 1]
+        allowed = f"a param_filter that matches some of {', '.join(names)}"
+        report("sparsity", OptionError("sparsity", request.sparsity, allowed))
+    momentum = 1 if request.optimizer.momentum else 0
+    plan.states = _STATES.get(request.optimizer.name, momentum)
+    plan.notes = notes
+    _count(plan, outline, request.per)
+    return (None if problems else plan), problems
+
+
+def _of_recipe(path: Path, report: Report) -> _Request:
+    """A `sparsewright train` configuration."""
+    config = RunConfig.from_file(path, report=report)
+    recipe, loop = RECIPES[config.recipe], config.loop
+
+    def factory() -> tuple[nn.Module, Any]:
+        return recipe.outline(config.data, config.model, loop)
+
+    per = f"batch of {loop.batch_size}"
+    where = config.recipe
+    return _Request(config.sparsity, where, factory, loop.steps, config.optimizer, per)
+
+
+def _of_factory(path: Path, model: str, steps: int | None, report: Report) -> _Request:
+    """Any YAML file, and somebody's factory."""
+    content = read_any_yaml(path)
+    factory = None
+    try:
+        factory = load_factory(model)
+    except SparsewrightError as error:
+        report("--model", error)
+    loop, optimizer = LoopSettings(), OptimizerSettings()
+    asked = None
+    if isinstance(content, Mapping) and not _ENTRY_KEYS & set(content):
+        sections = dict(content)
+        if "trainer" in sections:
+            try:
+                lift_trainer(sections, str(path))
+            except SparsewrightError as error:
+                report("trainer", error)
+        if isinstance(sections.get("loop"), Mapping) and "steps" in sections["loop"]:
+            given = {"steps": sections["loop"]["steps"]}
+            asked = read_section(loop, given, "loop", str(path), report).steps
+        if "recipe" in sections and "optimizer" in sections:
+            optimizer = read_section(
+                optimizer, sections["optimizer"], "optimizer", str(path), report
+            )
+        content = sections.get("sparsity") if "sparsity" in sections else content
+    return _Request(content, model, factory, asked, optimizer, "inputs of the factory")
+
+
+def _routes(section: Any, report: Report) -> Routes:
+    """The entries of a section; warnings of old spellings are shown as warnings."""
+    if section is None or section == {"sparsity": None}:
+        report("sparsity", OptionError("sparsity", None, "a number, a dict, a list of dicts"))
+        return []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        routes: Routes = list(read_routes(section, report))
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        warnings.warn(text, SparsityWarning, stacklevel=2)
+    return routes
+
+
+def _build(request: _Request, report: Report) -> Outline | None:
+    if request.factory is None:
+        return None
+    try:
+        return build(request.factory, request.where)
+    except SparsewrightError as error:
+        report("model", error)
+        return None
+
+
+def _forecasts(routes: Routes, steps: int, report: Report) -> dict[int, Forecast]:
+    """Forecasts by the algorithm's id; a schedule that fails is reported."""
+    found = {}
+    for place, _, algorithm in routes:
+        if algorithm is not None:
+            try:
+                found[id(algorithm)] = forecast(algorithm, steps)
+            except Exception as error:  # a user's schedule may raise anything
+                report(place, error)
+    return found
+
+
+def _fill_lazy(outline: Outline, notes: list[str]) -> None:
+    """Let lazy parameters find their shapes, if there are inputs for it."""
+    if outline.inputs is not None and any(is_lazy(p) for p in outline.model.parameters()):
+        try:
+            run(outline)
+        except Exception as error:  # the user's model may raise anything
+            notes.append(f"lazy parameters have no shape: {one_line(error)}")
+
+
+def _count(plan: Plan, outline: Outline, per: str) -> None:
+    """Fill in the FLOPs of a forward pass, or of one row of activations where none can be run."""
+    weights = {name: param for name, param in outline.model.named_parameters() if param.ndim > 1}
+    sparse = {weight.name for weight in plan.sparse}
+    if outline.inputs is not None:
+        try:
+            counted = {name: w for name, w in weights.items() if name in sparse}
+            plan.flops, plan.per = count_flops(outline, counted), per
+            return
+        except Exception as error:  # the user's model may raise anything
+            plan.notes.append(f"FLOPs of a step are not known: {one_line(error)}")
+    else:
+        text = "FLOPs of a step are not known without inputs: let the factory give (model, inputs)"
+        plan.notes.append(text)
+    plan.flops = {weight.name: 2 * weight.total for weight in plan.sparse}
+    plan.per = "one row, sparse weights only"

@@ -1,0 +1,93 @@
+"""What a step costs under a plan: FLOPs and bytes, dense and in each phase of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from sparsewright.recipes.plan.plan import Plan, Weight, needs_dense_gradient
+
+# Index of a compressed weight, bytes per live value: column, and row and column blocks' entries.
+_INDEX = 16
+
+
+def flops_of_steps(plan: Plan) -> dict[str, float]:
+    """FLOPs of a training step, `3 x forward`, in each phase.
+
+    A sparse weight counts with its density: what a kernel does that skips zeros. A masked weight
+    is multiplied whole. Where an update needs the dense gradient, the product that gives the
+    weight's gradient is dense in that step.
+    """
+
+    def whole(weight: Weight, density: float) -> float:
+        return 3.0
+
+    def sparse(weight: Weight, density: float) -> float:
+        return 3.0 * density
+
+    def update(weight: Weight, density: float) -> float:
+        return 2.0 * density + (1.0 if needs_dense_gradient(weight) else density)
+
+    return _phases(plan, lambda share, phase: _flops(plan, share, phase), whole, sparse, update)
+
+
+def bytes_of_steps(plan: Plan) -> dict[str, float]:
+    """Bytes of weights, gradients, optimizer state, masks and indices, in each phase.
+
+    Activations are not counted. A mask is a byte an entry; a compressed weight stores live values
+    and its index only; dense gradients of an update exist for all weights at once.
+    """
+    copies = 2 + plan.states
+
+    def whole(weight: Weight, density: float) -> float:
+        return weight.total * copies * _size(weight)
+
+    def sparse(weight: Weight, density: float) -> float:
+        if weight.is_compressed:
+            return weight.total * density * (copies * _size(weight) + _INDEX)
+        return whole(weight, density) + weight.total
+
+    def update(weight: Weight, density: float) -> float:
+        gradient = needs_dense_gradient(weight) and not weight.is_compressed
+        return sparse(weight, density) + (weight.total * _size(weight) if gradient else 0)
+
+    return _phases(plan, lambda share, phase: _bytes(plan, share, phase), whole, sparse, update)
+
+
+Share = Callable[[Weight, float], float]
+
+
+def _phases(
+    plan: Plan, cost: Callable[[Share, int], float], whole: Share, sparse: Share, update: Share
+) -> dict[str, float]:
+    """Cost by phase; phases that do not occur are left out."""
+    phases = {"dense": cost(whole, 0), "start": cost(sparse, 0)}
+    if any(entry.forecast.updates for entry in plan.entries):
+        phases["last update"] = cost(update, 1)
+    return {**phases, "end": cost(sparse, 1)}
+
+
+def _flops(plan: Plan, share: Share, phase: int) -> float:
+    names = {weight.name: weight for weight in plan.sparse}
+    total = 0.0
+    for name, flops in plan.flops.items():
+        weight = names.get(name)
+        total += flops * (3.0 if weight is None else share(weight, _density(weight, phase)))
+    return total
+
+
+def _bytes(plan: Plan, share: Share, phase: int) -> float:
+    dense = [weight for weight in plan.weights if weight.entry is None]
+    total = float(sum(w.total * (2 + plan.states) * _size(w) for w in dense))
+    return total + sum(share(weight, _density(weight, phase)) for weight in plan.sparse)
+
+
+def _density(weight: Weight, phase: int) -> float:
+    """Live share before the first step (0) or after the last (1); 1 where it is not known."""
+    kept = weight.kept[phase]
+    return 1.0 if kept is None else kept / max(1, weight.total)
+
+
+def _size(weight: Weight) -> int:
+    return torch.empty((), dtype=weight.dtype, device="meta").element_size()

@@ -1,0 +1,114 @@
+"""What an algorithm will do over the steps of a run: its updates, levels and drop fractions."""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.schedules import Cosine, Cubic, HyperParameterSchedule
+from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, UpdateSchedule
+from sparsewright.dynamic import DynamicSparsityAlgorithm
+
+POINTS = 51  # of a curve: with its numbers it fits a terminal of 80 columns
+_STEPS = 1000  # of a run of which nothing says how long it is
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """An algorithm over `steps` steps.
+
+    Attributes:
+        steps: length of the run.
+        updates: the steps at which masks change, after step 0.
+        starts_sparse: whether weights are sparse before the first step.
+        level: (step, level in force there), at `POINTS` steps or fewer; the last is the end.
+        drop_fraction: (update step, drop fraction there); empty if the algorithm has none.
+    """
+
+    steps: int
+    updates: Sequence[int]
+    starts_sparse: bool
+    level: list[tuple[int, float]]
+    drop_fraction: list[tuple[int, float]]
+
+    @property
+    def last_updates(self) -> list[int | None]:
+        """For each point of `level` the last update since the point before it, if any."""
+        found: list[int | None] = []
+        before = 0
+        for step, _ in self.level:
+            index = bisect_right(self.updates, step) - 1
+            is_new = index >= 0 and self.updates[index] > before
+            found.append(self.updates[index] if is_new else None)
+            before = step
+        return found
+
+
+def forecast(algorithm: SparsityAlgorithm, steps: int) -> Forecast:
+    """Follow an algorithm's schedules over a run; the algorithm stays as it is."""
+    due: Sequence[int] = [0]
+    if isinstance(algorithm, DynamicSparsityAlgorithm):
+        due = due_steps(algorithm.update_schedule, steps)
+    points = sorted({round(steps * i / (POINTS - 1)) for i in range(POINTS)})
+    updates = due[1:] if due and due[0] == 0 else due
+    made = [bisect_right(due, step) - 1 for step in points]  # index of the update in force
+    level = _values(algorithm, "sparsity", due, made)
+    result = Forecast(
+        steps,
+        updates,
+        starts_sparse=bool(due) and due[0] == 0,
+        level=[(step, level.get(index, 0.0)) for step, index in zip(points, made, strict=True)],
+        drop_fraction=[],
+    )
+    if "drop_fraction" in dict(algorithm.schedules.items()):
+        shown = [step for step in result.last_updates if step is not None]
+        indices = [bisect_right(due, step) - 1 for step in shown]
+        values = _values(algorithm, "drop_fraction", due, indices)
+        pairs = zip(shown, indices, strict=True)
+        result.drop_fraction.extend((step, values[index]) for step, index in pairs)
+    return result
+
+
+def _values(
+    algorithm: SparsityAlgorithm, name: str, due: Sequence[int], indices: Sequence[int]
+) -> dict[int, float]:
+    """The value of a schedule at some of the update steps, by their index."""
+    schedules, wanted = copy.deepcopy(algorithm.schedules), set(indices)
+    values = {}
+    for index, step in enumerate(due):
+        if index in wanted:
+            values[index] = float(schedules.value(name, step))
+        schedules.update(True)
+    return values
+
+
+def due_steps(schedule: UpdateSchedule, steps: int) -> Sequence[int]:
+    """The update steps among 0..steps, ascending."""
+    if isinstance(schedule, FreqSchedule):
+        stop = steps + 1 if schedule.stop is None else min(schedule.stop, steps + 1)
+        return range(schedule.start, max(schedule.start, stop), schedule.freq)
+    if isinstance(schedule, ListSchedule):
+        return [step for step in schedule.steps if step <= steps]
+    return [step for step in range(steps + 1) if bool(schedule(step))]
+
+
+def guess_steps(algorithms: Sequence[SparsityAlgorithm]) -> int:
+    """How long a run is that does everything its schedules have an end for."""
+    ends: list[float] = []
+    for algorithm in algorithms:
+        update = getattr(algorithm, "update_schedule", None)
+        if isinstance(update, FreqSchedule) and update.stop is not None:
+            ends.append(update.stop)
+        if isinstance(update, ListSchedule):
+            ends += update.steps
+        ends += [_end(schedule) for _, schedule in algorithm.schedules.items()]
+    return int(max(ends, default=0)) or _STEPS
+
+
+def _end(schedule: HyperParameterSchedule) -> float:
+    if isinstance(schedule, Cubic):
+        return schedule.end
+    return schedule.half_period if isinstance(schedule, Cosine) else 0

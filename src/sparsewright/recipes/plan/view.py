@@ -1,0 +1,195 @@
+"""A plan as tables and small charts in a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sparsewright.recipes.plan.costs import bytes_of_steps, flops_of_steps
+from sparsewright.recipes.plan.forecast import Forecast
+from sparsewright.recipes.plan.plan import Entry, Plan, Weight
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values."""
+    return {
+        "steps": plan.entries[0].forecast.steps,
+        "entries": [_entry(plan, entry) for entry in plan.entries],
+        "parameters": [_weight(plan, weight) for weight in plan.weights],
+        "flops_per": plan.per,
+        "flops": flops_of_steps(plan),
+        "bytes": bytes_of_steps(plan),
+        "optimizer_states": plan.states,
+        "notes": plan.notes,
+    }
+
+
+def _entry(plan: Plan, entry: Entry) -> dict[str, Any]:
+    forecast = entry.forecast
+    return {
+        "place": entry.place,
+        "algorithm": repr(entry.algorithm),
+        "storage": entry.algorithm.storage,
+        "starts_sparse": forecast.starts_sparse,
+        "updates": len(forecast.updates),
+        "first_update": forecast.updates[0] if forecast.updates else None,
+        "last_update": forecast.updates[-1] if forecast.updates else None,
+        "level": forecast.level,
+        "drop_fraction": forecast.drop_fraction,
+    }
+
+
+def _weight(plan: Plan, weight: Weight) -> dict[str, Any]:
+    return {
+        "name": weight.name,
+        "shape": list(weight.shape),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "total": weight.total,
+        "entry": weight.entry and weight.entry.place,
+        "stays_dense_because": weight.reason,
+        "compressed": weight.is_compressed,
+        "kept_at_start": weight.kept[0],
+        "kept_at_end": weight.kept[1],
+        "flops": plan.flops.get(weight.name),
+    }
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan on stdout."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=120)
+    _print_weights(console, plan)
+    blocks = _BLOCKS if _takes_blocks(console) else None
+    for entry in plan.entries:
+        console.print()
+        _print_entry(console, plan, entry, blocks)
+    console.print()
+    _print_costs(console, plan)
+    for note in plan.notes:
+        console.print(f"note: {note}")
+
+
+def _takes_blocks(console: Console) -> bool:
+    """Whether block characters can be shown."""
+    is_unicode = console.encoding.lower().startswith("utf")
+    return console.is_terminal and is_unicode and not os.environ.get("NO_COLOR")
+
+
+def _print_weights(console: Console, plan: Plan) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("parameter", "shape", "entry", "kept at start", "at end", "level", ""):
+        is_number = heading in ("kept at start", "at end", "level")
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for weight in plan.weights:
+        shape = "x".join(map(str, weight.shape))
+        if weight.entry is None:
+            table.add_row(weight.name, shape, "-", "", f"{weight.total:,}", "", weight.reason)
+        else:
+            remark = "compressed" if weight.is_compressed else ""
+            table.add_row(
+                weight.name, shape, weight.entry.place, *_kept(weight.kept, weight.total), remark
+            )
+    sparse = plan.sparse
+    table.add_row("all sparse", "", "", *_total(sparse), style="bold")
+    table.add_row("all", "", "", *_total(plan.weights), style="bold")
+    console.print(table)
+
+
+def _kept(kept: Sequence[int | None], total: int) -> tuple[str, str, str]:
+    start, end = ("?" if count is None else f"{count:,}" for count in kept)
+    level = "?" if kept[1] is None else f"{1 - kept[1] / max(1, total):.4f}"
+    return start, end, level
+
+
+def _total(weights: Sequence[Weight]) -> tuple[str, str, str]:
+    sums: list[int | None] = []
+    for phase in (0, 1):
+        counts = [weight.kept[phase] for weight in weights]
+        known = [count for count in counts if count is not None]
+        sums.append(sum(known) if len(known) == len(counts) else None)
+    return _kept(sums, sum(weight.total for weight in weights))
+
+
+def _print_entry(console: Console, plan: Plan, entry: Entry, blocks: str | None) -> None:
+    forecast = entry.forecast
+    console.print(f"{entry.place}: {entry.algorithm!r}", soft_wrap=True)
+    console.print(f"  {_when(forecast)}")
+    levels = [level for _, level in forecast.level]
+    ends = f"{levels[0]:.3f} -> {levels[-1]:.3f}"
+    console.print(f"  level    {chart(levels, 1.0, blocks)} {ends}")
+    values = dict(forecast.drop_fraction)
+    drops = [None if step is None else values.get(step, 1.0) for step in forecast.last_updates]
+    if values:
+        top = max(values.values())
+        shown = list(values.values())
+        ends = f"{shown[0]:.3f} -> {shown[-1]:.3f}"
+        console.print(f"  drop     {chart(drops, top or 1.0, blocks)} {ends}")
+    elif forecast.updates:
+        marks = "".join(" " if drop is None else "|" for drop in drops)
+        console.print(f"  updates  {marks}")
+    width = len(levels) - len(str(forecast.steps)) - 1
+    console.print(f"  step     0{'':{max(width, 1)}}{forecast.steps}")
+
+
+def _when(forecast: Forecast) -> str:
+    """When masks change, in a sentence."""
+    start = "sparse" if forecast.level[0][1] else "dense"
+    count = len(forecast.updates)
+    if not count:
+        return f"starts {start}; masks never change"
+    plural = "s" if count > 1 else ""
+    where = f"after step {forecast.updates[0]:,}"
+    if count > 1:
+        where += f" to {forecast.updates[-1]:,}"
+    return f"starts {start}; {count:,} update{plural}, {where}"
+
+
+def chart(values: Sequence[float | None], top: float, blocks: str | None) -> str:
+    """One character a value: a block, or without blocks its tenth of `top`; None is a space.
+
+    >>> chart([0.0, 0.5, None, 1.0], 1.0, None), chart([0.0, 0.5, 1.0], 1.0, "▁▂▃▄▅▆▇█")
+    ('05 9', '▁▅█')
+    """
+    signs = blocks or "0123456789"
+    most = len(signs) - 1
+    return "".join(
+        " " if value is None else signs[min(most, int(value / top * len(signs) + 1e-6))]
+        for value in values
+    )
+
+
+def _print_costs(console: Console, plan: Plan) -> None:
+    """FLOPs and memory, each beside the dense network's."""
+    flops, memory = flops_of_steps(plan), bytes_of_steps(plan)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("a training step")
+    table.add_column(f"FLOPs, {plan.per}", justify="right")
+    table.add_column("", justify="right")
+    table.add_column("memory, no activations", justify="right")
+    table.add_column("", justify="right")
+    for phase in flops:
+        table.add_row(
+            "dense network" if phase == "dense" else phase,
+            _scaled(flops[phase], 1000, ("", "k", "M", "G", "T", "P")),
+            f"{flops[phase] / (flops['dense'] or 1):.1%}",
+            _scaled(memory[phase], 1024, ("B", "KiB", "MiB", "GiB", "TiB")),
+            f"{memory[phase] / (memory['dense'] or 1):.1%}",
+        )
+    console.print(table)
+    text = "FLOPs: those that skip zeros; a masked weight is multiplied whole."
+    console.print(text)
+    console.print(f"Memory: weights, gradients, {plan.states} optimizer states, masks or indices.")
+
+
+def _scaled(number: float, base: int, units: Sequence[str]) -> str:
+    index = 0
+    while number >= base and index < len(units) - 1:
+        number, index = number / base, index + 1
+    return f"{number:.3g} {units[index]}" if number < 1000 else f"{number:.0f} {units[index]}"

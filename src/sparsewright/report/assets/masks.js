@@ -1,0 +1,165 @@
+// The tab of mask pictures: choosing a layer and a step, moving by mouse, touch and keyboard.
+
+const canvas = document.getElementById("mask");
+const layerSelect = document.getElementById("mask-layer");
+const stepSelect = document.getElementById("mask-step");
+const view = new MaskView(canvas);
+let shown = null; // {layer, picture}
+
+report.masks.layers.forEach((layer, index) => {
+  const run = report.runs.length > 1 ? `${report.runs[layer.run]}: ` : "";
+  layerSelect.add(new Option(`${run}${layer.layer} (${layer.shape.join("×")})`, index));
+});
+
+function fillSteps() {
+  const layer = report.masks.layers[layerSelect.value];
+  const before = shown?.picture.step;
+  const pictures = layer.pictures;
+  stepSelect.replaceChildren(...pictures.map((p, i) => new Option(String(p.step), i)));
+  const same = pictures.findIndex((p) => p.step === before);
+  stepSelect.value = same >= 0 ? same : pictures.length - 1;
+}
+
+async function partsOf(layer, picture) {
+  const [rows, columns] = layer.matrix;
+  if (picture.whole !== undefined) {
+    const bits = await payload(picture.whole);
+    const area = { row: 0, column: 0, rows, columns };
+    const image = bitImage(bits, rows, columns);
+    if (Math.max(rows, columns) <= 256) return [{ ...area, image, single: false }];
+    const found = densityOf(bits, rows, columns, 128);
+    picture.peak = found.peak;
+    const overview = imageOf(...found.grid, (i) => found.values[i]);
+    return [{ ...area, image: overview, single: false }, { ...area, image, single: true }];
+  }
+  const density = await payload(picture.density);
+  const image = imageOf(...picture.grid, (i) => density[i]);
+  const parts = [{ image, row: 0, column: 0, rows, columns, single: false }];
+  if (picture.window) {
+    const [row, column, height, width] = picture.window;
+    const bits = bitImage(await payload(picture.bits), height, width);
+    parts.push({ image: bits, row, column, rows: height, columns: width, single: true, outlined: true });
+  }
+  return parts;
+}
+
+async function showMask() {
+  const layer = report.masks.layers[layerSelect.value];
+  const picture = layer?.pictures[stepSelect.value];
+  if (!picture) {
+    shown = null;
+    view.show(1, 1, []);
+    document.getElementById("mask-text").textContent = "There was no room for this mask in the report.";
+    return;
+  }
+  const wanted = { layer, picture };
+  shown = wanted;
+  const parts = await partsOf(layer, picture);
+  if (shown !== wanted) return; // something else was chosen meanwhile
+  view.show(...layer.matrix, parts);
+  canvas.setAttribute("aria-label", `Mask of ${layer.layer} at step ${picture.step}`);
+}
+
+function explain({ layer, picture }) {
+  const legend = document.getElementById("mask-legend");
+  const swatch = (name) => Object.assign(document.createElement("i"), { style: `background: var(--${name})` });
+  const isDensity = picture.grid !== undefined || (picture.peak !== undefined && !view.single);
+  const peak = isDensity ? `${(100 * picture.peak).toPrecision(3)}% live` : "live";
+  legend.replaceChildren(swatch("empty"), isDensity ? " none live to " : " pruned ", swatch("full"), ` ${peak}. `);
+  if (picture.whole !== undefined) {
+    legend.append("Every connection of this mask is in this report" + (isDensity ? "; zoom in to see them." : "."));
+  } else {
+    legend.append(`Too large to be here whole: ${picture.grid.join("×")} cells of mean density`);
+    const window = picture.window && `, and single connections in the outlined window of ${picture.window.slice(2).join("×")}.`;
+    legend.append(window ?? ".");
+  }
+  if (layer.dead_count) {
+    const some = layer.dead.join(", ") + (layer.dead_count > layer.dead.length ? ", …" : "");
+    legend.append(` Dead rows in the last mask: ${layer.dead_count} (${some}).`);
+  }
+}
+
+canvas.addEventListener("drawn", () => {
+  if (!shown) return;
+  const { rows, columns } = view.visible;
+  const pixels = view.scale >= 1 ? `${view.scale.toFixed(1)} pixels a connection` : `${(1 / view.scale).toFixed(1)} connections a pixel`;
+  const text = `${shown.layer.layer}, step ${shown.picture.step}: rows ${rows[0]} to ${rows[1] - 1} of ${view.rows}, columns ${columns[0]} to ${columns[1] - 1} of ${view.columns}; ${pixels}.`;
+  document.getElementById("mask-text").textContent = text;
+  explain(shown);
+});
+
+function single() {
+  // Into the window of single connections, where the whole mask is not there.
+  if (shown?.picture.window) {
+    const [row, column, height, width] = shown.picture.window;
+    view.x = column + width / 2;
+    view.y = row + height / 2;
+  }
+  view.zoom(12 / view.scale);
+}
+
+const actions = {
+  in: () => view.zoom(1.5),
+  out: () => view.zoom(1 / 1.5),
+  all: () => { view.all(); view.draw(); },
+  one: single,
+};
+for (const button of document.querySelectorAll("[data-view]")) {
+  button.addEventListener("click", () => actions[button.dataset.view]());
+}
+
+function changeStep(by) {
+  const goal = Number(stepSelect.value) + by;
+  if (goal < 0 || goal >= stepSelect.options.length) return;
+  stepSelect.value = goal;
+  showMask();
+}
+
+const keys = {
+  "+": actions.in, "=": actions.in, "-": actions.out, "0": actions.all,
+  ArrowLeft: () => view.move(-40, 0), ArrowRight: () => view.move(40, 0),
+  ArrowUp: () => view.move(0, -40), ArrowDown: () => view.move(0, 40),
+  PageUp: () => changeStep(-1), PageDown: () => changeStep(1),
+};
+canvas.addEventListener("keydown", (event) => {
+  if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  keys[event.key]();
+});
+
+canvas.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
+  event.preventDefault();
+  view.zoom(Math.exp(-event.deltaY / 300), event.offsetX, event.offsetY);
+}, { passive: false });
+
+const pointers = new Map();
+canvas.addEventListener("pointerdown", (event) => {
+  canvas.setPointerCapture(event.pointerId);
+  pointers.set(event.pointerId, event);
+});
+for (const kind of ["pointerup", "pointercancel"]) {
+  canvas.addEventListener(kind, (event) => pointers.delete(event.pointerId));
+}
+canvas.addEventListener("pointermove", (event) => {
+  const before = pointers.get(event.pointerId);
+  if (!before) return;
+  const other = [...pointers.values()].find((p) => p.pointerId !== event.pointerId);
+  if (other) {
+    const distance = (p) => Math.hypot(p.clientX - other.clientX, p.clientY - other.clientY);
+    const box = canvas.getBoundingClientRect();
+    const middle = [(event.clientX + other.clientX) / 2 - box.x, (event.clientY + other.clientY) / 2 - box.y];
+    if (distance(before) > 0) view.zoom(distance(event) / distance(before), ...middle);
+  } else {
+    view.move(before.clientX - event.clientX, before.clientY - event.clientY);
+  }
+  pointers.set(event.pointerId, event);
+});
+
+layerSelect.addEventListener("change", () => { fillSteps(); showMask(); });
+stepSelect.addEventListener("change", showMask);
+darkScheme.addEventListener("change", showMask);
+new ResizeObserver(() => { if (canvas.clientWidth) { if (!view.touched) view.all(); view.draw(); } }).observe(canvas);
+canvas.closest("[role=tabpanel]").addEventListener("shown", () => { if (!shown) showMask(); });
+if (report.masks.layers.length) fillSteps();
+selectTab(tabs[0], false);

@@ -1,0 +1,48 @@
+"""`sparsewright report`: from run folders to a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sparsewright.core.errors import RunError
+from sparsewright.report.formats import to_csv, to_json, to_markdown
+from sparsewright.report.page import make_page
+from sparsewright.report.read import read_runs
+
+FORMATS = {"html": make_page, "csv": to_csv, "json": to_json, "md": to_markdown}
+
+
+def write_report(paths: list[Path], kind: str, output: Path | None) -> Path | None:
+    """Report on saved runs.
+
+    Args:
+        paths: run folders.
+        kind: a key of `FORMATS`.
+        output: the file to write, replaced if it is there; `-`: standard output; None:
+            `report.<kind>` in the first run folder.
+
+    Returns:
+        The file written, or None for standard output.
+
+    Raises:
+        ConfigError: a folder that is missing or not a run folder.
+        CheckpointError: a run folder with a damaged file.
+        RunError: the report cannot be written.
+        OptionError: the page would be too large.
+        MissingPackageError: plotly is not installed, which html needs.
+    """
+    text = FORMATS[kind](read_runs(paths))
+    if output == Path("-"):
+        sys.stdout.write(text)
+        return None
+    target = output or paths[0] / f"report.{kind}"
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        draft.write_text(text, "utf-8")
+        os.replace(draft, target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(target, f"cannot be written: {error.strerror}") from error
+    return target

@@ -1,0 +1,145 @@
+"""Masks for the viewer of the page, within a budget of bytes.
+
+A picture of a mask is the whole mask where that fits. Otherwise it is a density map of the whole
+and one window of single connections in its middle.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsewright.report import masks as m
+from sparsewright.report.read import Run
+
+_ENOUGH = 3_000  # bytes a picture should have; where there are fewer, fewer steps are shown
+_TOO_FEW = 100  # bytes that are not worth a picture
+_OVERHEAD = 150  # bytes of JSON around a picture
+_FINAL_WEIGHT = 3  # the last masks get so many times the bytes of the others
+_MOST_CELLS = 96
+_ROWS_LISTED = 12
+
+
+@dataclass
+class Pictures:
+    """Pictures of masks, as plain values for JSON.
+
+    Attributes:
+        budget: bytes left.
+        payloads: base64 of zlib streams; equal ones are stored once.
+        layers: for each layer of each run: run, layer, shape, matrix, dead rows, pictures by step.
+    """
+
+    budget: int
+    payloads: list[str] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    _known: dict[bytes, int] = field(default_factory=dict, repr=False)
+
+    def add(self, packed: bytes) -> int:
+        """Index of a payload."""
+        if packed not in self._known:
+            self._known[packed] = len(self.payloads)
+            self.payloads.append(base64.b64encode(packed).decode())
+            self.budget -= len(self.payloads[-1])
+        return self._known[packed]
+
+
+def take_pictures(runs: list[Run], budget: int) -> Pictures:
+    """Pictures of the masks at several steps, the last masks first.
+
+    Args:
+        runs: all of one report.
+        budget: bytes of JSON that may be used.
+    """
+    pictures = Pictures(budget)
+    layers = [(number, run, name) for number, run in enumerate(runs) for name in run.layers]
+    for number, run, name in layers:
+        pictures.layers.append(_describe(number, run, name))
+        pictures.budget -= 6 * len(name) + 2 * _OVERHEAD
+    # Small layers first: the bytes that they do not need are left for the large ones.
+    order = sorted(range(len(layers)), key=lambda i: layers[i][1].layers[layers[i][2]].total)
+    most = pictures.budget // (_ENOUGH * max(1, len(layers))) - _FINAL_WEIGHT + 1
+    jobs = [(i, layers[i][1].last_step, _FINAL_WEIGHT) for i in order]
+    jobs += [(i, step, 1) for i in order for step in _earlier(layers[i][1], most)]
+    left = sum(weight for _, _, weight in jobs)
+    for index, step, weight in jobs:
+        share = pictures.budget * weight // left - _OVERHEAD
+        left -= weight
+        if share > _TOO_FEW:
+            _, run, name = layers[index]
+            taken = _take(pictures, run.mask(name, step), share)
+            pictures.layers[index]["pictures"].append({"step": step, **taken})
+            pictures.budget -= _OVERHEAD
+    for entry in pictures.layers:
+        entry["pictures"].sort(key=lambda picture: picture["step"])
+    return pictures
+
+
+def _describe(number: int, run: Run, name: str) -> dict[str, Any]:
+    layer, dead = run.layers[name], m.dead_rows(run.mask(name))
+    return {
+        "run": number,
+        "layer": name,
+        "shape": list(layer.shape),
+        "matrix": list(layer.matrix),
+        "dead": dead[:_ROWS_LISTED].tolist(),
+        "dead_count": len(dead),
+        "pictures": [],
+    }
+
+
+def _earlier(run: Run, most: int) -> list[int]:
+    """At most so many evenly spaced steps before the last masks, the first among them."""
+    steps = sorted(run.bits)[:-1]
+    if most <= 0 or not steps:
+        return []
+    count = min(most, len(steps))
+    return sorted({steps[i * len(steps) // count] for i in range(count)})
+
+
+def _take(pictures: Pictures, mask: m.Mask, share: int) -> dict[str, Any]:
+    """A picture of a mask in at most so many bytes: the whole, or density and window."""
+    whole = _bits(mask, share)
+    if whole is not None:
+        return {"whole": pictures.add(whole)}
+    # Densities hardly compress: half of the share in cells, less the third that base64 adds.
+    cells = max(4, min(_MOST_CELLS, math.isqrt(share * 3 // 8)))
+    grid, peak = m.density(mask, cells)
+    before = pictures.budget
+    found = {
+        "grid": list(grid.shape),
+        "peak": float(f"{peak:.4g}"),
+        "density": pictures.add(zlib.compress(grid.tobytes())),
+    }
+    return found | _window(pictures, mask, share - (before - pictures.budget))
+
+
+def _window(pictures: Pictures, mask: m.Mask, share: int) -> dict[str, Any]:
+    """The largest window in the middle of a mask that fits, or nothing."""
+    entropy = m.bits_per_weight(int(mask.sum()), mask.size)
+    side = math.isqrt(int(max(0, share) * 6 / max(entropy, 0.05)))
+    while side >= 8:
+        height, width = (min(side, size) for size in mask.shape)
+        # A long weight has a long window of the same number of connections.
+        height = min(mask.shape[0], side * side // width)
+        width = min(mask.shape[1], side * side // height)
+        row, column = (mask.shape[0] - height) // 2, (mask.shape[1] - width) // 2
+        packed = _bits(mask[row : row + height, column : column + width], share)
+        if packed is not None:
+            return {"window": [row, column, height, width], "bits": pictures.add(packed)}
+        side = side * 9 // 10
+    return {}
+
+
+def _bits(mask: m.Mask, share: int) -> bytes | None:
+    """A mask as a zlib stream of bits, or None if base64 makes it longer than the share."""
+    bits = m.pack(mask).tobytes()
+    # A sixteenth from the middle tells most masks that are too large, in a sixteenth of the time.
+    sample = bits[len(bits) * 15 // 32 : len(bits) * 17 // 32]
+    if len(zlib.compress(sample)) * 16 > 2 * share:
+        return None
+    packed = zlib.compress(bits)
+    return packed if -(-len(packed) // 3) * 4 <= share else None

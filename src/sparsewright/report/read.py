@@ -1,0 +1,162 @@
+"""Reading a run folder that may be unfinished, damaged or not ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsewright.core.errors import ConfigError
+from sparsewright.report import masks as m
+from sparsewright.report.metrics import Metrics, read_metrics, read_versions
+from sparsewright.report.tensors import read_final, read_snapshot
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight with a mask.
+
+    Attributes:
+        name: its key in the state dict.
+        shape: its shape.
+        algorithm: class name of what makes its masks; "" where the run does not say.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    algorithm: str = ""
+
+    @property
+    def total(self) -> int:
+        """Entries of the weight."""
+        return math.prod(self.shape)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape of the weight as a matrix: first dimension, all others."""
+        rows = self.shape[0] if self.shape else 1
+        return rows, (self.total // rows if rows else 0)
+
+
+@dataclass
+class Run:
+    """A saved run.
+
+    Attributes:
+        name: the folder's name.
+        path: the folder.
+        config_text: config.yaml as it is.
+        config: what it holds.
+        versions: entries `from_step`, `versions`.
+        finished: whether the run reached its last step.
+        metrics: what it logged.
+        layers: name -> layer.
+        bits: step -> name -> packed mask; the last step is that of the trained weights, or of the
+            last checkpoint.
+        weights_bytes: size of the file of the trained weights.
+    """
+
+    name: str
+    path: Path
+    config_text: str
+    config: dict[str, Any]
+    versions: list[dict[str, Any]]
+    finished: bool
+    metrics: Metrics
+    layers: dict[str, Layer]
+    bits: dict[int, dict[str, m.Bits]] = field(repr=False)
+    weights_bytes: int = 0
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last masks."""
+        return max(self.bits)
+
+    def mask(self, name: str, step: int | None = None) -> m.Mask:
+        """A mask `[rows, columns]` at one of the steps in `bits`; None: the last."""
+        bits = self.bits[self.last_step if step is None else step][name]
+        return m.unpack(bits, self.layers[name].matrix)
+
+    def kept(self, name: str, step: int | None = None) -> int:
+        """Live connections at one of the steps in `bits`; None: the last."""
+        return m.count(self.bits[self.last_step if step is None else step][name])
+
+    def shared(self, name: str, step: int, other: Run, other_step: int) -> int:
+        """Connections live in both of two masks of equal shape."""
+        return m.count(self.bits[step][name] & other.bits[other_step][name])
+
+
+def read_run(path: Path) -> Run:
+    """Read everything that a report shows.
+
+    Raises:
+        ConfigError: the folder is missing or not a run folder, or its config.yaml is not YAML.
+        CheckpointError: a file in it is damaged, or two files contradict each other.
+    """
+    if not path.is_dir():
+        raise ConfigError(path, "no such folder; allowed: a run folder of `sparsewright train`")
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(path, "not a run folder (no config.yaml)")
+    text, config = _read_config(path / "config.yaml")
+    step, final, size = read_final(path)
+    snapshots = [read_snapshot(file, final) for file in _snapshot_files(path, step)]
+    algorithms: dict[str, str] = {}
+    for snapshot in snapshots:
+        algorithms |= snapshot.algorithms
+    layers = {
+        name: Layer(name, shape, algorithms.get(name, "")) for name, shape in final.shapes.items()
+    }
+    return Run(
+        name=path.resolve().name,
+        path=path,
+        config_text=text,
+        config=config,
+        versions=read_versions(path / "versions.json"),
+        finished=(path / "result.json").exists(),
+        metrics=read_metrics(path / "metrics.jsonl", {n: x.total for n, x in layers.items()}),
+        layers=layers,
+        bits={**{s.step: s.bits for s in snapshots}, step: final.bits},
+        weights_bytes=size,
+    )
+
+
+def read_runs(paths: list[Path]) -> list[Run]:
+    """Read several runs and give each a name of its own.
+
+    Raises:
+        ConfigError: as `read_run`, or a folder is given twice.
+        CheckpointError: as `read_run`.
+    """
+    resolved = [path.resolve() for path in paths]
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
+            raise ConfigError(paths[index], "given twice")
+    runs = [read_run(path) for path in paths]
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.path)
+    return runs
+
+
+def _snapshot_files(path: Path, last: int) -> list[Path]:
+    """Snapshots of the masks up to the last checkpoint, oldest first."""
+    found = [file for file in (path / "masks").glob("*.safetensors") if file.stem.isdecimal()]
+    return sorted((f for f in found if int(f.stem) <= last), key=lambda file: int(file.stem))
+
+
+def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    import yaml
+
+    try:
+        text = path.read_text("utf-8")
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise ConfigError(path, f"not a YAML file: {first}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(path, "not the configuration of a run (not a mapping)")
+    return text, content

@@ -1,0 +1,259 @@
+"""The tables of a report, with numbers as numbers; `formats` and `page` write them."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from sparsewright.report import masks as m
+from sparsewright.report.metrics import is_number, number_keys
+from sparsewright.report.read import Run
+
+_ALL_PAIRS = 4  # of more runs than this, each is compared with the first only
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: key of its cells in a row.
+        title: heading.
+        kind: "text", "count", "share" (0..1) or "number".
+        help: what it means, in a sentence; "" where the heading says it.
+    """
+
+    key: str
+    title: str
+    kind: str = "count"
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: a cell that is None does not apply to its row."""
+
+    title: str
+    columns: list[Column]
+    rows: list[dict[str, Any]]
+
+    def without_empty_columns(self) -> Table:
+        """The table without the columns that are None in every row."""
+        used = [c for c in self.columns if any(row.get(c.key) is not None for row in self.rows)]
+        return Table(self.title, used, self.rows)
+
+
+_LAYER_COLUMNS = [
+    Column("run", "run", "text"),
+    Column("layer", "layer", "text"),
+    Column("algorithm", "method", "text"),
+    Column("shape", "shape", "text"),
+    Column("total", "weights"),
+    Column("kept", "kept"),
+    Column("sparsity", "sparsity", "share", "Share pruned, counted from the last mask."),
+    Column("target", "target", "share", "Level that the last update asked for."),
+    Column("updates", "updates"),
+    Column("churn", "mean churn", "share", "Grown / kept, mean over the updates."),
+    Column("dropped", "dropped", help="Over all updates."),
+    Column("grown", "grown", help="Over all updates."),
+    Column("dead_rows", "dead rows", help="Rows of the last mask without a live connection."),
+    Column("dead_columns", "dead columns", help="Columns without a live connection."),
+    Column("never_grown_rows", "never-grown rows", help="Rows in which no update grew any."),
+    Column("since_first", "overlap with first", "share", "Jaccard index of first and last mask."),
+]
+
+
+def layer_table(runs: list[Run]) -> Table:
+    """A row for every sparse layer of every run."""
+    columns = _LAYER_COLUMNS if len(runs) > 1 else _LAYER_COLUMNS[1:]
+    rows = [_layer_row(run, name) for run in runs for name in run.layers]
+    return Table("Layers", columns, rows)
+
+
+def _layer_row(run: Run, name: str) -> dict[str, Any]:
+    layer, updates = run.layers[name], run.metrics.updates.get(name, [])
+    mask, kept = run.mask(name), run.kept(name)
+    first = min(run.bits)
+    last = updates[-1] if updates else {}
+    both = run.shared(name, first, run, run.last_step)
+    return {
+        "run": run.name,
+        "layer": name,
+        "algorithm": layer.algorithm or None,
+        "shape": "×".join(map(str, layer.shape)),  # noqa: RUF001
+        "total": layer.total,
+        "kept": kept,
+        "sparsity": 1 - kept / layer.total,
+        "target": _number(last.get("target")),
+        "updates": len(updates),
+        "churn": statistics.fmean(u["churn"] for u in updates) if updates else None,
+        "dropped": sum(u["dropped"] for u in updates) if updates else None,
+        "grown": sum(u["grown"] for u in updates) if updates else None,
+        "dead_rows": len(m.dead_rows(mask)),
+        "dead_columns": len(m.dead_rows(mask.T)),
+        "never_grown_rows": _number(last.get("never_grown_rows")),
+        "since_first": m.jaccard(run.kept(name, first), kept, both) if first == 0 else None,
+    }
+
+
+def _number(value: Any) -> Any:
+    return value if is_number(value) else None
+
+
+def summary_table(runs: list[Run]) -> Table:
+    """A row for every run: result, sparsity, speed and memory."""
+    columns = [
+        Column("run", "run", "text"),
+        Column("recipe", "recipe", "text"),
+        Column("methods", "methods", "text"),
+        Column("state", "state", "text"),
+        Column("steps", "steps"),
+    ]
+    rows = []
+    validation = number_keys([line for run in runs for line in run.metrics.validation])
+    columns += [Column(f"last {key}", key.replace("_", " "), "number") for key in validation]
+    for run in runs:
+        kept = sum(run.kept(name) for name in run.layers)
+        total = sum(layer.total for layer in run.layers.values())
+        last = run.metrics.validation[-1] if run.metrics.validation else {}
+        rows.append(
+            {
+                "run": run.name,
+                "recipe": str(run.config.get("recipe", "")) or None,
+                "methods": ", ".join(methods(run)) or None,
+                "state": "finished" if run.finished else "not finished",
+                "steps": max([run.last_step, *(line["step"] for line in run.metrics.steps[-1:])]),
+                **{f"last {key}": _number(last.get(key)) for key in validation},
+                "layers": len(run.layers),
+                "total": total,
+                "kept": kept,
+                "sparsity": 1 - kept / total,
+                "updates": len({u["step"] for x in run.metrics.updates.values() for u in x}),
+                "weights_bytes": run.weights_bytes,
+            }
+        )
+    columns += [
+        Column("layers", "sparse layers"),
+        Column("total", "weights in them"),
+        Column("kept", "kept"),
+        Column("sparsity", "sparsity", "share"),
+        Column("updates", "mask updates"),
+        Column("weights_bytes", "file of weights, bytes"),
+    ]
+    return Table("Runs", columns, rows)
+
+
+def methods(run: Run) -> list[str]:
+    """Names of the methods of a run: from its snapshots, else from its configuration."""
+    named = dict.fromkeys(x.algorithm for x in run.layers.values() if x.algorithm)
+    return list(named) or list(dict.fromkeys(_configured(run.config.get("sparsity"))))
+
+
+def _configured(section: Any) -> list[str]:
+    entries = section if isinstance(section, list) else [section]
+    found = [entry.get("algorithm") for entry in entries if isinstance(entry, dict)]
+    return [name for name in found if isinstance(name, str)]
+
+
+def is_speed(key: str) -> bool:
+    """Whether a key of a step's line is a speed."""
+    return key.endswith("_per_second")
+
+
+def is_time(key: str) -> bool:
+    """Whether a key of a step's line is a duration in seconds."""
+    return not is_speed(key) and (key.endswith("seconds") or key == "step_time")
+
+
+def is_memory(key: str) -> bool:
+    """Whether a key of a step's line is an amount of memory."""
+    return any(word in key for word in ("memory", "bytes", "rss"))
+
+
+def speed_table(runs: list[Run]) -> Table:
+    """Median, 10th and 90th percentile of every speed, duration and amount of memory logged."""
+    rows = []
+    for run in runs:
+        for key in number_keys(run.metrics.steps):
+            if not (is_speed(key) or is_time(key) or is_memory(key)):
+                continue
+            values = sorted(x[key] for x in run.metrics.steps if is_number(x.get(key)))
+            rows.append(
+                {
+                    "run": run.name,
+                    "what": key.replace("_", " "),
+                    "median": statistics.median(values),
+                    "low": values[len(values) // 10],
+                    "high": values[len(values) * 9 // 10],
+                    "most": values[-1],
+                }
+            )
+    columns = [
+        Column("run", "run", "text"),
+        Column("what", "what", "text"),
+        Column("median", "median", "number"),
+        Column("low", "10th percentile", "number"),
+        Column("high", "90th percentile", "number"),
+        Column("most", "largest", "number"),
+    ]
+    return Table("Speed and memory of a training step", columns, rows)
+
+
+def pairs(runs: list[Run]) -> list[tuple[Run, Run]]:
+    """The pairs of runs that are compared: all of few runs, of many each with the first."""
+    if len(runs) <= _ALL_PAIRS:
+        return list(itertools.combinations(runs, 2))
+    return [(runs[0], other) for other in runs[1:]]
+
+
+def overlap_table(runs: list[Run]) -> Table:
+    """How much the last masks of two runs share, layer by layer, and what chance would give."""
+    columns = [
+        Column("run", "run", "text"),
+        Column("other", "other run", "text"),
+        Column("layer", "layer", "text"),
+        Column("total", "weights"),
+        Column("kept", "kept"),
+        Column("other_kept", "kept in other"),
+        Column("both", "kept in both"),
+        Column("jaccard", "overlap", "share", "Jaccard index: in both / in either."),
+        Column("chance", "by chance", "share", "The same for independent random masks."),
+    ]
+    rows = [
+        _overlap_row(run, other, name)
+        for run, other in pairs(runs)
+        for name in run.layers
+        if name in other.layers and run.layers[name].shape == other.layers[name].shape
+    ]
+    return Table("Overlap of the last masks between runs", columns, rows)
+
+
+def _overlap_row(run: Run, other: Run, name: str) -> dict[str, Any]:
+    total, kept, other_kept = run.layers[name].total, run.kept(name), other.kept(name)
+    both = run.shared(name, run.last_step, other, other.last_step)
+    return {
+        "run": run.name,
+        "other": other.name,
+        "layer": name,
+        "total": total,
+        "kept": kept,
+        "other_kept": other_kept,
+        "both": both,
+        "jaccard": m.jaccard(kept, other_kept, both),
+        "chance": m.chance_jaccard(kept, other_kept, total),
+    }
+
+
+def versions_table(runs: list[Run]) -> Table:
+    """What each run ran on; a run that was resumed on something else has several rows."""
+    rows = [
+        {"run": run.name, "from_step": entry["from_step"], **entry["versions"]}
+        for run in runs
+        for entry in run.versions
+    ]
+    names = dict.fromkeys(key for run in runs for e in run.versions for key in e["versions"])
+    names.pop("run", None), names.pop("from_step", None)
+    columns = [Column("run", "run", "text"), Column("from_step", "from step")]
+    return Table("Versions", columns + [Column(n, n, "text") for n in names], rows)

@@ -1,0 +1,123 @@
+"""Algorithms as text that reads back, and as tables for notebooks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from sparsewright.core.html import table
+from sparsewright.core.schedules import Constant
+from sparsewright.core.update_schedules import FreqSchedule
+from sparsewright.init import name_of_init_method
+
+_FIRST = ("sparsity", "update")
+
+
+def constructor_options(cls: type) -> dict[str, Any]:
+    """Option -> default of a constructor, through `**kwargs` to its base.
+
+    The default of an option that must be given is `inspect.Parameter.empty`.
+    """
+    options: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        for p in parameters:
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                options.setdefault(p.name, p.default)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return options
+
+
+def describe(algorithm: Any) -> str:
+    """The call that makes an equal algorithm: its class, and the options that are not default.
+
+    An option of a user's class is read from the attribute of its name. Functions and levels by
+    parameter are shown, but do not read back.
+    """
+    options = options_of(algorithm)
+    inside = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return f"{type(algorithm).__name__}({inside})"
+
+
+def options_of(algorithm: Any) -> dict[str, Any]:
+    """The constructor's options that are not at their defaults, by name."""
+    defaults = constructor_options(type(algorithm))
+    names = sorted(defaults, key=lambda name: name not in _FIRST)
+    values = {name: _value(algorithm, name, defaults[name]) for name in names}
+    empty = inspect.Parameter.empty
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not empty and repr(value) != repr(defaults[name])
+    }
+
+
+def _value(algorithm: Any, name: str, default: Any) -> Any:
+    """What an option is now, in the form in which it is best read."""
+    schedules = dict(algorithm.schedules.items())
+    if name in schedules:
+        schedule = schedules[name]
+        return schedule.value if isinstance(schedule, Constant) else schedule
+    if name == "sparsity" and schedules:
+        return _ByParameter(sum(level.startswith("sparsity.") for level in schedules))
+    if name == "update" and hasattr(algorithm, "update_schedule"):
+        schedule = algorithm.update_schedule
+        return None if repr(schedule) == repr(FreqSchedule()) else schedule
+    if name == "init_method":
+        return name_of_init_method(algorithm.init_method)
+    return getattr(algorithm, name, default)
+
+
+class _ByParameter:
+    """Levels that were given by parameter, of which there is no text to read back."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __repr__(self) -> str:
+        return f"<by parameter, {self.count} different>"
+
+
+def describe_html(algorithm: Any) -> str:
+    """Tables for notebooks: the options, and the sparse parameters."""
+    options = {**options_of(algorithm), "storage": algorithm.storage, "step": algorithm.step}
+    name = type(algorithm).__name__
+    rows = [(option, repr(value)) for option, value in options.items()]
+    return table(name, ("option", "value"), rows) + _parameters(algorithm.sparse_params.values())
+
+
+def group_html(group: Any, routes: list[tuple[str, str]]) -> str:
+    """Tables for notebooks: the pairs of a Group, as text, and the sparse parameters."""
+    pairs = table("Group", ("filter", "algorithm"), routes)
+    return pairs + _parameters(group.sparse_params.values())
+
+
+def describe_parameter(parameter: Any) -> str:
+    """What a sparse parameter is; it does not read back, for it belongs to a model."""
+    name, shape, kept, total, level, storage = _facts(parameter)
+    return f"<SparseParameter {name!r} {shape}, kept {kept} of {total} (level {level}), {storage}>"
+
+
+def parameter_html(parameter: Any) -> str:
+    """A table for notebooks."""
+    return _parameters([parameter])
+
+
+def _parameters(parameters: Iterable[Any]) -> str:
+    headings = ("parameter", "shape", "kept", "total", "level", "storage")
+    rows = [_facts(parameter) for parameter in parameters]
+    return table("sparse parameters", headings, rows) if rows else ""
+
+
+def _facts(parameter: Any) -> tuple[str, ...]:
+    """Name, shape, kept, total, level, storage; "?" for what a mask not made yet would tell."""
+    kept = level = "?"
+    if parameter.is_initialized:
+        kept, level = f"{parameter.kept:,}", f"{parameter.computed_sparsity:.4f}"
+    shape, total = "x".join(map(str, parameter.shape)), f"{parameter.shape.numel():,}"
+    storage = "compressed" if parameter.is_compressed else "masked"
+    return parameter.name, shape, kept, total, level, storage

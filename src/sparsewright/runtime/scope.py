@@ -1,0 +1,59 @@
+"""Sparse inside a `with` block only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from sparsewright.core.errors import AttachError
+
+
+class Attachable(Protocol):
+    """What `attached` needs to know of an algorithm."""
+
+    @property
+    def num_sparse_params(self) -> int:
+        """How many parameters are sparse."""
+
+    def apply(self, obj: nn.Module | Optimizer) -> None:
+        """Sparsify a module or an optimizer."""
+
+    def remove(self) -> None:
+        """Take everything off again."""
+
+
+A = TypeVar("A", bound=Attachable)
+
+
+@contextmanager
+def attached(algorithm: A, *objects: nn.Module | Optimizer) -> Iterator[A]:
+    """`apply` to models and optimizers inside a `with` block, `remove` on leaving it.
+
+    ::
+
+        with sparsity.attached(model, optimizer):
+            train(model, optimizer)
+
+    The weights keep their zeros. An exception, also one of `apply`, takes everything off as well.
+
+    Args:
+        algorithm: the algorithm (`sparsity.attached(...)` passes itself).
+        objects: modules and optimizers.
+
+    Raises:
+        AttachError: the algorithm is attached already; leaving the block would take that off too.
+        OptionTypeError: neither a Module nor an Optimizer.
+    """
+    if algorithm.num_sparse_params:
+        name = type(algorithm).__name__
+        raise AttachError(name, "attached already; call remove(), or use another algorithm object")
+    try:
+        for obj in objects:
+            algorithm.apply(obj)
+        yield algorithm
+    finally:
+        algorithm.remove()

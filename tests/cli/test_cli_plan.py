@@ -1,0 +1,365 @@
+"""`sparsewright plan`: what a configuration will do, and every mistake in it at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_process import Command
+
+MODELS = """
+    import torch
+    from torch import nn
+
+    import sparsewright as sparse
+
+    class Mine(sparse.SET):
+        def __init__(self, rate, **options):
+            super().__init__(**options)
+            if rate > 1:
+                raise ValueError(f"rate {rate} is too high")
+
+    def mlp():
+        print("a factory may print")
+        return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
+
+    def with_inputs():
+        return mlp(), torch.zeros(8, 10)
+
+    def looks_at_numbers():
+        model = mlp()
+        assert model[0].weight.abs().max().item() > 0
+        return model, {"input": torch.zeros(8, 10)}
+
+    def huge():
+        return nn.Sequential(*(nn.Linear(16384, 65536, bias=False) for _ in range(32)))
+
+    def lazy():
+        return nn.Sequential(nn.LazyLinear(20)), torch.zeros(8, 10)
+
+    def broken():
+        raise RuntimeError("no such\\nweights")
+
+    def no_module():
+        return 3
+
+    ready = nn.Linear(6, 4)
+    number = 3
+"""
+ENTRY = {"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100, "stop": 1000}}
+
+
+@pytest.fixture
+def plan(command: Command):
+    """Write a config and plan it, for a model in models.py or for a recipe."""
+    (command.folder / "models.py").write_text(textwrap.dedent(MODELS))
+
+    def run(content: object, model: str | None = "models:mlp", *options: object):
+        path = command.folder / "plan.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        given = [] if model is None else ["--model", model]
+        return command("plan", "plan.yaml", *given, *options)
+
+    return run
+
+
+def as_json(done):
+    assert done.status == 0, done.err
+    return json.loads(done.out)
+
+
+def test_plan_of_a_train_config_is_what_the_run_does(command: Command) -> None:
+    section = [
+        {
+            "algorithm": "rigl",
+            "param_filter": "*.mlp.*weight",
+            "sparsity": 0.95,
+            "update": {"freq": 4, "stop": 15},
+            "balance_out_groups": 4,
+        },
+        {
+            "algorithm": "gmp",
+            "param_filter": "*.attention.*weight",
+            "sparsity": {"type": "cubic", "init": 0.0, "final": 0.8, "begin": 2, "end": 12},
+            "update": {"freq": 3, "start": 3, "stop": 16},
+        },
+    ]
+    path = command.config(sparsity=section)
+    planned = as_json(command("plan", path, "--json"))
+    assert command("train", path, "--out", "run", "--no-baseline").status == 0
+    result = json.loads((command.folder / "run/result.json").read_text())
+    kept = {layer["name"]: layer["kept"] for layer in result["layers"]}
+    sparse = {p["name"]: p for p in planned["parameters"] if p["entry"]}
+    assert {name: p["kept_at_end"] for name, p in sparse.items()} == kept
+    assert sparse["blocks.0.attention.qkv.weight"]["kept_at_start"] == 48 * 16
+    lines = (command.folder / "run/metrics.jsonl").read_text().splitlines()
+    updates = [line for line in map(json.loads, lines) if line["event"] == "mask_update"]
+    for name, index in (("blocks.0.mlp.0.weight", 0), ("blocks.0.attention.qkv.weight", 1)):
+        steps = [line["step"] for line in updates if line["name"] == name]
+        entry = planned["entries"][index]
+        assert [entry["updates"], entry["first_update"], entry["last_update"]] == [
+            *(len(steps), steps[0], steps[-1])
+        ]
+        level = dict(entry["level"])
+        for line in updates:
+            if line["name"] == name:
+                assert level[line["step"]] == pytest.approx(line["target"])
+    assert planned["steps"] == 20
+
+
+def test_tables_name_every_parameter_and_why_it_stays_dense(command: Command) -> None:
+    done = command("plan", command.config())
+    assert done.status == 0, done.err
+    rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line.strip()}
+    assert rows["blocks.0.mlp.0.weight"] == [
+        *("blocks.0.mlp.0.weight", "64x16", "sparsity", "102", "102", "0.9004")
+    ]
+    assert "its name has 'embedding' in it" in " ".join(rows["token_embedding.weight"])
+    assert "it has one dimension" in " ".join(rows["blocks.0.mlp_norm.weight"])
+    assert re.search(r"^  level +9{21} 0.900 -> 0.900$", done.out, re.MULTILINE)
+    assert re.search(r"^  drop +[0-9 ]{21} 0.\d+ -> 0.\d+$", done.out, re.MULTILINE)
+    assert "14 updates, after step 1 to 14" in done.out
+    assert done.out.isascii()
+    assert not (command.folder / "runs").exists()
+
+
+def test_the_section_alone_the_whole_file_and_a_model_zoo_file(plan) -> None:
+    for content in (ENTRY, {"sparsity": ENTRY}, {"trainer": {"init": {"sparsity": ENTRY}}}):
+        planned = as_json(plan(content, "models:mlp", "--json"))
+        assert planned["steps"] == 1000
+        assert planned["entries"][0]["updates"] == 9
+        assert {p["name"]: p["kept_at_end"] for p in planned["parameters"]} == {
+            "0.weight": 20,
+            "0.bias": 20,
+            "2.weight": 8,
+            "2.bias": 4,
+        }
+    assert as_json(plan("0.5", "models:mlp", "--json"))["entries"][0]["algorithm"] == (
+        "Static(sparsity=0.5)"
+    )
+    section = {"loop": {"steps": 50}, "sparsity": [ENTRY]}
+    assert as_json(plan(section, "models:mlp", "--json"))["steps"] == 50
+    assert as_json(plan(section, "models:mlp", "--json", "--steps", 70))["steps"] == 70
+
+
+def test_costs(plan) -> None:
+    planned = as_json(plan(ENTRY, "models:with_inputs", "--json"))
+    forward = 2 * 8 * (200 + 80)
+    kept = 2 * 8 * (20 + 8)
+    assert planned["flops"] == {
+        "dense": 3 * forward,
+        "start": pytest.approx(3 * kept),
+        "last update": pytest.approx(2 * kept + forward),
+        "end": pytest.approx(3 * kept),
+    }
+    assert planned["bytes"] == {
+        "dense": 16 * 304,
+        "start": 16 * 304 + 280,
+        "last update": 16 * 304 + 280 + 4 * 280,
+        "end": 16 * 304 + 280,
+    }
+    compressed = as_json(plan({**ENTRY, "storage": "compressed"}, "models:with_inputs", "--json"))
+    assert compressed["bytes"]["end"] == 16 * 24 + 28 * (16 + 16)
+    without = as_json(plan(ENTRY, "models:mlp", "--json"))
+    assert without["flops"]["dense"] == 3 * 2 * 280
+    assert "let the factory give (model, inputs)" in " ".join(without["notes"])
+
+
+def test_factories_that_need_numbers_lazy_ones_and_modules(plan) -> None:
+    looked = as_json(plan(ENTRY, "models:looks_at_numbers", "--json"))
+    assert looked["flops"] == as_json(plan(ENTRY, "models:with_inputs", "--json"))["flops"]
+    lazy = as_json(plan(ENTRY, "models:lazy", "--json"))
+    assert lazy["parameters"][0]["shape"] == [20, 10]
+    assert as_json(plan(ENTRY, "models:ready", "--json"))["parameters"][0]["kept_at_end"] == 2
+
+
+def test_a_model_larger_than_memory(plan) -> None:
+    planned = as_json(plan(ENTRY, "models:huge", "--json"))
+    assert planned["bytes"]["dense"] == 16 * 32 * 16384 * 65536
+    assert sum(p["total"] for p in planned["parameters"]) == 2**35
+
+
+def test_an_algorithm_of_the_users_own(plan) -> None:
+    mine = {"algorithm": "Mine", "sparsity": 0.5, "update": 3, "rate": 1}
+    assert as_json(plan(mine, "models:mlp", "--json"))["entries"][0]["updates"] == 333
+    found = lines_of(plan({**mine, "rate": 2, "update": 0}))
+    assert len(found) == 2
+    assert "freq of update = 0" in found[0]
+    assert found[1] == "error: sparsity: ValueError: rate 2 is too high"
+    (line,) = lines_of(plan({"algorithm": "Mine", "sparsity": 0.5}))
+    assert "TypeError" in line
+    assert "rate" in line
+
+
+def test_older_spellings_warn_and_are_planned(plan) -> None:
+    old = {"type": "gmp", "param_name_patterns": "0", "sparsity_schedule": [[0, 0.1], [5, 0.5]]}
+    done = plan(old, "models:mlp", "--json")
+    assert as_json(done)["entries"][0]["level"][-1] == [5, 0.5]
+    assert "warning: the keys param_name_patterns" in done.err
+
+
+def test_masks_that_depend_on_the_weights_are_not_guessed(plan) -> None:
+    planned = as_json(plan({**ENTRY, "init_method": "from_zeros"}, "models:mlp", "--json"))
+    assert planned["parameters"][0]["kept_at_start"] is None
+    assert planned["parameters"][0]["kept_at_end"] == 20
+    static = {"algorithm": "static", "init_method": "from_zeros"}
+    assert " ? " in plan(static).out
+
+
+def lines_of(done) -> list[str]:
+    assert done.status == 2, done.out + done.err
+    assert "Traceback" not in done.err
+    found = [line for line in done.err.splitlines() if line != "a factory may print"]
+    assert all(line.startswith("error: ") for line in found), done.err
+    return found
+
+
+def test_all_problems_of_all_entries_in_one_run(plan) -> None:
+    content = [
+        {**ENTRY, "param_filter": "0.weight", "balance_in_groups": 3, "drop_fracton": 0.1},
+        {
+            "algorithm": "set",
+            "sparsity": 1.9,
+            "update": {"frq": 3},
+            "seeed": 1,
+            "drop_fraction": -1,
+            "init_method": "topq",
+            "param_filter": "2.weigth",
+        },
+        {"algorithm": "rigel", "sparsity": 0.9, "param_filter": "2.*"},
+        {"algorithm": "gmp", "sparsity": 0.5, "storage": "small", "param_filter": ["0.bias"]},
+        7,
+    ]
+    done = plan(content, "models:mlp", "--json")
+    found = lines_of(done)
+    expected = [
+        ("sparsity[0]", "'drop_fracton'", "did you mean 'drop_fraction'?"),
+        ("sparsity[0]", "0.weight of shape (20, 10)", "nearest that divide it: 2, 5"),
+        ("sparsity[1]", "'seeed'", "did you mean 'seed'?"),
+        ("sparsity[1]", "sparsity = 1.9", "0 <= level <= 1"),
+        ("sparsity[1]", "'frq'", "did you mean 'freq'?"),
+        ("sparsity[1]", "drop_fraction = -1", "0 <= level <= 1"),
+        ("sparsity[1]", "'topq'", "did you mean 'topk'?"),
+        ("sparsity[1]", "'2.weigth'", "close names: 2.weight"),
+        ("sparsity[2]", "'rigel'", "did you mean 'rigl'?"),
+        ("sparsity[3]", "sparsity of gmp", "for a constant one use static"),
+        ("sparsity[3]", "storage = 'small'", "masked, compressed"),
+        ("sparsity[4]", "has type int", "a dict"),
+    ]
+    for place, *parts in expected:
+        assert [
+            line
+            for line in found
+            if line.startswith(f"error: {place}: ") and all(part in line for part in parts)
+        ], (place, parts, found)
+    assert len(found) == len(expected)
+    problems = json.loads(done.out)["problems"]
+    assert [f"error: {p['place']}: {p['message']}" for p in problems] == found
+
+
+def test_all_problems_of_a_train_config(command: Command) -> None:
+    path = command.config(
+        optimizer={"name": "adamx"},
+        loop={"stpes": 3, "clip": -1},
+        model={"heads": 5},
+        lop={},
+        data={"text": "nothere.txt"},
+        sparsity=[ENTRY, {**ENTRY, "param_filter": "*atention*"}],
+    )
+    found = lines_of(command("plan", path))
+    for part in (
+        "error: lop: ",
+        "error: optimizer.name: ",
+        "error: loop.stpes: ",
+        "error: loop.clip: ",
+        "error: model: model.heads = 5",
+        "nothere.txt: cannot be read",
+    ):
+        assert [line for line in found if part in line], (part, found)
+    assert len(found) == 6
+
+
+def test_a_filter_that_an_earlier_entry_leaves_nothing(plan) -> None:
+    (line,) = lines_of(plan([ENTRY, {**ENTRY, "param_filter": "2.weight"}]))
+    assert line.startswith("error: sparsity[1]: param_filter = '2.weight'")
+    assert "no earlier entry takes" in line
+
+
+def test_nested_places(plan) -> None:
+    wrong = {"param_filter": {"0.weight": {"drop_fracton": 1}, "2.weight": {}}}
+    (line,) = lines_of(plan({"groups": [{**ENTRY, **wrong}]}))
+    assert line.startswith("error: sparsity.groups[0].param_filter['0.weight']: ")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("models:broken", "the factory failed: RuntimeError: no such weights"),
+        ("models:no_module", "it gives a int"),
+        ("models:number", "it is a int"),
+        ("models:mlpp", "did you mean 'mlp'?"),
+        ("nothere:mlp", "No module named 'nothere'"),
+        ("models", "allowed: module:factory"),
+    ],
+)
+def test_wrong_models_are_one_line_beside_the_others(plan, model: str, says: str) -> None:
+    found = lines_of(plan({**ENTRY, "sparsty": 1}, model))
+    assert len(found) == 2
+    assert "did you mean 'sparsity'?" in found[0] + found[1]
+    assert says in found[0] + found[1]
+
+
+@pytest.mark.parametrize("content", ["sparsity: null", "[]", "sparsity: {groups: []}"])
+def test_no_sparsity_is_a_mistake(plan, content: str) -> None:
+    (line,) = lines_of(plan(content))
+    assert line.startswith("error: sparsity: ")
+
+
+def test_files_that_are_none(command: Command) -> None:
+    assert "nothere.yaml: cannot be read" in lines_of(command("plan", "nothere.yaml"))[0]
+    (command.folder / "bad.yaml").write_text("a: [")
+    assert "line 1" in lines_of(command("plan", "bad.yaml"))[0]
+
+
+def in_terminal(folder: Path, **environment: str) -> str:
+    """What the command shows on a terminal of 80 columns."""
+    controller, terminal = pty.openpty()
+    start = [sys.executable, "-c", "from sparsewright.cli import main; main()"]
+    settings = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "PYTHONUTF8": "1", **environment}
+    process = subprocess.Popen(
+        [*start, "plan", "c.yaml", "--model", "models:mlp"],
+        cwd=folder, stdout=terminal, stdin=terminal, env=settings,
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            part = os.read(controller, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(controller)
+    assert process.wait(60) == 0
+    return shown.decode()
+
+
+def test_a_terminal_gets_blocks_that_fit_unless_it_wants_none(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(textwrap.dedent(MODELS))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(ENTRY))
+    shown = in_terminal(tmp_path)
+    (level,) = [line for line in shown.splitlines() if line.startswith("  level")]
+    assert "█" in level
+    assert len(level) <= 80
+    plain = in_terminal(tmp_path, NO_COLOR="1")
+    assert plain.isascii()
+    assert "9" * 51 in plain

@@ -1,0 +1,80 @@
+"""The site builds without a warning, documents every public name, and needs no network."""
+
+import re
+import subprocess
+import sys
+import zlib
+
+import pytest
+from pages import ROOT
+
+from test_public_names import DOCUMENTED, METHODS
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-6000:]
+    assert "WARNING" not in result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def documented(site):
+    """Name -> (page, anchor) of everything on the API pages, from the inventory of the site."""
+    content = (site / "objects.inv").read_bytes()
+    *_, body = content.split(b"\n", 4)
+    found = {}
+    for line in zlib.decompress(body).decode().splitlines():
+        name, _, _, uri, _ = line.split(" ", 4)
+        page, _, anchor = uri.partition("#")
+        found[name] = page, anchor.replace("$", name)
+    return found
+
+
+PUBLIC = [
+    f"{module}.{name}"
+    for module, names in DOCUMENTED.items()
+    for name in sorted(names - {"init", "utils", "nn"} if module == "sparsewright" else names)
+]
+
+
+def page_of(site, uri):
+    return site / uri / "index.html" if not uri or uri.endswith("/") else site / uri
+
+
+def test_every_public_name_is_on_an_api_page(site, documented):
+    assert len(PUBLIC) > 55
+    assert [name for name in PUBLIC if name not in documented] == []
+    for name in PUBLIC:
+        page, anchor = documented[name]
+        assert page.startswith("api/"), name
+        assert f'id="{anchor}"' in page_of(site, page).read_text(), name
+
+
+def test_public_methods_are_on_the_page_of_their_class(site, documented):
+    for cls, methods in METHODS.items():
+        page, _ = documented[f"sparsewright.{cls}"]
+        text = page_of(site, page).read_text()
+        for method in methods.split():
+            if not method.startswith("_"):
+                assert re.search(rf'id="sparsewright\.\w+\.{cls}\.{method}"', text), method
+
+
+def test_every_module_with_public_names_has_its_page(site):
+    pages = {path.parent.name for path in (site / "api").glob("*/index.html")}
+    assert {name.rpartition(".")[2] for name in DOCUMENTED} - {"sparsewright"} <= pages
+
+
+def test_a_reader_needs_no_network(site):
+    pages = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(pages) > 30
+    for page in pages:
+        text = page.read_text()
+        loaded = re.findall(r'<(?:script|img|iframe)\b[^>]*\bsrc="([^"]+)"', text)
+        loaded += re.findall(r'<link\b[^>]*\brel="(?:stylesheet|preconnect)"[^>]*', text)
+        loaded += re.findall(r"@import[^;]+|url\(([^)]+)\)", text)
+        assert [url for url in loaded if "//" in url] == [], page.relative_to(site)

@@ -1,0 +1,45 @@
+"""Scripts as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run_script(
+    script: str | Path,
+    folder: Path,
+    *options: str,
+    arguments: Sequence[str] = (),
+    limit: float = 300,
+) -> str:
+    """Run a script (its text, or its file) in a folder; its standard output.
+
+    Args:
+        script: the script.
+        folder: the working directory.
+        options: options of the interpreter.
+        arguments: arguments of the script.
+        limit: seconds.
+
+    Raises:
+        AssertionError: it failed; with what it wrote.
+    """
+    if isinstance(script, str):
+        (folder / "script.py").write_text(script)
+        script = folder / "script.py"
+    result = subprocess.run(
+        [sys.executable, *options, str(script), *arguments],
+        cwd=folder,
+        env=os.environ | OFFLINE,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-6000:]
+    return result.stdout

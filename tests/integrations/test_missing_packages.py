@@ -1,0 +1,19 @@
+"""A plug-in without its package says which extra brings it."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("package", ["lightning", "transformers"])
+def test_the_error_names_the_extra(package):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; import sparsewright.integrations.{package}"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"sparsewright.core.errors.MissingPackageError: SparsityCallback needs the package "
+        f"'{package}', which cannot be imported; pip install 'sparsewright[{package}]'"
+    )

@@ -1,0 +1,209 @@
+"""The callback of transformers' Trainer, with real trainers and a small real model."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+import sparsewright as sparse
+from sparsewright.core.errors import AttachError, StateError
+from sparsewright.integrations.transformers import SparsityCallback
+from support import assert_pruned, assert_same, masks_of
+
+QUERY = "bert.encoder.layer.0.attention.self.query.weight"
+
+
+def make_model(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BertForSequenceClassification(
+            BertConfig(
+                vocab_size=30,
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=16,
+            )
+        )
+
+
+def rows():
+    generator = torch.Generator().manual_seed(5)
+    words = torch.randint(0, 30, (40, 8), generator=generator)
+    return [{"input_ids": row, "labels": int(row[0] > 15)} for row in words]
+
+
+def rigl():
+    return sparse.RigL(sparsity=0.5, update=3, seed=1)
+
+
+def group():
+    return sparse.configure(
+        [
+            {"algorithm": "set", "sparsity": 0.5, "update": 2, "param_filter": "*query*"},
+            {"algorithm": "rigl", "sparsity": [0.5, 0.75], "update": 3},
+        ]
+    )
+
+
+def make_trainer(folder, sparsity, steps=10, model=None, callbacks=(), model_init=None, **options):
+    arguments = {
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "save_steps": 5,
+        "logging_steps": 3,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **options,
+    }
+    return Trainer(
+        model or (None if model_init else make_model()),
+        TrainingArguments(str(folder), **arguments),
+        train_dataset=rows(),
+        callbacks=[SparsityCallback(sparsity), *callbacks],
+        model_init=model_init,
+    )
+
+
+def inner(trainer):
+    return trainer.optimizer.optimizer
+
+
+@pytest.mark.parametrize("make", [rigl, group])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gradient_accumulation_steps": 2}, {"bf16": True}, {"restore": True}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, make, options):
+    options = dict(options)
+    if options.pop("restore", False):
+        options["restore_callback_states_from_checkpoint"] = True
+    whole = make()
+    first = make_trainer(tmp_path, whole, **options)
+    first.train()
+
+    resumed = make()
+    torch.manual_seed(99)
+    second = make_trainer(tmp_path / "again", resumed, model=make_model(7), **options)
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert resumed.step == whole.step == 10
+    assert_pruned(resumed, inner(second))
+    assert_same(dict(first.model.state_dict()), dict(second.model.state_dict()))
+    assert_same(inner(first).state_dict()["state"], inner(second).state_dict()["state"])
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def test_what_a_checkpoint_holds(tmp_path):
+    sparsity = rigl()
+    make_trainer(tmp_path, sparsity, steps=5).train()
+    saved = load_file(tmp_path / "checkpoint-5" / "model.safetensors")
+    assert saved[QUERY + "_mask"].dtype == torch.bool
+    assert torch.equal(saved[QUERY + "_mask"], sparsity.sparse_params[QUERY].mask)
+    state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["sparsity"] == sparsity.state_dict()
+    assert sparsity.state_dict()["steps"] == [5]
+
+
+def test_only_the_weights_of_linear_layers_are_sparse_and_follow_every_step(tmp_path):
+    sparsity, seen = rigl(), []
+    sparsity.register_mask_update_hook(lambda update: seen.append(update.step))
+    trainer = make_trainer(tmp_path, sparsity, steps=7, gradient_accumulation_steps=2)
+    trainer.train()
+    assert sorted(set(seen)) == [3, 6]
+    assert sparsity.num_sparse_params == 8  # attention 4, feed-forward 2, pooler, classifier
+    assert_pruned(sparsity, inner(trainer))
+
+
+class Reporter(TrainerCallback):
+    """What a callback added later is told."""
+
+    def __init__(self):
+        self.logs = []
+
+    def on_log(self, args, state, control, logs=None, **rest):
+        self.logs.append(dict(logs))
+
+
+def test_what_is_logged(tmp_path):
+    reporter, sparsity = Reporter(), rigl()
+    trainer = make_trainer(tmp_path, sparsity, steps=7, callbacks=[reporter])
+    trainer.train()
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in logged] == [3, 6]
+    for row in logged:
+        assert row["sparsity/actual"] == 0.5
+        assert 0 < row["sparsity/churn"] <= 0.6
+        assert not [key for key in row if key.count("/") > 1]
+    assert [row["sparsity/churn"] for row in reporter.logs if "loss" in row] == [
+        row["sparsity/churn"] for row in logged
+    ]
+    assert "sparsity/actual" not in reporter.logs[-1]  # the summary at the end
+    assert not sparsity._hooks.has("end")
+
+
+def test_training_twice_goes_on(tmp_path):
+    sparsity = rigl()
+    trainer = make_trainer(tmp_path, sparsity, steps=4)
+    trainer.train()
+    trainer.train()
+    assert sparsity.step == 8
+    assert_pruned(sparsity, inner(trainer))
+
+
+def test_a_new_model_of_model_init_starts_again(tmp_path):
+    sparsity = rigl()
+    trainer = make_trainer(tmp_path, sparsity, steps=4, model_init=lambda: make_model())
+    for _ in range(2):
+        trainer.train()
+        assert sparsity.step == 4
+        assert sparsity.num_sparse_params == 8
+        assert sparsity.get_sparse_params(trainer.model.classifier.weight) is not None
+        assert_pruned(sparsity, inner(trainer))
+    trainer.args.max_steps, trainer.args.save_steps = 4, 2
+    trainer.train()
+    again = make_trainer(tmp_path, rigl(), steps=6, model_init=lambda: make_model())
+    with pytest.raises(AttachError, match="model=model_init"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_saved_model_loads_as_an_ordinary_one(tmp_path, capfd):
+    sparsity = sparse.GMP({"type": "linear", "init": 0.2, "slope": 0.05}, update=2)
+    trainer = make_trainer(tmp_path, sparsity, steps=4)
+    trainer.train()
+    trainer.save_model(tmp_path / "masked")
+    loaded = BertForSequenceClassification.from_pretrained(tmp_path / "masked")
+    assert torch.equal(loaded.classifier.weight, trainer.model.classifier.weight)
+    again = sparse.Static(0.5, init_method="from_zeros")
+    again.apply(loaded)
+    assert_same(masks_of(again), masks_of(sparsity))
+
+    sparsity.remove()
+    trainer.save_model(tmp_path / "plain")
+    assert not [key for key in load_file(tmp_path / "plain" / "model.safetensors") if "mask" in key]
+
+
+def test_the_state_of_another_algorithm_is_refused(tmp_path):
+    make_trainer(tmp_path, sparse.SET(sparsity=0.5), steps=5).train()
+    with pytest.raises(StateError, match="state of 'SET'"):
+        make_trainer(tmp_path, rigl()).train(resume_from_checkpoint=True)
+
+
+def test_an_algorithm_applied_before_stays_as_it_is(tmp_path):
+    model, sparsity = make_model(), sparse.Static(0.5)
+    sparsity.apply(model)
+    before = masks_of(sparsity)
+    make_trainer(tmp_path, sparsity, steps=2, model=model).train()
+    assert_same(masks_of(sparsity), before)

@@ -1,0 +1,284 @@
+"""The page in a real browser: no errors, no network, tabs, tables and pictures by keyboard."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_runs import WrittenRun, random_masks, write_run
+
+from sparsewright.report import masks as m
+from sparsewright.report.command import write_report
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed (extra `dev`)"
+)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+
+EVIL = "<b></script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>.weight"
+SHAPES = {"fc1.weight": (40, 30), "fc2.weight": (10, 40), "fc10.weight": (700, 300)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[WrittenRun]:
+    folder = tmp_path_factory.mktemp("runs")
+    found = []
+    for number, name in enumerate(("one", "<b>two")):
+        masks = {step: random_masks(SHAPES, 0.8, step + number) for step in (0, 8, 16)}
+        found.append(write_run(folder / name, masks))
+    write_report([run.path for run in found], "html", None)
+    return found
+
+
+@pytest.fixture
+def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page that must neither log an error nor ask for anything but the file."""
+    options = getattr(request, "param", {})
+    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+    opened, problems = context.new_page(), []
+    opened.on("console", lambda line: problems.append(f"{line.type}: {line.text}"))
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("request", lambda asked: problems.append(asked.url) if is_foreign(asked) else None)
+    yield opened
+    assert problems == []
+    context.close()
+
+
+def is_foreign(request: Any) -> bool:
+    return not request.url.startswith(("data:", "blob:")) and (
+        not request.url.startswith("file://") or not request.is_navigation_request()
+    )
+
+
+def show(page: Any, run: WrittenRun) -> None:
+    page.goto((run.path / "report.html").as_uri())
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+SIZES = [
+    {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    for width, scheme in ((1400, "light"), (390, "dark"))
+]
+
+
+@pytest.mark.parametrize("page", SIZES, indirect=True, ids=["desktop-light", "phone-dark"])
+def test_every_tab_is_drawn_and_fits(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    names = page.get_by_role("tab").all_inner_texts()
+    assert names == [
+        *("Overview", "Layers", "Over time", "Masks", "Between runs"),
+        *("Speed and memory", "About"),
+    ]
+    charts = 0
+    for name in names:
+        open_tab(page, name)
+        panel = page.get_by_role("tabpanel", name=name)
+        wanted = panel.locator(".chart").count()
+        playwright.expect(panel.locator(".chart[data-drawn] .main-svg").first).to_have_count(
+            1 if wanted else 0
+        )
+        playwright.expect(panel.locator(".chart[data-drawn]")).to_have_count(wanted)
+        charts += wanted
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+        assert page.locator("[role=tabpanel]:visible").count() == 1
+    assert charts == 7
+    assert page.locator(".failed").count() == 0
+
+
+def test_tabs_by_keyboard(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    page.keyboard.press("Tab")
+    for key, name in (
+        ("ArrowRight", "Layers"), ("ArrowLeft", "Overview"), ("ArrowLeft", "About"),
+        ("ArrowRight", "Overview"), ("End", "About"), ("Home", "Overview"),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        chosen = page.locator("[role=tab][aria-selected=true]")
+        assert chosen.all_inner_texts() == [name]
+        assert page.evaluate("document.activeElement.textContent") == name
+        assert page.locator("[role=tabpanel]:visible h2").all_inner_texts() == [name]
+    assert page.locator("[role=tab][tabindex='0']").count() == 1
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    assert float(outline.removesuffix("px")) >= 2
+
+
+def column(page: Any, table: Any, number: int) -> list[str]:
+    return table.locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+
+
+def test_tables_sort_by_numbers_and_by_names(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    open_tab(page, "Layers")
+    table = page.get_by_role("table", name="Layers")
+    weights = table.get_by_role("columnheader", name="weights")
+    weights.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert weights.get_attribute("aria-sort") == "ascending"
+    assert column(page, table, 5) == ["400"] * 2 + ["1,200"] * 2 + ["210,000"] * 2
+    page.keyboard.press("Enter")
+    assert weights.get_attribute("aria-sort") == "descending"
+    assert column(page, table, 5)[0] == "210,000"
+    table.get_by_role("columnheader", name="grown", exact=True).get_by_role("button").click()
+    grown = [int(text.replace(",", "")) for text in column(page, table, 12)]
+    assert len(set(grown)) > 4  # some differ and have as many digits
+    assert grown == sorted(grown)
+    layer = table.get_by_role("columnheader", name="layer", exact=True)
+    layer.get_by_role("button").click()
+    assert weights.get_attribute("aria-sort") == "none"
+    expected = [name for name in ("fc1.weight", "fc2.weight", "fc10.weight") for _ in "ab"]
+    assert column(page, table, 2) == expected
+
+
+def drawn(page: Any, places: list[tuple[int, int]]) -> list[bool]:
+    """Whether the pixels in the middle of connections have the colour of live ones."""
+    found: list[bool] = page.evaluate(
+        """(places) => {
+            const { width, height } = canvas;
+            const copy = new OffscreenCanvas(width, height);
+            copy.getContext("2d").drawImage(canvas, 0, 0);
+            const { data } = copy.getContext("2d").getImageData(0, 0, width, height);
+            const corner = view.at(0, 0);
+            return places.map(([row, column]) => {
+                const x = Math.floor((column + 0.5 - corner.x) * view.scale * devicePixelRatio);
+                const y = Math.floor((row + 0.5 - corner.y) * view.scale * devicePixelRatio);
+                const at = 4 * (y * width + x);
+                return [...data.slice(at, at + 3)].join() === mix(1).join();
+            });
+        }""",
+        places,
+    )
+    return found
+
+
+def choose(page: Any, layer: str, step: int) -> None:
+    """Show a mask, and wait until it is there."""
+    page.locator("#mask-layer").select_option(label=layer)
+    page.locator("#mask-step").select_option(label=str(step))
+    name = layer.partition(": ")[2].partition(" (")[0]
+    playwright.expect(page.locator("#mask-text")).to_contain_text(f"{name}, step {step}:")
+
+
+@pytest.mark.parametrize("page", SIZES[1:], indirect=True, ids=["phone-dark"])
+def test_picture_shows_single_connections(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    open_tab(page, "Masks")
+    choose(page, "one: fc1.weight (40×30)", 8)  # noqa: RUF001
+    mask = runs[0].masks[8]["fc1.weight"]
+    assert drawn(page, list(np.ndindex(40, 30))) == mask.reshape(-1).tolist()
+    choose(page, "<b>two: fc10.weight (700×300)", 16)  # noqa: RUF001
+    assert "zoom in" in page.locator("#mask-legend").inner_text()
+    page.get_by_role("button", name="Single connections").click()
+    mask = runs[1].masks[16]["fc10.weight"]
+    near = [(350 + r, 150 + c) for r in range(-4, 5) for c in range(-4, 5)]
+    assert drawn(page, near) == [mask[at] for at in near]
+    assert "12.0 pixels a connection" in page.locator("#mask-text").inner_text()
+
+
+def test_picture_by_keyboard_and_wheel(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    open_tab(page, "Masks")
+    choose(page, "one: fc1.weight (40×30)", 16)  # noqa: RUF001
+    canvas, text = page.locator("#mask"), page.locator("#mask-text")
+    canvas.focus()
+    whole = text.inner_text()
+    assert "rows 0 to 39 of 40, columns 0 to 29 of 30" in whole
+    for _ in range(6):
+        page.keyboard.press("+")
+    zoomed = text.inner_text()
+    assert "rows 0" not in zoomed
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    moved = text.inner_text()
+    assert moved != zoomed
+    page.keyboard.press("PageUp")
+    playwright.expect(text).to_contain_text("step 8")
+    assert text.inner_text() == moved.replace("step 16", "step 8")  # the place stays
+    page.keyboard.press("PageDown")
+    playwright.expect(text).to_contain_text("step 16")
+    page.keyboard.press("-")
+    page.keyboard.press("0")
+    assert text.inner_text() == whole
+    canvas.hover()
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -400)
+    page.keyboard.up("Control")
+    playwright.expect(text).not_to_contain_text("rows 0 to 39")
+    wheel = text.inner_text()
+    page.mouse.down()
+    page.mouse.move(700, 300)
+    page.mouse.up()
+    assert text.inner_text() != wheel
+
+
+def test_density_is_that_of_the_report(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    mask = runs[0].masks[16]["fc10.weight"]
+    bits = base64.b64encode(m.pack(mask).tobytes()).decode()
+    found = page.evaluate(
+        """([text, rows, columns]) => {
+            const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const { grid, peak, values } = densityOf(bytes, rows, columns, 90);
+            return { grid, peak, values: [...values] };
+        }""",
+        [bits, *mask.shape],
+    )
+    grid, peak = m.density(mask, 90)
+    assert found["grid"] == list(grid.shape)
+    assert found["peak"] == pytest.approx(peak)
+    difference = np.array(found["values"]).reshape(grid.shape) - grid
+    assert abs(difference).max() <= 1  # halves are rounded to even by one, up by the other
+
+
+def test_colours_follow_the_scheme(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    playwright.expect(page.locator(".chart[data-drawn]")).to_have_count(1)
+    tick = ".chart .xtick text"
+    light = page.locator(tick).first.evaluate("e => getComputedStyle(e).fill")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        "([tick, light]) => getComputedStyle(document.querySelector(tick)).fill !== light",
+        arg=[tick, light],
+    )
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back == "rgb(20, 23, 27)"
+
+
+def test_a_hostile_run_does_not_run(page: Any, tmp_path: Path) -> None:
+    mask = random_masks({"a": (9, 9)}, 0.5, 0)["a"]
+    masks = {step: {EVIL: np.roll(mask, step)} for step in (0, 3)}
+    run = write_run(
+        tmp_path / "<img src=x onerror=pwned=3>", masks, algorithm=EVIL, config={"recipe": EVIL},
+        extra={f"{EVIL.replace('/', '')}_per_second": 3, "<b>lr": 0.5},
+    )  # fmt: skip
+    write_report([run.path], "html", None)
+    show(page, run)
+    for name in page.get_by_role("tab").all_inner_texts():
+        open_tab(page, name)
+        panel = page.get_by_role("tabpanel", name=name)
+        wanted = panel.locator(".chart").count()
+        playwright.expect(panel.locator(".chart[data-drawn]")).to_have_count(wanted)
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("img, main script").count() == 0
+    assert page.evaluate("document.querySelectorAll('script').length") == 4  # Plotly is the fourth
+    open_tab(page, "Layers")
+    ticks = page.get_by_role("tabpanel", name="Layers").locator(".ytick text").all_text_contents()
+    assert [text[:20] for text in ticks] == ["<b></script><script>"]
+    assert page.get_by_role("table", name="Layers").locator("td").first.inner_text() == EVIL

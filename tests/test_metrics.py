@@ -1,0 +1,274 @@
+"""Scalars for any logger: what they are, when they come, and TensorBoard files that read back."""
+
+import builtins
+import warnings
+
+import pytest
+import torch
+from torch.optim import SGD
+
+import sparsewright as sparse
+from sparsewright.core.errors import MissingPackageError, OptionError, OptionTypeError
+from sparsewright.metrics import TensorBoard, log_metrics
+from support import backward, batch, make_mlp, train
+
+
+def run(sparsity, every=1):
+    """Model, optimizer and the list that the log of a sparsified training fills."""
+    model = make_mlp()
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(model)
+    sparsity.apply(optimizer)
+    logged = []
+
+    def log(scalars, step):
+        logged.append((step, scalars))
+
+    return model, optimizer, logged, log_metrics(sparsity, log, every=every)
+
+
+def test_one_call_a_step_with_levels_and_norms():
+    sparsity = sparse.Static(0.75)
+    model, optimizer, logged, _ = run(sparsity)
+    backward(model)
+    norms = [model[i].weight.grad.norm().item() for i in (0, 2)]
+    optimizer.step()
+    ((step, scalars),) = logged
+    assert step == 1
+    assert scalars == {
+        "sparsity/0.weight/target": 0.75,
+        "sparsity/0.weight/actual": 0.75,
+        "sparsity/0.weight/grad_norm": pytest.approx(norms[0]),
+        "sparsity/2.weight/target": 0.75,
+        "sparsity/2.weight/actual": 0.75,
+        "sparsity/2.weight/grad_norm": pytest.approx(norms[1]),
+        "sparsity/actual": 0.75,
+        "sparsity/grad_norm": pytest.approx((norms[0] ** 2 + norms[1] ** 2) ** 0.5),
+    }
+    assert all(type(value) is float for value in scalars.values())
+
+
+def test_norm_on_an_update_step_is_of_the_gradient_that_the_optimizer_saw():
+    model, optimizer, logged, _ = run(sparse.SET(0.9, sparsity=0.5, update=1))
+    backward(model)
+    norm = model[0].weight.grad.norm().item()
+    optimizer.step()
+    assert logged[0][1]["sparsity/0.weight/grad_norm"] == pytest.approx(norm)
+    assert model[0].weight.grad.norm().item() < 0.9 * norm
+
+
+def test_target_follows_the_schedule_and_actual_the_mask():
+    sparsity = sparse.GMP({"type": "linear", "init": 0.0, "slope": 0.1}, {"freq": 2, "start": 2})
+    model, optimizer, logged, _ = run(sparsity)
+    train(model, optimizer, 5)
+    name = "sparsity/0.weight"
+    targets = [scalars[f"{name}/target"] for _, scalars in logged]
+    assert targets == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    actual = [scalars[f"{name}/actual"] for _, scalars in logged]
+    assert actual == [0.0, *[26 / 128] * 2, *[52 / 128] * 2]
+    assert actual[-1] == 1 - model[0].weight_mask.sum().item() / 128
+
+
+def test_churn_is_there_when_a_mask_was_updated():
+    sparsity = sparse.RigL(0.25, sparsity=0.5, update={"freq": 3, "start": 3})
+    model, optimizer, logged, _ = run(sparsity)
+    updates = {}
+    sparsity.register_mask_update_hook(lambda update: updates.update({update.name: update}))
+    train(model, optimizer, 6)
+    steps = [step for step, scalars in logged if "sparsity/0.weight/churn" in scalars]
+    assert steps == [3, 6]
+    first, last = updates["0.weight"], updates["2.weight"]
+    assert first.dropped == first.grown > 0
+    scalars = logged[5][1]
+    assert scalars["sparsity/0.weight/churn"] == 2 * first.grown / 64
+    assert scalars["sparsity/churn"] == 2 * (first.grown + last.grown) / (64 + 32)
+
+
+def test_every_so_many_steps_the_last_update_counts():
+    sparsity = sparse.SET(0.25, sparsity=0.5, update={"freq": 3, "start": 3})
+    model, optimizer, logged, _ = run(sparsity, every=4)
+    train(model, optimizer, 16)
+    assert [step for step, _ in logged] == [4, 8, 12, 16]
+    assert all("sparsity/0.weight/churn" in scalars for _, scalars in logged)
+    model, optimizer, logged, _ = run(sparse.SET(sparsity=0.5, update={"steps": [1]}), every=4)
+    train(model, optimizer, 8)
+    assert ["sparsity/churn" in scalars for _, scalars in logged] == [True, False]
+
+
+def test_a_group_makes_one_call_a_step():
+    first, second = sparse.Static(0.5), sparse.SET(sparsity=0.75, update=1)
+    group = sparse.Group({"0.weight": first, "2.weight": second})
+    model, optimizer, logged, handle = run(group)
+    train(model, optimizer, 2)
+    assert [step for step, _ in logged] == [1, 2]
+    scalars = logged[-1][1]
+    assert scalars["sparsity/0.weight/actual"] == 0.5
+    assert scalars["sparsity/2.weight/actual"] == 0.75
+    assert scalars["sparsity/actual"] == pytest.approx(1 - (64 + 16) / (128 + 64))
+    assert "sparsity/0.weight/churn" not in scalars
+    assert "sparsity/2.weight/churn" in scalars
+    handle.remove()
+    train(model, optimizer, 1)
+    assert len(logged) == 2
+
+
+def test_several_optimizers_report_what_they_step():
+    model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update={"freq": 2})
+    sparsity.apply(model)
+    first, second = SGD(model[0].parameters(), 0.1), SGD(model[2].parameters(), 0.1)
+    logged = []
+    log_metrics(sparsity, lambda scalars, step: logged.append((step, scalars)))
+    for optimizer in (first, second):
+        sparsity.apply(optimizer)
+    for _ in range(2):
+        backward(model)
+        first.step()
+        second.step()
+    names = [{name.split("/")[1] for name in scalars if "target" in name} for _, scalars in logged]
+    assert [step for step, _ in logged] == [1, 1, 2, 2]
+    assert names == [{"0.weight"}, {"2.weight"}] * 2
+    assert ["sparsity/churn" in scalars for _, scalars in logged] == [False, False, True, True]
+
+
+def test_an_update_waits_for_the_optimizer_that_is_logged():
+    """With every=2, an update of the second optimizer survives a logged step of the first."""
+    model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update={"steps": [1]})
+    sparsity.apply(model)
+    first, second = SGD(model[0].parameters(), 0.1), SGD(model[2].parameters(), 0.1)
+    sparsity.apply(first)
+    sparsity.apply(second)
+    logged = []
+    log_metrics(sparsity, lambda scalars, step: logged.append(scalars), every=2)
+    backward(model)
+    for optimizer in (first, second, first, second):
+        optimizer.step()
+    assert ["sparsity/2.weight/churn" in scalars for scalars in logged] == [False, True]
+
+
+def test_equal_names_in_two_algorithms_do_not_collide():
+    def is_narrow(name, param):
+        return name.endswith("weight") and 16 in param.shape
+
+    group = sparse.Group([(is_narrow, sparse.Static(0.5)), ("*weight", sparse.Static(0.75))])
+    models = [make_mlp(hidden=hidden) for hidden in (16, 32)]
+    for model in models:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group.apply(model)
+    optimizer = SGD([p for model in models for p in model.parameters()], 0.1)
+    group.apply(optimizer)
+    logged = []
+    log_metrics(group, lambda scalars, step: logged.append(scalars))
+    optimizer.step()
+    levels = {name: value for name, value in logged[0].items() if name.endswith("/actual")}
+    del levels["sparsity/actual"]
+    assert levels == {
+        **{f"sparsity/{layer}.weight/actual": 0.5 for layer in (0, 2)},
+        **{f"sparsity/{layer}.weight#2/actual": 0.75 for layer in (0, 2)},
+    }
+    assert not [name for name in logged[0] if "grad_norm" in name]
+
+
+def test_compressed_weights_log_the_same():
+    logs = []
+    for storage in ("masked", "compressed"):
+        sparsity = sparse.SET(sparsity=0.5, update=2)
+        sparsity.storage = storage
+        model, optimizer, logged, _ = run(sparsity)
+        train(model, optimizer, 4)
+        logs.append(logged)
+    for (step, masked), (other, compressed) in zip(*logs, strict=True):
+        assert step == other
+        assert masked == pytest.approx(compressed, rel=1e-4)
+
+
+def test_no_norm_is_computed_between_logged_steps():
+    model, optimizer, logged, _ = run(sparse.Static(0.5), every=5)
+    norms = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            norms.append("vector_norm" in str(func))
+            return func(*args, **(kwargs or {}))
+
+    for step in range(1, 6):
+        backward(model)
+        with Watch():
+            optimizer.step()
+        assert any(norms) == (step == 5)
+    assert len(logged) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((0.5, print, 1), OptionTypeError),
+        ((sparse.Static(0.5), "wandb", 1), OptionTypeError),
+        ((sparse.Static(0.5), print, 0), OptionError),
+        ((sparse.Static(0.5), print, 2.0), OptionTypeError),
+    ],
+)
+def test_wrong_arguments(arguments, error):
+    sparsity, log, every = arguments
+    with pytest.raises(error, match="allowed"):
+        log_metrics(sparsity, log, every=every)
+
+
+def test_tensorboard_files_read_back(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sparsity = sparse.RigL(sparsity=0.5, update=2)
+    model, optimizer, logged, _ = run(sparsity)
+    with TensorBoard(tmp_path) as log:
+        log_metrics(sparsity, log)
+        train(model, optimizer, 4)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for tag in events.Tags()["scalars"]:
+        read = [(event.step, event.value) for event in events.Scalars(tag)]
+        wrote = [(step, scalars[tag]) for step, scalars in logged if tag in scalars]
+        assert [step for step, _ in read] == [step for step, _ in wrote], tag
+        values = [[value for _, value in pairs] for pairs in (read, wrote)]
+        assert values[0] == pytest.approx(values[1]), tag
+    assert set(events.Tags()["scalars"]) == set().union(*(scalars for _, scalars in logged))
+
+
+def test_tensorboard_forgets_what_is_trained_again(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps, value in ((None, range(1, 6), 1.0), (4, range(4, 8), 2.0)):
+        with TensorBoard(tmp_path, start=start) as log:
+            for step in steps:
+                log({"loss": value}, step)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    read = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert read == [*((step, 1.0) for step in (1, 2, 3)), *((step, 2.0) for step in (4, 5, 6, 7))]
+
+
+def test_without_tensorboard_the_error_names_the_extra(monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name == "torch.utils.tensorboard":
+            raise ModuleNotFoundError("No module named 'tensorboard'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(MissingPackageError, match=r"sparsewright\[tensorboard\]"):
+        TensorBoard(tmp_path)
+
+
+def test_the_loop_stays_as_it_is():
+    """Logging changes no weight, whatever the log does with what it gets."""
+    weights = []
+    for log in (False, True):
+        model, sparsity = make_mlp(), sparse.RigL(sparsity=0.5, update=2)
+        optimizer = SGD(model.parameters(), 0.1)
+        sparsity.apply(model)
+        sparsity.apply(optimizer)
+        if log:
+            log_metrics(sparsity, lambda scalars, step: scalars.clear())
+        train(model, optimizer, 5)
+        weights.append(model(batch(0, 5, 8)))
+    assert torch.equal(*weights)
