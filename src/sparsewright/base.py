@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError, OptionError, OptionTypeError, ScoreError, warn
+from sparsewright.core.errors import OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet

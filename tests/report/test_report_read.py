@@ -50,7 +50,7 @@ def test_overlap_of_updates_follows_from_the_counts(run: WrittenRun) -> None:
         for line, before in zip(lines, steps, strict=False):
             old, new = run.masks[before][name], run.masks[line["step"]][name]
             assert line["overlap"] == pytest.approx((old & new).sum() / (old | new).sum())
-            assert line["churn"] == pytest.approx((new & ~old).sum() / new.sum())
+            assert line["churn"] == pytest.approx((new ^ old).sum() / new.sum())
 
 
 def test_unfinished_run_is_read_at_its_last_checkpoint(run: WrittenRun) -> None:

@@ -17,7 +17,7 @@ _MOST_LINES = 8  # more layers than this are a heat map
 # key of an update -> heading, whether shares are drawn, mean over intervals or last value
 OVER_TIME = {
     "computed": ("Sparsity", True, False),
-    "churn": ("Churn: grown / kept", True, True),
+    "churn": ("Churn: (dropped + grown) / kept", True, True),
     "overlap": ("Overlap with the mask before (Jaccard)", True, True),
     "never_grown_rows": ("Never-grown rows", False, False),
     "dead_rows": ("Dead rows", False, False),

@@ -61,7 +61,7 @@ def read_metrics(path: Path, totals: Mapping[str, int]) -> Metrics:
 def _complete(line: Line, total: int, where: str, path: Path) -> None:
     """Check the counts of an update; add what follows from them.
 
-    `churn` is grown / kept. `overlap` is the Jaccard index of the masks before and after:
+    `churn` is (dropped + grown) / kept. `overlap` is the Jaccard index of the masks before and after:
     (before - dropped) / (before + grown), where before = kept + dropped - grown.
     """
     counts = [line.get(key) for key in ("kept", "dropped", "grown")]
@@ -72,7 +72,7 @@ def _complete(line: Line, total: int, where: str, path: Path) -> None:
     before = kept + dropped - grown
     if before < dropped or before > total or kept < grown:
         raise CheckpointError(path, f"{where}: kept, dropped, grown = {counts} contradict")
-    line["churn"] = grown / kept if kept else 0.0
+    line["churn"] = (dropped + grown) / max(1, kept)
     line["overlap"] = (before - dropped) / (before + grown) if before + grown else 1.0
 
 

@@ -55,7 +55,7 @@ _LAYER_COLUMNS = [
     Column("sparsity", "sparsity", "share", "Share pruned, counted from the last mask."),
     Column("target", "target", "share", "Level that the last update asked for."),
     Column("updates", "updates"),
-    Column("churn", "mean churn", "share", "Grown / kept, mean over the updates."),
+    Column("churn", "mean churn", "share", "(Dropped + grown) / kept, mean over the updates."),
     Column("dropped", "dropped", help="Over all updates."),
     Column("grown", "grown", help="Over all updates."),
     Column("dead_rows", "dead rows", help="Rows of the last mask without a live connection."),
