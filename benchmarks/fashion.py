@@ -2,10 +2,10 @@
 
     python benchmarks/fashion.py --data /usr/share/datasets/fashion-mnist --write docs/results.md
 
-Trains the recipe `fashion` with its defaults from several seeds: dense, and Static, SET, RigL and GMP
-at each level, masked and compressed. Prints the mean test accuracy, its standard deviation over the
-seeds, and the CPU time of a run; exits with 1 unless Static < SET <= RigL in the mean over the levels of
-90% and more (SET and RigL: within one standard error of each other, or RigL ahead).
+Trains the recipe `fashion` with its defaults from several seeds: dense, and Static, SET, RigL and
+GMP at each level, masked and compressed. Prints the mean test accuracy, its standard deviation over
+the seeds, and the CPU time of a run; exits with 1 unless Static < SET <= RigL in the mean over the
+levels of 90% and more (SET and RigL: within one standard error, or RigL ahead).
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def order(found: Results, levels: list[float], storage: str) -> tuple[bool, str]
 
     (set_gain, set_error), (rigl_gain, rigl_error) = gain("set", "static"), gain("rigl", "set")
     verdict = (
-        f"At 90% and more, paired by seed: SET over Static {set_gain:+.2f} ± {set_error:.2f} points, "
-        f"RigL over SET {rigl_gain:+.2f} ± {rigl_error:.2f} (standard errors)."
+        f"At 90% and more, paired by seed, in points: SET over Static {set_gain:+.2f} "
+        f"± {set_error:.2f}, RigL over SET {rigl_gain:+.2f} ± {rigl_error:.2f} (standard errors)."
     )
     return set_gain > 0 and rigl_gain >= -rigl_error, verdict
 

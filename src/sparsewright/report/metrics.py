@@ -61,8 +61,8 @@ def read_metrics(path: Path, totals: Mapping[str, int]) -> Metrics:
 def _complete(line: Line, total: int, where: str, path: Path) -> None:
     """Check the counts of an update; add what follows from them.
 
-    `churn` is (dropped + grown) / kept. `overlap` is the Jaccard index of the masks before and after:
-    (before - dropped) / (before + grown), where before = kept + dropped - grown.
+    `churn` is (dropped + grown) / kept. `overlap` is the Jaccard index of the masks before and
+    after: (before - dropped) / (before + grown), where before = kept + dropped - grown.
     """
     counts = [line.get(key) for key in ("kept", "dropped", "grown")]
     if not all(isinstance(n, int) and 0 <= n <= total for n in counts):
