@@ -152,15 +152,16 @@ def main(
         for i, (a, seconds) in enumerate(runs)
     ]
     harness.write(rows, "fashion")
-    judged = [order(found, numbers, kind) for kind in kinds]
-    parts = [f"{len(seeds.split(','))} seeds, {config.loop.steps} steps; {harness.machine()}."]
-    for kind, (_, verdict) in zip(kinds, judged, strict=True):
-        parts += [table(found, numbers, kind), verdict]
-    text = "\n\n".join(parts)
-    click.echo(text)
-    if write:
-        write_between(write, "fashion", text)
-    sys.exit(int(not all(right for right, _ in judged)))
+    heading = f"{len(seeds.split(','))} seeds, {config.loop.steps} steps; {harness.machine()}."
+    judged = []
+    for kind in kinds:
+        right, verdict = order(found, numbers, kind)
+        text = "\n\n".join([heading, table(found, numbers, kind), verdict])
+        click.echo(text)
+        judged.append(right)
+        if write:
+            write_between(write, f"fashion {kind}", text)
+    sys.exit(int(not all(judged)))
 
 
 if __name__ == "__main__":
