@@ -1,0 +1,18 @@
+"""Doctests at the end of docstrings are code on the API pages, not quotations (`>>>`)."""
+
+import re
+from typing import Any
+
+import griffe
+
+_DOCTEST = re.compile(r"^(?=>>> ).+?(?=\n[ \t]*\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
+class Doctests(griffe.Extension):
+    """Fences every doctest."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Change the text of an object's docstring."""
+        if obj.docstring:
+            text = _DOCTEST.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
+            obj.docstring.value = text
