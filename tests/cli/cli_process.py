@@ -36,7 +36,7 @@ TINY = {
 
 def _child(arguments: list[str], folder: str, file_limit: int | None) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
-        handle = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(handle, number)
     os.chdir(folder)
     if file_limit is not None:
