@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError, OptionError, OptionTypeError, ScoreError, warn
+from sparsewright.core.errors import OptionError, OptionTypeError, ScoreError, warn
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
@@ -271,7 +271,7 @@ class SparsityAlgorithm(Observed, ABC):
         self._level_names.clear()
 
     attached = attached
-    """`with sparsity.attached(model, optimizer):` is sparse inside the block; see `attached` below."""
+    """`with sparsity.attached(model, optimizer):` is sparse inside the block."""
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:

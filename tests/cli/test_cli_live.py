@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_process import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cli_process import Command
 
 LOG = """
 import json

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from cli_process import Command
 
 MODELS = """

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_process import Command
 from safetensors.numpy import load_file
+
+from cli_process import Command
 
 SECTION = {"algorithm": "set", "sparsity": 0.9, "update": {"freq": 2}}
 
