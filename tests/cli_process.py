@@ -38,7 +38,7 @@ TINY = {
 def _move_to(folder: str) -> None:
     """Work in a folder, and write the output into it."""
     for number, name in ((1, "stdout"), (2, "stderr")):
-        handle = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(handle, number)
     os.chdir(folder)
 
