@@ -72,6 +72,7 @@ def make_trainer(folder, sparsity, steps=10, model=None, callbacks=(), model_ini
         model or (None if model_init else make_model()),
         TrainingArguments(str(folder), **arguments),
         train_dataset=rows(),
+        eval_dataset=rows()[:4],
         callbacks=[SparsityCallback(sparsity), *callbacks],
         model_init=model_init,
     )
@@ -152,6 +153,23 @@ def test_what_is_logged(tmp_path):
     ]
     assert "sparsity/actual" not in reporter.logs[-1]  # the summary at the end
     assert not sparsity._hooks.has("end")
+    callback = trainer.pop_callback(SparsityCallback)
+    assert callback._scalars == {}  # nothing is computed at steps that are not logged
+
+
+def test_what_is_logged_at_the_end_of_epochs(tmp_path):
+    sparsity = sparse.RigL(sparsity=0.5, update={"freq": 3, "stop": 10})
+    options = {"logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5}
+    trainer = make_trainer(tmp_path, sparsity, steps=20, **options)
+    trainer.train()
+    logged = trainer.state.log_history  # ten steps an epoch
+    first, second = (row for row in logged if "loss" in row)
+    assert 0 < first["sparsity/churn"] <= 0.6
+    assert second["sparsity/actual"] == 0.5
+    assert "sparsity/churn" not in second  # no update since
+    others = [row for row in logged if "loss" not in row]  # evaluations and the summary
+    assert len(others) == 5
+    assert not [row for row in others if "sparsity/actual" in row]
 
 
 def test_training_twice_goes_on(tmp_path):
