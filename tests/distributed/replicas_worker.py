@@ -13,11 +13,11 @@ from collections import Counter
 
 import torch
 import torch.distributed as dist
+from cases import ALGORITHMS, attach
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
-from cases import ALGORITHMS, attach
 from support import assert_pruned, batch, make_mlp, masks_of
 
 STEPS = 50

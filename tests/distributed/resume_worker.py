@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from cases import ALGORITHMS, attach, loaded, saved
 from replicas_worker import COMPRESSED, backward, is_equal_on_all_ranks, joined_backward
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
-from cases import ALGORITHMS, attach, loaded, saved
 from support import make_mlp, masks_of
 
 STOP, END = 9, 18

@@ -7,10 +7,9 @@ found, on rank 0, after each step.
 import json
 
 import pytest
+from cases import ALGORITHMS
 from ranks import run_ranks
 from replicas_worker import STEPS, VARIANTS, WITH_FOUR
-
-from cases import ALGORITHMS
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from cases import OPTIMIZERS, attach, every_algorithm
 from torch.func import functional_call
 
 import sparsewright as sparse
-from cases import OPTIMIZERS, attach, every_algorithm
 from sparsewright.core.errors import SparsityWarning
 from support import (
     assert_pruned,

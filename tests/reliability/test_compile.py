@@ -4,12 +4,12 @@ from functools import cache
 
 import pytest
 import torch
+from cases import ALGORITHMS, OPTIMIZERS, every_algorithm
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import sparsewright as sparse
-from cases import ALGORITHMS, OPTIMIZERS, every_algorithm
 from support import assert_pruned, assert_same, batch, masks_of, train
 
 STEPS = 6

@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from cases import ALGORITHMS, attach, every_algorithm, step_once
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.func import functional_call, grad
@@ -12,7 +13,6 @@ from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn, up
 from torch.utils.checkpoint import checkpoint
 
 import sparsewright as sparse
-from cases import ALGORITHMS, attach, every_algorithm, step_once
 from support import assert_pruned, assert_same, batch, make_mlp, masks_of, train
 
 pytestmark = [  # what torch's compiler does to itself
