@@ -271,6 +271,7 @@ class SparsityAlgorithm(Observed, ABC):
         self._level_names.clear()
 
     attached = attached
+    """`with sparsity.attached(model, optimizer):` is sparse inside the block."""
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
