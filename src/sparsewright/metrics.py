@@ -16,6 +16,7 @@ from sparsewright.core.errors import OptionError, OptionTypeError, needs
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.hooks import HandleGroup, Removable
 from sparsewright.group import Group
+from sparsewright.kernels.sharded import whole
 from sparsewright.runtime.parameter import SparseParameter
 
 __all__ = ["TensorBoard", "log_metrics"]
@@ -33,6 +34,7 @@ def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Rem
     - `sparsity/<name>/churn`: `(dropped + grown) / kept` of its last mask update, if there was one
       since the last call;
     - `sparsity/<name>/grad_norm`: the L2 norm of its gradient, pruned, as the optimizer saw it.
+      The norm of a sharded gradient takes all ranks, so every rank must log.
 
     And over all of these parameters `sparsity/actual`, `sparsity/churn` and `sparsity/grad_norm`.
     Steps between cost next to nothing: no norm is computed.
@@ -93,7 +95,7 @@ class _Collector:
             for parameter in parameters:
                 grad = parameter.param.grad
                 if grad is not None:
-                    self.norms[id(parameter)] = float(torch.linalg.vector_norm(grad))
+                    self.norms[id(parameter)] = float(whole(torch.linalg.vector_norm(grad)))
 
     def _updated(self, part: int, update: MaskUpdate) -> None:
         self.updates[part, update.name] = update

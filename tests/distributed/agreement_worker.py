@@ -217,6 +217,21 @@ def an_overflow_under_a_scaler_leaves_no_trace_on_shards():
     return [finite, steps]
 
 
+@case
+def norms_of_sharded_gradients_are_those_of_the_whole():
+    logged = []
+    for model, wrap in ((fully_shard(make_mlp(), mesh=mesh()), False), (make_mlp(), True)):
+        sparsity = rigl()
+        model, optimizer = attach(sparsity, model, wrap=wrap)
+        norms = []
+        sparse.log_metrics(sparsity, lambda scalars, step, norms=norms: norms.append(scalars))
+        for number in range(3):
+            step(model, optimizer, number)
+        logged.append([each["sparsity/grad_norm"] for each in norms])
+    differences = [abs(a - b) for a, b in zip(*logged, strict=True)]
+    return [len(differences), max(differences) < 1e-6, min(logged[0]) > 0]
+
+
 SHAPES = [(1,), (7,), (2, 3), (6, 4), (13, 8), (12, 2, 3), (3, 50), (64, 64)]
 SHAPERS = {
     "all": lambda shape: None,

@@ -44,6 +44,7 @@ EXPECTED = {
         ],
     ],
     "contests_over_shards_equal_those_over_the_whole": [[], True],
+    "norms_of_sharded_gradients_are_those_of_the_whole": [3, True, True],
     "nan_on_one_rank_is_told_to_all": "ScoreError: score has NaN",
 }
 

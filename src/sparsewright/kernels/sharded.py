@@ -93,6 +93,12 @@ def from_local(part: Tensor, like: Any) -> Tensor:
     )
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A small sharded result in full, on every rank; any other tensor as it is."""
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return full
+
+
 def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The sum of small tensors over the ranks of a group, in place."""
     if group is not None:
