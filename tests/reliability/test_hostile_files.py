@@ -127,7 +127,7 @@ def test_a_bomb_goes_off_if_it_is_unpickled(tmp_path: Path) -> None:
 def test_no_file_that_is_read_runs_code(run: Path, tmp_path: Path) -> None:
     mark, runner = tmp_path / "mark", CliRunner()
     files = [p for p in run.rglob("*") if p.is_file()] + [run.parent / "text.txt"]
-    assert len(files) == 6
+    assert len(files) == 10
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(original_text(config)), str(files[-1])))
     files[-1].write_bytes(Path(original_text(config)).read_bytes())
