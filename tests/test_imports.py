@@ -10,7 +10,7 @@ import pytest
 import sparsewright
 
 ROOT = Path(sparsewright.__file__).parent
-NOT_EVERYWHERE = {"fcntl"}  # the standard library has it on some systems only
+NOT_EVERYWHERE = {"fcntl", "resource"}  # the standard library has it on some systems only
 OPTIONAL = {
     *("click", "rich", "yaml", "safetensors", "lightning", "transformers"),
     *("matplotlib", "plotly"),

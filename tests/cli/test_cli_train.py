@@ -24,10 +24,14 @@ from cli_process import TINY, Command, wait_for
 
 
 def lines(run: Path, event: str) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl of one kind, without the speeds, which differ."""
+    """The lines of metrics.jsonl of one kind, without what differs: speeds, memory."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
-        {key: value for key, value in line.items() if not key.endswith("_per_second")}
+        {
+            key: value
+            for key, value in line.items()
+            if not key.endswith(("_per_second", "memory_bytes"))
+        }
         for line in found
         if line["event"] == event
     ]
@@ -73,6 +77,10 @@ def test_everything_in_a_run_folder_loads(command: Command) -> None:
     run = command.folder / "run"
     assert yaml.safe_load((run / "config.yaml").read_text())["sparsity"]["sparsity"] == 0.9
     assert [line["step"] for line in lines(run, "step")] == list(range(1, 21))
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    peaks = [line["peak_memory_bytes"] for line in metrics if line["event"] == "step"]
+    assert 50_000_000 < peaks[0] <= peaks[-1] < 10_000_000_000  # torch alone takes 150 MB
+    assert peaks == sorted(peaks)
     assert [line["step"] for line in lines(run, "validation")] == [10, 20]
     assert {line["step"] for line in lines(run, "mask_update")} == set(range(1, 15))
     weights = load_file(run / "model.safetensors")

@@ -25,9 +25,10 @@ def command(tmp_path: Path) -> Command:
 
 
 def metrics(run: Path) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl, without the speeds."""
+    """The lines of metrics.jsonl, without speeds and memory."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith("_per_second")} for line in lines]
+    costs = ("_per_second", "memory_bytes")
+    return [{k: v for k, v in line.items() if not k.endswith(costs)} for line in lines]
 
 
 def assert_same_run(run: Path, whole: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import count
@@ -35,6 +36,17 @@ def versions() -> dict[str, str]:
         "kernels": str(kernels.info()["active"]),
         "platform": platform.platform(),
     }
+
+
+def peak_memory() -> dict[str, int]:
+    """The most resident memory that the process has had, where the system counts it."""
+    try:
+        import resource
+    except ImportError:
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_memory_bytes": peak}
 
 
 def free_path(parent: Path, recipe: str) -> Path:
@@ -141,7 +153,7 @@ def _check_finite(values: dict[str, float], step: int) -> None:
 
 def _one_step(training: Training, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """One step and its lines of metrics; the last of them."""
-    line = training.step()
+    line = training.step() | peak_memory()
     _check_finite(line, line["step"])
     for update in training.events:
         folder.log(event="mask_update", **update)
