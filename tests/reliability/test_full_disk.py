@@ -38,7 +38,7 @@ def with_room(left, *arguments):
     seen.append([left, status, text, sorted(os.listdir("disk")), run])
 
 seen = []
-for left in (0, 20_000, 60_000):
+for left in (0, 20_000, 90_000):
     with_room(left, "train", "tiny.yaml", "--out", "disk/run")
 for left in (0, 4096, 40_000, 100_000, 130_000, 150_000):
     with_room(left, "train", "--resume", "disk/run")
