@@ -20,7 +20,7 @@ from sparsewright.core.errors import (
 )
 from support import backward, make_mlp
 
-EXAMPLES = int(os.environ.get("SPARSEWRIGHT_FUZZ", "4000"))
+EXAMPLES = int(os.environ.get("SPARSEWRIGHT_FUZZ", "10000"))
 
 ODD_NUMBERS = st.sampled_from(
     [-1, 0, 1, 2, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), -float("inf")]
