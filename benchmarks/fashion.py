@@ -129,9 +129,16 @@ def write_between(path: Path, name: str, text: str) -> None:
 @click.option("--storages", default="masked,compressed", help="masked, compressed or both.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the idx files.")
 @click.option("--steps", type=int, help="Optimizer steps of a run, instead of the recipe's.")
+@click.option("--sgd", type=float, metavar="LR", help="SGD with momentum instead of AdamW.")
 @click.option("--write", type=click.Path(path_type=Path), help="Put the tables in this page.")
 def main(
-    seeds: str, levels: str, storages: str, data: Path | None, steps: int | None, write: Path | None
+    seeds: str,
+    levels: str,
+    storages: str,
+    data: Path | None,
+    steps: int | None,
+    sgd: float | None,
+    write: Path | None,
 ) -> None:
     """Measure, print, and judge."""
     numbers, kinds = [float(level) for level in levels.split(",")], storages.split(",")
@@ -139,6 +146,7 @@ def main(
     for seed in map(int, seeds.split(",")):
         options: dict[str, dict[str, Any]] = {"loop": {"seed": seed, "baseline": False}}
         options["loop"] |= {"steps": steps} if steps else {}
+        options |= {"optimizer": {"name": "sgd", "lr": sgd}} if sgd else {}
         options |= {"data": {"dir": str(data)}} if data else {}
         config = RunConfig.from_file(None, "fashion", options)
         torch.set_num_threads(config.loop.threads or 1)
