@@ -302,3 +302,11 @@ def test_user_defined_algorithms_apply_like_the_others():
     model, sparsity = make_mlp(), UserDefined(sparsity=0.5)
     model.apply(sparsity)
     assert kept_of(sparsity) == {"0.weight": 64, "2.weight": 32}
+
+
+@pytest.mark.parametrize("group", ["world", 3, [0], torch.ones(2)])
+def test_a_process_group_that_is_none_is_refused(group):
+    algorithm = sparse.Static(0.5)
+    with pytest.raises(OptionTypeError, match=r"process_group .*'auto', None or a ProcessGroup"):
+        algorithm.process_group = group
+    assert algorithm.process_group == "auto"

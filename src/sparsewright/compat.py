@@ -22,6 +22,7 @@ def _apply(self: Optimizer, fn: Callable[[Optimizer], Any]) -> Optimizer:
 
 def install() -> None:
     """Give `torch.optim.Optimizer` the method `apply(fn)`. Importing the module does it."""
+    # This module exists to add the method, so the type of torch cannot know it.
     Optimizer.apply = _apply  # type: ignore[attr-defined]
 
 

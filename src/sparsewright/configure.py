@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, overload
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
@@ -44,7 +44,11 @@ _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {
 }
 
 
-def configure(config: Any) -> Group:
+@overload
+def configure(config: None) -> None: ...
+@overload
+def configure(config: Any) -> Group: ...
+def configure(config: Any) -> Group | None:
     """Build a Group from a config section.
 
     Args:
@@ -70,8 +74,7 @@ def configure(config: Any) -> Group:
     Group([(default_sparse_param_filter, SET(sparsity=0.9, update=ListSchedule([100, 200])))])
     """
     if config is None or _is_null(config):
-        # Typed for the callers that have a config; those that may not have one ask for None.
-        return None  # type: ignore[return-value]
+        return None
     group = Group()
     for _, param_filter, algorithm in read_routes(config, stop):
         assert algorithm is not None  # the first mistake is raised
@@ -239,13 +242,12 @@ def _construct(
 ) -> SparsityAlgorithm | None:
     """Call the constructor; as long as it raises, report, and set aside the option at fault."""
     for _ in range(len(options) + 2):
-        try:
-            return make(**options)
-        except Exception as error:  # a user's class may raise anything
-            report(place, error)
-            problem = str(error)
+        made = _attempt(make, options)
+        if isinstance(made, SparsityAlgorithm):
+            return made
+        report(place, made)
         rests = [_without(make, options, name) for name in [*options, "sparsity"]]
-        others = [r for r in rests if r is not None and _problem(make, r) != problem]
+        others = [r for r in rests if r is not None and str(_attempt(make, r)) != str(made)]
         if not others:
             break
         options = others[0]
@@ -265,13 +267,14 @@ def _without(
     return rest
 
 
-def _problem(make: type[SparsityAlgorithm], options: dict[str, Any]) -> str:
-    """What a constructor has to say against options; "": nothing."""
+def _attempt(
+    make: type[SparsityAlgorithm], options: dict[str, Any]
+) -> SparsityAlgorithm | Exception:
+    """What a constructor makes of options, or what it has to say against them."""
     try:
-        make(**options)
-    except Exception as error:
-        return str(error)
-    return ""
+        return make(**options)
+    except Exception as error:  # a user's class may raise anything; the caller reports it
+        return error
 
 
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
@@ -282,18 +285,19 @@ def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
     if not isinstance(algorithm, str):
         raise OptionTypeError("algorithm", algorithm, "a name or a subclass of SparsityAlgorithm")
     found = _ALGORITHMS.get(algorithm.lower())
-    user_defined = dict(_user_defined(SparsityAlgorithm))  # type: ignore[type-abstract]
+    user_defined = dict(_user_defined(SparsityAlgorithm.__subclasses__()))
     found = found or user_defined.get(algorithm)
     if found is None:
         raise OptionError("algorithm", algorithm, [*_ALGORITHMS, *user_defined])
     return found
 
 
-def _user_defined(base: type[SparsityAlgorithm]) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
-    """Class name and class of every usable subclass outside this package; the latest last."""
-    for subclass in base.__subclasses__():
-        if subclass.__module__.partition(".")[0] != "sparsewright" and not inspect.isabstract(
-            subclass
-        ):
-            yield subclass.__name__, subclass
-        yield from _user_defined(subclass)
+def _user_defined(
+    classes: Iterable[type[SparsityAlgorithm]],
+) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
+    """Name and class of all usable ones outside this package, subclasses too; the latest last."""
+    for each in classes:
+        is_own = each.__module__.partition(".")[0] == "sparsewright"
+        if not is_own and not inspect.isabstract(each):
+            yield each.__name__, each
+        yield from _user_defined(each.__subclasses__())

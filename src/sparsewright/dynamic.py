@@ -174,8 +174,10 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     def _check_room(self, parameter: SparseParameter, new: Tensor) -> None:
         """Replicas exchange gradients in buffers that were laid out once."""
-        kept = int(new.sum()) if parameter.is_compressed else parameter.kept
-        if kept != parameter.kept and self._attachment.dense_gradients.group is not None:
+        if not parameter.is_compressed or self._attachment.dense_gradients.group is None:
+            return
+        kept = int(new.sum())
+        if kept != parameter.kept:
             raise AttachError(
                 parameter.name,
                 f"its level moves, from {parameter.kept} live connections to {kept}, which a "

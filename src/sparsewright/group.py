@@ -18,7 +18,7 @@ from sparsewright.core.errors import (
 )
 from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
 from sparsewright.core.hooks import HandleGroup, MaskUpdateHook, Removable, SparsityHook
-from sparsewright.core.state import check_state
+from sparsewright.core.state import check_state, load_all
 from sparsewright.runtime.attach import attach_routed, next_name
 from sparsewright.runtime.describe import group_html
 from sparsewright.runtime.parameter import SparseParameter
@@ -249,20 +249,14 @@ class Group(SparsityAlgorithm):
         """
         own = self.state_dict()
         check_state("Group", state_dict, own)
-        states, before = state_dict["algorithms"], own["algorithms"]
+        states = state_dict["algorithms"]
         if not isinstance(states, list):
             raise StateError("Group", f"algorithms must be a list, not {show(states)}")
         if len(states) != len(self.algorithms):
             raise StateError(
                 "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
             )
-        try:
-            for algorithm, state in zip(self.algorithms, states, strict=True):
-                algorithm.load_state_dict(state)
-        except Exception:
-            for algorithm, state in zip(self.algorithms, before, strict=True):
-                algorithm.load_state_dict(state)
-            raise
+        load_all(self.algorithms, states)
 
     def __repr__(self) -> str:
         pairs = (f"({show_filter(f)}, {algorithm!r})" for f, algorithm in self._routes)

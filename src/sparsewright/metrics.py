@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable
 from os import PathLike, fspath
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -174,10 +173,5 @@ class TensorBoard:
     def __enter__(self) -> TensorBoard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cli_process import Command
+from processes import shown_on_a_terminal
 
 LOG = """
 import json
@@ -124,26 +121,7 @@ def test_wrong_logs(command: Command, spec: str, says: str) -> None:
 
 def test_a_terminal_gets_a_bar_with_level_churn_speed_and_time_left(command: Command) -> None:
     config = command.config(loop={"steps": 60})
-    controller, terminal = pty.openpty()
-    start = [sys.executable, "-c", "from sparsewright.cli import main; main()"]
-    process = subprocess.Popen(
-        [*start, "train", str(config), "--no-baseline"],
-        cwd=command.folder, stdout=subprocess.DEVNULL, stderr=terminal, stdin=terminal,
-        env={**os.environ, "COLUMNS": "140", "TERM": "xterm", "PYTHONUTF8": "1"},
-    )  # fmt: skip
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    assert process.wait(60) == 0
-    text = shown.decode()
+    text = shown_on_a_terminal(["train", config, "--no-baseline"], command.folder, columns=140)
     for part in ("60/60", "level 0.9", "churn ", "tokens/s", "0:00:00", "━"):
         assert part in text, (part, text[-2000:])
     assert "step 6/60" not in text

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import pytest
 import yaml
 
 from cli_process import Command
+from processes import shown_on_a_terminal
 
 MODELS = """
     import torch
@@ -331,37 +328,14 @@ def test_files_that_are_none(command: Command) -> None:
     assert "line 1" in lines_of(command("plan", "bad.yaml"))[0]
 
 
-def in_terminal(folder: Path, **environment: str) -> str:
-    """What the command shows on a terminal of 80 columns."""
-    controller, terminal = pty.openpty()
-    start = [sys.executable, "-c", "from sparsewright.cli import main; main()"]
-    settings = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "PYTHONUTF8": "1", **environment}
-    process = subprocess.Popen(
-        [*start, "plan", "c.yaml", "--model", "models:mlp"],
-        cwd=folder, stdout=terminal, stdin=terminal, env=settings,
-    )  # fmt: skip
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    assert process.wait(60) == 0
-    return shown.decode()
-
-
 def test_a_terminal_gets_blocks_that_fit_unless_it_wants_none(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(textwrap.dedent(MODELS))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(ENTRY))
-    shown = in_terminal(tmp_path)
+    command = ["plan", "c.yaml", "--model", "models:mlp"]
+    shown = shown_on_a_terminal(command, tmp_path, columns=80)
     (level,) = [line for line in shown.splitlines() if line.startswith("  level")]
     assert "█" in level
     assert len(level) <= 80
-    plain = in_terminal(tmp_path, NO_COLOR="1")
+    plain = shown_on_a_terminal(command, tmp_path, columns=80, NO_COLOR="1")
     assert plain.isascii()
     assert "9" * 51 in plain

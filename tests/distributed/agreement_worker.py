@@ -246,7 +246,10 @@ def random_contests():
     meshes = [(mesh(), [Shard(0)]), (mesh(world // 2, 2), [Replicate(), Shard(0)])]
     meshes.append((mesh(), [Replicate()]))
     generator = torch.Generator().manual_seed(7)
-    draw = lambda n: int(torch.randint(n, (), generator=generator))  # noqa: E731
+
+    def draw(n):
+        return int(torch.randint(n, (), generator=generator))
+
     for number in range(150):
         shape = SHAPES[draw(len(SHAPES))]
         kinds = ["all"]

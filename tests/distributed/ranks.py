@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
+
+from processes import run_session
 
 TESTS = Path(__file__).parents[1]
 
@@ -23,26 +23,9 @@ def run_ranks(script: str, world: int, *arguments: object, timeout: float = 240)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={world}", str(Path(__file__).parent / script)]
     paths = [str(TESTS), str(TESTS / "contract"), str(Path(__file__).parent)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=env,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        # torchrun starts each worker in a session of its own: ask it first, so that it ends them.
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output[-6000:]
+    env = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    status, output = run_session([*command, *map(str, arguments)], env, timeout)
+    assert status == 0, output[-6000:]
     return output
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Any
 import yaml
 
 import sparsewright
+from processes import run_session
 from sparsewright.core.errors import SparsewrightError
 
 ROOT = Path(__file__).parents[2]
@@ -133,23 +132,9 @@ def _run_shell(block: Block) -> None:
         command.chmod(0o755)
     path = os.pathsep.join([str(bin_folder.absolute()), os.environ["PATH"]])
     source = str(Path(sparsewright.__file__).parents[1])
-    env = os.environ | {"PATH": path, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", block.code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=env,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=200)
-    finally:
-        # torchrun ends its workers, which have sessions of their own, when it is asked to end.
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
-    assert process.returncode == 0, f"{block.place}\n{output[-6000:]}"
+    env = {"PATH": path, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    status, output = run_session(["bash", "-euo", "pipefail", "-c", block.code], env, timeout=200)
+    assert status == 0, f"{block.place}\n{output[-6000:]}"
 
 
 def links(page: Path) -> Iterator[str]:

@@ -180,10 +180,10 @@ def choose(page: Any, layer: str, step: int) -> None:
 def test_picture_shows_single_connections(page: Any, runs: list[WrittenRun]) -> None:
     show(page, runs[0])
     open_tab(page, "Masks")
-    choose(page, "one: fc1.weight (40×30)", 8)  # noqa: RUF001
+    choose(page, "one: fc1.weight (40×30)", 8)
     mask = runs[0].masks[8]["fc1.weight"]
     assert drawn(page, list(np.ndindex(40, 30))) == mask.reshape(-1).tolist()
-    choose(page, "<b>two: fc10.weight (700×300)", 16)  # noqa: RUF001
+    choose(page, "<b>two: fc10.weight (700×300)", 16)
     assert "zoom in" in page.locator("#mask-legend").inner_text()
     page.get_by_role("button", name="Single connections").click()
     mask = runs[1].masks[16]["fc10.weight"]
@@ -195,7 +195,7 @@ def test_picture_shows_single_connections(page: Any, runs: list[WrittenRun]) -> 
 def test_picture_by_keyboard_and_wheel(page: Any, runs: list[WrittenRun]) -> None:
     show(page, runs[0])
     open_tab(page, "Masks")
-    choose(page, "one: fc1.weight (40×30)", 16)  # noqa: RUF001
+    choose(page, "one: fc1.weight (40×30)", 16)
     canvas, text = page.locator("#mask"), page.locator("#mask-text")
     canvas.focus()
     whole = text.inner_text()

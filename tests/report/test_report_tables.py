@@ -45,7 +45,7 @@ def test_layers(written: list[WrittenRun], runs: list[Run]) -> None:
             row, masks = rows[run.path.name, name], [run.masks[s][name] for s in (0, 5, 10)]
             flat = [mask.reshape(len(mask), -1) for mask in masks]
             grown = [(b & ~a) for a, b in itertools.pairwise(flat)]
-            assert row["shape"] == "×".join(map(str, shape))  # noqa: RUF001
+            assert row["shape"] == "×".join(map(str, shape))
             assert row["kept"] == masks[-1].sum()
             assert row["sparsity"] == pytest.approx(1 - masks[-1].mean())
             assert row["updates"] == 2

@@ -14,6 +14,7 @@ from sparsewright.core.schedules import (
     HyperParameterSchedule,
     make_hyperparam_schedule,
 )
+from sparsewright.core.state import load_all
 
 # The extremes of a formula are looked for so many steps ahead at most.
 _HORIZON = 100_000
@@ -107,11 +108,4 @@ class ScheduleSet:
         for name, state in state_dict.items():
             if not isinstance(state, Mapping):
                 raise StateError(f"the schedule {name}", f"expected a dict, got {show(state)}")
-        before = self.state_dict()
-        try:
-            for name, state in state_dict.items():
-                self._schedules[name].load_state_dict(state)
-        except Exception:
-            for name, state in before.items():
-                self._schedules[name].load_state_dict(state)
-            raise
+        load_all([self._schedules[name] for name in state_dict], list(state_dict.values()))

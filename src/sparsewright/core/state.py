@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
 from sparsewright.core.update_schedules import MAX_STEP
+
+
+class Stateful(Protocol):
+    """Has a state, and takes one back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as plain values."""
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Take back what `state_dict` gave."""
+
+
+def load_all(objects: Sequence[Stateful], states: Sequence[Any]) -> None:
+    """Let each object load its state; if one cannot, all have the state that they had before."""
+    before = [each.state_dict() for each in objects]
+    try:
+        for each, state in zip(objects, states, strict=True):
+            each.load_state_dict(state)
+    except BaseException:  # nothing is caught: whatever it is goes on, over restored objects
+        for each, state in zip(objects, before, strict=True):
+            each.load_state_dict(state)
+        raise
 
 
 def check_state(what: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

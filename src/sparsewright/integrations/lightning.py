@@ -83,7 +83,8 @@ class SparsityCallback(Callback):
         for optimizer in trainer.optimizers:
             self.sparsity.apply(optimizer)
         self._stop_logging()
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside
+        # The trainer has it from its logger connector; its class does not declare it.
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.loggers and every and trainer.is_global_zero:
 
             def log(scalars: dict[str, float], step: int) -> None:

@@ -31,12 +31,12 @@ def is_sharded(tensor: object) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local(tensor: Any) -> Tensor:
     """This rank's part of a sharded tensor, sharing its memory; any other tensor as it is."""
-    if not is_sharded(tensor):
-        return tensor
-    with torch.no_grad():
-        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    part: Tensor = tensor
+    if is_sharded(tensor):
+        with torch.no_grad():
+            part = tensor.to_local()
     return part
 
 
@@ -80,22 +80,23 @@ def shard_like(tensor: Tensor, like: Any) -> Tensor:
     """A whole tensor, equal on all ranks, spread as `like`; nothing is sent."""
     if is_sharded(tensor) or not is_sharded(like):
         return tensor
-    whole = tensor.to(local(like).device)
-    return _module().distribute_tensor(  # type: ignore[no-any-return]
-        whole, like.device_mesh, like.placements, src_data_rank=None
+    spread: Tensor = _module().distribute_tensor(
+        tensor.to(local(like).device), like.device_mesh, like.placements, src_data_rank=None
     )
+    return spread
 
 
 def from_local(part: Tensor, like: Any) -> Tensor:
     """The DTensor, shaped and spread as `like`, of which this rank's part is `part`."""
-    return type(like).from_local(  # type: ignore[no-any-return]
+    spread: Tensor = type(like).from_local(
         part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
+    return spread
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """A small sharded result in full, on every rank; any other tensor as it is."""
-    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return full
 
 

@@ -21,7 +21,7 @@ from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, logger
 from sparsewright.runtime.loading import attached_to
 from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.storage import CompressedStorage, MaskedStorage, replace_tensors
+from sparsewright.runtime.storage import CompressedStorage, MaskedStorage, Storage, replace_tensors
 from sparsewright.runtime.walk import named_modules, wrapped_name
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -224,12 +224,8 @@ def _compress_layer(
     if grad is not None:
         layer.values.grad = sparse.gather_dense(grad, layer.layout)
     _replace(linear, layer, sites)
-    if attached is not None:
-        parameter, attachment = attached
-        for state in parameter.states():
-            _convert(state, shape, lambda tensor: sparse.gather_dense(tensor, layer.layout))
-        parameter.storage = CompressedStorage(layer, list(sites))
-        attachment.follow_loading(parameter)
+    storage = CompressedStorage(layer, list(sites))
+    _move(attached, storage, shape, lambda t: sparse.gather_dense(t, layer.layout))
     return attached
 
 
@@ -241,18 +237,22 @@ def _decompress_layer(layer: SparseLinear, sites: Sequence[tuple[nn.Module, str]
     if grad is not None:
         linear.weight.grad = sparse.scatter_dense(grad, layer.layout)
     _replace(layer, linear, sites)
-    if attached is not None:
-        parameter, attachment = attached
-        for state in parameter.states():
-            _convert(state, shape, lambda tensor: sparse.scatter_dense(tensor, layer.layout))
-        parameter.storage = MaskedStorage(linear, "weight")
-        attachment.follow_loading(parameter)
+    storage = MaskedStorage(linear, "weight")
+    _move(attached, storage, shape, lambda t: sparse.scatter_dense(t, layer.layout))
     return attached
 
 
-def _convert(state: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]) -> None:
-    """Convert the state tensors shaped like the weight was."""
-    replace_tensors(state, lambda t: fn(t) if t.shape == shape and t.is_floating_point() else t)
+def _move(
+    attached: Changed, storage: Storage, shape: torch.Size, fn: Callable[[Tensor], Tensor]
+) -> None:
+    """Give a sparse parameter its new storage; `fn` converts state shaped like its old weight."""
+    if attached is None:
+        return
+    parameter, attachment = attached
+    for state in parameter.states():
+        replace_tensors(state, lambda t: fn(t) if t.shape == shape and t.is_floating_point() else t)
+    parameter.storage = storage
+    attachment.follow_loading(parameter)
 
 
 def _replace(old: nn.Module, new: nn.Module, sites: Iterable[tuple[nn.Module, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -64,8 +65,7 @@ def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None
     if torch.compiler.is_compiling():
         y: Tensor = _op(x, values, bias, *_flatten(layout))
         return y
-    result: Tensor = _SparseLinear.apply(x, values, bias, layout)  # type: ignore[no-untyped-call]
-    return result
+    return _apply(x, values, bias, layout)
 
 
 class _SparseLinear(torch.autograd.Function):
@@ -90,6 +90,9 @@ class _SparseLinear(torch.autograd.Function):
         dvalues = sparse.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
         dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return dx, dvalues, dbias, None
+
+
+_apply: Callable[..., Tensor] = _SparseLinear.apply
 
 
 def _flatten(layout: Layout) -> tuple[list[Tensor], list[int]]:

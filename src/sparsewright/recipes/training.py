@@ -71,7 +71,7 @@ def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Grou
         OptionError: it leaves the whole model dense.
     """
     try:
-        algorithm = configure(section)
+        algorithm: Group | None = configure(section)
         if algorithm:  # None for `sparsity: null`
             for part in algorithm.algorithms:
                 part.storage = storage or part.storage

@@ -82,7 +82,7 @@ def _layer_row(run: Run, name: str) -> dict[str, Any]:
         "run": run.name,
         "layer": name,
         "algorithm": layer.algorithm or None,
-        "shape": "×".join(map(str, layer.shape)),  # noqa: RUF001
+        "shape": "×".join(map(str, layer.shape)),
         "total": layer.total,
         "kept": kept,
         "sparsity": 1 - kept / layer.total,

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -126,7 +125,9 @@ class FactoredGradient:
             block = torch.zeros(len(range(*rows.indices(self.shape[0]))), self.shape[1])
             for x, dy in self.factors:
                 block.addmm_(dy[:, rows].T.float(), x.float())
-            yield start, block if self.group is None else average_(block, self.group)
+            if self.group is not None:
+                average_(block, self.group).wait()
+            yield start, block
 
     def dense(self) -> Tensor:
         """The whole gradient, `[rows, cols]`."""
@@ -197,14 +198,17 @@ class DenseGradients:
         Every rank takes part with every parameter: one that saw no gradient there adds zeros.
         Shards are averaged already, factors when they are multiplied out.
         """
+        if self.group is None:
+            return
         pending = []
-        for parameter in parameters if self.group is not None else ():
+        for parameter in parameters:
+            name = parameter.name
             if parameter.is_compressed:
-                self._factors.setdefault(parameter.name, [])
+                self._factors.setdefault(name, [])
             elif not sharded.is_sharded(parameter.param):
-                total = self._sums.setdefault(parameter.name, torch.zeros_like(parameter.param))
-                total.div_(dist.get_world_size(self.group))
-                pending.append(dist.all_reduce(total, group=self.group, async_op=True))
+                if name not in self._sums:
+                    self._sums[name] = torch.zeros_like(parameter.param)
+                pending.append(average_(self._sums[name], self.group))
         for work in pending:
             work.wait()
 

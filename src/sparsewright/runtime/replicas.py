@@ -53,11 +53,14 @@ def group_of(module: nn.Module, setting: Any) -> Any:
     return setting
 
 
-def average_(tensor: Tensor, group: ProcessGroup) -> Tensor:
-    """The mean over the ranks, in place; divided before it is summed, as data parallelism does."""
+def average_(tensor: Tensor, group: ProcessGroup) -> dist.Work:
+    """Begin to put the mean over the ranks in the place of a tensor; `wait()` ends it.
+
+    Divided before it is summed, as data parallelism does, so that float16 does not overflow.
+    """
     tensor.div_(dist.get_world_size(group))
-    dist.all_reduce(tensor, group=group)
-    return tensor
+    work: dist.Work = dist.all_reduce(tensor, group=group, async_op=True)
+    return work
 
 
 def all_true(condition: bool, group: ProcessGroup | None, device: torch.device) -> bool:

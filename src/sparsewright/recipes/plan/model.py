@@ -59,8 +59,8 @@ def build(factory: Factory, where: str) -> Outline:
             try:
                 with torch.device("meta"):
                     made = factory()
-            except Exception:  # such as one that looks at the numbers it has drawn
-                made = factory()
+            except Exception:  # a user's function: perhaps it looks at numbers, which meta has not
+                made = factory()  # what it raises here is reported
     except SparsewrightError:
         raise
     except (Exception, SystemExit) as error:
@@ -100,7 +100,7 @@ class _Counting(TorchDispatchMode):
     """Counts what passes, and finds the weight by the storage that all its views share."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.names = {w.untyped_storage()._cdata: name for name, w in weights.items()}
         self.flops: Counter[str] = Counter()
 
