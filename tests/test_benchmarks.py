@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cli_process import Command
+from image_files import write_images
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SMALL = ["--width", "16", "--layers", "1"]
 RUNS = {
@@ -22,19 +25,75 @@ RUNS = {
 }  # fmt: skip
 
 
+def run(script, folder, *arguments):
+    environment = {**os.environ, "BENCHMARK_RESULTS": str(folder)}
+    command = [sys.executable, str(FOLDER / script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def rows_of(folder):
+    (path,) = folder.glob("*.csv")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.mark.parametrize("script", RUNS)
 def test_runs_and_writes_its_results(script, tmp_path):
     if script in ("bench_memory.py", "scale.py") and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is reset through /proc, which this system does not have")
-    environment = {**os.environ, "BENCHMARK_RESULTS": str(tmp_path)}
-    command = [sys.executable, str(FOLDER / script), *RUNS[script]]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
-    (path,) = tmp_path.glob("*.csv")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    run(script, tmp_path, *RUNS[script])
+    rows = rows_of(tmp_path)
     assert rows
     assert all(float(row["ratio"]) == float(row["ratio"]) and row["machine"] for row in rows)
+
+
+def a_page(folder, *names):
+    page = folder / "page.md"
+    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in names))
+    return page
+
+
+def test_accuracy_of_methods_goes_into_a_page(tmp_path):
+    write_images(tmp_path, 400, 100)
+    page = a_page(tmp_path, "fashion masked", "fashion compressed")
+    options = ["--data", tmp_path, "--seeds", "0,1", "--steps", 20, "--levels", "0.8,0.9"]
+    printed = run("fashion.py", tmp_path, *options, "--write", page)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 * (1 + 2 * 2 * 4)
+    text = page.read_text()
+    assert "old" not in text
+    for storage in ("masked", "compressed"):
+        table = text.partition(f"<!-- fashion {storage} -->")[2]
+        case = {"method": "set", "storage": storage, "level": "0.9"}
+        mean = sum(50 * float(row["accuracy"]) for row in rows if case.items() <= row.items())
+        line = next(line for line in table.splitlines() if line.startswith("| set |"))
+        assert line.split("|")[3].startswith(f" {mean:.2f} ± ")
+        assert line in printed
+
+
+def test_growth_of_methods_goes_into_a_page(tmp_path):
+    write_images(tmp_path, 400, 100)
+    page = a_page(tmp_path, "growth")
+    options = ["--data", tmp_path, "--seeds", "0", "--steps", 40]
+    run("growth.py", tmp_path, *options, "--write", page)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 * 4
+    share = {row["method"]: float(row["bright"]) for row in rows if row["optimizer"] == "AdamW"}
+    assert share["RigL"] > share["SET"] > 0
+    assert share["RigL"] > share["ScaledRigL"]
+    assert f"| {share['RigL']:.0%} |" in page.read_text()
+
+
+def test_loss_of_methods_goes_into_a_page(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("a b c d e f g h i j " * 60)
+    config = Command(tmp_path).config(data={"text": str(text)})
+    page = a_page(tmp_path, "charlm")
+    run("charlm.py", tmp_path, "--config", config, "--seeds", "0", "--write", page)
+    for method in ("dense", "static", "set", "rigl", "gmp"):
+        assert f"| {method} | " in page.read_text()
 
 
 def check(tmp_path, ratio):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import pydoc_data.topics
 import re
 import signal
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cli_process import TINY, Command, wait_for
+from image_files import write_images
 
 
 def lines(run: Path, event: str) -> list[dict[str, float]]:
@@ -262,22 +260,8 @@ def test_partly_matching_section_warns_and_trains(command: Command) -> None:
     assert "*atention*" in done.err
 
 
-def write_images(folder: Path) -> None:
-    """A small Fashion-MNIST: two rows of each image tell its class."""
-    rng = np.random.default_rng(0)
-    for prefix, count in (("train", 400), ("t10k", 100)):
-        labels = rng.integers(0, 10, count).astype(np.uint8)
-        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
-        for row in (0, 1):
-            images[np.arange(count), labels * 2 + row] += 180
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-            packed = gzip.compress(header + array.tobytes())
-            (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(packed)
-
-
 def test_fashion_reports_accuracy_and_resumes(command: Command) -> None:
-    write_images(command.folder)
+    write_images(command.folder, 400, 100, pack=True)
     config = command.folder / "fashion.yaml"
     loop = {"steps": 60, "batch_size": 50, "warmup": 5, "threads": 1}
     config.write_text(yaml.safe_dump({"recipe": "fashion", "loop": loop}))

@@ -10,33 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from image_files import idx, write_images
 from sparsewright.core.errors import ConfigError, OptionError
 from sparsewright.recipes import fashion
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.training import Training
 
 DEBIAN = Path(fashion.ImageSettings().dir)
-
-
-def idx(array: np.ndarray) -> bytes:
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-def write_set(folder: Path, count: int = 200, pack: bool = False) -> None:
-    """Images whose brightest rows tell the label."""
-    rng = np.random.default_rng(0)
-    for prefix in ("train", "t10k"):
-        labels = rng.integers(0, 10, count)
-        images = rng.integers(0, 60, (count, 28, 28))
-        images[np.arange(count), labels * 2] += 180
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            path = folder / f"{prefix}-{name}-ubyte"
-            content = idx(array)
-            path.write_bytes(content)
-            if pack:
-                path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-                path.unlink()
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (0, 5)])
@@ -85,14 +65,14 @@ def test_damaged_idx(tmp_path: Path, name: str, content: bytes | None, problem: 
     ],
 )
 def test_files_that_do_not_fit(tmp_path: Path, file: str, array: np.ndarray, problem: str) -> None:
-    write_set(tmp_path)
+    write_images(tmp_path, 200, 200)
     (tmp_path / file).write_bytes(idx(array))
     with pytest.raises(ConfigError, match=problem):
         fashion.read_split(tmp_path, "train")
 
 
 def test_every_image_is_seen_once_an_epoch(tmp_path: Path) -> None:
-    write_set(tmp_path, count=50)
+    write_images(tmp_path, 50, 50)
     loop = RunConfig.from_file(None, "fashion", {"loop": {"batch_size": 10}}).loop
     task = fashion.make_task(fashion.ImageSettings(str(tmp_path)), fashion.LeNetSettings(), loop)
     epochs = [
@@ -105,7 +85,7 @@ def test_every_image_is_seen_once_an_epoch(tmp_path: Path) -> None:
 
 
 def test_batch_larger_than_the_set(tmp_path: Path) -> None:
-    write_set(tmp_path, count=50)
+    write_images(tmp_path, 50, 50)
     loop = RunConfig.from_file(None, "fashion").loop
     with pytest.raises(OptionError, match="up to 50"):
         fashion.make_task(fashion.ImageSettings(str(tmp_path)), fashion.LeNetSettings(), loop)
@@ -113,7 +93,7 @@ def test_batch_larger_than_the_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_sparse_lenet_learns(tmp_path: Path, pack: bool) -> None:
-    write_set(tmp_path, pack=pack)
+    write_images(tmp_path, 200, 200, pack=pack)
     loop = {"steps": 100, "batch_size": 50, "warmup": 5, "threads": 1}
     options = {"data": {"dir": str(tmp_path)}, "loop": loop}
     config = RunConfig.from_file(None, "fashion", options)
