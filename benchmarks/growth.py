@@ -1,6 +1,6 @@
 """Why is RigL behind SET on Fashion-MNIST with AdamW? Its growth follows the scale of the inputs.
 
-    python benchmarks/growth.py --data /usr/share/datasets/fashion-mnist --write docs/results.md
+    python benchmarks/growth.py --write docs/results.md
 
 The gradient of a connection is the mean over the batch of (gradient of its output) * (its input):
 where the input is large, so is the gradient, and there RigL grows. SGD's steps have that scale too;
@@ -20,14 +20,14 @@ from pathlib import Path
 import click
 import harness
 import torch
-from fashion import Runs, cell, configuration, gain, section, write_between
+from fashion import ACCURACY
+from methods import Runs, configuration, section, train, write_between
 from torch import Tensor
 
 import sparsewright as sparse
 from sparsewright import RigL
 from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.task import Task
-from sparsewright.recipes.training import Network
 
 OPTIMIZERS = {"AdamW": {}, "SGD": {"name": "sgd", "lr": 0.1}}
 Results = dict[tuple[str, str], Runs]
@@ -50,15 +50,14 @@ METHODS = {"Static": "static", "SET": "set", "RigL": "rigl", "ScaledRigL": Scale
 
 
 def run(config: RunConfig, task: Task) -> tuple[float, float]:
-    """Train to the end: test accuracy, and the share of connections on bright pixels."""
-    network = Network(config, task, is_sparse=True)
-    for step in range(config.loop.steps):
-        network.step(step)
+    """Train to the end: test accuracy in percent, share of connections on bright pixels."""
+    network, _ = train(config, task)
     assert network.algorithm is not None
     mask = network.algorithm.sparse_params["fc1.weight"].mask
     brightness = task.batch(0)[0].mean(dim=0)
     bright = brightness.argsort(descending=True)[: len(brightness) // 4]
-    return network.evaluate()["accuracy"], int(mask[:, bright].sum()) / int(mask.sum())
+    share = int(mask[:, bright].sum()) / int(mask.sum())
+    return ACCURACY.scale * network.evaluate()[ACCURACY.name], share
 
 
 def measure(config: RunConfig, level: float, found: Results) -> None:
@@ -84,7 +83,7 @@ def table(found: Results) -> str:
         cells = []
         for optimizer in OPTIMIZERS:
             runs = found[method, optimizer]
-            cells += [cell(runs), f"{statistics.mean(share for _, share in runs):.0%}"]
+            cells += [ACCURACY.cell(runs), f"{statistics.mean(share for _, share in runs):.0%}"]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -92,17 +91,14 @@ def table(found: Results) -> str:
 @click.command()
 @click.option("--seeds", default="0,1,2,3,4", help="Seeds, separated by commas.")
 @click.option("--level", default=0.9, help="Level, 0..1.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the idx files.")
-@click.option("--steps", type=int, help="Optimizer steps of a run, instead of the recipe's.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML over the defaults.")
 @click.option("--write", type=click.Path(path_type=Path), help="Put the table in this page.")
-def main(
-    seeds: str, level: float, data: Path | None, steps: int | None, write: Path | None
-) -> None:
+def main(seeds: str, level: float, config: Path | None, write: Path | None) -> None:
     """Measure and print."""
     found: Results = defaultdict(list)
     for seed in map(int, seeds.split(",")):
-        config = configuration(seed, data, steps)
-        measure(config, level, found)
+        settings = configuration("fashion", config, seed)
+        measure(settings, level, found)
         click.echo(f"seed {seed}", err=True)
     rows = [
         {"method": method, "optimizer": optimizer, "run": i, "accuracy": a, "bright": bright}
@@ -110,14 +106,15 @@ def main(
         for i, (a, bright) in enumerate(runs)
     ]
     harness.write(rows, "growth")
-    count = f"{len(seeds.split(','))} seeds, {config.loop.steps} steps"
-    heading = f"{level:.0%} sparse, {count}; {harness.machine()}."
-    gains = [
-        f"with {optimizer}: RigL {gain(found['RigL', optimizer], found['SET', optimizer])}, "
-        f"ScaledRigL {gain(found['ScaledRigL', optimizer], found['SET', optimizer])}"
-        for optimizer in OPTIMIZERS
-    ]
-    verdict = f"Over SET, paired by seed, in points with standard errors: {'; '.join(gains)}."
+    count = f"Seeds: {len(seeds.split(','))}; steps: {settings.loop.steps}"
+    heading = f"{level:.0%} sparse. {count}; {harness.machine()}."
+    lines = []
+    for optimizer in OPTIMIZERS:
+        other = found["SET", optimizer]
+        for method in ("RigL", "ScaledRigL"):
+            difference = ACCURACY.difference(found[method, optimizer], other)
+            lines.append(f"{method} minus SET with {optimizer}: {difference}")
+    verdict = f"In {ACCURACY.unit}, paired by seed, with standard errors. {'; '.join(lines)}."
     text = "\n\n".join([heading, table(found), verdict])
     click.echo(text)
     if write:

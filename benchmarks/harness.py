@@ -80,7 +80,7 @@ def machine() -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     return (
-        f"{model}; {torch.get_num_threads()} threads; torch {torch.__version__}; "
+        f"{model}; threads: {torch.get_num_threads()}; torch {torch.__version__}; "
         f"sparsewright {sparsewright.__version__}; python {platform.python_version()}"
     )
 

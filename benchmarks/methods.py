@@ -1,0 +1,193 @@
+"""The methods on one recipe, at several levels, from several seeds: what `fashion.py` and
+`charlm.py` share."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import harness
+import torch
+
+from sparsewright.recipes.config import RunConfig
+from sparsewright.recipes.task import Task
+from sparsewright.recipes.training import Network
+
+METHODS = ("static", "set", "rigl", "gmp")
+STORAGES = ("masked", "compressed")
+Runs = list[tuple[float, float]]
+"""The metric, and CPU seconds or another figure, of each seed."""
+Results = dict[tuple[str, str, float], Runs]
+"""(method, storage, level) -> runs."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a run is judged by.
+
+    Attributes:
+        name: as `evaluate` names it.
+        scale: factor to the unit that is shown.
+        digits: decimal places shown.
+        unit: of differences.
+    """
+
+    name: str
+    scale: float
+    digits: int
+    unit: str
+
+    def cell(self, runs: Runs) -> str:
+        """Mean and standard deviation over the seeds."""
+        return self._show([value for value, _ in runs], 1, "")
+
+    def difference(self, runs: Runs, other: Runs) -> str:
+        """Mean difference of runs paired by seed, and its standard error."""
+        pairs = [a - b for (a, _), (b, _) in zip(runs, other, strict=True)]
+        return self._show(pairs, len(pairs), "+")
+
+    def _show(self, values: list[float], count: int, sign: str) -> str:
+        spread = statistics.stdev(values) / count**0.5 if len(values) > 1 else 0.0
+        mean = statistics.mean(values)
+        return f"{mean:{sign}.{self.digits}f} ± {spread:.{self.digits}f}"
+
+
+def configuration(recipe: str, file: Path | None, seed: int) -> RunConfig:
+    """The recipe's defaults, overlaid by a file, at a seed; with the threads it asks for."""
+    options = {"loop": {"seed": seed, "baseline": False}}
+    config = RunConfig.from_file(file, recipe, options)
+    torch.set_num_threads(config.loop.threads or 1)
+    return config
+
+
+def section(method: str, level: float, config: RunConfig) -> dict[str, Any]:
+    """The `sparsity` section of a method: updates where the recipe's RigL has them."""
+    rigl = config.sparsity | {"sparsity": level}
+    if method == "static":
+        return {"algorithm": "static", "sparsity": level, "seed": rigl["seed"]}
+    if method == "gmp":
+        freq, stop = rigl["update"]["freq"], rigl["update"]["stop"]
+        cubic = {"type": "cubic", "init": 0, "final": level, "begin": 0, "end": stop - 1}
+        update = {"freq": freq, "stop": stop + 1}
+        return {"algorithm": "gmp", "sparsity": cubic, "update": update, "init_method": "topk"}
+    return rigl | {"algorithm": method}
+
+
+def train(config: RunConfig, task: Task, *, is_sparse: bool = True) -> tuple[Network, float]:
+    """Train one network to the end: the network, and the CPU seconds it took."""
+    network = Network(config, task, is_sparse=is_sparse)
+    started = time.process_time()
+    for step in range(config.loop.steps):
+        network.step(step)
+    return network, time.process_time() - started
+
+
+def measure(
+    config: RunConfig, metric: Metric, levels: list[float], storages: list[str], found: Results
+) -> None:
+    """Add a run of each method at each level in each storage, and a dense one."""
+    task = config.make_task()
+
+    def add(case: tuple[str, str, float], config: RunConfig, *, is_sparse: bool) -> None:
+        network, seconds = train(config, task, is_sparse=is_sparse)
+        found[case].append((metric.scale * network.evaluate()[metric.name], seconds))
+
+    add(("dense", "dense", 0.0), config, is_sparse=False)
+    for level in levels:
+        for method in METHODS:
+            for storage in storages:
+                loop = replace(config.loop, storage=storage)
+                sparse = replace(config, loop=loop, sparsity=section(method, level, config))
+                add((method, storage, level), sparse, is_sparse=True)
+
+
+def table(found: Results, metric: Metric, levels: list[float], storage: str) -> str:
+    """The metric by method and level, and CPU seconds of a run."""
+    lines = [
+        f"| {storage} | " + " | ".join(f"{level:.0%}" for level in levels) + " | CPU s a run |",
+        "|---|" + "---:|" * (len(levels) + 1),
+    ]
+    dense = found["dense", "dense", 0.0]
+    seconds = statistics.median(s for _, s in dense)
+    lines.append(
+        f"| dense | {metric.cell(dense)} |" + " |" * (len(levels) - 1) + f" {seconds:.1f} |"
+    )
+    for method in METHODS:
+        runs = [found[method, storage, level] for level in levels]
+        low, high = (f(statistics.median(s for _, s in r) for r in runs) for f in (min, max))
+        cells = " | ".join(map(metric.cell, runs))
+        lines.append(f"| {method} | {cells} | {low:.1f} to {high:.1f} |")
+    return "\n".join(lines)
+
+
+def order(found: Results, metric: Metric, levels: list[float], storage: str) -> str:
+    """How SET compares with Static, and RigL with SET, at each level."""
+    lines = []
+    for method, other in (("SET", "Static"), ("RigL", "SET")):
+        each = []
+        for level in levels:
+            pair = (found[name.lower(), storage, level] for name in (method, other))
+            each.append(f"{metric.difference(*pair)} at {level:.0%}")
+        lines.append(f"{method} minus {other}: {', '.join(each)}")
+    return f"In {metric.unit}, paired by seed, with standard errors. {'; '.join(lines)}."
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- end name -->` in a file."""
+    content = path.read_text()
+    begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    head, _, rest = content.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise click.ClickException(f"{path} has no {begin} ... {end}")
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}")
+
+
+def command(recipe: str, metric: Metric) -> click.Command:
+    """The command that compares the methods on a recipe."""
+
+    @click.command()
+    @click.option("--seeds", default="0,1,2,3,4", help="Seeds, separated by commas.")
+    @click.option("--levels", default="0.8,0.9,0.95,0.98", help="Levels, separated by commas.")
+    @click.option("--storages", default="masked,compressed", help="masked, compressed or both.")
+    @click.option("--config", type=click.Path(path_type=Path), help="YAML over the defaults.")
+    @click.option("--write", type=click.Path(path_type=Path), help="Put the tables in this page.")
+    def main(
+        seeds: str, levels: str, storages: str, config: Path | None, write: Path | None
+    ) -> None:
+        """Measure and print; the page is written after each seed."""
+        numbers, kinds = [float(level) for level in levels.split(",")], storages.split(",")
+        found: Results = defaultdict(list)
+        for done, seed in enumerate(map(int, seeds.split(",")), 1):
+            settings = configuration(recipe, config, seed)
+            measure(settings, metric, numbers, kinds, found)
+            heading = f"Seeds: {done}; steps: {settings.loop.steps}; {harness.machine()}."
+            texts = {
+                kind: [
+                    heading,
+                    table(found, metric, numbers, kind),
+                    order(found, metric, numbers, kind),
+                ]
+                for kind in kinds
+            }
+            for kind, text in texts.items():
+                click.echo("\n\n".join(text) + "\n")
+                if write:
+                    write_between(write, f"{recipe} {kind}", "\n\n".join(text))
+            _write_rows(found, metric, recipe)
+
+    return main
+
+
+def _write_rows(found: Results, metric: Metric, recipe: str) -> None:
+    rows = [
+        {"method": m, "storage": s, "level": level, "run": i, metric.name: value, "cpu_s": seconds}
+        for (m, s, level), runs in found.items()
+        for i, (value, seconds) in enumerate(runs)
+    ]
+    harness.write(rows, recipe)
