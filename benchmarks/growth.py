@@ -88,6 +88,19 @@ def table(found: Results) -> str:
     return "\n".join(lines)
 
 
+def differences(found: Results) -> str:
+    """RigL and ScaledRigL against SET."""
+    lines = [
+        f"| {ACCURACY.unit}, paired by seed | " + " | ".join(OPTIMIZERS) + " |",
+        "|---|" + "---:|" * len(OPTIMIZERS),
+    ]
+    for method in ("RigL", "ScaledRigL"):
+        pairs = [(found[method, name], found["SET", name]) for name in OPTIMIZERS]
+        cells = " | ".join(ACCURACY.difference(*pair) for pair in pairs)
+        lines.append(f"| {method} minus SET | {cells} |")
+    return "\n".join(lines)
+
+
 @click.command()
 @click.option("--seeds", default="0,1,2,3,4", help="Seeds, separated by commas.")
 @click.option("--level", default=0.9, help="Level, 0..1.")
@@ -108,14 +121,7 @@ def main(seeds: str, level: float, config: Path | None, write: Path | None) -> N
     harness.write(rows, "growth")
     count = f"Seeds: {len(seeds.split(','))}; steps: {settings.loop.steps}"
     heading = f"{level:.0%} sparse. {count}; {harness.machine()}."
-    lines = []
-    for optimizer in OPTIMIZERS:
-        other = found["SET", optimizer]
-        for method in ("RigL", "ScaledRigL"):
-            difference = ACCURACY.difference(found[method, optimizer], other)
-            lines.append(f"{method} minus SET with {optimizer}: {difference}")
-    verdict = f"In {ACCURACY.unit}, paired by seed, with standard errors. {'; '.join(lines)}."
-    text = "\n\n".join([heading, table(found), verdict])
+    text = "\n\n".join([heading, table(found), differences(found)])
     click.echo(text)
     if write:
         write_between(write, "growth", text)

@@ -127,14 +127,15 @@ def table(found: Results, metric: Metric, levels: list[float], storage: str) -> 
 
 def order(found: Results, metric: Metric, levels: list[float], storage: str) -> str:
     """How SET compares with Static, and RigL with SET, at each level."""
-    lines = []
-    for method, other in (("SET", "Static"), ("RigL", "SET")):
-        each = []
-        for level in levels:
-            pair = (found[name.lower(), storage, level] for name in (method, other))
-            each.append(f"{metric.difference(*pair)} at {level:.0%}")
-        lines.append(f"{method} minus {other}: {', '.join(each)}")
-    return f"In {metric.unit}, paired by seed, with standard errors. {'; '.join(lines)}."
+    lines = [
+        f"| {metric.unit}, paired by seed | " + " | ".join(f"{x:.0%}" for x in levels) + " |",
+        "|---|" + "---:|" * len(levels),
+    ]
+    for method, other in (("set", "static"), ("rigl", "set")):
+        pairs = [(found[method, storage, x], found[other, storage, x]) for x in levels]
+        cells = " | ".join(metric.difference(*pair) for pair in pairs)
+        lines.append(f"| {method} minus {other} | {cells} |")
+    return "\n".join(lines)
 
 
 def write_between(path: Path, name: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """What ranks must agree on, what they are told if they do not, and contests over shards.
 
-`agreement_worker.py` has a function for each test here; it runs once, on two ranks.
+`agreement_worker.py` has a case for each test here; it runs once, on two ranks.
 """
 
 import json
@@ -11,6 +11,8 @@ from ranks import run_ranks
 
 EXPECTED = {
     "a_non_finite_gradient_on_one_rank_leaves_the_masks_of_all": [True, True, True, True],
+    "a_non_finite_gradient_in_one_shard_leaves_the_masks_of_all": [True, True, True],
+    "a_cleared_gradient_of_shards_is_not_summed": [True, True],
     "masks_that_differ_are_told_at_the_first_step": "AttachError: masks differ between ranks",
     "models_that_differ_are_told_at_the_first_step": (
         "AttachError: the sparse model differs between ranks"
@@ -44,6 +46,7 @@ EXPECTED = {
         ],
     ],
     "contests_over_shards_equal_those_over_the_whole": [[], True],
+    "masks_of_a_copied_sharded_model_are_taken_over_and_counted": [32, 16],
     "norms_of_sharded_gradients_are_those_of_the_whole": [3, True, True],
     "nan_on_one_rank_is_told_to_all": "ScoreError: score has NaN",
 }
