@@ -6,8 +6,8 @@ from torch import nn
 from torch.optim import SGD
 
 import sparsewright as sparse
-from sparsewright.core.errors import LevelError, OptionError
-from sparsewright.utils import Constant, FreqSchedule, ListSchedule
+from sparsewright.core.errors import LevelError, OptionError, ShapeError
+from sparsewright.utils import Constant, FreqSchedule, ListSchedule, OutputGroupScoreShaper
 from support import make_mlp, train
 from twins import best, kept_exactly, rows_of
 
@@ -243,3 +243,39 @@ def test_a_level_that_rises_and_falls_is_met_at_each_update():
         train(model, optimizer, 1, start=step)
         counts.append(int(model[0].weight_mask.sum()))
     assert counts == [0, 96, 32, 128]
+
+
+@pytest.mark.parametrize(
+    "sparsity",
+    [
+        sparse.GMP([0.5, 0.75], update=1, init_method="topk"),
+        sparse.SET(sparsity=0.5, update=1, init_method="topk"),
+    ],
+    ids=repr,
+)
+def test_a_score_shaper_counts_at_updates_too(sparsity):
+    sparsity.score_shaper = OutputGroupScoreShaper(4)
+    model = make_mlp()
+    sparsity.apply(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    train(model, optimizer, 1)
+    for mask in (model[0].weight_mask, model[2].weight_mask):
+        counts = mask.reshape(4, -1).sum(1)
+        assert counts.unique().numel() == 1
+
+
+def test_groups_that_do_not_divide_are_refused_by_any_algorithm():
+    sparsity = sparse.Static(0.5)
+    sparsity.score_shaper = OutputGroupScoreShaper(3)
+    model = make_mlp()
+    with pytest.raises(ShapeError, match=r"0\.weight"):
+        sparsity.apply(model)
+    assert not sparsity.is_attached
+
+
+def test_balanced_groups_take_a_compressed_layer():
+    model = nn.Sequential(nn.Linear(8, 8), sparse.nn.SparseLinear(8, 8, sparsity=0.5))
+    sparsity = sparse.RigL(sparsity=0.5, balance_in_groups=2)
+    sparsity.apply(model)
+    assert [p.kept for p in sparsity.sparse_params.values()] == [32, 32]

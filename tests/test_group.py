@@ -1,5 +1,7 @@
 """Groups: ordered routes to several algorithms."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from sparsewright.core.errors import AttachError, OptionTypeError, SparsityWarning, StateError
+from sparsewright.utils import Cycling
 from support import kept_of, make_mlp, masks_of, train
 
 
@@ -207,3 +210,58 @@ def test_representation_shows_routes():
         "Group([('0.weight', SET(sparsity=0.5, update=FreqSchedule(freq=2, start=0, stop=None))), "
         "('2.weight', Static(sparsity=0.75))])"
     )
+
+
+def test_what_is_set_on_a_group_reaches_later_entries():
+    group, other, seen = sparse.Group(), sparse.Group(), []
+    handle = group.register_mask_update_hook(lambda update: seen.append(update.name))
+    group.autoupdate, group.storage, group.process_group = False, "compressed", None
+    group.add("0.weight", sparse.SET(sparsity=0.5, update=1))
+    other.add("2.weight", sparse.SET(sparsity=0.5, update=1))
+    group.extend(other)
+    for algorithm in group:
+        assert not algorithm.autoupdate
+        assert algorithm.storage == "compressed"
+        assert algorithm.process_group is None
+    assert (group.autoupdate, group.storage, group.process_group) == (False, "compressed", None)
+    group[1].storage = "masked"
+    assert group.storage == "mixed"
+    group.autoupdate = True
+    model = make_mlp()
+    group.apply(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    group.apply(optimizer)
+    train(model, optimizer, 1)
+    assert seen == ["0.weight", "2.weight"]
+    handle.remove()
+    group.add("nothing", sparse.SET(sparsity=0.5, update=1))
+    train(model, optimizer, 1)
+    assert len(seen) == 2
+
+
+def test_a_copy_of_a_group_has_no_hooks():
+    group, seen = sparse.Group(), []
+    group.register_mask_update_hook(seen.append)
+    copied = copy.deepcopy(group)
+    copied.add("*", sparse.SET(sparsity=0.5, update=1))
+    model = make_mlp()
+    copied.apply(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    copied.apply(optimizer)
+    train(model, optimizer, 1)
+    assert seen == []
+
+
+def test_a_schedule_given_to_two_algorithms_moves_in_each_alone():
+    cycle, levels = Cycling([0.1, 0.2, 0.3, 0.4]), []
+    group = sparse.Group(
+        [(f"{name}.weight", sparse.SET(cycle, sparsity=cycle, update=1)) for name in (0, 2)]
+    )
+    model = make_mlp()
+    group.apply(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    group.apply(optimizer)
+    group.register_mask_update_hook(lambda update: levels.append(update.target))
+    train(model, optimizer, 3)
+    assert levels == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
+    assert cycle.index == 0

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from hypothesis import given
+from torch import nn
 
-from sparsewright import Static, init
+from sparsewright import SET, Static, init
 from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, ScoreError
 from sparsewright.utils import InputGroupScoreShaper, OutputGroupScoreShaper
 from twins import DTYPES, as_mask, best, contests, kept_exactly, levels, rows_of, scores
@@ -163,3 +164,10 @@ def test_bad_methods_raise():
     for wrong in (None, 3, ["random"]):
         with pytest.raises(OptionTypeError, match="init_method"):
             init.make_init_method(wrong)
+
+
+@pytest.mark.parametrize(("level", "kept"), [(1 / 3, 200), (2 / 3, 100), ([1 / 3, 0.5], 200)])
+def test_a_level_is_read_as_it_was_given(level, kept):
+    model = nn.Linear(15, 20)
+    SET(sparsity=level, update=1).apply(model)
+    assert int(model.weight_mask.sum()) == kept

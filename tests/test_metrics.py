@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD
 
 import sparsewright as sparse
@@ -272,3 +273,70 @@ def test_the_loop_stays_as_it_is():
         train(model, optimizer, 5)
         weights.append(model(batch(0, 5, 8)))
     assert torch.equal(*weights)
+
+
+def test_steps_do_not_go_back_and_totals_are_of_all():
+    model, sparsity = (
+        make_mlp(),
+        sparse.SET(sparsity={"type": "linear", "init": 0.5, "slope": 0.01}, update=1),
+    )
+    sparsity.apply(model)
+    fast, slow = (SGD(model[i].parameters(), 0.1) for i in (0, 2))
+    sparsity.apply(fast)
+    sparsity.apply(slow)
+    calls = []
+    log_metrics(sparsity, lambda scalars, step: calls.append((step, scalars)))
+    for step in range(6):
+        backward(model, step)
+        fast.step()
+        if step % 3 == 2:
+            slow.step()
+    assert [step for step, _ in calls] == [1, 2, 3, 3, 4, 5, 6, 6]
+    kept = [p.kept for p in sparsity.sparse_params.values()]
+    assert calls[-1][1]["sparsity/actual"] == pytest.approx(1 - sum(kept) / 192)
+
+
+def test_a_group_is_logged_after_its_last_algorithm_in_whatever_order():
+    model = make_mlp()
+    group = sparse.Group([("0.*", sparse.Static(0.5)), ("2.*", sparse.Static(0.5))])
+    group.apply(model)
+    optimizer = SGD(model.parameters(), 0.1)
+    group[1].apply(optimizer)
+    group[0].apply(optimizer)
+    calls = []
+    log_metrics(group, lambda scalars, step: calls.append(scalars))
+    for step in range(3):
+        optimizer.zero_grad()
+        backward(model, step)
+        norms = [float(model[i].weight.grad.norm()) for i in (0, 2)]
+        optimizer.step()
+        logged = [calls[-1][f"sparsity/{i}.weight/grad_norm"] for i in (0, 2)]
+        assert logged == pytest.approx(norms)
+    assert len(calls) == 3
+
+
+def test_an_algorithm_that_is_updated_by_hand_does_not_hold_up_the_others():
+    model = make_mlp()
+    group = sparse.Group([("0.*", sparse.Static(0.5)), ("2.*", sparse.Static(0.5))])
+    group[1].autoupdate = False
+    group.apply(model)
+    optimizer = SGD(model.parameters(), 0.1)
+    group.apply(optimizer)
+    names = []
+    log_metrics(group, lambda scalars, step: names.append(sorted(scalars)[-1]))
+    train(model, optimizer, 1)
+    group[1].update(optimizer)
+    assert names == ["sparsity/grad_norm", "sparsity/grad_norm"]
+
+
+def test_norms_of_short_numbers_do_not_overflow():
+    model = nn.Linear(1000, 1000, bias=False).half()
+    sparsity = sparse.Static(0.5)
+    sparsity.apply(model)
+    optimizer = SGD(model.parameters(), 0.0)
+    sparsity.apply(optimizer)
+    calls = []
+    log_metrics(sparsity, lambda scalars, step: calls.append(scalars))
+    model.weight.grad = torch.full_like(model.weight, 100.0)
+    optimizer.step()
+    assert calls[0]["sparsity/grad_norm"] == pytest.approx(100 * 500_000**0.5, rel=1e-3)

@@ -72,3 +72,25 @@ def test_what_was_attached_before_is_not_taken_off(sparsity):
     with pytest.raises(AttachError, match="attached already"):
         sparsity.attached(make_mlp()).__enter__()
     assert sparsity.num_sparse_params == 2
+
+
+def test_the_same_algorithm_twice_does_the_same_twice():
+    sparsity = sparse.GMP({"type": "cubic", "init": 0, "final": 0.9, "begin": 0, "end": 6},
+                          update={"freq": 2, "stop": 7})  # fmt: skip
+    reached = []
+    for _ in range(2):
+        model = make_mlp()
+        optimizer = SGD(model.parameters(), 0.1)
+        with sparsity.attached(model, optimizer):
+            train(model, optimizer, 8)
+            reached.append([p.computed_sparsity for p in sparsity.sparse_params.values()])
+        assert sparsity.step == 0
+    assert reached[0] == reached[1]
+    assert min(reached[0]) > 0.9
+
+
+def test_an_optimizer_that_was_attached_before_is_not_taken_off(sparsity):
+    model = make_mlp()
+    sparsity.apply(SGD(model.parameters(), 0.1))
+    with pytest.raises(AttachError, match="attached already"), sparsity.attached(model):
+        pass

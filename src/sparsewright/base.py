@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os.path import commonprefix
 from typing import Any
 
@@ -11,27 +11,35 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionError, OptionTypeError, ScoreError, warn
+from sparsewright.core.errors import (
+    AttachError,
+    OptionError,
+    OptionTypeError,
+    ScoreError,
+    ShapeError,
+    warn,
+)
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
 from sparsewright.core.schedules import HyperParameterSchedule
 from sparsewright.core.shapers import ScoreShaper
-from sparsewright.core.state import check_seed, check_state
+from sparsewright.core.state import check_seed
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
-from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped
+from sparsewright.runtime.attach import Attachment, all_or_nothing, attach_routed, unwrapped
 from sparsewright.runtime.describe import describe, describe_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import check_process_group
+from sparsewright.runtime.resumable import Resumable
 from sparsewright.runtime.rng import make_generator
 from sparsewright.runtime.scope import attached
-from sparsewright.runtime.walk import check_weight, find_owner, root_of_apply
+from sparsewright.runtime.walk import check_weight, dense_form, find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 
 
-class SparsityAlgorithm(Observed, ABC):
+class SparsityAlgorithm(Observed, Resumable, ABC):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::
@@ -94,11 +102,6 @@ class SparsityAlgorithm(Observed, ABC):
         return self._level_names[parameter.name]
 
     @property
-    def step(self) -> int:
-        """Optimizer steps completed (of the furthest optimizer, if there are several)."""
-        return max(self._steps, default=0)
-
-    @property
     def process_group(self) -> Any:
         """The ranks that train replicas of the model, whose dense gradients are averaged.
 
@@ -156,13 +159,22 @@ class SparsityAlgorithm(Observed, ABC):
             AttachError: a parameter that cannot have a mask.
         """
         if isinstance(obj, nn.Module):
-            self.sparsify_module(obj)
-            self.initialize()
-            self._compress(obj)
+            with all_or_nothing(self._attachments()):
+                self.sparsify_module(obj)
+                self.initialize()
+                self._compress(obj)
         elif isinstance(obj, Optimizer):
             self.sparsify_optimizer(obj)
         else:
             raise OptionTypeError("apply", obj, "a Module or an Optimizer")
+
+    def _attachments(self) -> list[Attachment]:
+        return [self._attachment]
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it was applied to a model or an optimizer, and not removed."""
+        return any(part.parameters or part.optimizers for part in self._attachments())
 
     def _compress(self, module: nn.Module) -> None:
         """Compress those of the algorithm's own weights that can be, if it is to."""
@@ -197,10 +209,16 @@ class SparsityAlgorithm(Observed, ABC):
         Raises:
             AttachError: its shape is not known yet, or it is sharded in a way not supported.
             OptionError: the levels were given by parameter, and it is not among them.
+            ShapeError: the score shaper's groups do not divide it.
         """
         check_weight(name, param)
-        if self._own_levels and param not in self._own_levels:
+        if self._own_levels and not param.is_meta and param not in self._own_levels:
             raise OptionError("sparsity", name, "one of the parameters that levels were given for")
+        if self.score_shaper is not None:
+            try:
+                self.score_shaper(torch.empty(param.shape, device="meta"))
+            except ShapeError as error:
+                raise ShapeError(name, param.shape, error.problem) from None
 
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
         """Attach one parameter: a mask buffer on its module, hooks on its gradient.
@@ -214,7 +232,7 @@ class SparsityAlgorithm(Observed, ABC):
             AttachError: `param` is not in `module`, or cannot have a mask.
         """
         owner, param_name = find_owner(module, name, param)
-        self.check_parameter(name, param)
+        self.check_parameter(name, dense_form(owner, param))
         parameter = self._attachment.add_parameter(name, owner, param_name, self._make_mask)
         # By name: `load_state_dict(assign=True)` and `to_empty` put another tensor in its place.
         self._level_names[parameter.name] = self._own_levels.get(param, "sparsity")
@@ -232,7 +250,7 @@ class SparsityAlgorithm(Observed, ABC):
         self.after_state_change()
 
     def _after_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.autoupdate:
+        if self.autoupdate and self._attachment.is_stepped_by(optimizer):
             self.update(optimizer)
 
     def initialize(self) -> None:
@@ -243,10 +261,6 @@ class SparsityAlgorithm(Observed, ABC):
         if all(p.is_initialized for p in self.sparse_params.values()):
             self._attachment.end_before_forward()
         self.after_state_change()
-
-    def after_state_change(self) -> None:
-        """Called when parameters, optimizers or the step changed outside of a training step."""
-        self._attachment.follow()
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """The mask before the first step: the init method at the level of step 0."""
@@ -262,13 +276,28 @@ class SparsityAlgorithm(Observed, ABC):
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None
 
-    def remove(self) -> None:
+    def remove(self, optimizer: Optimizer | None = None) -> None:
         """Take everything off the model and its optimizers: hooks, buffers, attributes.
 
-        The weights keep their zeros, and train on as dense weights.
+        The weights keep their zeros, and train on as dense weights. `step` and the schedules stay
+        as they are: what is applied afterwards goes on from there.
+
+        Args:
+            optimizer: stop following this one only, such as one that another has replaced.
+
+        Raises:
+            AttachError: an optimizer that is not followed.
         """
-        self._attachment.remove()
-        self._level_names.clear()
+        if optimizer is None:
+            self._attachment.remove()
+            self._level_names.clear()
+            return
+        optimizer, followed = unwrapped(optimizer), self._attachment.optimizers
+        if optimizer not in followed:
+            raise AttachError(type(optimizer).__name__, "it is not followed")
+        slot = followed.index(optimizer)
+        del self._steps[slot : slot + 1]
+        self._attachment.remove_optimizer(optimizer)
 
     attached = attached
     """`with sparsity.attached(model, optimizer):` is sparse inside the block."""
@@ -284,18 +313,22 @@ class SparsityAlgorithm(Observed, ABC):
     def _begin_step(self, optimizer: Optimizer | None) -> tuple[int, list[SparseParameter]]:
         """Count the step, prune what it wrote; its number and its parameters."""
         attachment = self._attachment
+        self._fold_steps()
         slot = attachment.optimizers.index(optimizer) if optimizer in attachment.optimizers else 0
         self._steps += [0] * (slot + 1 - len(self._steps))
+        if optimizer is None:
+            self._steps = [self.step] * max(len(self._steps), len(attachment.optimizers))
         if self._steps[slot] == self.step:
             self.schedules.update(self._is_due(self.step))
-        self._steps[slot] += 1
+        for stepped in range(len(self._steps)) if optimizer is None else [slot]:
+            self._steps[stepped] += 1
         attachment.follow()
         attachment.meet_replicas(self._steps, self.seed)
         parameters = (
             list(attachment.parameters.values()) if optimizer is None else attachment.of(optimizer)
         )
         attachment.prune_step(parameters, optimizer)
-        self._hooks.call("begin", self, self._steps[slot], parameters)
+        self._hooks.call("begin", self, self._steps[slot], parameters, optimizer)
         return self._steps[slot], parameters
 
     def _end_step(self, step: int, parameters: list[SparseParameter]) -> None:
@@ -330,41 +363,6 @@ class SparsityAlgorithm(Observed, ABC):
         """
         parameter = self._attachment.find(p)
         return grad if parameter is None else parameter.prune(grad)
-
-    def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
-        """Replace every number of the state by `f` of it, as 0-d tensors."""
-        self._steps = [int(f(torch.tensor(step))) for step in self._steps]
-        self.schedules.visit_state(f)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, besides the masks in the model, that the future of the run depends on.
-
-        Plain numbers, strings, lists and dicts: safe for `torch.load(weights_only=True)` and JSON.
-        """
-        return {
-            "algorithm": type(self).__name__,
-            "steps": list(self._steps),
-            "seed": self.seed,
-            "schedules": self.schedules.state_dict(),
-        }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave, before or after `apply`.
-
-        Raises:
-            StateError: it is not the state of this algorithm; nothing is changed then.
-        """
-        check_state(type(self).__name__, state_dict, self.state_dict())
-        self.schedules.load_state_dict(state_dict["schedules"])
-        self._steps, self.seed = list(state_dict["steps"]), state_dict["seed"]
-        self.after_state_change()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy or pickle has the options and the state, and is attached to nothing."""
-        state = vars(self).copy()
-        del state["_attachment"]
-        state["_level_names"] = {}
-        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

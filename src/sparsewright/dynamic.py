@@ -66,7 +66,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         Args:
             p: the weight, zero where `mask` is False.
             mask: bool, shaped like `p`: the mask so far; not to be written to.
-            sparsity: level to reach, 0..1; 0-d float32 tensor.
+            sparsity: level to reach, 0..1; a 0-d tensor, float64 if it was given as it is.
 
         Returns:
             Bool mask, shaped like `p`.
@@ -89,7 +89,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             name: the schedule's name, such as `"drop_fraction"`.
 
         Returns:
-            0-d float32 tensor, clamped to 0..1.
+            0-d tensor, clamped to 0..1.
         """
         return self.schedules.value(name, self._step)
 
@@ -132,12 +132,16 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             optimizer: the one that stepped; None: all parameters have been stepped.
         """
         step, parameters = self._begin_step(optimizer)
-        if self._is_due(step):
+        try:
+            if self._is_due(step):
+                if self.needs_dense_gradient:
+                    self._attachment.dense_gradients.average(parameters)
+                for parameter in parameters:
+                    self._update_parameter(parameter, step)
+        finally:
             if self.needs_dense_gradient:
-                self._attachment.dense_gradients.average(parameters)
-            for parameter in parameters:
-                self._update_parameter(parameter, step)
-        self._arm(parameters, step + 1)
+                self._attachment.dense_gradients.disarm(parameters)
+            self._arm(parameters, step + 1)
         self._end_step(step, parameters)
 
     @torch.no_grad()
@@ -202,22 +206,25 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         return True
 
     def _arm(self, parameters: list[SparseParameter], coming_step: int) -> None:
-        """Collect dense gradients for the coming step if it needs them, and forget the last."""
+        """Collect dense gradients for the coming step if it needs them, and else do not."""
         if self.needs_dense_gradient:
             dense = self._attachment.dense_gradients
-            dense.disarm(parameters)
             if self._is_due(coming_step):
                 dense.arm(parameters)
+            else:
+                dense.disarm(parameters)
 
     def after_state_change(self) -> None:
         """Hook what is new, and collect dense gradients if the coming step needs them."""
         super().after_state_change()
         if self.needs_dense_gradient:
             attachment = self._attachment
-            self._arm(list(attachment.parameters.values()), self.step + 1)
+            coming = dict.fromkeys(attachment.parameters.values(), self.step + 1)
             for slot, optimizer in enumerate(attachment.optimizers):
                 steps = self._steps[slot] if slot < len(self._steps) else 0
-                self._arm(attachment.of(optimizer), steps + 1)
+                coming |= dict.fromkeys(attachment.of(optimizer), steps + 1)
+            for parameter, step in coming.items():
+                self._arm([parameter], step)
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         if self.starts_sparse:

@@ -56,4 +56,4 @@ class GMP(DynamicSparsityAlgorithm):
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Keep the `num_kept(sparsity, n)` largest |p|."""
-        return make_mask_topk_sparsity(p, sparsity, magnitude=True)
+        return make_mask_topk_sparsity(p, sparsity, self.score_shaper, magnitude=True)

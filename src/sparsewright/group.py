@@ -17,12 +17,12 @@ from sparsewright.core.errors import (
     warn,
 )
 from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
-from sparsewright.core.hooks import HandleGroup, MaskUpdateHook, Removable, SparsityHook
+from sparsewright.core.hooks import MaskUpdateHook, Removable, SparsityHook
 from sparsewright.core.state import check_state, load_all
-from sparsewright.runtime.attach import attach_routed, next_name
+from sparsewright.runtime.attach import Attachment, attach_routed, next_name
 from sparsewright.runtime.describe import group_html
 from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.replicas import AUTO
+from sparsewright.runtime.replicas import AUTO, check_process_group
 from sparsewright.runtime.walk import named_weights
 
 __all__ = ["Group"]
@@ -45,7 +45,10 @@ class Group(SparsityAlgorithm):
         | None = None,
     ) -> None:
         self._routes: list[tuple[ParamFilter, SparsityAlgorithm]] = []
+        self._settings: dict[str, Any] = {}
+        self._shared_hooks: list[_SharedHook] = []
         super().__init__(0)
+        self._settings.clear()  # set by the user only
         pairs = groups.items() if isinstance(groups, Mapping) else groups or ()
         for param_filter, algorithm in pairs:
             self.add(param_filter, algorithm)
@@ -65,7 +68,17 @@ class Group(SparsityAlgorithm):
             raise OptionTypeError("algorithm", algorithm, "one algorithm; extend() adds a Group's")
         if not isinstance(algorithm, SparsityAlgorithm):
             raise OptionTypeError("algorithm", algorithm, "a SparsityAlgorithm")
-        self._routes.append((make_param_filter(filter), algorithm))
+        param_filter = make_param_filter(filter)
+        if all(algorithm is not own for own in self.algorithms):
+            self._adopt(algorithm)
+        self._routes.append((param_filter, algorithm))
+
+    def _adopt(self, algorithm: SparsityAlgorithm) -> None:
+        """Give a new algorithm the settings and hooks that the Group was given before."""
+        for name, value in self._settings.items():
+            setattr(algorithm, name, value)
+        for shared in self._shared_hooks:
+            shared.add_to(algorithm)
 
     def extend(self, group: Group) -> None:
         """Append all pairs of another Group.
@@ -75,7 +88,8 @@ class Group(SparsityAlgorithm):
         """
         if not isinstance(group, Group):
             raise OptionTypeError("group", group, "a Group; add() adds one algorithm")
-        self._routes.extend(group._routes)
+        for param_filter, algorithm in group._routes:
+            self.add(param_filter, algorithm)
 
     @property
     def algorithms(self) -> list[SparsityAlgorithm]:
@@ -121,23 +135,41 @@ class Group(SparsityAlgorithm):
     @property
     def autoupdate(self) -> bool:
         """Call `update` after each step of a sparsified optimizer; setting it sets it for all."""
-        return all(algorithm.autoupdate for algorithm in self.algorithms)
+        return bool(self._common("autoupdate", True))
 
     @autoupdate.setter
     def autoupdate(self, value: bool) -> None:
-        for algorithm in self.algorithms:
-            algorithm.autoupdate = value
+        self._set_all("autoupdate", value)
+
+    @property
+    def storage(self) -> str:
+        """How weights are stored, `"mixed"` if not alike; setting it sets it for all."""
+        storages = {algorithm.storage for algorithm in self.algorithms}
+        return "mixed" if len(storages) > 1 else str(self._common("storage", "masked"))
+
+    @storage.setter
+    def storage(self, value: str) -> None:
+        self._set_all("storage", value)
 
     @property
     def process_group(self) -> Any:
         """The ranks that train replicas; setting it sets it for all algorithms."""
-        groups = [algorithm.process_group for algorithm in self.algorithms]
-        return groups[0] if groups else AUTO
+        return self._common("process_group", AUTO)
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
+        self._set_all("process_group", check_process_group(group))
+
+    def _common(self, name: str, default: Any) -> Any:
+        """A setting of the first algorithm; of an empty Group, what the next will get."""
+        if self.algorithms:
+            return getattr(self.algorithms[0], name)
+        return self._settings.get(name, default)
+
+    def _set_all(self, name: str, value: Any) -> None:
+        self._settings[name] = value
         for algorithm in self.algorithms:
-            algorithm.process_group = group
+            setattr(algorithm, name, value)
 
     def get_sparse_params(
         self, obj: Tensor | nn.Module | Optimizer
@@ -188,6 +220,9 @@ class Group(SparsityAlgorithm):
         if all(p.is_initialized for p in self.sparse_params.values()):
             self._attachment.end_before_forward()
 
+    def _attachments(self) -> list[Attachment]:
+        return [self._attachment, *(algorithm._attachment for algorithm in self.algorithms)]
+
     def _compress(self, module: nn.Module) -> None:
         for algorithm in self.algorithms:
             algorithm._compress(module)
@@ -208,11 +243,16 @@ class Group(SparsityAlgorithm):
         """Set the weight to zero where its mask is False."""
         sparse_param.prune()
 
-    def remove(self) -> None:
-        """Take everything of all algorithms off again."""
-        super().remove()
+    def remove(self, optimizer: Optimizer | None = None) -> None:
+        """Take everything of all algorithms off again, or one optimizer only.
+
+        Raises:
+            AttachError: an optimizer that is not followed.
+        """
+        if optimizer is None:
+            super().remove()
         for algorithm in self.algorithms:
-            algorithm.remove()
+            algorithm.remove(optimizer)
 
     def register_target_sparsity_hook(self, hook: SparsityHook) -> Removable:
         """Register with every algorithm; the handle removes all."""
@@ -227,7 +267,10 @@ class Group(SparsityAlgorithm):
         return self._register_all("register_mask_update_hook", hook)
 
     def _register_all(self, register: str, hook: Callable[..., Any]) -> Removable:
-        return HandleGroup([getattr(algorithm, register)(hook) for algorithm in self.algorithms])
+        shared = _SharedHook(self._shared_hooks, register, hook)
+        for algorithm in self.algorithms:
+            shared.add_to(algorithm)
+        return shared
 
     def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
         """Visit the state of every algorithm."""
@@ -258,12 +301,36 @@ class Group(SparsityAlgorithm):
             )
         load_all(self.algorithms, states)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As of any algorithm: a copy has no hooks."""
+        return super().__getstate__() | {"_shared_hooks": []}
+
     def __repr__(self) -> str:
         pairs = (f"({show_filter(f)}, {algorithm!r})" for f, algorithm in self._routes)
         return f"Group([{', '.join(pairs)}])"
 
     def _repr_html_(self) -> str:
         return group_html(self, [(show_filter(f), repr(a)) for f, a in self._routes])
+
+
+class _SharedHook:
+    """A hook that every algorithm of a Group has, later ones too, until the handle is removed."""
+
+    def __init__(self, all_of_group: list[_SharedHook], register: str, hook: Any) -> None:
+        self._all, self._register, self._hook = all_of_group, register, hook
+        self._handles: list[Removable] = []
+        self._all.append(self)
+
+    def add_to(self, algorithm: SparsityAlgorithm) -> None:
+        """Register with one algorithm."""
+        self._handles.append(getattr(algorithm, self._register)(self._hook))
+
+    def remove(self) -> None:
+        """Take it off all of them."""
+        for handle in self._handles:
+            handle.remove()
+        if self in self._all:
+            self._all.remove(self)
 
 
 class _Route:

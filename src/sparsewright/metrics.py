@@ -9,6 +9,8 @@ from os import PathLike, fspath
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import OptionError, OptionTypeError, needs
@@ -35,7 +37,8 @@ def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Rem
     - `sparsity/<name>/grad_norm`: the L2 norm of its gradient, pruned, as the optimizer saw it.
       The norm of a sharded gradient takes all ranks, so every rank must log.
 
-    And over all of these parameters `sparsity/actual`, `sparsity/churn` and `sparsity/grad_norm`.
+    Over all of these parameters `sparsity/churn` and `sparsity/grad_norm`, and over all sparse ones
+    `sparsity/actual`. Of several optimizers each has its own call after its own steps.
     Steps between cost next to nothing: no norm is computed.
 
     ::
@@ -45,7 +48,7 @@ def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Rem
         log_metrics(sparsity, TensorBoard("runs/1"), every=10)
 
     Args:
-        sparsity: any algorithm, or a Group, which makes one call for all of its algorithms.
+        sparsity: any algorithm, or a Group, which makes one call for all of the algorithms in it.
         log: called with a dict of floats by name, and the number of steps completed.
         every: steps from one call to the next, >= 1.
 
@@ -74,6 +77,7 @@ class _Collector:
         self.parts = sparsity.algorithms if isinstance(sparsity, Group) else [sparsity]
         self.stepped: dict[int, list[SparseParameter]] = {}
         self.norms: dict[int, float] = {}
+        self.optimizer: Optimizer | None = None
         self.updates: dict[tuple[int, str], MaskUpdate] = {}
 
     def attach(self) -> Removable:
@@ -87,14 +91,20 @@ class _Collector:
         return HandleGroup(handles)
 
     def _begin(
-        self, algorithm: SparsityAlgorithm, step: int, parameters: list[SparseParameter]
+        self,
+        algorithm: SparsityAlgorithm,
+        step: int,
+        parameters: list[SparseParameter],
+        optimizer: Optimizer | None,
     ) -> None:
         """The optimizer has stepped, the masks have not changed yet."""
+        if id(algorithm) in self.stepped:  # another that was waited for did not step
+            self._flush()
+        self.optimizer = optimizer
         if step % self.every == 0:
             for parameter in parameters:
-                grad = parameter.param.grad
-                if grad is not None:
-                    self.norms[id(parameter)] = float(whole(torch.linalg.vector_norm(grad)))
+                if parameter.param.grad is not None:
+                    self.norms[id(parameter)] = _norm(parameter.param.grad)
 
     def _updated(self, part: int, update: MaskUpdate) -> None:
         self.updates[part, update.name] = update
@@ -106,11 +116,24 @@ class _Collector:
         if step % self.every:
             return
         self.stepped[id(algorithm)] = parameters
-        if algorithm is self.parts[-1]:
-            scalars = self._scalars(step)
-            self.stepped.clear()
-            if scalars:
-                self.log(scalars, step)
+        if not any(self._is_waited_for(part, algorithm) for part in self.parts):
+            self._flush()
+
+    def _is_waited_for(self, part: SparsityAlgorithm, after: SparsityAlgorithm) -> bool:
+        """Whether an algorithm is still to be stepped by what has stepped another one."""
+        if id(part) in self.stepped or part.autoupdate != after.autoupdate:
+            return False
+        if self.optimizer is None:
+            return part.num_sparse_params > 0
+        attachment = part._attachment
+        return self.optimizer in attachment.optimizers and bool(attachment.of(self.optimizer))
+
+    def _flush(self) -> None:
+        step = self.sparsity.step
+        scalars = self._scalars(step)
+        self.stepped.clear()
+        if scalars:
+            self.log(scalars, step)
 
     def _scalars(self, step: int) -> dict[str, float]:
         """Of every parameter that stepped, then over all of them."""
@@ -134,15 +157,23 @@ class _Collector:
         return scalars | self._totals(updates, norms) if scalars else scalars
 
     def _totals(self, updates: list[MaskUpdate], norms: list[float]) -> dict[str, float]:
-        stepped = [p for parameters in self.stepped.values() for p in parameters]
-        kept = sum(p.kept for p in stepped)
-        totals = {"sparsity/actual": 1 - kept / max(1, sum(p.shape.numel() for p in stepped))}
+        kept = total = 0
+        for parameter in self.sparsity.sparse_params.values():
+            kept, total = kept + parameter.kept, total + parameter.shape.numel()
+        totals = {"sparsity/actual": 1 - kept / max(1, total)}
         if updates:
             changed = sum(update.dropped + update.grown for update in updates)
             totals["sparsity/churn"] = changed / max(1, sum(update.kept for update in updates))
         if norms:
             totals["sparsity/grad_norm"] = math.hypot(*norms)
         return totals
+
+
+def _norm(grad: Tensor) -> float:
+    """The L2 norm, of 16-bit numbers in float32."""
+    is_short = grad.dtype in (torch.float16, torch.bfloat16)
+    norm = torch.linalg.vector_norm(grad, dtype=torch.float32 if is_short else None)
+    return float(whole(norm))
 
 
 class TensorBoard:

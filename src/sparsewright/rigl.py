@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, ShapeError
+from sparsewright.core.errors import OptionError
 from sparsewright.core.masks import drop_and_grow
 from sparsewright.core.shapers import InputGroupScoreShaper, OutputGroupScoreShaper
 from sparsewright.dynamic import DynamicSparsityAlgorithm
@@ -75,16 +74,3 @@ class RigL(DynamicSparsityAlgorithm):
         return drop_and_grow(
             p, mask, sparsity, self.scheduled("drop_fraction"), score, self.score_shaper
         )
-
-    def check_parameter(self, name: str, param: Tensor) -> None:
-        """Raise if the groups do not divide the parameter.
-
-        Raises:
-            ShapeError: they do not; names the parameter and its shape.
-        """
-        super().check_parameter(name, param)
-        if self.score_shaper is not None:
-            try:
-                self.score_shaper(torch.empty(param.shape, device="meta"))
-            except ShapeError as error:
-                raise ShapeError(name, param.shape, error.problem) from None

@@ -45,6 +45,5 @@ class SET(DynamicSparsityAlgorithm):
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow at random."""
-        return drop_and_grow(
-            p, mask, sparsity, self.scheduled("drop_fraction"), self.random_score(p)
-        )
+        drop, score = self.scheduled("drop_fraction"), self.random_score(p)
+        return drop_and_grow(p, mask, sparsity, drop, score, self.score_shaper)

@@ -1,10 +1,14 @@
 """Dense and sparse checkpoints, loaded before and during training, copied or assigned."""
 
+import pickle
+
 import pytest
 import torch
+from torch import nn
 
 import sparsewright as sparse
 from cases import OPTIMIZERS, attach, every_algorithm, step_once
+from sparsewright import init
 from support import assert_pruned, backward, make_mlp, masks_of
 from twins import kept_exactly
 
@@ -134,3 +138,33 @@ def test_a_dtype_change_keeps_the_contract(make):
     for parameter in params(sparsity):
         assert parameter.mask.dtype == torch.bool
         assert parameter.param.dtype == torch.float64
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+
+
+def test_a_tied_weight_is_pruned_after_loading():
+    model = Tied()
+    sparse.Static(0.5).apply(model)
+    for part, state in ((model, Tied().state_dict()), (model.b, nn.Linear(6, 6).state_dict())):
+        part.load_state_dict(state)
+        assert not model.b.weight[~model.a.weight_mask].any()
+    copied = pickle.loads(pickle.dumps(model))
+    assert copied.b.weight is copied.a.weight
+
+
+def test_parts_that_are_loaded_one_after_the_other_get_the_masks_of_the_whole():
+    dense = make_mlp(seed=7).state_dict()
+    masks = []
+    for keys in ([list(dense)], [["0.weight", "0.bias"], ["2.weight", "2.bias"]]):
+        model = make_mlp()
+        sparse.Static(0.5, init_method="topk").apply(model)
+        for part in keys:
+            model.load_state_dict({key: dense[key] for key in part}, strict=False)
+        masks.append([model[0].weight_mask, model[2].weight_mask])
+    assert all(map(torch.equal, *masks))
+    assert torch.equal(masks[0][1], init.topk(dense["2.weight"], 0.5))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsewright.core.errors import LevelError, StateError, show
@@ -25,6 +27,7 @@ class ScheduleSet:
 
     def __init__(self) -> None:
         self._schedules: dict[str, HyperParameterSchedule] = {}
+        self._given: dict[str, Any] = {}
 
     def add(self, name: str, value: Any) -> HyperParameterSchedule:
         """Add a number, list, dict, function or schedule under a name.
@@ -33,6 +36,8 @@ class ScheduleSet:
             LevelError: a number outside 0..1. What a formula gives is clamped instead.
         """
         schedule = make_hyperparam_schedule(value, name)
+        if schedule is value:  # the user's: what moves must not move twice, here and elsewhere
+            schedule = copy.copy(schedule)
         numbers: list[float] = []
         if isinstance(schedule, Constant):
             numbers = [schedule.value]
@@ -41,7 +46,7 @@ class ScheduleSet:
         for number in numbers:
             if not 0 <= number <= 1:
                 raise LevelError(name, number)
-        self._schedules[name] = schedule
+        self._schedules[name], self._given[name] = schedule, value
         return schedule
 
     def add_shared(self, name: str, value: Any) -> str:
@@ -52,7 +57,8 @@ class ScheduleSet:
         """
         schedule = make_hyperparam_schedule(value, name)
         for other, known in self._schedules.items():
-            if schedule is known or (isinstance(schedule, Constant) and schedule == known):
+            is_same = schedule is self._given[other]
+            if is_same or (isinstance(schedule, Constant) and schedule == known):
                 return other
         self.add(name, schedule)
         return name
@@ -65,8 +71,16 @@ class ScheduleSet:
         return list(self._schedules.items())
 
     def value(self, name: str, step: int) -> Tensor:
-        """The value at a step, clamped to 0..1; a 0-d tensor."""
-        return self._schedules[name](step).clamp(0, 1)
+        """The value at a step, clamped to 0..1; a 0-d tensor.
+
+        float64 if it is one of the numbers that were given: float32 would make 1/3 another level.
+        """
+        schedule = self._schedules[name]
+        if isinstance(schedule, Constant):
+            return torch.tensor(schedule.value, dtype=torch.float64)
+        if isinstance(schedule, Cycling):
+            return torch.tensor(schedule.values[schedule.index], dtype=torch.float64)
+        return schedule(step).clamp(0, 1)
 
     def min_max_end(self, name: str, begin: int, end: int | None) -> list[float]:
         """Smallest, largest and last value over the steps, each clamped to 0..1.

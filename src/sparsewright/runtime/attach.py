@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime import replicas
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
-from sparsewright.runtime.loading import LoadFollower, attached_to, drop_followers
+from sparsewright.runtime.loading import LoadFollower, TiedFollower, attached_to, drop_followers
 from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage
 from sparsewright.runtime.walk import dense_form, named_weights
@@ -61,6 +62,7 @@ class Attachment:
         self._gradients: dict[str, PrunedGradient] = {}
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
+        self._optimizer_handles: dict[Optimizer, list[RemovableHandle]] = {}
         self._by_id: dict[int, SparseParameter] = {}
         self._loaded: list[Optimizer] = []
         self.process_group: Any = replicas.AUTO
@@ -112,6 +114,13 @@ class Attachment:
             module.register_load_state_dict_post_hook(follower.after),
         ]
 
+    def follow_tied(self, module: nn.Module, param: Tensor) -> None:
+        """Keep a sparse parameter sparse when another module that has it loads a state dict."""
+        parameter = self.find(param)
+        if parameter is not None and parameter.module is not module:
+            follower = TiedFollower(parameter)
+            self._handles.append(module.register_load_state_dict_post_hook(follower.after))
+
     def add_optimizer(self, optimizer: Optimizer, after_step: Callable[[Optimizer], None]) -> None:
         """Call `after_step` after each real step of the optimizer; prune its state now."""
 
@@ -144,7 +153,7 @@ class Attachment:
 
         self.optimizers.append(optimizer)
         self._are_checked = False
-        self._handles += [
+        self._optimizer_handles[optimizer] = [
             # A compiled optimizer step calls them; it cannot trace them.
             optimizer.register_step_pre_hook(torch.compiler.disable(before)),
             optimizer.register_step_post_hook(torch.compiler.disable(stepped)),
@@ -216,6 +225,13 @@ class Attachment:
         stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
         return [p for p in self.parameters.values() if id(p.param) in stepped]
 
+    def is_stepped_by(self, optimizer: Optimizer) -> bool:
+        """Whether the steps of an optimizer are steps of the run.
+
+        Those of one that has no sparse parameter are not, if another one has.
+        """
+        return bool(self.of(optimizer)) or not any(map(self.of, self.optimizers))
+
     def prune_step(self, parameters: list[SparseParameter], optimizer: Optimizer | None) -> None:
         """Prune what a step may have written to: the weights, and state that does not stay 0."""
         masked = [p for p in parameters if not p.is_compressed]
@@ -233,8 +249,29 @@ class Attachment:
             gradient.follow()
         self.dense_gradients.follow(self.parameters.values())
 
+    def remove_optimizer(self, optimizer: Optimizer) -> None:
+        """Stop following an optimizer."""
+        self.optimizers.remove(optimizer)
+        for handle in self._optimizer_handles.pop(optimizer):
+            handle.remove()
+        if optimizer in self._loaded:
+            self._loaded.remove(optimizer)
+
+    def detach(self, names: Iterable[str]) -> None:
+        """Take some parameters off again."""
+        for name in names:
+            parameter = self.parameters.pop(name)
+            self.dense_gradients.disarm([parameter])
+            self._gradients.pop(name).remove()
+            drop_followers(parameter.module, parameter.storage.param_name)
+            parameter.storage.remove()
+        if all(parameter.is_initialized for parameter in self.parameters.values()):
+            self.end_before_forward()
+
     def remove(self) -> None:
         """Take off every hook and buffer; the weights keep their zeros."""
+        for optimizer in list(self.optimizers):
+            self.remove_optimizer(optimizer)
         self.end_before_forward()
         self.dense_gradients.disarm(self.parameters.values())
         for gradient in self._gradients.values():
@@ -248,11 +285,21 @@ class Attachment:
         self._hidden.clear()
         self._have_agreed = False
         self.parameters.clear()
-        self.optimizers.clear()
-        self._loaded.clear()
         self._gradients.clear()
         self._by_id.clear()
         self._handles.clear()
+
+
+@contextmanager
+def all_or_nothing(attachments: Sequence[Attachment]) -> Iterator[None]:
+    """Take off what was attached inside of the block if the block raises."""
+    before = [(attachment, set(attachment.parameters)) for attachment in attachments]
+    try:
+        yield
+    except BaseException:  # nothing is caught: it goes on, over the model as it was
+        for attachment, names in before:
+            attachment.detach(attachment.parameters.keys() - names)
+        raise
 
 
 def check_mask_name(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
@@ -313,7 +360,8 @@ def attach_routed(module: nn.Module, route: Callable[[str, Tensor], Owner | None
         route: `(full name, parameter) -> algorithm`, or None to leave it dense.
     """
     names, already, routed = [], [], []
-    for name, owner, param_name, param, reason in named_weights(module):
+    weights = list(named_weights(module))
+    for name, owner, param_name, param, reason in weights:
         names.append(name)
         algorithm = None if reason else route(name, dense_form(owner, param))
         if algorithm is None:
@@ -332,6 +380,8 @@ def attach_routed(module: nn.Module, route: Callable[[str, Tensor], Owner | None
             attachments[id(attached[1])] = attached[1]
     for attachment in attachments.values():
         attachment.join_replicas(module)
+        for _, owner, _, param, _ in weights:
+            attachment.follow_tied(owner, param)
     if already:
         warn(f"sparsified already, left as they are: {', '.join(already)}")
     elif not routed:

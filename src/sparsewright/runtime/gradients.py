@@ -62,8 +62,16 @@ class PrunedGradient:
             )
         self.remove()
         self._hooked = param
+        # Weakly: garbage collection does not see through a tensor's hooks; all would live on.
+        method = weakref.WeakMethod(self._after_accumulation)
+
+        def accumulated(param: Tensor) -> None:
+            alive = method()
+            if alive is not None:
+                alive(param)
+
         with _requires_grad(param):
-            self._handle = param.register_post_accumulate_grad_hook(self._after_accumulation)
+            self._handle = param.register_post_accumulate_grad_hook(accumulated)
         self._parameter.prune_all()
 
     def remove(self) -> None:
@@ -220,11 +228,13 @@ class DenseGradients:
         return self._sums.get(parameter.name)
 
     def _hook(self, parameter: SparseParameter) -> RemovableHandle:
-        name = parameter.name
+        collector, hooked = weakref.ref(self), weakref.ref(parameter)  # as for PrunedGradient
 
         def arrive(grad: Tensor) -> None:
-            # Holding on to the first one would make autograd copy it instead of taking it.
-            self._arriving[name] = None if self._is_first(parameter) else grad
+            dense, parameter = collector(), hooked()
+            if dense is not None and parameter is not None:
+                # Holding on to the first one would make autograd copy it instead of taking it.
+                dense._arriving[parameter.name] = None if dense._is_first(parameter) else grad
 
         with _requires_grad(parameter.param):
             handle: RemovableHandle = parameter.param.register_hook(arrive)

@@ -33,7 +33,7 @@ class LoadFollower:
         self.param_name = param_name
         self.parameter = parameter
         self._attachment = None if attachment is None else weakref.ref(attachment)
-        self._was_dense = False
+        self._was_dense = self._is_missing = False
 
     def __reduce__(self) -> tuple[type[LoadFollower], tuple[str]]:
         return type(self), (self.param_name,)
@@ -47,9 +47,11 @@ class LoadFollower:
         self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
         """Let a dense checkpoint in: a mask that it does not have stays as it is."""
+        shown = "weight" if isinstance(module, SparseLinear) else self.param_name
+        weight, mask = prefix + shown, prefix + shown + MASK_SUFFIX
+        self._is_missing = weight not in state_dict and mask not in state_dict
         if isinstance(module, SparseLinear):
             return
-        weight, mask = prefix + self.param_name, prefix + self.param_name + MASK_SUFFIX
         own = module._buffers[self.param_name + MASK_SUFFIX]
         assert own is not None
         self._was_dense = weight in state_dict and mask not in state_dict
@@ -66,6 +68,8 @@ class LoadFollower:
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
         parameter, attachment = self.parameter, self.attachment
+        if self._is_missing:
+            return
         if parameter is None or attachment is None:
             if not isinstance(module, SparseLinear):
                 storage = MaskedStorage(module, self.param_name)
@@ -81,6 +85,24 @@ class LoadFollower:
             parameter.prune_all()
         parameter.storage.recount()
         attachment.follow()
+
+
+class TiedFollower:
+    """Prunes a weight once more when a module that shares it has loaded it after its owner.
+
+    A copy or a pickle of the model does without.
+    """
+
+    def __init__(self, parameter: SparseParameter | None = None) -> None:
+        self.parameter = parameter
+
+    def __reduce__(self) -> tuple[type[TiedFollower], tuple[()]]:
+        return type(self), ()
+
+    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
+        """Prune the weight that was loaded."""
+        if self.parameter is not None:
+            self.parameter.prune_all()
 
 
 def _followers(hooks: dict[int, Any], param_name: str) -> dict[int, LoadFollower]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -16,8 +16,14 @@ class Attachable(Protocol):
     """What `attached` needs to know of an algorithm."""
 
     @property
-    def num_sparse_params(self) -> int:
-        """How many parameters are sparse."""
+    def is_attached(self) -> bool:
+        """Whether it was applied to anything."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Take back what `state_dict` gave."""
 
     def apply(self, obj: nn.Module | Optimizer) -> None:
         """Sparsify a module or an optimizer."""
@@ -38,7 +44,8 @@ def attached(algorithm: A, *objects: nn.Module | Optimizer) -> Iterator[A]:
         with sparsity.attached(model, optimizer):
             train(model, optimizer)
 
-    The weights keep their zeros. An exception, also one of `apply`, takes everything off as well.
+    The weights keep their zeros, and the algorithm's state (step, schedules) is again what it was
+    on entering: save it inside. An exception, also one of `apply`, takes everything off as well.
 
     Args:
         algorithm: the algorithm (`sparsity.attached(...)` passes itself).
@@ -48,12 +55,14 @@ def attached(algorithm: A, *objects: nn.Module | Optimizer) -> Iterator[A]:
         AttachError: the algorithm is attached already; leaving the block would take that off too.
         OptionTypeError: neither a Module nor an Optimizer.
     """
-    if algorithm.num_sparse_params:
+    if algorithm.is_attached:
         name = type(algorithm).__name__
         raise AttachError(name, "attached already; call remove(), or use another algorithm object")
+    before = algorithm.state_dict()
     try:
         for obj in objects:
             algorithm.apply(obj)
         yield algorithm
     finally:
         algorithm.remove()
+        algorithm.load_state_dict(before)
