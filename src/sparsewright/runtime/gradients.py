@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.core.errors import AttachError
@@ -157,7 +157,7 @@ class DenseGradients:
 
     def __init__(self) -> None:
         self.group: ProcessGroup | None = None
-        self._armed: dict[str, tuple[Tensor, RemovableHandle | None]] = {}
+        self._armed: dict[str, tuple[nn.Module, Tensor, RemovableHandle | None]] = {}
         self._arriving: dict[str, Tensor | None] = {}
         self._sums: dict[str, Tensor] = {}
         self._factors: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -171,15 +171,16 @@ class DenseGradients:
                 # The gradient of a shard never passes through autograd: see _commit_shard.
                 is_sharded = sharded.is_sharded(parameter.param)
                 handle = None if is_sharded else self._hook(parameter)
-                self._armed[parameter.name] = (parameter.param, handle)
+                self._armed[parameter.name] = (parameter.module, parameter.param, handle)
                 if isinstance(parameter.module, SparseLinear):
                     capture_factors(parameter.module, True)
 
     def follow(self, parameters: Iterable[SparseParameter]) -> None:
-        """Collect from the parameters that have replaced others since."""
+        """Collect from the parameters, and the modules, that have replaced others since."""
         for parameter in parameters:
-            armed = self._armed.get(parameter.name)
-            if armed is not None and armed[0] is not parameter.param:
+            module, param, _ = self._armed.get(parameter.name, (None, None, None))
+            is_same = module is parameter.module and param is parameter.param
+            if param is not None and not is_same:
                 self.disarm([parameter])
                 self.arm([parameter])
 
@@ -188,8 +189,8 @@ class DenseGradients:
         for parameter in parameters:
             armed = self._armed.pop(parameter.name, None)
             if armed is not None:
-                if armed[1] is not None:
-                    armed[1].remove()
+                if armed[2] is not None:
+                    armed[2].remove()
                 if isinstance(parameter.module, SparseLinear):
                     capture_factors(parameter.module, False)
             self.forget(parameter)
