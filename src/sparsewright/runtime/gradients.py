@@ -62,7 +62,7 @@ class PrunedGradient:
             )
         self.remove()
         self._hooked = param
-        # Weakly: garbage collection does not see through a tensor's hooks; all would live on.
+        # Weakly: garbage collection does not see through this kind of hook; all would live on.
         method = weakref.WeakMethod(self._after_accumulation)
 
         def accumulated(param: Tensor) -> None:
@@ -229,13 +229,11 @@ class DenseGradients:
         return self._sums.get(parameter.name)
 
     def _hook(self, parameter: SparseParameter) -> RemovableHandle:
-        collector, hooked = weakref.ref(self), weakref.ref(parameter)  # as for PrunedGradient
+        name = parameter.name
 
         def arrive(grad: Tensor) -> None:
-            dense, parameter = collector(), hooked()
-            if dense is not None and parameter is not None:
-                # Holding on to the first one would make autograd copy it instead of taking it.
-                dense._arriving[parameter.name] = None if dense._is_first(parameter) else grad
+            # Holding on to the first one would make autograd copy it instead of taking it.
+            self._arriving[name] = None if self._is_first(parameter) else grad
 
         with _requires_grad(parameter.param):
             handle: RemovableHandle = parameter.param.register_hook(arrive)
