@@ -162,9 +162,9 @@ def test_calls_from_several_threads_at_once():
 
 
 def test_bfloat16_values(path):
-    mask, weight, layout, values = make(32, 64, 0.5, 0)
-    x, dy, values = torch.randn(20, 64).bfloat16(), torch.randn(20, 32).bfloat16(), values.bfloat16()
-    weight = weight.bfloat16().double()
+    _, weight, layout, values = make(32, 64, 0.5, 0)
+    x, dy = torch.randn(20, 64).bfloat16(), torch.randn(20, 32).bfloat16()
+    weight, values = weight.bfloat16().double(), values.bfloat16()
     for tokens in (1, 20):
         y = sparse.linear(x[:tokens], values, layout, None)
         dx = sparse.input_grad(dy[:tokens], values, layout)

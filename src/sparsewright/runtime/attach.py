@@ -242,7 +242,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         for parameter in self.parameters.values():
-            parameter.storage.remove()
+            parameter.storage.remove(parameter.states())
         for module, names in self._hidden:
             replicas.show_to_ddp(module, names)
         self._hidden.clear()
