@@ -279,3 +279,20 @@ def test_hooks_of_the_user_are_called_with_either_storage(kind):
     handle.remove()
     call(torch.randn(4, 20))
     assert calls == expected
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_that_stepped_before_may_be_added_after_compression(optimizer):
+    trained = []
+    for storage in ("masked", "compressed"):
+        model = make_model()
+        stepped = OPTIMIZERS[optimizer](model.parameters())
+        step(model, stepped)
+        sparsity = sparse.SET(sparsity=0.5, update=2)
+        sparsity.storage = storage
+        sparsity.apply(model)
+        sparsity.apply(stepped)
+        for seed in range(1, 5):
+            step(model, stepped, seed)
+        trained.append(model.state_dict())
+    torch.testing.assert_close(trained[1], trained[0], atol=1e-5, rtol=1e-4)

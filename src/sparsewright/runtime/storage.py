@@ -231,7 +231,9 @@ class CompressedStorage(Storage):
             kernels.prune_(tensor, self.mask)
 
     def prune_states(self, states: States) -> None:
-        """Nothing to do."""
+        """Gather what is still dense: an optimizer that stepped before may be added after."""
+        layout = self.module.layout
+        replace_shaped(states, self.shape, lambda t: sparse.gather_dense(t, layout))
 
     @torch.no_grad()
     def remove(self, states: States) -> None:
