@@ -117,7 +117,8 @@ class Attention(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.attn, self.gate = (nn.Parameter(torch.randn(4, 4)) for _ in range(2))
+        self.attn = nn.Parameter(torch.randn(4, 4).triu(1))
+        self.gate = nn.Parameter(torch.randn(4, 4))
         self.register_buffer("attn_mask", torch.full((4, 4), -torch.inf).triu(1))
         self.register_buffer("gate_mask", torch.ones(4, 4, dtype=torch.bool).tril())
 
