@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsewright as sparse
-from sparsewright.core.errors import LevelError, OptionError, ShapeError
+from sparsewright.core.errors import AttachError, LevelError, OptionError, ShapeError
 from sparsewright.nn import SparseLinear
 from sparsewright.nn.compress import measure_speed
 
@@ -296,3 +296,33 @@ def test_an_optimizer_that_stepped_before_may_be_added_after_compression(optimiz
             step(model, stepped, seed)
         trained.append(model.state_dict())
     torch.testing.assert_close(trained[1], trained[0], atol=1e-5, rtol=1e-4)
+
+
+def test_lbfgs_is_refused():
+    """Its state is one vector of all parameters: a change of mask would shift it."""
+    model, sparsity = make_model(), sparse.GMP(sparsity=CUBIC, update=2)
+    sparsity.storage = "compressed"
+    sparsity.apply(model)
+    with pytest.raises(AttachError, match=r"LBFGS.*masked"):
+        sparsity.apply(torch.optim.LBFGS(model.parameters()))
+    sparsity.apply(torch.optim.SGD(model.parameters(), lr=0.1))
+
+    model, sparsity = make_model(), sparse.GMP(sparsity=CUBIC, update=2)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    sparsity.apply(model)
+    sparsity.apply(optimizer)
+    done = sparse.compress(model, verbose=False)
+    assert [c.is_compressed for c in done] == [False] * 3
+    assert "LBFGS" in done[0].reason
+    x = torch.randn(16, 20)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    first = closure().item()
+    for _ in range(4):
+        optimizer.step(closure)
+    assert closure().item() < first

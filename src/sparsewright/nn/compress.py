@@ -20,7 +20,7 @@ from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, logger
 from sparsewright.runtime.loading import attached_to
-from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.runtime.parameter import SparseParameter, against_compressed
 from sparsewright.runtime.storage import (
     CompressedStorage,
     MaskedStorage,
@@ -150,6 +150,7 @@ def compress_where(
                 reason = "its weight is tied to another layer's"
             if not reason and not sites:
                 reason = "the layer is the model itself; nothing holds it that could hold another"
+            reason = reason or _against_optimizers(attached_to(module, param_name))
             if not reason and isinstance(module, nn.Linear):
                 reason = against(name, module, mask)
                 if not reason:
@@ -203,6 +204,18 @@ def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, mask) for name, mask in pairs if mask is not None and mask.dtype == torch.bool]
 
 
+Changed = tuple[SparseParameter, Attachment] | None
+
+
+def _against_optimizers(attached: Changed) -> str:
+    """Why the optimizers that step a weight could not step it compressed; "" if they can."""
+    if attached is None:
+        return ""
+    parameter, attachment = attached
+    stepped_by = (o for o in attachment.optimizers if parameter in attachment.of(o))
+    return next(filter(None, map(against_compressed, stepped_by)), "")
+
+
 def _sites(model: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
     """(parent, name) of each place below `model` that holds a module.
 
@@ -214,9 +227,6 @@ def _sites(model: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
         for name, child in parent._modules.items()
         if child is module and name != wrapped_name(parent)
     ]
-
-
-Changed = tuple[SparseParameter, Attachment] | None
 
 
 def _compress_layer(

@@ -110,7 +110,11 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight `[out, in]`, made anew; writing to it changes nothing."""
+        """The dense weight `[out, in]`, made anew and detached.
+
+        Writing to it changes nothing, and a term of the loss that is made of it (weight decay, a
+        norm) has no gradient: make it of `values`.
+        """
         return sparse.scatter_dense(self.values, self.layout)
 
     @property

@@ -19,7 +19,7 @@ from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime import replicas
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
 from sparsewright.runtime.loading import LoadFollower, attached_to, drop_followers
-from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
+from sparsewright.runtime.parameter import SparseParameter, against_compressed, keeps_zero_state
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage
 from sparsewright.runtime.walk import dense_form, named_weights
 
@@ -113,7 +113,14 @@ class Attachment:
         ]
 
     def add_optimizer(self, optimizer: Optimizer, after_step: Callable[[Optimizer], None]) -> None:
-        """Call `after_step` after each real step of the optimizer; prune its state now."""
+        """Call `after_step` after each real step of the optimizer; prune its state now.
+
+        Raises:
+            AttachError: it cannot step compressed weights, and is to.
+        """
+        problem = against_compressed(optimizer)
+        if problem and any(parameter.is_compressed for parameter in self.of(optimizer)):
+            raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
 
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             # A fused step under a GradScaler is called although it does nothing after an overflow,
