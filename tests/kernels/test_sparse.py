@@ -159,3 +159,45 @@ def test_calls_from_several_threads_at_once():
             results = pool.map(lambda x: sparse.linear(x, values, layout, None), inputs)
             assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
     torch.set_num_threads(1)
+
+
+def test_bfloat16_values(path):
+    _, weight, layout, values = make(32, 64, 0.5, 0)
+    x, dy = torch.randn(20, 64).bfloat16(), torch.randn(20, 32).bfloat16()
+    weight, values = weight.bfloat16().double(), values.bfloat16()
+    for tokens in (1, 20):
+        y = sparse.linear(x[:tokens], values, layout, None)
+        dx = sparse.input_grad(dy[:tokens], values, layout)
+        close = {"atol": 2e-2, "rtol": 2e-2}
+        torch.testing.assert_close(y.double(), x[:tokens].double() @ weight.T, **close)
+        torch.testing.assert_close(dx.double(), dy[:tokens].double() @ weight, **close)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="built without a C++ compiler")
+def test_what_is_written_to_is_never_a_converted_copy():
+    """Memory of another form raises: the results would be in a temporary."""
+    mask, weight, layout, values = make(6, 9, 0.5, 0)
+    row_ptr, col_idx, b = layout.row_ptr, layout.col_idx, layout.forward
+    blocks, sizes = (b.seg_ptr, b.col, b.src), (b.row_block, b.col_block)
+    x, y, t_row_ptr = torch.randn(3, 9), torch.randn(3, 6), layout.transposed.seg_ptr
+    calls = {  # what is read and what is written
+        "build_row_ptr": ((mask,), (row_ptr,)),
+        "build_col_idx": ((mask, row_ptr), (col_idx,)),
+        "transpose_index": ((row_ptr, col_idx), (t_row_ptr, col_idx.clone(), b.src.clone())),
+        "build_blocks": ((row_ptr, col_idx, None, 9, *sizes), blocks),
+        "gather_values": ((values, b.src), (values.clone(),)),
+        "gather_dense": ((weight, row_ptr, col_idx), (values.clone(),)),
+        "scatter_mask": ((row_ptr, col_idx), (mask.clone(),)),
+        "match_entries": ((row_ptr, col_idx, row_ptr, col_idx), (col_idx.clone(),)),
+        "scatter_dense": ((values, row_ptr, col_idx), (weight.clone(),)),
+        "spmm": ((values, *blocks, *sizes, x, None), (y,)),
+        "spmm_skinny": ((values, row_ptr, col_idx, x, None), (y,)),
+        "sddmm": ((*blocks, *sizes, x, y), (values.clone(),)),
+    }
+    for name, (read, written) in calls.items():
+        function = getattr(native.module(), name)
+        function(*read, *written)
+        for index, tensor in enumerate(written):
+            gaps = torch.stack([tensor, tensor], -1)[..., 0]
+            with pytest.raises(TypeError):
+                function(*read, *written[:index], gaps, *written[index + 1 :])

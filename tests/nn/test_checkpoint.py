@@ -1,6 +1,8 @@
 """Compressed checkpoint files."""
 
 import json
+import os
+import stat
 import struct
 
 import pytest
@@ -108,3 +110,36 @@ def test_missing_and_unwritable(tmp_path):
         sparse.load_compressed(tmp_path / "nothing-here")
     with pytest.raises(FileNotFoundError):
         sparse.save_compressed(make_model(), tmp_path / "no-folder" / "m")
+
+
+class Attention(nn.Module):
+    """A weight beside buffers that have the names of masks and are none of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.Parameter(torch.randn(4, 4).triu(1))
+        self.gate = nn.Parameter(torch.randn(4, 4))
+        self.register_buffer("attn_mask", torch.full((4, 4), -torch.inf).triu(1))
+        self.register_buffer("gate_mask", torch.ones(4, 4, dtype=torch.bool).tril())
+
+
+def test_buffers_that_are_no_masks_of_sparse_weights_are_kept(tmp_path):
+    model, other = Attention(), Attention()
+    size = sparse.save_compressed(model, tmp_path / "m")
+    state = sparse.load_compressed(tmp_path / "m", other)
+    for key, value in model.state_dict().items():
+        assert state[key].dtype == value.dtype
+        assert torch.equal(state[key], value)
+        assert torch.equal(other.state_dict()[key], value)
+    assert size.dense_nbytes == 3 * 4 * 16 + 16
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the umask is of POSIX systems")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        sparse.save_compressed(make_model(), tmp_path / "m")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o666 & ~umask

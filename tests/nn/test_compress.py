@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsewright as sparse
-from sparsewright.core.errors import LevelError, OptionError
+from sparsewright.core.errors import AttachError, LevelError, OptionError, ShapeError
 from sparsewright.nn import SparseLinear
 from sparsewright.nn.compress import measure_speed
 
@@ -194,3 +194,135 @@ def test_a_layer_built_compressed_is_trained_by_any_algorithm():
         optimizer.step()
     assert not torch.equal(model[0].weight_mask, before)
     assert model[0].layout.nnz == sparse.core.masks.num_kept(0.8, 640)
+
+
+def step(model, optimizer, seed=0):
+    """One step on random data."""
+    optimizer.zero_grad()
+    x = torch.randn(16, 20, generator=torch.Generator().manual_seed(seed))
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_removed_model_trains_on_as_the_masked_one_does(optimizer):
+    trained = {}
+    for storage in ("masked", "compressed"):
+        model, calls = make_model(), []
+        model[2].register_forward_hook(lambda module, args, y, calls=calls: calls.append(module))
+        sparsity = sparse.SET(sparsity=0.5, update=5)
+        sparsity.storage = storage
+        sparsity.apply(model)
+        stepped = OPTIMIZERS[optimizer](model.parameters())
+        sparsity.apply(stepped)
+        step(model, stepped)
+        sparsity.remove()
+        trained[storage] = [model[2].weight.grad.clone()]
+        step(model, stepped, 1)
+        assert calls[1] is model[2]
+        assert list(model.state_dict()) == list(make_model().state_dict())
+        trained[storage] += model.state_dict().values()
+    for masked, compressed in zip(*trained.values(), strict=True):
+        torch.testing.assert_close(compressed, masked, atol=1e-5, rtol=1e-4)
+
+
+def test_remove_leaves_layers_that_the_algorithm_did_not_compress():
+    built = nn.Sequential(SparseLinear(20, 32, sparsity=0.5))
+    compressed, other = make_model(), sparse.Static(0.5)
+    other.storage = "compressed"
+    other.apply(compressed)
+    for model in (built, copy.deepcopy(compressed)):
+        before = copy.deepcopy(model.state_dict())
+        sparsity = sparse.Static(0.5)
+        sparsity.apply(model)
+        optimizer = torch.optim.Adam(model.parameters())
+        sparsity.apply(optimizer)
+        sparsity.remove()
+        assert isinstance(model[0], SparseLinear)
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+        step(model, optimizer)
+
+
+HOOKS = {
+    "forward": lambda m, f: m.register_forward_hook(f),
+    "forward_kwargs": lambda m, f: m.register_forward_hook(f, with_kwargs=True),
+    "forward_always": lambda m, f: m.register_forward_hook(f, always_call=True),
+    "forward_pre": lambda m, f: m.register_forward_pre_hook(f),
+    "forward_pre_kwargs": lambda m, f: m.register_forward_pre_hook(f, with_kwargs=True),
+    "backward": lambda m, f: m.register_full_backward_hook(f),
+    "backward_pre": lambda m, f: m.register_full_backward_pre_hook(f),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_of_the_user_are_called_with_either_storage(kind):
+    model, calls = make_model(), []
+    handle = HOOKS[kind](model[2], lambda *args: calls.append(len(args)))
+    sparse.Static(0.5).apply(model)
+
+    def call(x):
+        model(x).sum().backward()
+        if kind == "forward_always":
+            with pytest.raises((RuntimeError, ShapeError)):
+                model[2](x[:, :3])
+
+    call(torch.randn(4, 20))
+    expected = list(calls)
+    for convert in (
+        lambda: sparse.compress(model, verbose=False),
+        lambda: sparse.decompress(model),
+    ):
+        calls.clear()
+        convert()
+        call(torch.randn(4, 20))
+        assert calls == expected
+    handle.remove()
+    call(torch.randn(4, 20))
+    assert calls == expected
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_that_stepped_before_may_be_added_after_compression(optimizer):
+    trained = []
+    for storage in ("masked", "compressed"):
+        model = make_model()
+        stepped = OPTIMIZERS[optimizer](model.parameters())
+        step(model, stepped)
+        sparsity = sparse.SET(sparsity=0.5, update=2)
+        sparsity.storage = storage
+        sparsity.apply(model)
+        sparsity.apply(stepped)
+        for seed in range(1, 5):
+            step(model, stepped, seed)
+        trained.append(model.state_dict())
+    torch.testing.assert_close(trained[1], trained[0], atol=1e-5, rtol=1e-4)
+
+
+def test_lbfgs_is_refused():
+    """Its state is one vector of all parameters: a change of mask would shift it."""
+    model, sparsity = make_model(), sparse.GMP(sparsity=CUBIC, update=2)
+    sparsity.storage = "compressed"
+    sparsity.apply(model)
+    with pytest.raises(AttachError, match=r"LBFGS.*masked"):
+        sparsity.apply(torch.optim.LBFGS(model.parameters()))
+    sparsity.apply(torch.optim.SGD(model.parameters(), lr=0.1))
+
+    model, sparsity = make_model(), sparse.GMP(sparsity=CUBIC, update=2)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    sparsity.apply(model)
+    sparsity.apply(optimizer)
+    done = sparse.compress(model, verbose=False)
+    assert [c.is_compressed for c in done] == [False] * 3
+    assert "LBFGS" in done[0].reason
+    x = torch.randn(16, 20)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    first = closure().item()
+    for _ in range(4):
+        optimizer.step(closure)
+    assert closure().item() < first

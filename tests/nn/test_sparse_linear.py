@@ -109,6 +109,20 @@ def test_autocast_gives_bfloat16():
     torch.testing.assert_close(y1.float(), y2.float(), atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: torch.compile(f, backend="aot_eager")])
+def test_a_layer_in_bfloat16(wrap):
+    masked, compressed = (layer.to(torch.bfloat16) for layer in twins())
+    x = torch.randn(64, 40).bfloat16()
+    y1, y2 = masked(x), wrap(compressed)(x)
+    close = {"atol": 5e-2, "rtol": 5e-2}
+    torch.testing.assert_close(y2, y1, **close)
+    y1.square().mean().backward()
+    y2.square().mean().backward()
+    expected = masked.weight.grad[masked.weight_mask]
+    torch.testing.assert_close(compressed.values.grad, expected, **close)
+    torch.testing.assert_close(compressed.bias.grad, masked.bias.grad, **close)
+
+
 def test_compile_sees_one_operator_and_no_graph_break():
     _, layer = twins()
     model = nn.Sequential(layer, nn.ReLU())

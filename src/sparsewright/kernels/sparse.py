@@ -195,7 +195,7 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
     Returns:
         `[tokens, rows]`, x's dtype.
     """
-    module = _module_for(x, values)
+    module = _module_for(x, values) if values.dtype == torch.float32 else None
     if module is None:
         return sparse_reference.linear(x, values, layout.row_ptr, layout.col_idx, bias)
     x, values = x.detach().contiguous(), values.detach()
@@ -210,7 +210,7 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
 
 def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """`dy W`: `[tokens, rows]` to `[tokens, cols]`, dy's dtype."""
-    module = _module_for(dy, values)
+    module = _module_for(dy, values) if values.dtype == torch.float32 else None
     if module is None:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
         return sparse_reference.input_grad(dy, values, row_ptr, col_idx, layout.cols)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +63,16 @@ def save_compressed(
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     dense = 0
+    masks = {key + MASK_SUFFIX for key in state if _is_sparse(key, state)}
     for key, tensor in state.items():
         mask = state.get(key + MASK_SUFFIX)
-        if mask is not None and mask.shape == tensor.shape:
+        if mask is not None and key + MASK_SUFFIX in masks:
             shapes[key] = list(tensor.shape)
-            tensors[key + _VALUES] = tensor.detach()[mask.bool()].contiguous().cpu()
-            tensors[key + MASK_SUFFIX] = pack_mask(mask.bool())
-        elif key.removesuffix(MASK_SUFFIX) not in shapes:
+            tensors[key + _VALUES] = tensor.detach()[mask].contiguous().cpu()
+            tensors[key + MASK_SUFFIX] = pack_mask(mask)
+        elif key not in masks:
             tensors[key] = tensor.detach().contiguous().cpu().clone()
-        if not key.endswith(MASK_SUFFIX):
+        if key not in masks:
             dense += tensor.numel() * tensor.element_size()
     metadata = {"format": FORMAT, "shapes": json.dumps(shapes)}
     data = save(tensors, {**metadata, "sha256": _digest(tensors, metadata["shapes"])})
@@ -145,6 +146,14 @@ def _digest(tensors: Mapping[str, Tensor], shapes: str) -> str:
     return digest.hexdigest()
 
 
+def _is_sparse(key: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor has a mask, and nothing that would be lost outside of it."""
+    tensor, mask = state[key], state.get(key + MASK_SUFFIX)
+    if mask is None or mask.dtype != torch.bool or mask.shape != tensor.shape:
+        return False
+    return not bool(tensor.detach()[~mask].any())
+
+
 def _is_mask(key: str, state: Mapping[str, Tensor]) -> bool:
     return key.endswith(MASK_SUFFIX) and key.removesuffix(MASK_SUFFIX) in state
 
@@ -197,13 +206,14 @@ def _expand(
 
 def _write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, sync it, and rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    # Not by `tempfile`, whose files nobody else may read.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

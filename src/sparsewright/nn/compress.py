@@ -20,11 +20,15 @@ from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, logger
 from sparsewright.runtime.loading import attached_to
-from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.storage import CompressedStorage, MaskedStorage, Storage, replace_tensors
+from sparsewright.runtime.parameter import SparseParameter, against_compressed
+from sparsewright.runtime.storage import (
+    CompressedStorage,
+    MaskedStorage,
+    Storage,
+    put,
+    replace_shaped,
+)
 from sparsewright.runtime.walk import named_modules, wrapped_name
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def compress_where(
                 reason = "its weight is tied to another layer's"
             if not reason and not sites:
                 reason = "the layer is the model itself; nothing holds it that could hold another"
+            reason = reason or _against_optimizers(attached_to(module, param_name))
             if not reason and isinstance(module, nn.Linear):
                 reason = against(name, module, mask)
                 if not reason:
@@ -199,6 +204,18 @@ def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, mask) for name, mask in pairs if mask is not None and mask.dtype == torch.bool]
 
 
+Changed = tuple[SparseParameter, Attachment] | None
+
+
+def _against_optimizers(attached: Changed) -> str:
+    """Why the optimizers that step a weight could not step it compressed; "" if they can."""
+    if attached is None:
+        return ""
+    parameter, attachment = attached
+    stepped_by = (o for o in attachment.optimizers if parameter in attachment.of(o))
+    return next(filter(None, map(against_compressed, stepped_by)), "")
+
+
 def _sites(model: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
     """(parent, name) of each place below `model` that holds a module.
 
@@ -212,31 +229,22 @@ def _sites(model: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
     ]
 
 
-Changed = tuple[SparseParameter, Attachment] | None
-
-
 def _compress_layer(
     linear: nn.Linear, mask: Tensor, sites: Sequence[tuple[nn.Module, str]]
 ) -> Changed:
-    attached, grad = attached_to(linear, "weight"), linear.weight.grad
-    shape, linear.weight.grad = linear.weight.shape, None
+    attached, shape = attached_to(linear, "weight"), linear.weight.shape
     layer = SparseLinear.from_linear(linear, mask)
-    if grad is not None:
-        layer.values.grad = sparse.gather_dense(grad, layer.layout)
-    _replace(linear, layer, sites)
+    put(layer, sites)
     storage = CompressedStorage(layer, list(sites))
     _move(attached, storage, shape, lambda t: sparse.gather_dense(t, layer.layout))
     return attached
 
 
 def _decompress_layer(layer: SparseLinear, sites: Sequence[tuple[nn.Module, str]]) -> Changed:
-    attached, grad, mask = attached_to(layer, "values"), layer.values.grad, layer.weight_mask
-    shape, layer.values.grad = layer.values.shape, None
-    linear = layer.to_linear()
+    attached, shape = attached_to(layer, "values"), layer.values.shape
+    mask, linear = layer.weight_mask, layer.to_linear()
     linear.register_buffer("weight" + MASK_SUFFIX, mask)
-    if grad is not None:
-        linear.weight.grad = sparse.scatter_dense(grad, layer.layout)
-    _replace(layer, linear, sites)
+    put(linear, sites)
     storage = MaskedStorage(linear, "weight")
     _move(attached, storage, shape, lambda t: sparse.scatter_dense(t, layer.layout))
     return attached
@@ -249,18 +257,9 @@ def _move(
     if attached is None:
         return
     parameter, attachment = attached
-    for state in parameter.states():
-        replace_tensors(state, lambda t: fn(t) if t.shape == shape and t.is_floating_point() else t)
+    replace_shaped(parameter.states(), shape, fn)
     parameter.storage = storage
     attachment.follow_loading(parameter)
-
-
-def _replace(old: nn.Module, new: nn.Module, sites: Iterable[tuple[nn.Module, str]]) -> None:
-    """Put a layer in another's place, with the user's hooks (the same dicts: handles stay good)."""
-    for hooks in _HOOKS:
-        setattr(new, hooks, getattr(old, hooks))
-    for parent, name in sites:
-        setattr(parent, name, new)
 
 
 def _refresh(changed: Iterable[Changed]) -> None:

@@ -15,6 +15,13 @@ from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.kernels import sparse
 from sparsewright.nn.functional import Factors, capture_factors, sparse_linear
 
+# All that `register_forward_hook` and its like write to.
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
 
 class SparseLinear(nn.Module):
     """`y = x Wᵀ + b` with a weight that is `[nnz]` values and their index.
@@ -72,7 +79,8 @@ class SparseLinear(nn.Module):
         """The same layer compressed.
 
         The weight's Parameter becomes `values`, the very same object with other data, so that
-        optimizers which have it keep it. `linear` must not be used any more.
+        optimizers which have it keep it. The gradient and the user's hooks follow. `linear` must
+        not be used any more.
 
         Args:
             linear: a layer on the CPU, float32.
@@ -83,22 +91,30 @@ class SparseLinear(nn.Module):
         layout = sparse.layout_from_mask(mask)
         weight = linear._parameters["weight"]
         assert weight is not None
-        replace_data(weight, sparse.gather_dense(weight, layout))
+        _replace_both(weight, lambda t: sparse.gather_dense(t, layout))
         layer._take(weight, layout, linear._parameters["bias"])
+        _move_hooks(linear, layer)
         return layer.train(linear.training)
 
     def to_linear(self) -> nn.Linear:
-        """The same layer as an `nn.Linear`; `values` becomes its weight, the same object."""
+        """The same layer as an `nn.Linear`; `values` becomes its weight, the same object.
+
+        The gradient and the user's hooks follow. This layer must not be used any more.
+        """
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        dense = self.weight
         linear.weight = self.values
-        replace_data(linear.weight, dense)
+        _replace_both(linear.weight, lambda t: sparse.scatter_dense(t, self.layout))
         linear.register_parameter("bias", self.bias)
+        _move_hooks(self, linear)
         return linear.train(self.training)
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight `[out, in]`, made anew; writing to it changes nothing."""
+        """The dense weight `[out, in]`, made anew and detached.
+
+        Writing to it changes nothing, and a term of the loss that is made of it (weight decay, a
+        norm) has no gradient: make it of `values`.
+        """
         return sparse.scatter_dense(self.values, self.layout)
 
     @property
@@ -130,7 +146,8 @@ class SparseLinear(nn.Module):
             mask: bool `[out, in]`.
 
         Returns:
-            A function that carries over any other tensor that belongs to the values, `[nnz]`.
+            A function that carries over any other tensor that belongs to the values, `[nnz]`; the
+            gradient is carried over already.
         """
         is_capturing = self.captured is not None
         capture_factors(self, False)
@@ -144,7 +161,7 @@ class SparseLinear(nn.Module):
                 return tensor.new_zeros(self.layout.nnz)
             return tensor.index_select(0, source).masked_fill_(is_new, 0)
 
-        replace_data(self.values, carry(self.values.data))
+        _replace_both(self.values, carry)
         return carry
 
     def _save_to_state_dict(
@@ -222,6 +239,20 @@ def replace_data(param: nn.Parameter, data: Tensor) -> None:
         return
     param.data = torch.empty(0, dtype=torch.float16)
     param.data = data
+
+
+def _replace_both(param: nn.Parameter, fn: Callable[[Tensor], Tensor]) -> None:
+    """Replace a Parameter's data and gradient by `fn` of them."""
+    grad, param.grad = param.grad, None
+    replace_data(param, fn(param.data))
+    if grad is not None:
+        param.grad = fn(grad)
+
+
+def _move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Give a layer the user's hooks on another (the same dicts: handles stay good)."""
+    for hooks in _HOOKS:
+        setattr(new, hooks, getattr(old, hooks))
 
 
 def check_compressible(module: nn.Module) -> str:

@@ -20,7 +20,7 @@ from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime import replicas
 from sparsewright.runtime.gradients import DenseGradients, GradHook, PrunedGradient
 from sparsewright.runtime.loading import LoadFollower, TiedFollower, attached_to, drop_followers
-from sparsewright.runtime.parameter import SparseParameter, keeps_zero_state
+from sparsewright.runtime.parameter import SparseParameter, against_compressed, keeps_zero_state
 from sparsewright.runtime.storage import CompressedStorage, MaskedStorage
 from sparsewright.runtime.walk import dense_form, named_weights
 
@@ -122,7 +122,14 @@ class Attachment:
             self._handles.append(module.register_load_state_dict_post_hook(follower.after))
 
     def add_optimizer(self, optimizer: Optimizer, after_step: Callable[[Optimizer], None]) -> None:
-        """Call `after_step` after each real step of the optimizer; prune its state now."""
+        """Call `after_step` after each real step of the optimizer; prune its state now.
+
+        Raises:
+            AttachError: it cannot step compressed weights, and is to.
+        """
+        problem = against_compressed(optimizer)
+        if problem and any(parameter.is_compressed for parameter in self.of(optimizer)):
+            raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
 
         def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             # A fused step under a GradScaler is called although it does nothing after an overflow,
@@ -264,14 +271,12 @@ class Attachment:
             self.dense_gradients.disarm([parameter])
             self._gradients.pop(name).remove()
             drop_followers(parameter.module, parameter.storage.param_name)
-            parameter.storage.remove()
+            parameter.storage.remove(parameter.states())
         if all(parameter.is_initialized for parameter in self.parameters.values()):
             self.end_before_forward()
 
     def remove(self) -> None:
         """Take off every hook and buffer; the weights keep their zeros."""
-        for optimizer in list(self.optimizers):
-            self.remove_optimizer(optimizer)
         self.end_before_forward()
         self.dense_gradients.disarm(self.parameters.values())
         for gradient in self._gradients.values():
@@ -279,7 +284,9 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         for parameter in self.parameters.values():
-            parameter.storage.remove()
+            parameter.storage.remove(parameter.states())
+        for optimizer in list(self.optimizers):
+            self.remove_optimizer(optimizer)
         for module, names in self._hidden:
             replicas.show_to_ddp(module, names)
         self._hidden.clear()

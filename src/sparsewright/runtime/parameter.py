@@ -34,6 +34,14 @@ def keeps_zero_state(optimizer: Optimizer) -> bool:
     return type(optimizer) in _KEEPS_ZERO_STATE
 
 
+def against_compressed(optimizer: Optimizer) -> str:
+    """Why an optimizer cannot step compressed weights; "" if it can."""
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        return ""
+    name = type(optimizer).__name__
+    return f"the state of {name} is of all parameters in one and cannot follow changes of a mask"
+
+
 class SparseParameter:
     """A weight and its mask. Made by a sparsity algorithm when it is applied to a model.
 

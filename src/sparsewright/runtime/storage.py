@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsewright import kernels
 from sparsewright.core.packing import MASK_SUFFIX
-from sparsewright.kernels import sharded
+from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear
 
 States = list[Any]
@@ -86,8 +86,8 @@ class Storage(ABC):
         """Prune what in the states is shaped like the weight, unless it says `requires_dense`."""
 
     @abstractmethod
-    def remove(self) -> None:
-        """Leave an ordinary module."""
+    def remove(self, states: States) -> None:
+        """Leave an ordinary module that trains on."""
 
 
 class MaskedStorage(Storage):
@@ -179,7 +179,7 @@ class MaskedStorage(Storage):
             if tensor.shape == self.shape and not getattr(tensor, "requires_dense", False):
                 self.prune(tensor)
 
-    def remove(self) -> None:
+    def remove(self, states: States) -> None:
         """Take the buffer off."""
         del self.module._buffers[self.param_name + MASK_SUFFIX]
 
@@ -189,7 +189,8 @@ class CompressedStorage(Storage):
 
     Args:
         module: the layer.
-        sites: (parent module, name there) of each place that holds the layer.
+        sites: (parent module, name there) of each place that holds the layer, if it stands in an
+            `nn.Linear`'s place; else it has none.
     """
 
     param_name = "values"
@@ -220,14 +221,8 @@ class CompressedStorage(Storage):
     @torch.no_grad()
     def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
         """Rebuild the index; carry values, gradient and states over to it."""
-        changes = kernels.count_changes(self.mask, new)
-        grad, self.param.grad = self.param.grad, None
-        shape = self.param.shape
-        carry = self.module.set_mask(new)
-        if grad is not None:
-            self.param.grad = carry(grad)
-        for state in states:
-            replace_tensors(state, lambda t: carry(t) if t.shape == shape else t)
+        changes, shape = kernels.count_changes(self.mask, new), self.param.shape
+        replace_shaped(states, shape, self.module.set_mask(new))
         return changes
 
     def prune(self, tensor: Tensor) -> None:
@@ -236,13 +231,23 @@ class CompressedStorage(Storage):
             kernels.prune_(tensor, self.mask)
 
     def prune_states(self, states: States) -> None:
-        """Nothing to do."""
+        """Gather what is still dense: an optimizer that stepped before may be added after."""
+        layout = self.module.layout
+        replace_shaped(states, self.shape, lambda t: sparse.gather_dense(t, layout))
 
-    def remove(self) -> None:
-        """Put an `nn.Linear` in the layer's place."""
-        linear = self.module.to_linear()
-        for parent, name in self.sites:
-            setattr(parent, name, linear)
+    @torch.no_grad()
+    def remove(self, states: States) -> None:
+        """Put an `nn.Linear` back in its place; a layer that took nobody's place stays."""
+        if self.sites:
+            layout, shape = self.module.layout, self.param.shape
+            put(self.module.to_linear(), self.sites)
+            replace_shaped(states, shape, lambda t: sparse.scatter_dense(t, layout))
+
+
+def put(layer: nn.Module, sites: Iterable[tuple[nn.Module, str]]) -> None:
+    """Put a layer in each of its places."""
+    for parent, name in sites:
+        setattr(parent, name, layer)
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
@@ -258,8 +263,8 @@ def _tensors(state: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def replace_tensors(state: Any, fn: Callable[[Tensor], Tensor]) -> None:
-    """Replace each tensor in a state, its lists and dicts included, by `fn` of it, in place."""
+def replace_shaped(state: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]) -> None:
+    """Replace each tensor of a shape in a state, lists and dicts included, by `fn` of it."""
     if isinstance(state, dict):
         items: Any = list(state.items())
     elif isinstance(state, list):
@@ -267,7 +272,7 @@ def replace_tensors(state: Any, fn: Callable[[Tensor], Tensor]) -> None:
     else:
         return
     for key, value in items:
-        if isinstance(value, Tensor):
+        if not isinstance(value, Tensor):
+            replace_shaped(value, shape, fn)
+        elif value.shape == shape:
             state[key] = fn(value)
-        else:
-            replace_tensors(value, fn)

@@ -1,4 +1,5 @@
 // Python bindings. Sizes are checked here; index contents by check_index and check_blocks, once per layout.
+// An array that is written to is never converted (noconvert): results would go to a temporary.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -71,7 +72,7 @@ void bind_layout(nb::module_& m) {
         require(nnz <= INT32_MAX, "more than 2^31 - 1 kept weights");
         return nnz;
       },
-      nb::arg("mask"), nb::arg("row_ptr"), nb::arg("threads") = 1);
+      nb::arg("mask"), nb::arg("row_ptr").noconvert(), nb::arg("threads") = 1);
   m.def(
       "build_col_idx",
       [](Array<const bool, 2> mask, Ints row_ptr, Array<int32_t, 1> col_idx, int threads) {
@@ -85,7 +86,7 @@ void bind_layout(nb::module_& m) {
                 "row_ptr and col_idx must fit the mask");
         build_col_idx(mask.data(), mask.shape(0), mask.shape(1), row_ptr.data(), col_idx.data(), threads);
       },
-      nb::arg("mask"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("threads") = 1);
+      nb::arg("mask"), nb::arg("row_ptr"), nb::arg("col_idx").noconvert(), nb::arg("threads") = 1);
   m.def(
       "validate",
       [](Ints row_ptr, Ints col_idx, int64_t rows, int64_t cols) {
@@ -106,7 +107,8 @@ void bind_layout(nb::module_& m) {
         raise_if(check_index(row_ptr.data(), col_idx.data(), col_idx.size(), rows, cols));
         transpose_index(row_ptr.data(), col_idx.data(), rows, cols, t_row_ptr.data(), t_col_idx.data(), perm.data());
       },
-      nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("t_row_ptr"), nb::arg("t_col_idx"), nb::arg("perm"));
+      nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("t_row_ptr").noconvert(), nb::arg("t_col_idx").noconvert(),
+      nb::arg("perm").noconvert());
   m.def(
       "build_blocks",
       [](Ints row_ptr, Ints col_idx, std::optional<Ints> perm, int64_t cols, int64_t row_block, int64_t col_block,
@@ -125,7 +127,8 @@ void bind_layout(nb::module_& m) {
                      seg_ptr.data(), col.data(), src.data(), threads);
       },
       nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("perm").none(), nb::arg("cols"), nb::arg("row_block"),
-      nb::arg("col_block"), nb::arg("seg_ptr"), nb::arg("col"), nb::arg("src"), nb::arg("threads") = 1);
+      nb::arg("col_block"), nb::arg("seg_ptr").noconvert(), nb::arg("col").noconvert(), nb::arg("src").noconvert(),
+      nb::arg("threads") = 1);
   m.def(
       "validate_blocks",
       [](Ints seg_ptr, Shorts col, Ints src, int64_t rows, int64_t cols, int64_t row_block, int64_t col_block) {
@@ -145,7 +148,7 @@ void bind_values(nb::module_& m) {
         nb::gil_scoped_release release;
         gather_values(values.data(), src.data(), src.size(), out.data(), threads);
       },
-      nb::arg("values"), nb::arg("src"), nb::arg("out"), nb::arg("threads") = 1);
+      nb::arg("values"), nb::arg("src"), nb::arg("out").noconvert(), nb::arg("threads") = 1);
   m.def(
       "gather_dense",
       [](Array<const float, 2> weight, Ints row_ptr, Ints col_idx, Array<float, 1> values, int threads) {
@@ -155,7 +158,8 @@ void bind_values(nb::module_& m) {
         gather_dense(weight.data(), row_ptr.data(), col_idx.data(), weight.shape(0), weight.shape(1), values.data(),
                      threads);
       },
-      nb::arg("weight"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("values"), nb::arg("threads") = 1);
+      nb::arg("weight"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("values").noconvert(),
+      nb::arg("threads") = 1);
   m.def(
       "scatter_mask",
       [](Ints row_ptr, Ints col_idx, Array<bool, 2> mask, int threads) {
@@ -165,7 +169,7 @@ void bind_values(nb::module_& m) {
         raise_if(check_index(row_ptr.data(), col_idx.data(), col_idx.size(), rows, cols));
         scatter_mask(row_ptr.data(), col_idx.data(), rows, cols, mask.data(), threads);
       },
-      nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("mask"), nb::arg("threads") = 1);
+      nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("mask").noconvert(), nb::arg("threads") = 1);
   m.def(
       "match_entries",
       [](Ints old_ptr, Ints old_col, Ints new_ptr, Ints new_col, Array<int32_t, 1> source, int threads) {
@@ -176,8 +180,8 @@ void bind_values(nb::module_& m) {
         match_entries(old_ptr.data(), old_col.data(), new_ptr.data(), new_col.data(), int64_t(old_ptr.size()) - 1,
                       source.data(), threads);
       },
-      nb::arg("old_ptr"), nb::arg("old_col"), nb::arg("new_ptr"), nb::arg("new_col"), nb::arg("source"),
-      nb::arg("threads") = 1);
+      nb::arg("old_ptr"), nb::arg("old_col"), nb::arg("new_ptr"), nb::arg("new_col"),
+      nb::arg("source").noconvert(), nb::arg("threads") = 1);
   m.def(
       "scatter_dense",
       [](Floats values, Ints row_ptr, Ints col_idx, Array<float, 2> weight, int threads) {
@@ -187,7 +191,8 @@ void bind_values(nb::module_& m) {
         scatter_dense(values.data(), row_ptr.data(), col_idx.data(), weight.shape(0), weight.shape(1), weight.data(),
                       threads);
       },
-      nb::arg("values"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("weight"), nb::arg("threads") = 1);
+      nb::arg("values"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("weight").noconvert(),
+      nb::arg("threads") = 1);
 }
 
 void bind_ops(nb::module_& m) {
@@ -206,8 +211,8 @@ void bind_ops(nb::module_& m) {
         spmm(kernels, index, values.data(), in, b, out, threads);
       },
       nb::arg("values"), nb::arg("seg_ptr"), nb::arg("col"), nb::arg("src"), nb::arg("row_block"),
-      nb::arg("col_block"), nb::arg("x"), nb::arg("bias").none(), nb::arg("y"), nb::arg("threads") = 1,
-      nb::arg("isa") = "auto");
+      nb::arg("col_block"), nb::arg("x"), nb::arg("bias").none(), nb::arg("y").noconvert(),
+      nb::arg("threads") = 1, nb::arg("isa") = "auto");
   m.def(
       "spmm_skinny",
       [](Floats values, Ints row_ptr, Ints col_idx, AnyConst x, MaybeFloats bias, Any y, int threads,
@@ -222,8 +227,8 @@ void bind_ops(nb::module_& m) {
         nb::gil_scoped_release release;
         spmm_skinny(kernels, row_ptr.data(), col_idx.data(), values.data(), in, b, out, threads);
       },
-      nb::arg("values"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("x"), nb::arg("bias").none(), nb::arg("y"),
-      nb::arg("threads") = 1, nb::arg("isa") = "auto");
+      nb::arg("values"), nb::arg("row_ptr"), nb::arg("col_idx"), nb::arg("x"), nb::arg("bias").none(),
+      nb::arg("y").noconvert(), nb::arg("threads") = 1, nb::arg("isa") = "auto");
   m.def(
       "sddmm",
       [](Ints seg_ptr, Shorts col, Ints src, int64_t row_block, int64_t col_block, AnyConst x, AnyConst dy,
@@ -238,7 +243,7 @@ void bind_ops(nb::module_& m) {
         sddmm(kernels, index, in, grad, dvalues.data(), threads);
       },
       nb::arg("seg_ptr"), nb::arg("col"), nb::arg("src"), nb::arg("row_block"), nb::arg("col_block"), nb::arg("x"),
-      nb::arg("dy"), nb::arg("dvalues"), nb::arg("threads") = 1, nb::arg("isa") = "auto");
+      nb::arg("dy"), nb::arg("dvalues").noconvert(), nb::arg("threads") = 1, nb::arg("isa") = "auto");
   m.def("best_isa", [] { return choose_kernels("auto").name; });
   m.def("has_isa", [](const std::string& isa) {
     try {
