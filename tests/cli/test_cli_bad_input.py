@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -182,10 +183,23 @@ def test_checkpoint_of_something_else(command: Command) -> None:
 
 
 def test_other_data_than_before(command: Command) -> None:
-    stopped_run(command)
+    checkpoint = stopped_run(command)
+    run = command.folder / "run"
+    # As if killed at step 8, before its checkpoint: metrics and masks are further than that.
+    saved = shutil.copytree(checkpoint, command.folder / "saved")
+    assert command("train", "--resume", "run", "--until", 8).status == 0
+    shutil.rmtree(run / "checkpoints/000008")
+    saved.rename(checkpoint)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert run / "masks/000008.safetensors" in before
     text = command.folder / "text.txt"
-    text.write_text(text.read_text().replace("fox", "cat"))
+    content = text.read_text()
+    text.write_text(content.replace("fox", "cat"))
     assert_refused(command, command("train", "--resume", "run"), 1, "000005", "other data")
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    text.write_text(content)
+    assert command("train", "--resume", "run", "--until", 6).status == 0
+    assert not (run / "masks/000008.safetensors").exists()
 
 
 def test_lost_metrics(command: Command) -> None:

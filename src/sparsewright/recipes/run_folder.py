@@ -165,7 +165,7 @@ class RunFolder:
                     shutil.rmtree(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and state of the last checkpoint; metrics and masks written after it are removed.
+        """Weights and state of the last checkpoint; the folder stays as it is.
 
         Raises:
             CheckpointError: the checkpoint is damaged or from a different format.
@@ -185,12 +185,15 @@ class RunFolder:
         metrics = self.path / "metrics.jsonl"
         if metrics.stat().st_size < size:
             raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
-        with _writing(self.path):
-            os.truncate(metrics, size)
-            for snapshot in self._snapshots():
-                if int(snapshot.stem) > step:
-                    snapshot.unlink()
         return weights, state
+
+    def rewind(self, state: dict[str, Any]) -> None:
+        """Remove the metrics and masks written after a state that `load` returned."""
+        with _writing(self.path):
+            os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
+            for snapshot in self._snapshots():
+                if int(snapshot.stem) > state["step"]:
+                    snapshot.unlink()
 
     def finish(self, result: dict[str, Any]) -> None:
         """Put the trained weights at the root of the folder and mark the run as finished."""
