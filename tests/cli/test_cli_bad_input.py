@@ -95,7 +95,8 @@ def test_yaml(command: Command, content: bytes, words: list[str]) -> None:
         (["--recipe", "fashion", "--text", "x"], ["'text'", "dir"]),
         (["--recipe", "fashion", "--data", "."], ["train-images-idx3-ubyte"]),
         (["--stepz", "1"], ["--stepz", "--steps"]),
-        (["--resume", "run", "--steps", "1"], ["--resume", "--until"]),
+        (["--resume", "run", "--steps", "0"], ["--resume", "--until"]),
+        (["--resume", "run", "--seed", "0"], ["--resume", "--until"]),
     ],
 )
 def test_arguments(command: Command, arguments: list[str], words: list[str]) -> None:
@@ -206,6 +207,18 @@ def test_lost_metrics(command: Command) -> None:
     stopped_run(command)
     (command.folder / "run/metrics.jsonl").write_text("")
     assert_refused(command, command("train", "--resume", "run"), 1, "metrics.jsonl", "shorter")
+
+
+@pytest.mark.parametrize("content", [b'[{"from_step": 0, "ver', b"[3]", b"{}", b"\xff"])
+def test_damaged_versions(command: Command, content: bytes) -> None:
+    stopped_run(command)
+    with (command.folder / "run/metrics.jsonl").open("ab") as file:
+        file.write(b"{}\n")
+    metrics = (command.folder / "run/metrics.jsonl").read_bytes()
+    (command.folder / "run/versions.json").write_bytes(content)
+    done = command("train", "--resume", "run")
+    assert_refused(command, done, 1, "error: run/versions.json: not a list of versions")
+    assert (command.folder / "run/metrics.jsonl").read_bytes() == metrics
 
 
 @pytest.mark.parametrize("place", ["nothing", "."])

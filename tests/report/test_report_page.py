@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import sys
@@ -126,6 +127,17 @@ def test_without_plotly_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MissingPackageError, match=r"pip install 'sparsewright\[report\]'"):
         write_report([run.path], "html", None)
     assert write_report([run.path], "csv", None) == run.path / "report.csv"
+
+
+def test_standard_output_is_utf8_in_any_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", {0: random_masks({"fc": (9, 9)}, 0.5, 0)})
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert write_report([run.path], "md", Path("-")) is None
+    text = sys.stdout.buffer.getvalue().decode()
+    assert text == write_report([run.path], "md", None).read_text("utf-8")
+    assert not text.isascii()
 
 
 class Loads(HTMLParser):
