@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -52,6 +53,7 @@ class SparsityCallback(TrainerCallback):
         self._optimizer: Optimizer | None = None
         self._logging: Removable | None = None
         self._scalars: dict[str, float] = {}
+        self._every, self._ahead = 1, 0
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -86,9 +88,18 @@ class SparsityCallback(TrainerCallback):
         if kwargs["optimizer"] is not self._optimizer:
             self._optimizer = kwargs["optimizer"]
             self.sparsity.apply(kwargs["optimizer"])
+        self._every = max(1, state.logging_steps) if args.logging_strategy == "steps" else 1
+        self._follow(state)
+
+    def _follow(self, state: TrainerState) -> None:
+        """Compute the scalars at the steps that the Trainer logs, and as few others as possible.
+
+        The algorithm counts its own steps: of other runs too, and none that a gradient scaler skips.
+        """
         self._stop_logging()
-        every = state.logging_steps if args.logging_strategy == "steps" else 1
-        self._logging = log_metrics(self.sparsity, self._keep_totals, every=max(1, every))
+        self._ahead = state.global_step - self.sparsity.step
+        every = math.gcd(self._every, self._ahead)
+        self._logging = log_metrics(self.sparsity, self._keep_totals, every=every)
 
     def _start_again(self, model: nn.Module, state: TrainerState) -> None:
         """`model_init` made a new model."""
@@ -106,8 +117,10 @@ class SparsityCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put the state where a checkpoint saved after this step takes it from."""
+        """Put the state where a checkpoint saved after this step takes it from; keep in step."""
         _saved_states(state)[_KEY] = self.sparsity.state_dict()
+        if state.global_step - self.sparsity.step != self._ahead:
+            self._follow(state)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -222,7 +222,9 @@ def check_free(path: Path) -> None:
         if path.is_dir() and not any(path.iterdir()):
             if path.name:
                 return
-            raise RunError(path, "a run folder needs a name; allowed: a new or empty folder by name")
+            raise RunError(
+                path, "a run folder needs a name; allowed: a new or empty folder by name"
+            )
         if path.exists() or path.is_symlink():
             what = "holds a run" if (path / "config.yaml").exists() else "exists"
             problem = f"{what}, and is never overwritten; allowed: a new or empty folder"
