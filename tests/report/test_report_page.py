@@ -166,6 +166,14 @@ def test_page_loads_nothing_and_has_no_handlers(tmp_path: Path) -> None:
     assert "unsafe" not in policy.split("style-src")[0]
 
 
+def test_a_run_that_logged_nothing_has_no_empty_charts(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {0: random_masks({"fc": (9, 9)}, 0.5, 0)})
+    (run.path / "metrics.jsonl").write_text("")
+    text = make_page(read_runs([run.path]))
+    assert list(data_of(text)["figures"]) == ["bars"]
+    assert re.findall('data-chart="(.*?)"', text) == ["bars"]
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     evil = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>"
     masks = {0: {evil: random_masks({"a": (5, 5)}, 0.5, 0)["a"]}}

@@ -94,7 +94,7 @@ class SparsityCallback(TrainerCallback):
     def _follow(self, state: TrainerState) -> None:
         """Compute the scalars at the steps that the Trainer logs, and as few others as possible.
 
-        The algorithm counts its own steps: of other runs too, and none that a gradient scaler skips.
+        The algorithm counts its own steps: of other runs too, none that a gradient scaler skips.
         """
         self._stop_logging()
         self._ahead = state.global_step - self.sparsity.step
