@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import platform
+import shlex
 import signal
 import sys
 import traceback
@@ -159,14 +160,16 @@ def train(
     """
     logs = [_log_of(log)] if log else []
     if resume is not None:
-        if config or recipe or out or any(given.values()):
+        asked = (config, recipe, out, *given.values())
+        if any(value is not None and value is not False for value in asked):  # 0 is an answer
             raise click.UsageError(
                 "--resume goes on with the run as it is; "
                 "allowed beside it: --until, --tensorboard, --log"
             )
         with RunFolder(resume) as folder:
             if folder.is_finished:
-                click.echo(f"{resume} is finished; see `sparsewright inspect {resume}`")
+                see = f"sparsewright inspect {shlex.quote(str(resume))}"
+                click.echo(f"{resume} is finished; see `{see}`")
                 return 0
             return _train(loop.restore(folder), folder, until, tensorboard, logs)
     resolved = RunConfig.from_file(config, recipe, _overrides(recipe, config, **given))
@@ -203,7 +206,7 @@ def _train(
     training: Training, folder: RunFolder, until: int | None, tensorboard: bool, logs: list[Log]
 ) -> int:
     """Train in an open folder; show progress and the result."""
-    again = f"sparsewright train --resume {folder.path}"
+    again = f"sparsewright train --resume {shlex.quote(str(folder.path))}"
     steps = training.config.loop.steps
     click.echo(f"run folder: {folder.path}", err=True)
     try:

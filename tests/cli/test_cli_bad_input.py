@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,8 @@ def test_yaml(command: Command, content: bytes, words: list[str]) -> None:
         (["--recipe", "fashion", "--text", "x"], ["'text'", "dir"]),
         (["--recipe", "fashion", "--data", "."], ["train-images-idx3-ubyte"]),
         (["--stepz", "1"], ["--stepz", "--steps"]),
-        (["--resume", "run", "--steps", "1"], ["--resume", "--until"]),
+        (["--resume", "run", "--steps", "0"], ["--resume", "--until"]),
+        (["--resume", "run", "--seed", "0"], ["--resume", "--until"]),
     ],
 )
 def test_arguments(command: Command, arguments: list[str], words: list[str]) -> None:
@@ -182,16 +184,41 @@ def test_checkpoint_of_something_else(command: Command) -> None:
 
 
 def test_other_data_than_before(command: Command) -> None:
-    stopped_run(command)
+    checkpoint = stopped_run(command)
+    run = command.folder / "run"
+    # As if killed at step 8, before its checkpoint: metrics and masks are further than that.
+    saved = shutil.copytree(checkpoint, command.folder / "saved")
+    assert command("train", "--resume", "run", "--until", 8).status == 0
+    shutil.rmtree(run / "checkpoints/000008")
+    saved.rename(checkpoint)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert run / "masks/000008.safetensors" in before
     text = command.folder / "text.txt"
-    text.write_text(text.read_text().replace("fox", "cat"))
+    content = text.read_text()
+    text.write_text(content.replace("fox", "cat"))
     assert_refused(command, command("train", "--resume", "run"), 1, "000005", "other data")
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    text.write_text(content)
+    assert command("train", "--resume", "run", "--until", 6).status == 0
+    assert not (run / "masks/000008.safetensors").exists()
 
 
 def test_lost_metrics(command: Command) -> None:
     stopped_run(command)
     (command.folder / "run/metrics.jsonl").write_text("")
     assert_refused(command, command("train", "--resume", "run"), 1, "metrics.jsonl", "shorter")
+
+
+@pytest.mark.parametrize("content", [b'[{"from_step": 0, "ver', b"[3]", b"{}", b"\xff"])
+def test_damaged_versions(command: Command, content: bytes) -> None:
+    stopped_run(command)
+    with (command.folder / "run/metrics.jsonl").open("ab") as file:
+        file.write(b"{}\n")
+    metrics = (command.folder / "run/metrics.jsonl").read_bytes()
+    (command.folder / "run/versions.json").write_bytes(content)
+    done = command("train", "--resume", "run")
+    assert_refused(command, done, 1, "error: run/versions.json: not a list of versions")
+    assert (command.folder / "run/metrics.jsonl").read_bytes() == metrics
 
 
 @pytest.mark.parametrize("place", ["nothing", "."])

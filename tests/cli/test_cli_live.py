@@ -108,6 +108,7 @@ def test_any_log_by_one_function(command: Command) -> None:
         ("my_logs:number", "a function (scalars, step)"),
         ("my_logs", "allowed: module:function"),
         ("none:send", "No module named 'none'"),
+        ("math:pi.reel", "math has no 'pi.reel'; did you mean 'real'?"),
     ],
 )
 def test_wrong_logs(command: Command, spec: str, says: str) -> None:

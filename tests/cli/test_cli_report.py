@@ -90,7 +90,8 @@ def test_errors_are_one_line(command: Command, runs: list[Path]) -> None:
         (["text.txt"], 2, "text.txt: no such folder"),
         (["a", "a"], 2, "a: given twice"),
         (["a", "-o", "nowhere/x.html"], 1, "cannot be written: No such file"),
-        (["a", "-o", "foreign"], 1, "cannot be written"),
+        (["a", "-o", "foreign"], 1, "foreign: cannot be written: it is a folder"),
+        (["a", "-o", "."], 1, "error: .: cannot be written: it is a folder"),
     ):
         done = command("report", *arguments)
         assert done.status == status, done.err

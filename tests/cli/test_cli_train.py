@@ -6,6 +6,7 @@ import json
 import os
 import pydoc_data.topics
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -208,6 +209,13 @@ def test_interrupt_says_where_to_go_on(command: Command) -> None:
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"{int(step):06d}"]
     assert command("train", "--resume", "parts").status == 0
     assert_same_run(command.folder / "whole", run)
+
+
+def test_the_command_that_goes_on_can_be_pasted(command: Command) -> None:
+    stopped = command("train", command.config(), "--out", "my run", "--until", 1)
+    _, _, text = stopped.err.partition("go on with: sparsewright ")
+    assert command(*shlex.split(text)).status == 0
+    assert (command.folder / "my run/result.json").exists()
 
 
 def test_two_processes_never_train_in_one_folder(command: Command) -> None:

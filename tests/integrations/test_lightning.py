@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from script_process import run_script
 from torch import nn
@@ -195,8 +195,9 @@ def test_fitting_again_goes_on(tmp_path):
     run.fit(module, data())
     assert sparsity.step == 6
     trainer(tmp_path, sparsity, 3).fit(module, data())
-    assert sparsity.step == 9
+    assert sparsity.state_dict()["steps"] == [9]
     assert_pruned(sparsity, *module.trainer.optimizers)
+    assert sparsity._attachment.optimizers == module.trainer.optimizers
 
 
 def test_an_algorithm_applied_before_stays_as_it_is(tmp_path):
@@ -214,12 +215,71 @@ def test_what_is_logged(tmp_path):
     with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert any(row["loss"] for row in rows)
+    steps = {int(row["step"]) for row in rows if row["loss"]}
     rows = {int(row["step"]): row for row in rows if row["sparsity/actual"]}
-    assert sorted(rows) == [3, 6]
+    assert rows.keys() == steps == {2, 5}
     for row in rows.values():
         assert float(row["sparsity/net.0.weight/actual"]) == 0.5
         assert float(row["sparsity/net.0.weight/target"]) == 0.5
         assert 0 < float(row["sparsity/net.0.weight/churn"]) <= 0.6
+    assert not sparsity._hooks.has("end")
+
+
+def test_a_second_run_logs_at_its_own_steps(tmp_path):
+    module, sparsity = Plain(), rigl()
+    trainer(tmp_path, sparsity, 7).fit(module, data())
+    logger = CSVLogger(tmp_path)
+    trainer(tmp_path, sparsity, 7, logger=logger, log_every_n_steps=3).fit(module, data())
+    with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["sparsity/actual"]]
+    assert steps == [1, 4]  # the 9th and 12th step of the algorithm
+
+
+class Fails(Callback):
+    """Fails so many times in one of its hooks."""
+
+    def __init__(self, hook, times):
+        self.times = times
+        setattr(self, hook, self.fail)
+
+    def fail(self, *args, **kwargs):
+        if self.times:
+            self.times -= 1
+            raise RuntimeError("as told")
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_setup_that_failed_leaves_nothing_behind(tmp_path, is_told):
+    def failing(sparsity, times):
+        run = trainer(tmp_path, sparsity, 2, Fails("setup", times), enable_checkpointing=False)
+        if not is_told:  # nobody after this callback hears of the first exception
+            run.callbacks.insert(0, Fails("on_exception", times))
+        return run
+
+    module, first = Evaluated(), rigl()
+    with pytest.raises(RuntimeError, match="as told"):
+        failing(first, 1).fit(module, data())
+    assert is_told == ("setup" not in vars(module))
+    run = trainer(tmp_path, rigl(), 2)
+    run.fit(module, data())
+    assert not first.sparse_params
+    run.save_checkpoint(path := tmp_path / "last.ckpt")
+
+    dense, evaluating = Evaluated(), failing(rigl(), 2)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="as told"):
+            evaluating.test(dense, data(), verbose=False)
+    evaluating.test(dense, data(), ckpt_path=path, verbose=False)
+    assert_same(dict(dense.state_dict()), dict(module.state_dict()))
+    assert not {"setup", "on_load_checkpoint"} & vars(dense).keys()
+
+
+def test_a_fit_that_fails_stops_logging(tmp_path):
+    sparsity, options = rigl(), {"logger": CSVLogger(tmp_path), "log_every_n_steps": 1}
+    fails = Fails("on_train_batch_end", 1)
+    with pytest.raises(RuntimeError, match="as told"):
+        trainer(tmp_path, sparsity, 5, fails, **options).fit(Plain(), data())
+    assert sparsity.step == 1
     assert not sparsity._hooks.has("end")
 
 

@@ -172,13 +172,42 @@ def test_what_is_logged_at_the_end_of_epochs(tmp_path):
     assert not [row for row in others if "sparsity/actual" in row]
 
 
+class CountsMore(TrainerCallback):
+    """The Trainer counts steps that the optimizer skips, as under a gradient scaler."""
+
+    def on_pre_optimizer_step(self, args, state, control, **rest):
+        if state.global_step in (1, 7):
+            state.global_step += 1
+
+
+def test_what_is_logged_is_of_the_step_that_is_logged(tmp_path):
+    """Though the algorithm made steps before, and the Trainer counts some that it skips."""
+    sparsity, reporter = rigl(), Reporter()
+    trainer = make_trainer(tmp_path, sparsity, steps=4, logging_steps=6)
+    trainer.train()
+    trainer.add_callback(reporter)
+    trainer.add_callback(CountsMore())
+    trainer.args.max_steps = 24
+    norms = []
+    sparse.log_metrics(sparsity, lambda scalars, step: norms.append(scalars["sparsity/grad_norm"]))
+    seen = []
+    reporter.on_log = lambda args, state, control, logs=None, **rest: seen.append(
+        (state.global_step, logs.get("sparsity/grad_norm"), norms[-1])
+    )
+    trainer.train()
+    assert [step for step, *_ in seen] == [6, 12, 18, 24, 24]
+    for _, logged, last in seen[:-1]:
+        assert logged == last
+
+
 def test_training_twice_goes_on(tmp_path):
     sparsity = rigl()
     trainer = make_trainer(tmp_path, sparsity, steps=4)
     trainer.train()
     trainer.train()
-    assert sparsity.step == 8
+    assert sparsity.state_dict()["steps"] == [8]
     assert_pruned(sparsity, inner(trainer))
+    assert sparsity._attachment.optimizers == [inner(trainer)]
 
 
 def test_a_new_model_of_model_init_starts_again(tmp_path):

@@ -72,6 +72,13 @@ def test_an_empty_folder_may_become_a_run_and_another_may_not(tmp_path: Path) ->
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
 
 
+def test_a_run_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"^\.: a run folder needs a name"):
+        make(Path("."))
+    assert os.listdir(tmp_path) == []
+
+
 def test_lines_behind_the_checkpoint_go(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     with RunFolder(run) as folder:
@@ -79,6 +86,6 @@ def test_lines_behind_the_checkpoint_go(tmp_path: Path) -> None:
         folder.save(WEIGHTS, state(1))
         folder.log(step=2)
     with RunFolder(run) as folder:
-        folder.load()
+        folder.rewind(folder.load()[1])
         folder.log(step=2, again=True)
     assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2, "again": true}\n'

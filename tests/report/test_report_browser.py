@@ -103,6 +103,50 @@ def test_every_tab_is_drawn_and_fits(page: Any, runs: list[WrittenRun]) -> None:
     assert page.locator(".failed").count() == 0
 
 
+def test_charts_are_not_uploaded_and_are_named(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    chart = page.locator("[data-chart=loss] [role=group]")
+    playwright.expect(chart).to_have_attribute("aria-label", "Chart: Loss over optimizer steps")
+    buttons = chart.locator(".modebar-btn").evaluate_all("all => all.map((b) => b.dataset.title)")
+    assert "Zoom in" in buttons
+    assert not [name for name in buttons if name.startswith(("Share", "Box", "Lasso"))]
+    open_tab(page, "Layers")
+    choice = page.get_by_role("combobox", name="Value of the layers")
+    choice.select_option("dead rows")
+    playwright.expect(page.locator("[data-chart=bars] [role=group]")).to_have_attribute(
+        "aria-label", "Chart: dead rows; the table has the numbers"
+    )
+    open_tab(page, "Over time")
+    assert page.get_by_role("combobox", name="Layers of <b>two over the steps").count() == 1
+
+
+def test_shares_above_one_are_inside_the_axis(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    assert page.evaluate("shareRange([0.2, null, 9])[1]") > 9
+    assert page.evaluate("shareRange([0.2, null, 1])[1]") == 1.02
+
+
+def test_printing_draws_all_charts(page: Any, runs: list[WrittenRun]) -> None:
+    show(page, runs[0])
+    playwright.expect(page.locator(".chart[data-drawn]")).to_have_count(1)
+    page.pdf()
+    charts = page.locator(".chart")
+    assert charts.count() == page.locator(".chart:has(.main-svg)").count() == 7
+    assert page.locator("[hidden] .chart[data-drawn]").count() == 0  # drawn anew for the screen
+
+
+def test_names_with_spaces(page: Any, tmp_path: Path) -> None:
+    masks = random_masks({"fc": (9, 9)}, 0.5, 0)
+    names = ("a  b", " c", "d ")
+    runs = [write_run(tmp_path / name, {0: masks}).path for name in names]
+    page.goto(write_report(runs, "html", tmp_path / "report.html").as_uri())
+    open_tab(page, "Between runs")
+    for pair in ("a  b and d ", " c and d "):
+        page.locator("#choose-overlap").select_option(pair)
+        chart = page.locator("[data-chart=overlap]")
+        playwright.expect(chart).to_have_attribute("data-drawn", pair)
+
+
 def test_tabs_by_keyboard(page: Any, runs: list[WrittenRun]) -> None:
     show(page, runs[0])
     page.keyboard.press("Tab")
@@ -190,6 +234,21 @@ def test_picture_shows_single_connections(page: Any, runs: list[WrittenRun]) -> 
     near = [(350 + r, 150 + c) for r in range(-4, 5) for c in range(-4, 5)]
     assert drawn(page, near) == [mask[at] for at in near]
     assert "12.0 pixels a connection" in page.locator("#mask-text").inner_text()
+
+
+def test_a_mask_without_a_picture_shows_nothing_of_another(
+    page: Any, runs: list[WrittenRun]
+) -> None:
+    show(page, runs[0])
+    open_tab(page, "Masks")
+    choose(page, "one: fc1.weight (40×30)", 8)
+    canvas = page.get_by_role("application", name="Picture of a mask")
+    assert canvas.get_attribute("aria-describedby").split()[0] == "mask-text"
+    page.evaluate("report.masks.layers[1].pictures.length = 0")
+    page.locator("#mask-layer").select_option(index=1)
+    text = "There was no room for the mask of fc10.weight in the report."
+    playwright.expect(page.locator("#mask-text")).to_have_text(text)
+    assert page.locator("#mask-legend").inner_text() == ""
 
 
 def test_picture_by_keyboard_and_wheel(page: Any, runs: list[WrittenRun]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import sys
@@ -128,6 +129,17 @@ def test_without_plotly_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert write_report([run.path], "csv", None) == run.path / "report.csv"
 
 
+def test_standard_output_is_utf8_in_any_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", {0: random_masks({"fc": (9, 9)}, 0.5, 0)})
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert write_report([run.path], "md", Path("-")) is None
+    text = sys.stdout.buffer.getvalue().decode()
+    assert text == write_report([run.path], "md", None).read_text("utf-8")
+    assert not text.isascii()
+
+
 class Loads(HTMLParser):
     """What a page would load or run: attributes with addresses, and event handlers."""
 
@@ -152,6 +164,14 @@ def test_page_loads_nothing_and_has_no_handlers(tmp_path: Path) -> None:
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy.split("style-src")[0]
+
+
+def test_a_run_that_logged_nothing_has_no_empty_charts(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {0: random_masks({"fc": (9, 9)}, 0.5, 0)})
+    (run.path / "metrics.jsonl").write_text("")
+    text = make_page(read_runs([run.path]))
+    assert list(data_of(text)["figures"]) == ["bars"]
+    assert re.findall('data-chart="(.*?)"', text) == ["bars"]
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
+from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
+from sparsewright.group import Group
+from sparsewright.runtime.attach import unwrapped
 
-__all__ = ["is_attached"]
+__all__ = ["follow_only", "is_attached"]
 
 
 def is_attached(sparsity: SparsityAlgorithm, module: nn.Module) -> bool:
     """Whether any parameter of a module is one of the algorithm's sparse parameters."""
     params = {id(param) for param in module.parameters()}
     return any(id(p.param) in params for p in sparsity.sparse_params.values())
+
+
+def follow_only(sparsity: SparsityAlgorithm, optimizers: Sequence[Optimizer]) -> None:
+    """Follow a trainer's optimizers, and let those go that stepped the model before them."""
+    present = [unwrapped(optimizer) for optimizer in optimizers]
+    for algorithm in sparsity.algorithms if isinstance(sparsity, Group) else [sparsity]:
+        before = list(algorithm._attachment.optimizers)
+        for optimizer in present:
+            if optimizer not in before:
+                algorithm.apply(optimizer)
+        for optimizer in before:
+            if optimizer not in present:
+                algorithm.remove(optimizer)

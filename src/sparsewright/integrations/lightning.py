@@ -16,7 +16,7 @@ from typing import Any
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import AttachError, needs
 from sparsewright.core.hooks import Removable
-from sparsewright.integrations import is_attached
+from sparsewright.integrations import follow_only, is_attached
 from sparsewright.metrics import log_metrics
 
 with needs("SparsityCallback", "lightning", extra="lightning"):
@@ -39,7 +39,7 @@ class SparsityCallback(Callback):
     `configure_model`), the optimizers of `configure_optimizers` when fitting starts. Masks are in
     the checkpoint's `state_dict`, the algorithm's state is that of the callback, so
     `fit(ckpt_path=...)` goes on exactly where the run stopped. Every `log_every_n_steps` steps the
-    scalars of `log_metrics` go to the trainer's loggers.
+    scalars of `log_metrics` go to the trainer's loggers, at the step that the trainer's own have.
 
     `validate`, `test` and `predict` sparsify a module only to load a checkpoint into it.
     `MyModule.load_from_checkpoint(path, strict=False)` loads the weights, zeros included, without
@@ -75,13 +75,23 @@ class SparsityCallback(Callback):
         _after(pl_module, "setup" if stage == "fit" else "on_load_checkpoint", sparsify)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget a checkpoint that was not loaded."""
-        vars(pl_module).pop("on_load_checkpoint", None)
+        """Forget a checkpoint that was not loaded, and stop logging."""
+        self._leave(pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the module and the algorithm without hooks."""
+        self._leave(pl_module)
+
+    def _leave(self, pl_module: LightningModule) -> None:
+        for hook in ("setup", "on_load_checkpoint"):
+            vars(pl_module).pop(hook, None)
+        self._stop_logging()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the optimizers, and log."""
-        for optimizer in trainer.optimizers:
-            self.sparsity.apply(optimizer)
+        follow_only(self.sparsity, trainer.optimizers)
         self._stop_logging()
         # The trainer has it from its logger connector; its class does not declare it.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -89,7 +99,8 @@ class SparsityCallback(Callback):
 
             def log(scalars: dict[str, float], step: int) -> None:
                 for logger in trainer.loggers:
-                    logger.log_metrics(scalars, step)
+                    # Not the algorithm's step: the axis of everything else, as Lightning counts it.
+                    logger.log_metrics(scalars, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
             self._logging = log_metrics(self.sparsity, log, every=every)
 
@@ -117,10 +128,11 @@ class SparsityCallback(Callback):
 
 def _after(module: LightningModule, hook: str, then: Callable[[], None]) -> None:
     """Call a function once, after the next call of one of the module's own hooks."""
+    vars(module).pop(hook, None)  # of a run that ended before the hook was called
     own = getattr(module, hook)
 
     def both(*args: Any, **kwargs: Any) -> None:
-        delattr(module, hook)
+        vars(module).pop(hook, None)
         own(*args, **kwargs)
         then()
 

@@ -10,15 +10,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import AttachError, needs
 from sparsewright.core.hooks import Removable
-from sparsewright.integrations import is_attached
+from sparsewright.integrations import follow_only, is_attached
 from sparsewright.metrics import log_metrics
 
 with needs("SparsityCallback", "transformers", extra="transformers"):
@@ -49,9 +49,9 @@ class SparsityCallback(TrainerCallback):
     def __init__(self, sparsity: SparsityAlgorithm) -> None:
         self.sparsity = sparsity
         self._start = sparsity.state_dict()
-        self._optimizer: Optimizer | None = None
         self._logging: Removable | None = None
         self._scalars: dict[str, float] = {}
+        self._every, self._ahead = 1, 0
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,12 +83,19 @@ class SparsityCallback(TrainerCallback):
         saved = _saved_states(state).get(_KEY)
         if saved is not None:
             self.sparsity.load_state_dict(saved)
-        if kwargs["optimizer"] is not self._optimizer:
-            self._optimizer = kwargs["optimizer"]
-            self.sparsity.apply(kwargs["optimizer"])
+        follow_only(self.sparsity, [kwargs["optimizer"]])
+        self._every = max(1, state.logging_steps) if args.logging_strategy == "steps" else 1
+        self._follow(state)
+
+    def _follow(self, state: TrainerState) -> None:
+        """Compute the scalars at the steps that the Trainer logs, and as few others as possible.
+
+        The algorithm counts its own steps: of other runs too, none that a gradient scaler skips.
+        """
         self._stop_logging()
-        every = state.logging_steps if args.logging_strategy == "steps" else 1
-        self._logging = log_metrics(self.sparsity, self._keep_totals, every=max(1, every))
+        self._ahead = state.global_step - self.sparsity.step
+        every = math.gcd(self._every, self._ahead)
+        self._logging = log_metrics(self.sparsity, self._keep_totals, every=every)
 
     def _start_again(self, model: nn.Module, state: TrainerState) -> None:
         """`model_init` made a new model."""
@@ -98,7 +105,6 @@ class SparsityCallback(TrainerCallback):
         self.sparsity.remove()
         self.sparsity.load_state_dict(self._start)
         self.sparsity.apply(model)
-        self._optimizer = None
 
     def _keep_totals(self, scalars: dict[str, float], step: int) -> None:
         self._scalars.update({k: v for k, v in scalars.items() if k.count("/") == 1})
@@ -106,8 +112,10 @@ class SparsityCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put the state where a checkpoint saved after this step takes it from."""
+        """Put the state where a checkpoint saved after this step takes it from; keep in step."""
         _saved_states(state)[_KEY] = self.sparsity.state_dict()
+        if state.global_step - self.sparsity.step != self._ahead:
+            self._follow(state)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -33,9 +33,9 @@ def load_object(spec: str, allowed: str) -> Any:
         raise ConfigError(spec, f"importing it failed: {one_line(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            near = close_names(name, vars(found))
+            near = close_names(name, dir(found))
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(spec, f"{module_name} has no {name!r}{hint}")
+            raise ConfigError(spec, f"{module_name} has no {path!r}{hint}")
         found = getattr(found, name)
     return found
 

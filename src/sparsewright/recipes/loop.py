@@ -69,7 +69,7 @@ def start(config: RunConfig, path: Path) -> Training:
 
 
 def restore(folder: RunFolder) -> Training:
-    """The training of a run folder, at its last checkpoint.
+    """The training of a run folder, at its last checkpoint; what was written after it goes.
 
     Raises:
         CheckpointError: it is damaged, or its data are not there any more.
@@ -78,7 +78,9 @@ def restore(folder: RunFolder) -> Training:
     config = RunConfig.from_file(folder.path / "config.yaml")
     torch.set_num_threads(config.loop.threads or 1)
     training = Training(config, config.make_task())
-    training.load(*folder.load(), where=last_checkpoint(folder.path))
+    weights, state = folder.load()
+    training.load(weights, state, where=last_checkpoint(folder.path))
+    folder.rewind(state)  # not before: a checkpoint that is refused takes nothing with it
     return training
 
 

@@ -141,12 +141,24 @@ class RunFolder:
 
     def note_versions(self, step: int, versions: dict[str, str]) -> None:
         """Add to versions.json what the run goes on with from `step`, unless it is the same."""
+        known = self._versions()
+        if not known or known[-1]["versions"] != versions:
+            known.append({"from_step": step, "versions": versions})
+            with _writing(self.path):
+                _write(self.path / "versions.json", json.dumps(known, indent=2).encode() + b"\n")
+
+    def _versions(self) -> list[dict[str, Any]]:
+        """The entries of versions.json; CheckpointError if they are not what a run writes."""
         path = self.path / "versions.json"
-        with _writing(self.path):
-            known = json.loads(path.read_text()) if path.exists() else []
-            if not known or known[-1]["versions"] != versions:
-                known.append({"from_step": step, "versions": versions})
-                _write(path, json.dumps(known, indent=2).encode() + b"\n")
+        try:
+            known = json.loads(path.read_bytes()) if path.exists() else []
+        except OSError as error:
+            raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(path, "not a list of versions") from error
+        if type(known) is not list or not all(type(x) is dict and "versions" in x for x in known):
+            raise CheckpointError(path, "not a list of versions")
+        return known
 
     def save(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, then forget the ones before it.
@@ -165,7 +177,7 @@ class RunFolder:
                     shutil.rmtree(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and state of the last checkpoint; metrics and masks written after it are removed.
+        """Weights and state of the last checkpoint; the folder stays as it is.
 
         Raises:
             CheckpointError: the checkpoint is damaged or from a different format.
@@ -185,12 +197,16 @@ class RunFolder:
         metrics = self.path / "metrics.jsonl"
         if metrics.stat().st_size < size:
             raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
-        with _writing(self.path):
-            os.truncate(metrics, size)
-            for snapshot in self._snapshots():
-                if int(snapshot.stem) > step:
-                    snapshot.unlink()
+        self._versions()  # would be refused later, when metrics and masks are gone
         return weights, state
+
+    def rewind(self, state: dict[str, Any]) -> None:
+        """Remove the metrics and masks written after a state that `load` returned."""
+        with _writing(self.path):
+            os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
+            for snapshot in self._snapshots():
+                if int(snapshot.stem) > state["step"]:
+                    snapshot.unlink()
 
     def finish(self, result: dict[str, Any]) -> None:
         """Put the trained weights at the root of the folder and mark the run as finished."""
@@ -204,7 +220,11 @@ def check_free(path: Path) -> None:
     """Raise RunError unless a run folder can be made at `path` without touching anything."""
     with _writing(path):
         if path.is_dir() and not any(path.iterdir()):
-            return
+            if path.name:
+                return
+            raise RunError(
+                path, "a run folder needs a name; allowed: a new or empty folder by name"
+            )
         if path.exists() or path.is_symlink():
             what = "holds a run" if (path / "config.yaml").exists() else "exists"
             problem = f"{what}, and is never overwritten; allowed: a new or empty folder"

@@ -35,9 +35,11 @@ def write_report(paths: list[Path], kind: str, output: Path | None) -> Path | No
     """
     text = FORMATS[kind](read_runs(paths))
     if output == Path("-"):
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(text.encode())  # as in files: UTF-8, whatever the terminal's
         return None
     target = output or paths[0] / f"report.{kind}"
+    if os.path.isdir(target):
+        raise RunError(target, "cannot be written: it is a folder; allowed: a file")
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         draft.write_text(text, "utf-8")

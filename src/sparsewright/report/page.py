@@ -20,6 +20,13 @@ from sparsewright.report.tables import Table
 
 MOST_BYTES = 5_000_000
 _ASSETS = Path(__file__).parent / "assets"
+_CHOICES = {
+    "metrics": "Metric of the validation",
+    "level": "Value over the steps",
+    "bars": "Value of the layers",
+    "overlap": "Pair of runs",
+    "costs": "Speed, time or memory",
+}
 _SCRIPTS = ("tabs.js", "tables.js", "charts.js", "decode.js", "viewer.js", "masks.js")
 
 
@@ -95,7 +102,8 @@ def _body(runs: list[Run]) -> tuple[str, dict[str, dict[str, figures.Figure]]]:
     }
     for number, run in enumerate(runs):
         drawn[f"time{number}"] = figures.layer_figures(run, len(runs))
-    drawn = {key: choices for key, choices in drawn.items() if choices}
+    filled = {key: {n: f for n, f in found.items() if f["data"]} for key, found in drawn.items()}
+    drawn = {key: choices for key, choices in filled.items() if choices}
     tabs = [
         ("Overview", [_table(tables.summary_table(runs)), *_charts(drawn, "loss", "metrics")]),
         ("Layers", [*_charts(drawn, "bars"), _table(layers)]),
@@ -137,13 +145,17 @@ def _charts(drawn: dict[str, Any], *names: str, title: str = "") -> list[str]:
         choices = drawn.get(name)
         if not choices:
             continue
-        options = "".join(f"<option>{escape(choice)}</option>" for choice in choices)
-        label = f'<label for="choose-{name}">Show</label>'
+        # Without a value the browser would take the text, with its spaces made one.
+        options = "".join(
+            f'<option value="{escape(choice)}">{escape(choice)}</option>' for choice in choices
+        )
+        shown = _CHOICES.get(name, f"{title} over the steps")
+        label = f'<label for="choose-{name}">{escape(shown)}</label>'
         select = f'<p>{label} <select id="choose-{name}">{options}</select></p>'
         heading = f"<h3>{escape(title)}</h3>" if title else ""
         parts.append(
             f'{heading}{select if len(choices) > 1 else ""}<figure class="chart" '
-            f'data-chart="{name}"><div class="plot" role="img"></div><figcaption></figcaption>'
+            f'data-chart="{name}"><div class="plot" role="group"></div><figcaption></figcaption>'
             "</figure>"
         )
     return parts

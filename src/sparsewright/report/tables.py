@@ -54,7 +54,9 @@ _LAYER_COLUMNS = [
     Column("kept", "kept"),
     Column("sparsity", "sparsity", "share", "Share pruned, counted from the last mask."),
     Column("target", "target", "share", "Level that the last update asked for."),
-    Column("updates", "updates"),
+    Column(
+        "updates", "updates", help="Up to the last mask: of a run in training, that saved last."
+    ),
     Column("churn", "mean churn", "share", "(Dropped + grown) / kept, mean over the updates."),
     Column("dropped", "dropped", help="Over all updates."),
     Column("grown", "grown", help="Over all updates."),
@@ -74,6 +76,8 @@ def layer_table(runs: list[Run]) -> Table:
 
 def _layer_row(run: Run, name: str) -> dict[str, Any]:
     layer, updates = run.layers[name], run.metrics.updates.get(name, [])
+    # A run that was killed has logged updates of masks that nobody has.
+    updates = [update for update in updates if update["step"] <= run.last_step]
     mask, kept = run.mask(name), run.kept(name)
     first = min(run.bits)
     last = updates[-1] if updates else {}
@@ -186,7 +190,7 @@ def speed_table(runs: list[Run]) -> Table:
                     "what": key.replace("_", " "),
                     "median": statistics.median(values),
                     "low": values[len(values) // 10],
-                    "high": values[len(values) * 9 // 10],
+                    "high": values[-1 - len(values) // 10],
                     "most": values[-1],
                 }
             )

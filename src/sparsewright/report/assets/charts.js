@@ -35,13 +35,14 @@ function shortNames(names, most) {
   });
 }
 
-// The axis of shares that hardly differ still spans two per cent, and never leaves 0 to 1 by much.
+// The axis of shares that hardly differ still spans two per cent, and leaves 0 to 1 by little but
+// for churn, which may be more than everything that is kept.
 function shareRange(all) {
   const values = all.filter((value) => value !== null);
   const low = values.reduce((a, b) => Math.min(a, b), 1);
   const high = values.reduce((a, b) => Math.max(a, b), 0);
   const pad = Math.max(0.01, (high - low) * 0.05);
-  return [Math.max(-0.02, low - pad), Math.min(1.02, high + pad)];
+  return [Math.max(-0.02, low - pad), high > 1 ? high + pad : Math.min(1.02, high + pad)];
 }
 
 function traceOf(trace, narrow) {
@@ -131,7 +132,7 @@ async function drawChart(chart) {
   const figure = choices[name];
   const target = chart.querySelector(".plot");
   const Plotly = await loadPlotly();
-  const narrow = chart.clientWidth < 600;
+  const narrow = chart.clientWidth > 0 && chart.clientWidth < 600; // 0: hidden, drawn for printing
   const names = layersOf(figure);
   const rows = new Map(names.map((layer, row) => [layer, row]));
   const data = figure.data.map((trace) => {
@@ -139,9 +140,17 @@ async function drawChart(chart) {
     if (figure.y.layers) drawn.y = trace.y.map((layer) => rows.get(layer));
     return drawn;
   });
-  target.setAttribute("aria-label", `Chart: ${name}. The tables of this page have the numbers.`);
+  const where = data[0].type === "bar" ? "; the table has the numbers" : ` over ${figure.x.title}s`;
+  target.setAttribute("aria-label", `Chart: ${name}${where}`);
   chart.querySelector("figcaption").textContent = figure.note;
-  const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover" };
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    displayModeBar: narrow ? false : "hover",
+    modeBarButtonsToRemove: ["select2d", "lasso2d"], // nothing to select for
+    showSendToCloud: false, // a report stays where it is
+    plotlyServerURL: "",
+  };
   const layout = layoutOf(figure, names, narrow);
   if (figure.y.tickformat && !figure.y.layers) {
     layout.yaxis.range = shareRange(figure.data.flatMap((trace) => trace.y));
@@ -170,6 +179,12 @@ for (const panel of document.querySelectorAll("[role=tabpanel]")) {
     if (select) select.addEventListener("change", () => drawCharts(panel));
   }
 }
+
+// On paper all tabs are shown; on the screen hidden ones had no width to be drawn in.
+addEventListener("beforeprint", () => drawCharts(document));
+addEventListener("afterprint", () => {
+  for (const chart of document.querySelectorAll("[hidden] .chart")) delete chart.dataset.drawn;
+});
 
 darkScheme.addEventListener("change", () => {
   for (const chart of document.querySelectorAll(".chart[data-drawn]")) delete chart.dataset.drawn;

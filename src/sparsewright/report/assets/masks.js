@@ -45,11 +45,13 @@ async function partsOf(layer, picture) {
 
 async function showMask() {
   const layer = report.masks.layers[layerSelect.value];
-  const picture = layer?.pictures[stepSelect.value];
+  const picture = layer.pictures[stepSelect.value];
   if (!picture) {
     shown = null;
     view.show(1, 1, []);
-    document.getElementById("mask-text").textContent = "There was no room for this mask in the report.";
+    const text = `There was no room for the mask of ${layer.layer} in the report.`;
+    document.getElementById("mask-text").textContent = text;
+    document.getElementById("mask-legend").replaceChildren();
     return;
   }
   const wanted = { layer, picture };
@@ -57,7 +59,6 @@ async function showMask() {
   const parts = await partsOf(layer, picture);
   if (shown !== wanted) return; // something else was chosen meanwhile
   view.show(...layer.matrix, parts);
-  canvas.setAttribute("aria-label", `Mask of ${layer.layer} at step ${picture.step}`);
 }
 
 function explain({ layer, picture }) {
