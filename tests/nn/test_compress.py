@@ -326,3 +326,35 @@ def test_lbfgs_is_refused():
     for _ in range(4):
         optimizer.step(closure)
     assert closure().item() < first
+
+
+def other_masks(level):
+    """The state of a compressed model that has trained apart, and of its optimizer."""
+    config = {"algorithm": "set", "sparsity": level, "update": 2, "seed": 1}
+    _, model, _, optimizer = run({**config, "storage": "compressed"}, "adamw", 4)
+    return copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_optimizer_state_follows_a_mask_that_the_model_loads(level):
+    state, trained = other_masks(level)[0], []
+    for storage in ("masked", "compressed"):
+        config = {"algorithm": "set", "sparsity": 0.5, "update": 5, "storage": storage}
+        _, model, _, optimizer = run(config, "adamw", 2)
+        model.load_state_dict(state)
+        for seed in range(4):
+            step(model, optimizer, seed)
+        trained.append(model.state_dict())
+    torch.testing.assert_close(trained[1], trained[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_an_optimizer_state_that_was_loaded_first_belongs_to_the_mask_loaded_after_it(level):
+    state, moments = other_masks(level)
+    config = {"algorithm": "set", "sparsity": 0.5, "update": 5, "storage": "compressed"}
+    _, model, _, optimizer = run(config, "adamw", 2)
+    optimizer.load_state_dict(moments)
+    model.load_state_dict(state)
+    for index, loaded in optimizer.state_dict()["state"].items():
+        assert torch.equal(loaded["exp_avg"], moments["state"][index]["exp_avg"])
+    step(model, optimizer)

@@ -151,3 +151,20 @@ def test_wrong_input_and_device_say_so():
         layer(torch.randn(3, 41))
     with pytest.raises(AttachError, match="decompress"):
         layer(torch.randn(3, 40, device="meta"))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_the_gradient_follows_a_mask_that_is_loaded(level):
+    layer, other = SparseLinear(40, 24, sparsity=0.7), SparseLinear(40, 24, sparsity=level)
+    layer(torch.randn(9, 40)).square().sum().backward()
+    before = torch.zeros(24, 40)
+    before[layer.weight_mask] = layer.values.grad
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer.values.grad, before[other.weight_mask])
+
+
+def test_hooks_before_loading_are_called():
+    layer, seen = SparseLinear(40, 24), []
+    layer.register_load_state_dict_pre_hook(lambda module, state, *rest: seen.append(list(state)))
+    layer.load_state_dict(layer.state_dict())
+    assert seen == [["weight", "bias", "weight_mask"]]

@@ -153,14 +153,7 @@ class SparseLinear(nn.Module):
         capture_factors(self, False)
         old, self.layout = self.layout, sparse.layout_from_mask(mask)
         capture_factors(self, is_capturing)
-        source = sparse.match_entries(old, self.layout)
-        is_new, source = source < 0, source.clamp_(min=0)
-
-        def carry(tensor: Tensor) -> Tensor:
-            if not old.nnz:
-                return tensor.new_zeros(self.layout.nnz)
-            return tensor.index_select(0, source).masked_fill_(is_new, 0)
-
+        carry = carry_over(old, self.layout)
         _replace_both(self.values, carry)
         return carry
 
@@ -183,6 +176,9 @@ class SparseLinear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        rest = local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        for hook in self._load_state_dict_pre_hooks.values():
+            hook(state_dict, prefix, *rest)
         shape = torch.Size([self.out_features, self.in_features])
         known = {prefix + name for name in ("weight", "weight_mask", "bias")}
         if strict:
@@ -218,6 +214,19 @@ class SparseLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, kept={self.layout.nnz} of {total}"
         )
+
+
+def carry_over(old: sparse.Layout, new: sparse.Layout) -> Callable[[Tensor], Tensor]:
+    """A function that carries a tensor `[nnz]` from one index to another: what is new is 0."""
+    source = sparse.match_entries(old, new)
+    is_new, source = source < 0, source.clamp_(min=0)
+
+    def carry(tensor: Tensor) -> Tensor:
+        if not old.nnz:
+            return tensor.new_zeros(new.nnz)
+        return tensor.index_select(0, source).masked_fill_(is_new, 0)
+
+    return carry
 
 
 def _shape(value: object) -> object:

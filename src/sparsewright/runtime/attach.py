@@ -166,6 +166,8 @@ class Attachment:
             optimizer.register_step_post_hook(torch.compiler.disable(stepped)),
             optimizer.register_load_state_dict_post_hook(loaded),
         ]
+        for parameter in self.of(optimizer):
+            parameter.storage.take_states(parameter.states(optimizer))
         loaded(optimizer)
         prune(optimizer)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from sparsewright.core.errors import ShapeError
 from sparsewright.core.packing import MASK_SUFFIX, read_mask
-from sparsewright.nn.linear import SparseLinear
+from sparsewright.nn.linear import SparseLinear, carry_over
 from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.storage import MaskedStorage
+from sparsewright.runtime.storage import MaskedStorage, replace_shaped
 
 if TYPE_CHECKING:
+    from sparsewright.kernels.sparse import Layout
     from sparsewright.runtime.attach import Attachment
 
 
@@ -34,6 +36,7 @@ class LoadFollower:
         self.parameter = parameter
         self._attachment = None if attachment is None else weakref.ref(attachment)
         self._was_dense = self._is_missing = False
+        self._layout: Layout | None = None
 
     def __reduce__(self) -> tuple[type[LoadFollower], tuple[str]]:
         return type(self), (self.param_name,)
@@ -51,6 +54,7 @@ class LoadFollower:
         weight, mask = prefix + shown, prefix + shown + MASK_SUFFIX
         self._is_missing = weight not in state_dict and mask not in state_dict
         if isinstance(module, SparseLinear):
+            self._layout = module.layout
             return
         own = module._buffers[self.param_name + MASK_SUFFIX]
         assert own is not None
@@ -75,6 +79,8 @@ class LoadFollower:
                 storage = MaskedStorage(module, self.param_name)
                 storage.prune(storage.param)
             return
+        if isinstance(module, SparseLinear):
+            self._carry_states(module, parameter, attachment)
         is_unused = parameter.is_pristine and attachment.owner.step == 0
         if self._was_dense and (is_unused or not parameter.is_initialized):
             parameter.is_initialized = False
@@ -85,6 +91,20 @@ class LoadFollower:
             parameter.prune_all()
         parameter.storage.recount()
         attachment.follow()
+
+    def _carry_states(
+        self, layer: SparseLinear, parameter: SparseParameter, attachment: Attachment
+    ) -> None:
+        """Let optimizer states follow a compressed layer to the mask that it has loaded.
+
+        A state that was loaded since the last step is of that mask already.
+        """
+        old, new = self._layout, layer.layout
+        if old is not None and old is not new:
+            stepped = (o for o in attachment.optimizers if o not in attachment._loaded)
+            states = [state for o in stepped for state in parameter.states(o)]
+            replace_shaped(states, torch.Size([old.nnz]), carry_over(old, new))
+        self._layout = None
 
 
 class TiedFollower:

@@ -81,6 +81,9 @@ class Storage(ABC):
     def prune(self, tensor: Tensor) -> None:
         """Set a tensor shaped like the weight to zero, in place, where the mask is False."""
 
+    def take_states(self, states: States) -> None:  # noqa: B027 - a masked weight's fit it
+        """Let states follow that are shaped like the weight, however it is stored."""
+
     @abstractmethod
     def prune_states(self, states: States) -> None:
         """Prune what in the states is shaped like the weight, unless it says `requires_dense`."""
@@ -230,10 +233,13 @@ class CompressedStorage(Storage):
         if tensor.shape == self.shape:
             kernels.prune_(tensor, self.mask)
 
-    def prune_states(self, states: States) -> None:
-        """Gather what is still dense: an optimizer that stepped before may be added after."""
+    def take_states(self, states: States) -> None:
+        """Gather what is shaped like the weight."""
         layout = self.module.layout
         replace_shaped(states, self.shape, lambda t: sparse.gather_dense(t, layout))
+
+    def prune_states(self, states: States) -> None:
+        """Nothing to do."""
 
     @torch.no_grad()
     def remove(self, states: States) -> None:
