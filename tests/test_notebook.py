@@ -15,6 +15,7 @@ from torch.optim import SGD
 import sparsewright as sparse
 from sparsewright import utils
 from sparsewright.core.errors import MissingPackageError, OptionError
+from sparsewright.core.figures import show_mask
 from support import assert_same, make_mlp, masks_of, train
 
 mpl.use("Agg")
@@ -250,6 +251,14 @@ def test_show_of_a_convolution_and_of_a_large_mask(axes):
     first = large.mask[: 1500 // 512, : 700 // 512].float().mean().item()
     assert image[0, 0] == pytest.approx(first)
     assert torch.tensor(image.data).mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0,), (0, 3, 2)])
+def test_show_of_a_mask_without_entries(axes, shape):
+    mask = torch.ones(shape, dtype=torch.bool)
+    assert show_mask(mask, "none", axes) is axes
+    assert len(axes.images) == 0
+    axes.figure.canvas.draw()
 
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True])

@@ -44,6 +44,24 @@ MODELS = """
     def lazy():
         return nn.Sequential(nn.LazyLinear(20)), torch.zeros(8, 10)
 
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(10, 10, bias=False)
+            self.body = nn.Linear(10, 10, bias=False)
+            self.head = nn.Linear(10, 10, bias=False)
+            self.head.weight = self.embed.weight
+            self.body.requires_grad_(False)
+
+        def forward(self, x):
+            return self.head(self.body(self.embed(x)))
+
+    def compiled():
+        return torch.compile(mlp(), backend="eager"), torch.zeros(8, 10)
+
+    def averaged():
+        return torch.optim.swa_utils.AveragedModel(mlp()), torch.zeros(8, 10)
+
     def broken():
         raise RuntimeError("no such\\nweights")
 
@@ -178,6 +196,29 @@ def test_factories_that_need_numbers_lazy_ones_and_modules(plan) -> None:
     lazy = as_json(plan(ENTRY, "models:lazy", "--json"))
     assert lazy["parameters"][0]["shape"] == [20, 10]
     assert as_json(plan(ENTRY, "models:ready", "--json"))["parameters"][0]["kept_at_end"] == 2
+
+
+def test_tied_weights_count_once_and_frozen_ones_have_no_gradient(plan) -> None:
+    section = {"algorithm": "rigl", "sparsity": 0.9, "param_filter": "body.*", "update": 100}
+    planned = as_json(plan(section, "models:Tied", "--json"))
+    # The tied weight with its gradient and two moments; the frozen weight without, and its mask.
+    assert planned["bytes"]["dense"] == 100 * 16 + 100 * 4
+    assert planned["bytes"]["start"] == planned["bytes"]["last update"] == 100 * 16 + 100 * 5
+    rows = [line.split() for line in plan(section, "models:Tied").out.splitlines()]
+    (row,) = [row for row in rows if row[:1] == ["all"] and row[1] != "sparse"]
+    assert row[:3] == ["all", "110", "110"]
+    compressed = as_json(plan({**section, "storage": "compressed"}, "models:Tied", "--json"))
+    assert compressed["bytes"]["end"] == 100 * 16 + 10 * (4 + 16)
+    (line,) = lines_of(plan({**section, "param_filter": "head.*"}, "models:Tied"))
+    assert line.endswith("; head.weight is tied to embed.weight, under whose name it is decided")
+
+
+@pytest.mark.parametrize("model", ["models:compiled", "models:averaged"])
+def test_names_are_those_without_wrappers(plan, model: str) -> None:
+    planned = as_json(plan(ENTRY, model, "--json"))
+    assert planned["flops"] == as_json(plan(ENTRY, "models:with_inputs", "--json"))["flops"]
+    (line,) = lines_of(plan([], model))
+    assert "matches some of 0.weight, 2.weight" in line
 
 
 def test_a_model_larger_than_memory(plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,16 @@ def test_versions_are_noted_once_and_again_when_they_change(tmp_path: Path) -> N
     text = (tmp_path / "run/versions.json").read_text()
     assert text.count("from_step") == 2
     assert '"from_step": 6' in text
+
+
+def test_a_weight_without_rows_has_no_rows_of_any_kind() -> None:
+    group = sparsewright.configure({"algorithm": "static", "sparsity": 0.5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of initializing nothing
+        group.apply(nn.Linear(3, 0))
+    history = MaskHistory(group)
+    update = sparsewright.core.events.MaskUpdate(1, "weight", 0, 0, 0.5, 0.5, 0, 0)
+    assert history.record(update) == {"rows": 0, "dead_rows": 0, "never_grown_rows": 0}
 
 
 def test_a_connection_that_comes_back_is_grown() -> None:

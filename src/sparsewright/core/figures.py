@@ -55,9 +55,11 @@ def plot_updates(schedule: Any, steps: int, ax: Any) -> Any:
 def show_mask(mask: Tensor, title: str, ax: Any) -> Any:
     """Draw a mask: live connections dark; dimensions after the first are columns."""
     ax = axes_or_new(ax, "show()")
-    rows = mask.reshape(mask.shape[0] if mask.ndim else 1, -1)
+    # Not -1 columns: without rows that could be any number.
+    rows = mask.reshape(mask.shape[0] if mask.ndim else 1, mask.shape[1:].numel())
     image = density(rows.cpu().numpy(), _PIXELS)
-    ax.imshow(image, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    if image.size:
+        ax.imshow(image, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     ax.set_title(title)
     ax.set_xlabel("input")
     ax.set_ylabel("output")

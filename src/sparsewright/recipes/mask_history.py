@@ -111,4 +111,5 @@ class MaskHistory:
 
 def _row_bits(mask: Tensor) -> NDArray[np.uint8]:
     """A mask as bits `[rows, ceil(columns / 8)]`, each row padded with zeros."""
-    return np.packbits(mask.cpu().reshape(mask.shape[0], -1).numpy(), axis=1)
+    # Not -1 columns: without rows that could be any number.
+    return np.packbits(mask.cpu().reshape(mask.shape[0], mask.shape[1:].numel()).numpy(), axis=1)

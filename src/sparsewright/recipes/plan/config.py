@@ -29,6 +29,7 @@ from sparsewright.recipes.plan.model import (
 from sparsewright.recipes.plan.plan import Plan, make_plan
 from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, read_section
 from sparsewright.recipes.yamlfile import read_any_yaml
+from sparsewright.runtime.walk import named_weights
 
 Routes = list[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]
 
@@ -93,7 +94,7 @@ def plan_file(
         message = " ".join(str(error).split()) if known else one_line(error)
         problems.append(Problem(place, message))
 
-    request = _of_recipe(path, report) if model is None else _of_factory(path, model, steps, report)
+    request = _of_recipe(path, report) if model is None else _of_factory(path, model, report)
     routes = _routes(request.sparsity, report)
     outline = _build(request, report)
     if outline is None:
@@ -107,7 +108,7 @@ def plan_file(
         notes.append(f"{path} says no number of steps; {length} are shown (--steps N)")
     plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
     if not plan.sparse and not problems:
-        names = [name for name, param in outline.model.named_parameters() if param.ndim > 1]
+        names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
         allowed = f"a param_filter that matches some of {', '.join(names)}"
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
@@ -130,7 +131,7 @@ def _of_recipe(path: Path, report: Report) -> _Request:
     return _Request(config.sparsity, where, factory, loop.steps, config.optimizer, per)
 
 
-def _of_factory(path: Path, model: str, steps: int | None, report: Report) -> _Request:
+def _of_factory(path: Path, model: str, report: Report) -> _Request:
     """Any YAML file, and somebody's factory."""
     content = read_any_yaml(path)
     factory = None
@@ -204,11 +205,12 @@ def _fill_lazy(outline: Outline, notes: list[str]) -> None:
 
 def _count(plan: Plan, outline: Outline, per: str) -> None:
     """Fill in the FLOPs of a forward pass, or of one row of activations where none can be run."""
-    weights = {name: param for name, param in outline.model.named_parameters() if param.ndim > 1}
+    # The names of the plan: without those that torch.compile and other wrappers add.
+    weights = {name: param for name, _, _, param, _ in named_weights(outline.model)}
     sparse = {weight.name for weight in plan.sparse}
     if outline.inputs is not None:
         try:
-            counted = {name: w for name, w in weights.items() if name in sparse}
+            counted = {n: w for n, w in weights.items() if n in sparse and w.ndim > 1}
             plan.flops, plan.per = count_flops(outline, counted), per
             return
         except Exception as error:  # the user's model may raise anything

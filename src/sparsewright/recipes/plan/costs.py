@@ -38,18 +38,18 @@ def bytes_of_steps(plan: Plan) -> dict[str, float]:
     Activations are not counted. A mask is a byte an entry; a compressed weight stores live values
     and its index only; dense gradients of an update exist for all weights at once.
     """
-    copies = 2 + plan.states
 
     def whole(weight: Weight, density: float) -> float:
-        return weight.total * copies * _size(weight)
+        return weight.total * _copies(plan, weight) * _size(weight)
 
     def sparse(weight: Weight, density: float) -> float:
         if weight.is_compressed:
-            return weight.total * density * (copies * _size(weight) + _INDEX)
+            return weight.total * density * (_copies(plan, weight) * _size(weight) + _INDEX)
         return whole(weight, density) + weight.total
 
     def update(weight: Weight, density: float) -> float:
-        gradient = needs_dense_gradient(weight) and not weight.is_compressed
+        is_made = needs_dense_gradient(weight) and not weight.is_frozen
+        gradient = is_made and not weight.is_compressed
         return sparse(weight, density) + (weight.total * _size(weight) if gradient else 0)
 
     return _phases(plan, lambda share, phase: _bytes(plan, share, phase), whole, sparse, update)
@@ -78,8 +78,8 @@ def _flops(plan: Plan, share: Share, phase: int) -> float:
 
 
 def _bytes(plan: Plan, share: Share, phase: int) -> float:
-    dense = [weight for weight in plan.weights if weight.entry is None]
-    total = float(sum(w.total * (2 + plan.states) * _size(w) for w in dense))
+    dense = [w for w in plan.weights if w.entry is None and not w.tied_to]
+    total = float(sum(w.total * _copies(plan, w) * _size(w) for w in dense))
     return total + sum(share(weight, _density(weight, phase)) for weight in plan.sparse)
 
 
@@ -87,6 +87,11 @@ def _density(weight: Weight, phase: int) -> float:
     """Live share before the first step (0) or after the last (1); 1 where it is not known."""
     kept = weight.kept[phase]
     return 1.0 if kept is None else kept / max(1, weight.total)
+
+
+def _copies(plan: Plan, weight: Weight) -> int:
+    """Numbers kept for each entry: the weight, its gradient and the optimizer's state."""
+    return 1 if weight.is_frozen else 2 + plan.states
 
 
 def _size(weight: Weight) -> int:

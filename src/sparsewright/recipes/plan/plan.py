@@ -57,6 +57,8 @@ class Weight:
         kept: live connections before the first step and after the last; None: not known before
             the weights are. Of a dense parameter all.
         is_compressed: whether only live values are stored.
+        is_frozen: whether it has no gradient.
+        tied_to: the name under which the same parameter came before; "" if it did not.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Weight:
     reason: str
     kept: tuple[int | None, int | None]
     is_compressed: bool = False
+    is_frozen: bool = False
+    tied_to: str = ""
 
     @property
     def total(self) -> int:
@@ -135,16 +139,26 @@ def make_plan(
         for r in found
         if r.filter is not None and id(r.algorithm) in forecasts and r.algorithm is not None
     }
-    weights, names = [], []
+    weights: list[Weight] = []
+    first: dict[int, str] = {}
+    tied: list[tuple[str, Tensor, str]] = []
     for name, owner, param_name, param, reason in named_weights(model):
-        names.append(name)
         dense = dense_form(owner, param)
-        chosen = None if reason else _choose(found, name, dense, report)
+        other = first.setdefault(id(param), name)
+        tied_to = other if other != name else ""
+        if tied_to:
+            tied.append((name, dense, tied_to))
+        chosen = None if reason else _choose(found, name, dense)
         if chosen is None:
             why = reason or _why_dense(found, name, dense)
             whole = 0 if is_lazy(param) else dense.numel()
             shape = torch.Size() if is_lazy(param) else dense.shape
-            weights.append(Weight(name, shape, param.dtype, None, why, (whole, whole)))
+            kept, is_frozen = (whole, whole), not param.requires_grad
+            weights.append(
+                Weight(
+                    name, shape, param.dtype, None, why, kept, is_frozen=is_frozen, tied_to=tied_to
+                )
+            )
         elif chosen.algorithm is not None:
             try:
                 chosen.algorithm.check_parameter(name, dense)
@@ -157,11 +171,11 @@ def make_plan(
                     owner, param_name
                 )
                 weights.append(_sparse(name, dense, param, entries[id(chosen)], is_compressed))
-    _report_idle(found, names, report)
+    _report_idle(found, list(first.values()), tied, report)
     return Plan(list(entries.values()), weights)
 
 
-def _choose(routes: list[_Route], name: str, param: Tensor, report: Report) -> _Route | None:
+def _choose(routes: list[_Route], name: str, param: Tensor) -> _Route | None:
     """The first route whose filter picks a parameter."""
     for route in routes:
         if route.filter is not None and route.filter(name, param):
@@ -176,14 +190,20 @@ def _why_dense(routes: list[_Route], name: str, param: Tensor) -> str:
     return "; ".join(dict.fromkeys(reasons)) or "there is no entry"
 
 
-def _report_idle(routes: list[_Route], names: list[str], report: Report) -> None:
-    """Report the filters that pick nothing."""
+def _report_idle(
+    routes: list[_Route], names: list[str], tied: list[tuple[str, Tensor, str]], report: Report
+) -> None:
+    """Report the filters that pick nothing; `tied`: name, parameter, the name that decides."""
     for route in routes:
         if route.filter is None or route.picked:
             continue
         near = near_names(route.filter, names)
         allowed = "one that matches a parameter which no earlier entry takes"
         hint = f"; close names: {', '.join(near)}" if near else ""
+        for name, param, other in tied:
+            if route.filter(name, param):
+                hint = f"; {name} is tied to {other}, under whose name it is decided"
+                break
         report(route.place, OptionError("param_filter", _Shown(route.filter), allowed + hint))
 
 
@@ -211,7 +231,8 @@ def _sparse(name: str, dense: Tensor, param: Tensor, entry: Entry, is_compressed
     if forecast.starts_sparse and (init == name_of_init_method(from_zeros) or callable(init)):
         start = None
     end = _kept(algorithm, dense, forecast.level[-1][1]) if forecast.updates else start
-    return Weight(name, dense.shape, param.dtype, entry, "", (start, end), is_compressed)
+    is_frozen = not param.requires_grad
+    return Weight(name, dense.shape, param.dtype, entry, "", (start, end), is_compressed, is_frozen)
 
 
 def _kept(algorithm: SparsityAlgorithm, param: Tensor, level: float) -> int:

@@ -98,7 +98,8 @@ def _print_weights(console: Console, plan: Plan) -> None:
             )
     sparse = plan.sparse
     table.add_row("all sparse", "", "", *_total(sparse), style="bold")
-    table.add_row("all", "", "", *_total(plan.weights), style="bold")
+    once = [weight for weight in plan.weights if not weight.tied_to]
+    table.add_row("all", "", "", *_total(once), style="bold")
     console.print(table)
 
 
@@ -189,7 +190,16 @@ def _print_costs(console: Console, plan: Plan) -> None:
 
 
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:
-    index = 0
-    while number >= base and index < len(units) - 1:
-        number, index = number / base, index + 1
-    return f"{number:.3g} {units[index]}" if number < 1000 else f"{number:.0f} {units[index]}"
+    """A number with three digits and a unit.
+
+    >>> [_scaled(n, 1000, ("", "k", "M")) for n in (999.4, 999_600, 1_234_000)]
+    ['999 ', '1 M', '1.23 M']
+    >>> [_scaled(n, 1024, ("B", "KiB", "MiB")) for n in (999.7, 1023.4 * 1024, 1023.6 * 1024)]
+    ['1000 B', '1023 KiB', '1 MiB']
+    """
+    for unit in units:
+        text = f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
+        if float(text) < base or unit == units[-1]:
+            break
+        number /= base
+    return f"{text} {unit}"
