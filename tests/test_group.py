@@ -70,6 +70,13 @@ def test_add_extend_index_iterate_length():
         group[3]
 
 
+def test_a_group_may_extend_itself():
+    group = sparse.Group({"0.weight": sparse.Static(0.5)})
+    group.extend(group)
+    assert len(group) == 2
+    assert len(group.algorithms) == 1
+
+
 def test_one_algorithm_may_have_several_routes():
     static = sparse.Static(0.5)
     group = sparse.Group([("0.weight", static), ("2.weight", static)])

@@ -88,7 +88,7 @@ class Group(SparsityAlgorithm):
         """
         if not isinstance(group, Group):
             raise OptionTypeError("group", group, "a Group; add() adds one algorithm")
-        for param_filter, algorithm in group._routes:
+        for param_filter, algorithm in list(group._routes):
             self.add(param_filter, algorithm)
 
     @property
