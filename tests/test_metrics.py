@@ -340,3 +340,17 @@ def test_norms_of_short_numbers_do_not_overflow():
     model.weight.grad = torch.full_like(model.weight, 100.0)
     optimizer.step()
     assert calls[0]["sparsity/grad_norm"] == pytest.approx(100 * 500_000**0.5, rel=1e-3)
+
+
+def test_an_algorithm_that_joined_later_does_not_hold_up_the_others():
+    model = make_mlp()
+    group = sparse.Group([("0.weight", sparse.Static(0.5)), ("2.weight", sparse.Static(0.5))])
+    group.apply(model)
+    optimizer = SGD(model.parameters(), 0.1)
+    group[0].apply(optimizer)
+    train(model, optimizer, 1)
+    group[1].apply(optimizer)
+    steps = []
+    log_metrics(group, lambda scalars, step: steps.append((step, len(scalars))), every=4)
+    train(model, optimizer, 6)
+    assert [step for step, _ in steps] == [4, 5]

@@ -78,6 +78,7 @@ class _Collector:
         self.stepped: dict[int, list[SparseParameter]] = {}
         self.norms: dict[int, float] = {}
         self.optimizer: Optimizer | None = None
+        self.is_due = False
         self.updates: dict[tuple[int, str], MaskUpdate] = {}
 
     def attach(self) -> Removable:
@@ -98,8 +99,6 @@ class _Collector:
         optimizer: Optimizer | None,
     ) -> None:
         """The optimizer has stepped, the masks have not changed yet."""
-        if id(algorithm) in self.stepped:  # another that was waited for did not step
-            self._flush()
         self.optimizer = optimizer
         if step % self.every == 0:
             for parameter in parameters:
@@ -113,27 +112,23 @@ class _Collector:
         self, algorithm: SparsityAlgorithm, step: int, parameters: list[SparseParameter]
     ) -> None:
         """The step of one algorithm is over; after that of the last, log."""
-        if step % self.every:
-            return
         self.stepped[id(algorithm)] = parameters
-        if not any(self._is_waited_for(part, algorithm) for part in self.parts):
-            self._flush()
+        self.is_due |= step % self.every == 0
+        if algorithm.autoupdate and any(map(self._is_waited_for, self.parts)):
+            return
+        now = self.sparsity.step
+        scalars = self._scalars(now) if self.is_due else {}
+        self.stepped.clear()
+        self.is_due = False
+        if scalars:
+            self.log(scalars, now)
 
-    def _is_waited_for(self, part: SparsityAlgorithm, after: SparsityAlgorithm) -> bool:
-        """Whether an algorithm is still to be stepped by what has stepped another one."""
-        if id(part) in self.stepped or part.autoupdate != after.autoupdate:
+    def _is_waited_for(self, part: SparsityAlgorithm) -> bool:
+        """Whether an algorithm is still to be told of the step that others were told of."""
+        if id(part) in self.stepped or not part.autoupdate or self.optimizer is None:
             return False
-        if self.optimizer is None:
-            return part.num_sparse_params > 0
         attachment = part._attachment
         return self.optimizer in attachment.optimizers and bool(attachment.of(self.optimizer))
-
-    def _flush(self) -> None:
-        step = self.sparsity.step
-        scalars = self._scalars(step)
-        self.stepped.clear()
-        if scalars:
-            self.log(scalars, step)
 
     def _scalars(self, step: int) -> dict[str, float]:
         """Of every parameter that stepped, then over all of them."""
