@@ -27,13 +27,13 @@ from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_seed
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
-from sparsewright.runtime.attach import Attachment, all_or_nothing, attach_routed, unwrapped
+from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped
 from sparsewright.runtime.describe import describe, describe_html
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.replicas import check_process_group
 from sparsewright.runtime.resumable import Resumable
 from sparsewright.runtime.rng import make_generator
-from sparsewright.runtime.scope import attached
+from sparsewright.runtime.scope import all_or_nothing, attached
 from sparsewright.runtime.walk import check_weight, dense_form, find_owner, root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]

@@ -128,7 +128,7 @@ class _Collector:
         if id(part) in self.stepped or not part.autoupdate or self.optimizer is None:
             return False
         attachment = part._attachment
-        return self.optimizer in attachment.optimizers and bool(attachment.of(self.optimizer))
+        return self.optimizer in attachment.optimizers and attachment.steps_any(self.optimizer)
 
     def _scalars(self, step: int) -> dict[str, float]:
         """Of every parameter that stepped, then over all of them."""

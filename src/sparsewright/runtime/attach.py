@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -175,7 +174,7 @@ class Attachment:
         """Warn, at the first step, if no optimizer steps any of the parameters."""
         if self.parameters and not self._are_checked:
             self._are_checked = True
-            if not any(self.of(optimizer) for optimizer in self.optimizers):
+            if not any(map(self.steps_any, self.optimizers)):
                 warn(
                     "the optimizer steps none of the sparse parameters, so its steps leave their "
                     "masks alone; sparsify the module whose parameters it steps"
@@ -231,15 +230,22 @@ class Attachment:
 
     def of(self, optimizer: Optimizer) -> list[SparseParameter]:
         """The sparse parameters that an optimizer steps, in order of attaching."""
+        return list(self._each_of(optimizer))
+
+    def _each_of(self, optimizer: Optimizer) -> Iterator[SparseParameter]:
         stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
-        return [p for p in self.parameters.values() if id(p.param) in stepped]
+        return (p for p in self.parameters.values() if id(p.param) in stepped)
+
+    def steps_any(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer steps any sparse parameter."""
+        return next(self._each_of(optimizer), None) is not None
 
     def is_stepped_by(self, optimizer: Optimizer) -> bool:
         """Whether the steps of an optimizer are steps of the run.
 
         Those of one that has no sparse parameter are not, if another one has.
         """
-        return bool(self.of(optimizer)) or not any(map(self.of, self.optimizers))
+        return self.steps_any(optimizer) or not any(map(self.steps_any, self.optimizers))
 
     def prune_step(self, parameters: list[SparseParameter], optimizer: Optimizer | None) -> None:
         """Prune what a step may have written to: the weights, and state that does not stay 0."""
@@ -297,18 +303,6 @@ class Attachment:
         self._gradients.clear()
         self._by_id.clear()
         self._handles.clear()
-
-
-@contextmanager
-def all_or_nothing(attachments: Sequence[Attachment]) -> Iterator[None]:
-    """Take off what was attached inside of the block if the block raises."""
-    before = [(attachment, set(attachment.parameters)) for attachment in attachments]
-    try:
-        yield
-    except BaseException:  # nothing is caught: it goes on, over the model as it was
-        for attachment, names in before:
-            attachment.detach(attachment.parameters.keys() - names)
-        raise
 
 
 def check_mask_name(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
