@@ -289,6 +289,18 @@ def test_a_taken_buffer_name_raises_before_anything_is_attached():
         assert model[0].weight.all()
 
 
+def test_embeddings_with_sparse_gradients_raise_before_anything_is_attached():
+    for kind in (nn.Embedding, nn.EmbeddingBag):
+        model, sparsity = nn.ModuleDict({"fc": nn.Linear(8, 8)}), sparse.Static(0.5)
+        model["table"] = kind(10, 8, sparse=True)
+        with pytest.raises(AttachError, match=rf"table.weight: its {kind.__name__} makes sparse"):
+            sparsity.apply(model)
+        assert model["fc"].weight.all()
+        model["table"].sparse = False
+        sparsity.apply(model)
+        assert sparsity.num_sparse_params == 2
+
+
 def test_groups_that_do_not_divide_raise_before_anything_is_attached():
     model = make_mlp()
     sparsity = sparse.RigL(sparsity=0.5, balance_in_groups=8)

@@ -168,6 +168,23 @@ def test_a_model_can_be_sparsified_again_after_remove():
     assert first.num_sparse_params == 2
 
 
+@pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_a_weight_parametrized_after_apply_is_named_and_the_rest_can_be_taken_off(make):
+    model, sparsity = make_mlp(), make()
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(model)
+    sparsity.apply(optimizer)
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    with pytest.raises(AttachError, match="weight: its ParametrizedLinear has it as a Parameter"):
+        train(model, optimizer, 1)
+    sparsity.remove()
+    assert set(model.state_dict()) == {
+        *(f"0.parametrizations.weight.original{i}" for i in (0, 1)),
+        *("0.bias", "2.weight", "2.bias"),
+    }
+    train(model, optimizer, 1)
+
+
 def test_get_sparse_params():
     model, sparsity = make_mlp(), sparse.Static(0.5)
     sparsity.apply(model)

@@ -56,11 +56,17 @@ MODELS = """
         def forward(self, x):
             return self.head(self.body(self.embed(x)))
 
+    def tied_with_inputs():
+        return Tied(), torch.zeros(8, 10)
+
     def compiled():
         return torch.compile(mlp(), backend="eager"), torch.zeros(8, 10)
 
     def averaged():
         return torch.optim.swa_utils.AveragedModel(mlp()), torch.zeros(8, 10)
+
+    def thirds():
+        return nn.Linear(30, 10)
 
     def broken():
         raise RuntimeError("no such\\nweights")
@@ -167,6 +173,15 @@ def test_the_section_alone_the_whole_file_and_a_model_zoo_file(plan) -> None:
     assert as_json(plan(section, "models:mlp", "--json", "--steps", 70))["steps"] == 70
 
 
+def test_a_third_is_a_third(plan) -> None:
+    third = {"algorithm": "static", "sparsity": 1 / 3}
+    planned = as_json(plan(third, "models:thirds", "--json"))
+    assert planned["parameters"][0]["kept_at_end"] == 200
+    scheduled = {"type": "cubic", "init": 0.0, "final": 0.9, "begin": 0, "end": 5}
+    gmp = {"algorithm": "gmp", "sparsity": scheduled, "update": 5}
+    assert as_json(plan(gmp, "models:mlp", "--json"))["parameters"][0]["kept_at_end"] == 20
+
+
 def test_costs(plan) -> None:
     planned = as_json(plan(ENTRY, "models:with_inputs", "--json"))
     forward = 2 * 8 * (200 + 80)
@@ -207,6 +222,16 @@ def test_tied_weights_count_once_and_frozen_ones_have_no_gradient(plan) -> None:
     rows = [line.split() for line in plan(section, "models:Tied").out.splitlines()]
     (row,) = [row for row in rows if row[:1] == ["all"] and row[1] != "sparse"]
     assert row[:3] == ["all", "110", "110"]
+    # Per pass 2 x 8 x 100: the tied weight in two products of three passes, the frozen one in two.
+    product, share = 2 * 8 * 100, 0.1
+    tied = as_json(plan(section, "models:tied_with_inputs", "--json"))
+    assert tied["flops"]["dense"] == product * (2 * 3 + 2)
+    for phase in ("start", "last update", "end"):
+        assert tied["flops"][phase] == pytest.approx(product * (2 * 3 + share * 2)), phase
+    embed = as_json(
+        plan({**section, "param_filter": "embed.*"}, "models:tied_with_inputs", "--json")
+    )
+    assert embed["flops"]["last update"] == pytest.approx(product * (2 * (2 * share + 1) + 2))
     compressed = as_json(plan({**section, "storage": "compressed"}, "models:Tied", "--json"))
     assert compressed["bytes"]["end"] == 100 * 16 + 10 * (4 + 16)
     (line,) = lines_of(plan({**section, "param_filter": "head.*"}, "models:Tied"))

@@ -71,6 +71,11 @@ LAYERS = {
         lambda step: batch(step, 3, 5, 8),
         ["rnn.weight_ih_l0", "rnn.weight_hh_l0"],
     ),
+    "complex": (
+        lambda: Spectral(),
+        lambda step: batch(step, 3, 10),
+        ["weight", "out.weight"],
+    ),
 }
 
 
@@ -83,6 +88,18 @@ class Recurrent(nn.Module):
 
     def forward(self, x):
         return self.rnn(x)[0][:, -1]
+
+
+class Spectral(nn.Module):
+    """A complex weight between a Fourier transform and its inverse."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6, dtype=torch.complex64))
+        self.out = nn.Linear(10, 4)
+
+    def forward(self, x):
+        return self.out(torch.fft.irfft(torch.fft.rfft(x) @ self.weight))
 
 
 def any_name(make):

@@ -135,6 +135,15 @@ def test_drop_and_grow(data, contest, level, fraction):
     assert torch.equal(new, as_mask(shape, chosen))
 
 
+def test_complex_weights_are_ranked_by_magnitude():
+    generator = torch.Generator().manual_seed(0)
+    weight, score = torch.randn(2, 6, 10, dtype=torch.complex64, generator=generator)
+    mask = torch.rand(6, 10, generator=generator) < 0.4
+    new = drop_and_grow(weight, mask, 0.7, 0.5, score)
+    assert torch.equal(new, drop_and_grow(weight.abs(), mask, 0.7, 0.5, score.abs()))
+    assert not torch.equal(new, drop_and_grow(weight.real, mask, 0.7, 0.5, score.real))
+
+
 @given(st.data(), contests(), st.sampled_from(LEVELS))
 def test_nan_among_the_candidates_raises_and_elsewhere_does_not_matter(data, contest, level):
     shape, dim, groups = contest

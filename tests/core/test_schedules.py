@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError
+from sparsewright.core.schedule_set import ScheduleSet
 from sparsewright.utils import (
     Constant,
     Cosine,
@@ -114,6 +115,18 @@ def test_lambda_may_return_numbers_or_tensors():
         assert float(Lambda(fn)(3)) == pytest.approx(0.3)
         assert Lambda(fn)(torch.tensor(3)).shape == ()
     assert Lambda(lambda s: s / 10).get_min_max_end(2, 4) == pytest.approx((0.2, 0.4, 0.4))
+
+
+def test_bounds_are_looked_for_once_for_all_parameters_that_share_a_level():
+    calls = []
+    schedules = ScheduleSet()
+    schedules.add("level", lambda step: calls.append(step) or step / 100)
+    for _ in range(3):
+        assert schedules.min_max_end("level", 10, 30) == pytest.approx([0.1, 0.3, 0.3])
+    assert len(calls) == 21
+    assert schedules.min_max_end("level", 0, 5)[1] == pytest.approx(0.05)
+    schedules.add("level", 0.5)
+    assert schedules.min_max_end("level", 10, 30) == [0.5] * 3
 
 
 def test_nothing_is_cached():

@@ -7,6 +7,7 @@ import torch
 from torch.optim import SGD
 
 import sparsewright as sparse
+from sparsewright.core.masks import as_decimal
 from sparsewright.recipes.plan.forecast import POINTS, forecast, guess_steps
 from support import make_mlp, train
 
@@ -44,7 +45,9 @@ def test_forecast_equals_training(case: str) -> None:
     algorithm.register_mask_update_hook(lambda update: updates.append(update))
     if "drop_fraction" in dict(algorithm.schedules.items()):
         algorithm.register_mask_update_hook(
-            lambda update: drops.append((update.step, float(algorithm.scheduled("drop_fraction"))))
+            lambda update: drops.append(
+                (update.step, float(as_decimal(algorithm.scheduled("drop_fraction"))))
+            )
         )
     total = model[0].weight.numel()
     levels = [1 - int(model[0].weight_mask.sum()) / total]

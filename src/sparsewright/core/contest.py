@@ -48,7 +48,7 @@ class Contest(ABC):
         """Per row, mark the `num[row]` largest scores among the candidates.
 
         Args:
-            score: rows, floating point.
+            score: rows, floating point; complex only by magnitude.
             num: how many in each row; a row with fewer candidates marks them all.
             among: bool rows, the candidates; None: all entries.
             magnitude: rank by |score|, without making it.
@@ -59,6 +59,8 @@ class Contest(ABC):
         Raises:
             ScoreError: NaN among the candidates.
         """
+        if magnitude and score.is_complex():
+            score, magnitude = score.abs(), False
         try:
             return self._select(score, num, among, magnitude)
         except kernels.NanError:

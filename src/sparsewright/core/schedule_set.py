@@ -28,6 +28,7 @@ class ScheduleSet:
     def __init__(self) -> None:
         self._schedules: dict[str, HyperParameterSchedule] = {}
         self._given: dict[str, Any] = {}
+        self._bounds: dict[tuple[str, int, int | None], list[float]] = {}
 
     def add(self, name: str, value: Any) -> HyperParameterSchedule:
         """Add a number, list, dict, function or schedule under a name.
@@ -47,6 +48,7 @@ class ScheduleSet:
             if not 0 <= number <= 1:
                 raise LevelError(name, number)
         self._schedules[name], self._given[name] = schedule, value
+        self._bounds.clear()
         return schedule
 
     def add_shared(self, name: str, value: Any) -> str:
@@ -87,6 +89,12 @@ class ScheduleSet:
 
         Empty if there is no last step and no formula (a function of the step) to look ahead with.
         """
+        key = name, begin, end
+        if key not in self._bounds:  # many parameters share a level, which may be slow to follow
+            self._bounds[key] = self._find_bounds(*key)
+        return self._bounds[key]
+
+    def _find_bounds(self, name: str, begin: int, end: int | None) -> list[float]:
         schedule = self._schedules[name]
         if end is None:
             if type(schedule).get_min_max_end is HyperParameterSchedule.get_min_max_end:

@@ -279,7 +279,7 @@ class Attachment:
             self.dense_gradients.disarm([parameter])
             self._gradients.pop(name).remove()
             drop_followers(parameter.module, parameter.storage.param_name)
-            parameter.storage.remove(parameter.states())
+            _take_off(parameter)
         if all(parameter.is_initialized for parameter in self.parameters.values()):
             self.end_before_forward()
 
@@ -292,7 +292,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         for parameter in self.parameters.values():
-            parameter.storage.remove(parameter.states())
+            _take_off(parameter)
         for optimizer in list(self.optimizers):
             self.remove_optimizer(optimizer)
         for module, names in self._hidden:
@@ -305,8 +305,16 @@ class Attachment:
         self._handles.clear()
 
 
-def check_mask_name(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
-    """Raise AttachError if the name of the mask buffer is taken by something that is no mask."""
+def _take_off(parameter: SparseParameter) -> None:
+    """Leave an ordinary module; a masked weight may be a Parameter no more."""
+    parameter.storage.remove(parameter.states() if parameter.is_compressed else [])
+
+
+def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
+    """Raise AttachError if a module has no room for a mask, or makes sparse gradients."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        kind = type(module).__name__
+        raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")
     mask_name = param_name + MASK_SUFFIX
     existing = module._buffers.get(mask_name)
     if existing is not None:
@@ -323,7 +331,7 @@ def check_mask_name(module: nn.Module, param_name: str, param: Tensor, name: str
 def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
     """Give the module its mask buffer; whether one was there already."""
     mask_name = param_name + MASK_SUFFIX
-    check_mask_name(module, param_name, param, name)
+    check_place(module, param_name, param, name)
     if module._buffers.get(mask_name) is not None:
         logger.info("%s: takes over the mask that its module has", name)
         return True
@@ -373,7 +381,7 @@ def attach_routed(module: nn.Module, route: Callable[[str, Tensor], Owner | None
             already.append(name)
         else:
             algorithm.check_parameter(name, dense_form(owner, param))
-            check_mask_name(owner, param_name, param, name)
+            check_place(owner, param_name, param, name)
             routed.append((algorithm, owner, param_name, name, param))
     attachments = {}
     for algorithm, owner, param_name, name, param in routed:

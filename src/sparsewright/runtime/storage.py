@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright import kernels
+from sparsewright.core.errors import AttachError
 from sparsewright.core.packing import MASK_SUFFIX
 from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear
@@ -33,9 +34,16 @@ class Storage(ABC):
 
     @property
     def param(self) -> nn.Parameter:
-        """What optimizers step; of a weight that is gathered for the moment, this rank's shard."""
-        param = self.module._parameters[self.param_name]
-        assert param is not None
+        """What optimizers step; of a weight that is gathered for the moment, this rank's shard.
+
+        Raises:
+            AttachError: the module has no such Parameter any more.
+        """
+        param = self.module._parameters.get(self.param_name)
+        if param is None:
+            layer = type(self.module).__name__
+            problem = f"its {layer} has it as a Parameter no more; parametrize before apply"
+            raise AttachError(self.param_name, problem)
         if sharded.is_sharded(param):
             self._shard = param
         return param if self._shard is None else self._shard

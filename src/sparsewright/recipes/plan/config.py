@@ -207,10 +207,10 @@ def _count(plan: Plan, outline: Outline, per: str) -> None:
     """Fill in the FLOPs of a forward pass, or of one row of activations where none can be run."""
     # The names of the plan: without those that torch.compile and other wrappers add.
     weights = {name: param for name, _, _, param, _ in named_weights(outline.model)}
-    sparse = {weight.name for weight in plan.sparse}
     if outline.inputs is not None:
         try:
-            counted = {n: w for n, w in weights.items() if n in sparse and w.ndim > 1}
+            names = [weight.name for weight in plan.weights if not weight.tied_to]
+            counted = {name: weights[name] for name in names if weights[name].ndim > 1}
             plan.flops, plan.per = count_flops(outline, counted), per
             return
         except Exception as error:  # the user's model may raise anything

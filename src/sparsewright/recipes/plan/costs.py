@@ -17,17 +17,18 @@ def flops_of_steps(plan: Plan) -> dict[str, float]:
 
     A sparse weight counts with its density: what a kernel does that skips zeros. A masked weight
     is multiplied whole. Where an update needs the dense gradient, the product that gives the
-    weight's gradient is dense in that step.
+    weight's gradient is dense in that step; a frozen weight has none.
     """
 
     def whole(weight: Weight, density: float) -> float:
-        return 3.0
+        return 2.0 if weight.is_frozen else 3.0
 
     def sparse(weight: Weight, density: float) -> float:
-        return 3.0 * density
+        return whole(weight, density) * density
 
     def update(weight: Weight, density: float) -> float:
-        return 2.0 * density + (1.0 if needs_dense_gradient(weight) else density)
+        is_dense = needs_dense_gradient(weight) and not weight.is_frozen
+        return 2.0 * density + 1.0 if is_dense else sparse(weight, density)
 
     return _phases(plan, lambda share, phase: _flops(plan, share, phase), whole, sparse, update)
 
@@ -69,12 +70,9 @@ def _phases(
 
 
 def _flops(plan: Plan, share: Share, phase: int) -> float:
-    names = {weight.name: weight for weight in plan.sparse}
-    total = 0.0
-    for name, flops in plan.flops.items():
-        weight = names.get(name)
-        total += flops * (3.0 if weight is None else share(weight, _density(weight, phase)))
-    return total
+    counted = [weight for weight in plan.weights if weight.name in plan.flops]
+    shares = (plan.flops[w.name] * share(w, _density(w, phase)) for w in counted)
+    return sum(shares, 3.0 * plan.flops.get("", 0))
 
 
 def _bytes(plan: Plan, share: Share, phase: int) -> float:

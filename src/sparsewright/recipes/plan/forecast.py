@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.masks import as_decimal
 from sparsewright.core.schedules import Cosine, Cubic, HyperParameterSchedule
 from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, UpdateSchedule
 from sparsewright.dynamic import DynamicSparsityAlgorithm
@@ -80,7 +81,8 @@ def _values(
     values = {}
     for index, step in enumerate(due):
         if index in wanted:
-            values[index] = float(schedules.value(name, step))
+            # The shortest decimal: float32's 0.9 stays 0.9 and does not become 0.8999999762.
+            values[index] = float(as_decimal(schedules.value(name, step)))
         schedules.update(True)
     return values
 

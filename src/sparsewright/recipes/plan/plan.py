@@ -23,7 +23,7 @@ from sparsewright.core.shapers import ScoreFlattener
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import from_zeros, name_of_init_method
 from sparsewright.recipes.plan.forecast import Forecast
-from sparsewright.runtime.attach import check_mask_name
+from sparsewright.runtime.attach import check_place
 from sparsewright.runtime.walk import dense_form, named_weights
 
 
@@ -162,7 +162,7 @@ def make_plan(
         elif chosen.algorithm is not None:
             try:
                 chosen.algorithm.check_parameter(name, dense)
-                check_mask_name(owner, param_name, param, name)
+                check_place(owner, param_name, param, name)
             except SparsewrightError as error:
                 report(chosen.place, error)
                 continue
@@ -239,8 +239,7 @@ def _kept(algorithm: SparsityAlgorithm, param: Tensor, level: float) -> int:
     """Live connections of a parameter at a level."""
     shaper = algorithm.score_shaper or ScoreFlattener()
     rows, _ = shaper(torch.empty(param.shape, device="meta"))
-    # As float32, which schedules give: 0.9 stays 0.9 and does not become 0.8999999762.
-    return rows.shape[0] * num_kept(torch.tensor(level), rows.shape[1])
+    return rows.shape[0] * num_kept(level, rows.shape[1])
 
 
 def needs_dense_gradient(weight: Weight) -> bool:
