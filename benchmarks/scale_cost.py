@@ -204,9 +204,8 @@ def update_extra(weights: Sequence[Weight], training: Training, cluster: Cluster
         return 0.0
     gradient = training.precision.gradient.itemsize
     dense = gradient if training.algorithm == "rigl" else 0
-    # Finding out whether a gradient is finite takes a copy and three bools an entry; SET's growth
-    # a float32 score and three masks.
-    passing = max(gradient, 4 if training.algorithm == "set" else 0) + 3
+    # Masks: the new one; of drop and grow three. SET's growth has a float32 score too.
+    passing = {"gmp": 1, "set": 4 + 3, "rigl": 3}[training.algorithm]
     peak = left = 0.0
     for weight in reversed([w for w in weights if w.sparse]):
         n = weight.local(cluster.shards)

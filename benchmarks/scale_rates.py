@@ -50,7 +50,7 @@ def operations(
     yield "select live", name, on_next(lambda w, m, o, g: kernels.select(w, stay, m))
     yield "select pruned", name, on_next(lambda w, m, o, g: kernels.select(g, kept - stay, o))
     yield "select sharded", name, on_next(lambda w, m, o, g: select_sharded(g, kept))
-    yield "finite", name, on_next(lambda w, m, o, g: bool(g.isfinite().all()))
+    yield "finite", name, on_next(lambda w, m, o, g: sharded.all_finite(g))
     yield "prune", name, on_next(lambda w, m, o, g: kernels.prune_(w, m))
     if dtype == torch.float32:
         # Also of a bfloat16 weight: SET's scores, and masks.

@@ -112,11 +112,11 @@ def test_memory_of_the_device_with_most_rows():
     ("algorithm", "precision", "extra"),
     [
         ("static", "float32", 0),
-        ("gmp", "float32", 7 * 8192),
+        ("gmp", "float32", 8192),
         ("set", "bfloat16", 7 * 8192),
-        ("rigl", "bfloat16", 2 * 8192 + 5 * 8192),
+        ("rigl", "bfloat16", max(2 * (4096 + 8192) + 3 * 4096, 2 * 8192 + 3 * 8192)),
         # The dense gradients of both while the first is worked on, or the second's alone.
-        ("rigl", "float32", max(4 * (4096 + 8192) + 7 * 4096, 4 * 8192 + 7 * 8192)),
+        ("rigl", "float32", max(4 * (4096 + 8192) + 3 * 4096, 4 * 8192 + 3 * 8192)),
     ],
 )
 def test_update_extra_by_hand(algorithm, precision, extra):

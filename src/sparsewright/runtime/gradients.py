@@ -123,7 +123,7 @@ class FactoredGradient:
 
     def is_finite(self) -> bool:
         """Whether all of the factors are finite, on every rank."""
-        finite = all(bool(factor.isfinite().all()) for pair in self.factors for factor in pair)
+        finite = all(sharded.all_finite(factor) for pair in self.factors for factor in pair)
         return all_true(finite, self.group, torch.device("cpu"))
 
     def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
