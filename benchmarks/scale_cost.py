@@ -296,10 +296,7 @@ class Rates:
 
 
 def operations(training: Training, is_sharded: bool) -> dict[str, list[tuple[str, torch.dtype]]]:
-    """The operations of an update of one weight, by part; each is one pass over local entries.
-
-    `random` passes over the whole weight: every rank draws all numbers, so that masks agree.
-    """
+    """The operations of an update of one weight, by part; each is one pass over local entries."""
     p, mask = training.precision, torch.bool
     if training.algorithm == "static":
         return {"selection": [], "random": [], "other passes": []}
@@ -328,8 +325,8 @@ def update_seconds(
     """
     sparse, parts = [w for w in weights if w.sparse], {}
     for part, passes in operations(training, cluster.shards > 1).items():
-        shards = 1 if part == "random" else cluster.shards
-        times = [rates.seconds(*pass_, w.local(shards)) for w in sparse for pass_ in passes]
+        local = [w.local(cluster.shards) for w in sparse]
+        times = [rates.seconds(*pass_, entries) for entries in local for pass_ in passes]
         parts[part] = math.nan if training.compressed else total(times)
     moved = update_traffic(weights, training, cluster)
     parts["communication"] = total([c.seconds(cluster.latency) for c in moved])

@@ -50,7 +50,7 @@ def test_one_call_a_step_with_levels_and_norms():
 
 
 def test_norm_on_an_update_step_is_of_the_gradient_that_the_optimizer_saw():
-    model, optimizer, logged, _ = run(sparse.SET(0.9, sparsity=0.5, update=1))
+    model, optimizer, logged, _ = run(sparse.SET(1.0, sparsity=0.75, update=1))
     backward(model)
     norm = model[0].weight.grad.norm().item()
     optimizer.step()

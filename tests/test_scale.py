@@ -247,10 +247,10 @@ def test_time_of_an_update_by_hand(algorithm, selection, random, passes):
     assert list(found.values()) == [*wanted, 0, sum(wanted)]
 
 
-def test_random_numbers_are_those_of_the_whole_weight_on_every_rank():
+def test_random_numbers_are_those_of_the_own_shard():
     cluster = Cluster(4, parallel="fsdp", intra=1.0)
     found = update_seconds(TWO, Training("set"), cluster, rates_of(1.0))
-    assert found["random"] == 40
+    assert found["random"] == 10
     assert found["selection"] == 2 * 10
 
 

@@ -24,6 +24,14 @@ def test_select_equals_the_cpu(dtype, magnitude):
     assert torch.equal(gpu.cpu(), cpu)
 
 
+def test_uniform_equals_the_cpu():
+    for first in (0, (1 << 40) + 7):
+        cpu, gpu = torch.empty(1000, 70), torch.empty(1000, 70, device="cuda")
+        assert torch.equal(
+            kernels.uniform_(gpu, 1 << 63, first).cpu(), kernels.uniform_(cpu, 1 << 63, first)
+        )
+
+
 def test_prune_equals_the_cpu_and_removes_nan():
     tensor, mask = torch.randn(300, 70), torch.rand(300, 70) < 0.3
     tensor[~mask] = torch.nan

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsewright import kernels
 from sparsewright.kernels import sharded
-
-_BLOCK = 1 << 22
 
 
 def uniform(
@@ -15,19 +14,18 @@ def uniform(
 ) -> Tensor:
     """Uniform numbers in [0, 1), float32, shaped (and if sharded spread) as `like`.
 
-    They are drawn on the CPU in flat order, so they depend neither on the device nor on the ranks:
-    each draws the numbers of the shards before its own too, a block at a time, and drops them.
+    They depend on one number drawn from the generator and on their flat index, neither on the
+    device nor on the ranks: each makes those of its own shard.
 
     Args:
         like: the weight, any shape.
         generator: CPU generator; None: the global one.
         device: where they go; None: `like`'s device.
     """
+    key = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
     if not sharded.is_sharded(like):
-        return torch.rand(like.shape, generator=generator).to(device or like.device)
+        numbers = torch.empty(like.shape, dtype=torch.float32, device=device or like.device)
+        return kernels.uniform_(numbers, key)
     part, at = sharded.local(like), sharded.shards_of(like)
-    skip = at.first * at.shape[1:].numel()
-    for start in range(0, skip, _BLOCK):
-        torch.rand(min(_BLOCK, skip - start), generator=generator)
-    own = torch.rand(part.shape, generator=generator)
-    return sharded.from_local(own.to(part.device), like)
+    own = torch.empty(part.shape, dtype=torch.float32, device=part.device)
+    return sharded.from_local(kernels.uniform_(own, key, at.first * at.shape[1:].numel()), like)

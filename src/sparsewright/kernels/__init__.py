@@ -14,7 +14,16 @@ from sparsewright.kernels import native, reference
 from sparsewright.kernels.native import info
 from sparsewright.kernels.reference import NanError
 
-__all__ = ["NanError", "count_changes", "count_rows", "info", "prune_", "prune_many_", "select"]
+__all__ = [
+    "NanError",
+    "count_changes",
+    "count_rows",
+    "info",
+    "prune_",
+    "prune_many_",
+    "select",
+    "uniform_",
+]
 
 
 def prune_(tensor: Tensor, mask: Tensor, *, threads: int | None = None) -> Tensor:
@@ -146,3 +155,34 @@ def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tu
         return native.count_changes(old, new, threads=threads)
     native.note_fallback("count_changes", reason)
     return reference.count_changes(old, new)
+
+
+def uniform_(tensor: Tensor, key: int, first: int = 0, *, threads: int | None = None) -> Tensor:
+    """Fill with uniform numbers in [0, 1), in steps of 2^-24, that depend on key and place alone.
+
+    Entry i in flat order is the number of step `first + i`: a part of a weight can be filled
+    without what comes before it, on any device and any number of threads, with the same bits.
+
+    Args:
+        tensor: float32, contiguous.
+        key: 0 <= key < 2^64.
+        first: 0 <= first < 2^63.
+        threads: native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+
+    Returns: `tensor`.
+
+    Raises:
+        TypeError: `tensor` is not float32.
+        ValueError: it is not contiguous, or a number is out of range.
+
+    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014, the
+    generator SplitMix64; the upper 24 bits of each number.
+    """
+    reference.check_uniform(tensor, key, first)
+    reason = native.against_uniform(tensor)
+    if reason is None:
+        native.uniform_(tensor, key, first, threads=threads)
+    else:
+        native.note_fallback("uniform_", reason)
+        reference.uniform_(tensor, key, first)
+    return tensor

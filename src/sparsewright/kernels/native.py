@@ -22,7 +22,7 @@ from torch.autograd.graph import increment_version
 
 from sparsewright.kernels.reference import raise_nan
 
-_ABI = 2
+_ABI = 3
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer})
 _ITEMSIZE = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 4, torch.float64: 8}
 _FORMAT = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
@@ -261,6 +261,20 @@ def count_changes(
         old.data_ptr(), new.data_ptr(), old.numel(), threads, isa or _isa
     )
     return changes
+
+
+def against_uniform(tensor: Tensor) -> str | None:
+    """Why uniform_ cannot fill this tensor (already checked), or None."""
+    return _against(tensor)
+
+
+def uniform_(
+    tensor: Tensor, key: int, first: int, *, threads: int | None = None, isa: str | None = None
+) -> None:
+    """Native `uniform_`; `against_uniform` found nothing against it."""
+    threads = _pick_threads(threads, tensor.nbytes)
+    _module.uniform_(tensor.data_ptr(), tensor.numel(), key, first, threads, isa or _isa)
+    increment_version(tensor)
 
 
 def module() -> Any:

@@ -16,7 +16,7 @@ NB_MODULE(_native, m) {
         return sw::isa_names[static_cast<int>(sw::isa_from_name(name))];
     });
     m.attr("compiler") = SW_COMPILER;
-    m.attr("abi") = 2;
+    m.attr("abi") = 3;
     bind_masks(m);
     bind_sparse(m);
 }

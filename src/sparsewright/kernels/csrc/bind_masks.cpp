@@ -7,6 +7,7 @@
 
 #include "prune.h"
 #include "select.h"
+#include "uniform.h"
 
 namespace nb = nanobind;
 
@@ -81,6 +82,14 @@ std::tuple<int64_t, int64_t> count_changes(Address old_mask, Address new_mask, i
     return {changes.dropped, changes.grown};
 }
 
+void uniform(Address out, int64_t n, uint64_t key, uint64_t first, int threads,
+             const std::string& isa) {
+    check_run(n, threads);
+    const sw::Isa chosen = sw::isa_from_name(isa);
+    nb::gil_scoped_release release;
+    sw::uniform(pointer<float>(out), n, key, first, threads, chosen);
+}
+
 }  // namespace
 
 void bind_masks(nb::module_& m) {
@@ -89,4 +98,5 @@ void bind_masks(nb::module_& m) {
     m.def("select", &select_mask);
     m.def("count_rows", &count_rows);
     m.def("count_changes", &count_changes);
+    m.def("uniform_", &uniform);
 }
