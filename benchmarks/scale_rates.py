@@ -56,7 +56,8 @@ def operations(
         # Also of a bfloat16 weight: SET's scores, and masks.
         yield "changes", "bool", on_next(lambda w, m, o, g: kernels.count_changes(m, o))
         yield "mask", "bool", on_next(lambda w, m, o, g: m.logical_or(o))
-        yield "random", name, lambda: kernels.uniform_(torch.empty(entries, device=device), 1)
+        scores = torch.empty(entries, device=device)
+        yield "random", name, lambda: kernels.uniform_(scores, 1)
 
 
 def cases(
