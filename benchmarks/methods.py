@@ -154,7 +154,9 @@ def command(recipe: str, metric: Metric) -> click.Command:
 
     @click.command()
     @click.option("--seeds", default="0,1,2,3,4", help="Seeds, separated by commas.")
-    @click.option("--levels", default="0.8,0.9,0.95,0.98", help="Levels, separated by commas.")
+    @click.option(
+        "--levels", default="0.8,0.9,0.95,0.98", help="Levels, 0..1, separated by commas."
+    )
     @click.option("--storages", default="masked,compressed", help="masked, compressed or both.")
     @click.option("--config", type=click.Path(path_type=Path), help="YAML over the defaults.")
     @click.option("--write", type=click.Path(path_type=Path), help="Put the tables in this page.")

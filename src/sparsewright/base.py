@@ -340,7 +340,9 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
                 self._hooks.call("target", self, commonprefix(names) + "*", target)
         if self._hooks.has("computed"):
             for p in parameters:
-                self._hooks.call("computed", self, p.name, torch.tensor(p.computed_sparsity))
+                self._hooks.call(
+                    "computed", self, p.name, torch.tensor(p.computed_sparsity, device="cpu")
+                )
         self._hooks.call("end", self, step, parameters)
 
     def _is_due(self, step: int) -> bool:

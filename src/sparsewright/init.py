@@ -124,10 +124,11 @@ def checkerboard(
     """
     density = Fraction(1 - as_decimal(sparsity)).limit_denominator(10**9)
     first = sharded.shards_of(p).first if sharded.is_sharded(p) else 0
-    phase = torch.ones(sharded.local(p).shape, dtype=torch.int64)
+    phase = torch.ones(sharded.local(p).shape, dtype=torch.int64, device="cpu")
     for dim, size in enumerate(phase.shape):
         begin = 0 if dim else first
-        index = torch.arange(begin, begin + size).reshape([-1] + [1] * (p.ndim - 1 - dim))
+        index = torch.arange(begin, begin + size, device="cpu")
+        index = index.reshape([-1] + [1] * (p.ndim - 1 - dim))
         phase += index if dim == p.ndim - 1 else -index
     remainder = (phase * density.numerator) % density.denominator
     # Remainders are integers below 1e9: exact in float64.

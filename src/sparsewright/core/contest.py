@@ -129,7 +129,7 @@ class _Sharded(Contest):
             self._back = lambda rows: back(rows.reshape(own.shape))
             self._lengths = [own.shape[1]] * self.rows
         elif isinstance(shaper, OutputGroupScoreShaper):
-            starts = torch.arange(self.rows + 1) * (at.shape[0] // self.rows)
+            starts = torch.arange(self.rows + 1, device="cpu") * (at.shape[0] // self.rows)
             within = (starts - at.first).clamp(0, part.shape[0])
             self._lengths = (within.diff() * at.shape[1:].numel()).tolist()
         else:

@@ -168,8 +168,8 @@ def make_mask_grow_maximum(
     contest = make_contest(score, score_shaper)
     live = contest.shape(mask)
     if mask_nonzero is None:
-        mask_nonzero = torch.tensor(contest.count(live))
-    counts = torch.as_tensor(mask_nonzero).expand(contest.rows).tolist()
+        mask_nonzero = torch.tensor(contest.count(live), device="cpu")
+    counts = torch.as_tensor(mask_nonzero, device="cpu").expand(contest.rows).tolist()
     target = num_kept(sparsity, contest.n)
     missing = [max(target - int(count), 0) for count in counts]
     return contest.unshape(live | contest.select(contest.shape(score), missing, ~live))
@@ -220,7 +220,8 @@ def drop_and_grow(
 def _select_blocks(score: RowBlocks, num: int, among: Tensor) -> Tensor:
     """The `num` largest |score| of a whole matrix, block by block; bool `[1, numel]`."""
     cols = score.shape[1]
-    best, where = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    best = torch.empty(0, dtype=torch.float32, device="cpu")
+    where = torch.empty(0, dtype=torch.int64, device="cpu")
     for start, block in score.row_blocks():
         size, begin = block.abs_().reshape(-1), start * cols
         if bool(size.sum().isnan()):

@@ -79,9 +79,10 @@ class ScheduleSet:
         """
         schedule = self._schedules[name]
         if isinstance(schedule, Constant):
-            return torch.tensor(schedule.value, dtype=torch.float64)
+            return torch.tensor(schedule.value, dtype=torch.float64, device="cpu")
         if isinstance(schedule, Cycling):
-            return torch.tensor(schedule.values[schedule.index], dtype=torch.float64)
+            value = schedule.values[schedule.index]
+            return torch.tensor(value, dtype=torch.float64, device="cpu")
         return schedule(step).clamp(0, 1)
 
     def min_max_end(self, name: str, begin: int, end: int | None) -> list[float]:

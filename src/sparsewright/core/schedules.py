@@ -18,6 +18,11 @@ from sparsewright.core.figures import plot_values
 Step = int | Tensor
 
 
+def as_tensor(step: Step) -> Tensor:
+    """A step as a 0-d int64 tensor: an int's is on the CPU, whatever the default device."""
+    return step if isinstance(step, Tensor) else torch.tensor(step, device="cpu")
+
+
 class HyperParameterSchedule(ABC):
     """A value that depends on the step. Subclasses write `compute`."""
 
@@ -101,11 +106,11 @@ class _Formula(HyperParameterSchedule):
 
     def compute(self, step: Step) -> Tensor:
         """The value at a step; see the class for the formula."""
-        return self._at(torch.as_tensor(step).double()).float()
+        return self._at(as_tensor(step).double()).float()
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
         """Smallest, largest and last value over the steps `begin..end`, both included."""
-        values = self._at(torch.arange(begin, end + 1, dtype=torch.float64)).float()
+        values = self._at(torch.arange(begin, end + 1, dtype=torch.float64, device="cpu")).float()
         return values.min().item(), values.max().item(), values[-1].item()
 
 
@@ -264,8 +269,7 @@ class Cycling(HyperParameterSchedule):
 
     def compute(self, step: Step) -> Tensor:
         """The value in turn; the step does not matter."""
-        device = step.device if isinstance(step, Tensor) else None
-        return torch.tensor(self.values[self.index], dtype=torch.float32, device=device)
+        return as_tensor(step).new_tensor(self.values[self.index], dtype=torch.float32)
 
     def update(self, is_update_step: Tensor | bool) -> None:
         """Move on to the next value if this was an update step."""
@@ -278,7 +282,7 @@ class Cycling(HyperParameterSchedule):
 
     def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Replace the position in the circle by `fn` of it (a 0-d int64 tensor)."""
-        self.load_state_dict({"index": int(fn(torch.tensor(self.index)))})
+        self.load_state_dict({"index": int(fn(torch.tensor(self.index, device="cpu")))})
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the circle: `{"index": int}`."""
@@ -321,8 +325,8 @@ class Lambda(HyperParameterSchedule):
 
     def compute(self, step: Step) -> Tensor:
         """`fn(step)` as a 0-d tensor."""
-        device = step.device if isinstance(step, Tensor) else None
-        return torch.as_tensor(self.fn(step), dtype=torch.float32, device=device).reshape(())
+        value, device = self.fn(step), as_tensor(step).device
+        return torch.as_tensor(value, dtype=torch.float32, device=device).reshape(())
 
 
 SCHEDULES: dict[str, Callable[..., HyperParameterSchedule]] = {

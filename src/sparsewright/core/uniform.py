@@ -22,7 +22,7 @@ def uniform(
         generator: CPU generator; None: the global one.
         device: where they go; None: `like`'s device.
     """
-    key = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    key = int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
     if not sharded.is_sharded(like):
         numbers = torch.empty(like.shape, dtype=torch.float32, device=device or like.device)
         return kernels.uniform_(numbers, key)

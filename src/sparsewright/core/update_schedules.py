@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.figures import plot_updates
-from sparsewright.core.schedules import Step
+from sparsewright.core.schedules import Step, as_tensor
 
 # The schedules compute in float64, which has every integer up to here.
 MAX_STEP = 2**53
@@ -74,7 +74,7 @@ class FreqSchedule(UpdateSchedule):
 
     def is_update_step(self, step: Step) -> Tensor:
         """`start <= step < stop` and `(step - start) % freq == 0`."""
-        step = torch.as_tensor(step)
+        step = as_tensor(step)
         due = (step >= self.start) & ((step - self.start) % self.freq == 0)
         return due if self.stop is None else due & (step < self.stop)
 
@@ -101,7 +101,7 @@ class ListSchedule(UpdateSchedule):
 
     def is_update_step(self, step: Step) -> Tensor:
         """Whether `step` is in the list."""
-        step = torch.as_tensor(step)
+        step = as_tensor(step)
         return torch.isin(step, torch.tensor(self.steps, dtype=torch.int64, device=step.device))
 
     def __repr__(self) -> str:
@@ -113,8 +113,8 @@ class _CallableSchedule(UpdateSchedule):
         self.fn = fn
 
     def is_update_step(self, step: Step) -> Tensor:
-        device = step.device if isinstance(step, Tensor) else None
-        return torch.as_tensor(self.fn(step), dtype=torch.bool, device=device).reshape(())
+        value, device = self.fn(step), as_tensor(step).device
+        return torch.as_tensor(value, dtype=torch.bool, device=device).reshape(())
 
     def __repr__(self) -> str:
         return f"make_update_schedule({self.fn!r})"

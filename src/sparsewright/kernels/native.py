@@ -203,7 +203,7 @@ def select(
     """`num` is int64 [rows], contiguous, on the CPU (`reference.check_select` makes it so)."""
     score = score.contiguous()
     among = None if among is None else among.contiguous()
-    mask = torch.empty(score.shape, dtype=torch.bool)
+    mask = score.new_empty(score.shape, dtype=torch.bool)
     nan_row = _module.select(
         score.data_ptr(),
         _FORMAT[score.dtype],
@@ -231,7 +231,7 @@ def against_count(mask: Tensor) -> str | None:
 def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = None) -> Tensor:
     """Native `count_rows`; int64 `[rows]`."""
     mask = mask.contiguous()
-    counts = torch.empty(mask.shape[0], dtype=torch.int64)
+    counts = mask.new_empty(mask.shape[0], dtype=torch.int64)
     _module.count_rows(
         mask.data_ptr(),
         *mask.shape,

@@ -51,12 +51,12 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
         check_mask(score, among)
     rows = score.shape[0]
     if isinstance(num, int):
-        counts = torch.full((rows,), num, dtype=torch.int64)
+        counts = torch.full((rows,), num, dtype=torch.int64, device="cpu")
     else:
-        given = torch.as_tensor(num)
+        given = torch.as_tensor(num, device="cpu")
         if given.is_floating_point() and given.numel():
             raise TypeError(f"num must be integers, got {given.dtype}")
-        counts = given.to("cpu", torch.int64).contiguous()
+        counts = given.to(torch.int64).contiguous()
     if counts.dim() == 0:
         counts = counts.repeat(rows)
     if counts.shape != (rows,):
@@ -76,8 +76,7 @@ def order_keys(score: Tensor, magnitude: bool) -> Tensor:
 
 def kth_largest(keys: Tensor, num: Tensor) -> Tensor:
     """The num[row]-th largest key of every row; the largest integer where num is 0."""
-    kth = torch.full(keys.shape[:1], torch.iinfo(keys.dtype).max, dtype=keys.dtype)
-    kth = kth.to(keys.device)
+    kth = keys.new_full(keys.shape[:1], torch.iinfo(keys.dtype).max)
     distinct = num[num > 0].unique().tolist()
     if len(distinct) > _MANY_COUNTS:
         ranked = keys.sort(dim=1, descending=True).values

@@ -156,7 +156,7 @@ def select(
         raise NanError("score is NaN at a candidate")
     keys = order_keys(score, magnitude)
     rows = list(zip(keys.split(list(lengths)), among.split(list(lengths)), strict=True))
-    wanted = torch.minimum(torch.tensor(list(num)), facts[1:])
+    wanted = torch.minimum(torch.tensor(list(num), device="cpu"), facts[1:])
     kth, at_kth = _kth_largest(rows, wanted, group)
     own_ties = torch.zeros(len(rows), dtype=torch.int64, device=score.device)
     for row, (part, candidate) in enumerate(rows):

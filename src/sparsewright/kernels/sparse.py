@@ -80,8 +80,8 @@ def layout_from_mask(mask: Tensor) -> Layout:
         row_ptr, col_idx = sparse_reference.csr_from_mask(mask)
     else:
         threads = torch.get_num_threads()
-        row_ptr = torch.empty(mask.shape[0] + 1, dtype=torch.int32)
-        col_idx = torch.empty(module.build_row_ptr(mask, row_ptr, threads), dtype=torch.int32)
+        row_ptr = mask.new_empty(mask.shape[0] + 1, dtype=torch.int32)
+        col_idx = row_ptr.new_empty(module.build_row_ptr(mask, row_ptr, threads))
         module.build_col_idx(mask, row_ptr, col_idx, threads)
     return layout_from_csr(row_ptr, col_idx, mask.shape[1])
 
@@ -104,7 +104,7 @@ def layout_from_csr(row_ptr: Tensor, col_idx: Tensor, cols: int) -> Layout:
     if module is None:
         t_row_ptr, t_col_idx, perm = sparse_reference.transpose_index(row_ptr, col_idx, cols)
     else:
-        t_row_ptr = torch.empty(cols + 1, dtype=torch.int32)
+        t_row_ptr = row_ptr.new_empty(cols + 1)
         t_col_idx, perm = torch.empty_like(col_idx), torch.empty_like(col_idx)
         module.transpose_index(row_ptr, col_idx, t_row_ptr, t_col_idx, perm)
     return Layout(
@@ -127,8 +127,8 @@ def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: i
     if module is None:
         arrays = sparse_reference.build_blocks(row_ptr, col_idx, perm, cols, row_block, col_block)
         return Blocks(rows, cols, row_block, col_block, *arrays)
-    seg_ptr = torch.empty(rows * -(-cols // col_block) + 1, dtype=torch.int32)
-    col, src = torch.empty(nnz, dtype=torch.uint16), torch.empty(nnz, dtype=torch.int32)
+    seg_ptr = row_ptr.new_empty(rows * -(-cols // col_block) + 1)
+    col, src = col_idx.new_empty(nnz, dtype=torch.uint16), col_idx.new_empty(nnz)
     threads = torch.get_num_threads()
     module.build_blocks(
         row_ptr, col_idx, perm, cols, row_block, col_block, seg_ptr, col, src, threads
@@ -141,7 +141,7 @@ def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
     module = native.module()
     if module is None or weight.dtype != torch.float32:
         return sparse_reference.gather_dense(weight, layout.row_ptr, layout.col_idx)
-    values = torch.empty(layout.nnz)
+    values = weight.new_empty(layout.nnz)
     weight = weight.detach().contiguous()
     threads = torch.get_num_threads()
     module.gather_dense(weight, layout.row_ptr, layout.col_idx, values, threads)
@@ -154,7 +154,7 @@ def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
     if module is None or values.dtype != torch.float32:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
         return sparse_reference.scatter_dense(values.detach(), row_ptr, col_idx, layout.cols)
-    weight = torch.empty(layout.rows, layout.cols)
+    weight = values.new_empty(layout.rows, layout.cols)
     values, threads = values.detach().contiguous(), torch.get_num_threads()
     module.scatter_dense(values, layout.row_ptr, layout.col_idx, weight, threads)
     return weight
@@ -164,9 +164,9 @@ def dense_mask(layout: Layout) -> Tensor:
     """The mask of a layout, bool `[rows, cols]`."""
     module = native.module()
     if module is None:
-        ones = torch.ones(layout.nnz, dtype=torch.bool)
+        ones = torch.ones_like(layout.col_idx, dtype=torch.bool)
         return sparse_reference.scatter_dense(ones, layout.row_ptr, layout.col_idx, layout.cols)
-    mask = torch.empty(layout.rows, layout.cols, dtype=torch.bool)
+    mask = layout.col_idx.new_empty(layout.rows, layout.cols, dtype=torch.bool)
     module.scatter_mask(layout.row_ptr, layout.col_idx, mask, torch.get_num_threads())
     return mask
 
@@ -175,10 +175,10 @@ def match_entries(old: Layout, new: Layout) -> Tensor:
     """For each entry of a layout its position in the one before, or -1; int32 `[new.nnz]`."""
     module = native.module()
     if module is None:
-        positions = torch.arange(old.nnz, dtype=torch.int32) + 1
+        positions = torch.arange(1, old.nnz + 1, dtype=torch.int32, device="cpu")
         dense = sparse_reference.scatter_dense(positions, old.row_ptr, old.col_idx, old.cols)
         return sparse_reference.gather_dense(dense, new.row_ptr, new.col_idx) - 1
-    source, threads = torch.empty(new.nnz, dtype=torch.int32), torch.get_num_threads()
+    source, threads = torch.empty_like(new.col_idx), torch.get_num_threads()
     module.match_entries(old.row_ptr, old.col_idx, new.row_ptr, new.col_idx, source, threads)
     return source
 
@@ -223,7 +223,7 @@ def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     if module is None:
         return sparse_reference.sampled_product(x, dy, layout.row_ptr, layout.col_idx)
     blocks, threads = layout.forward, torch.get_num_threads()
-    grad = torch.empty(layout.nnz)
+    grad = torch.empty(layout.nnz, dtype=torch.float32, device="cpu")
     module.sddmm(
         blocks.seg_ptr, blocks.col, blocks.src, blocks.row_block, blocks.col_block,
         x.detach().contiguous(), dy.detach().contiguous(), grad, threads, native.isa(),

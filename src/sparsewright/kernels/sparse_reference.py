@@ -32,20 +32,21 @@ def validate(row_ptr: Tensor, col_idx: Tensor, cols: int) -> None:
 
 def csr_from_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
     """`row_ptr` and `col_idx` of a bool mask `[rows, cols]`."""
-    row_ptr = torch.zeros(mask.shape[0] + 1, dtype=torch.int32)
+    row_ptr = mask.new_zeros(mask.shape[0] + 1, dtype=torch.int32)
     row_ptr[1:] = mask.sum(1).cumsum(0)
     return row_ptr, mask.nonzero()[:, 1].to(torch.int32)
 
 
 def row_idx(row_ptr: Tensor) -> Tensor:
     """The row of each entry, int64 `[nnz]`."""
-    return torch.repeat_interleave(torch.arange(row_ptr.numel() - 1), row_ptr.diff().long())
+    rows = torch.arange(row_ptr.numel() - 1, device=row_ptr.device)
+    return torch.repeat_interleave(rows, row_ptr.diff().long())
 
 
 def transpose_index(row_ptr: Tensor, col_idx: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
     """CSR of the transpose, and each of its entries' position in the original."""
     perm = torch.argsort(col_idx, stable=True)
-    t_row_ptr = torch.zeros(cols + 1, dtype=torch.int32)
+    t_row_ptr = row_ptr.new_zeros(cols + 1)
     t_row_ptr[1:] = torch.bincount(col_idx, minlength=cols).cumsum(0)
     return t_row_ptr, row_idx(row_ptr)[perm].to(torch.int32), perm.to(torch.int32)
 
@@ -65,7 +66,7 @@ def build_blocks(
     height = (rows - row_cell * row_block).clamp(max=row_block)
     segment = row_cell * row_block * blocks + col_cell * height + row % row_block
     order = torch.argsort(segment, stable=True)
-    seg_ptr = torch.zeros(rows * blocks + 1, dtype=torch.int32)
+    seg_ptr = row_ptr.new_zeros(rows * blocks + 1)
     seg_ptr[1:] = torch.bincount(segment, minlength=rows * blocks).cumsum(0)
     src = order.to(torch.int32) if perm is None else perm[order]
     return seg_ptr, (col - col_cell * col_block)[order].to(torch.uint16), src
@@ -73,7 +74,7 @@ def build_blocks(
 
 def scatter_dense(values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int) -> Tensor:
     """The dense weight."""
-    weight = torch.zeros(row_ptr.numel() - 1, cols, dtype=values.dtype)
+    weight = values.new_zeros(row_ptr.numel() - 1, cols)
     weight[row_idx(row_ptr), col_idx.long()] = values
     return weight
 

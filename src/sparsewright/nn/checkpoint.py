@@ -195,7 +195,7 @@ def _expand(
             raise CheckpointError(path, f"{key}: {values.numel()} values for {kept} connections")
         if not (values.is_floating_point() or values.is_complex()):
             raise CheckpointError(path, f"{key}: values of type {values.dtype}")
-        weight = torch.zeros(shape, dtype=values.dtype)
+        weight = values.new_zeros(shape)
         weight[mask] = values
         state[key], state[key + MASK_SUFFIX] = weight, mask
     twice = sorted(state.keys() & tensors.keys())

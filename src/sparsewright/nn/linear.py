@@ -61,12 +61,12 @@ class SparseLinear(nn.Module):
     ) -> None:
         super().__init__()
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
-        weight = torch.empty(out_features, in_features).uniform_(-bound, bound)
+        weight = _float32(out_features, in_features).uniform_(-bound, bound)
         mask = call_init_method(make_init_method(init_method), weight, sparsity)
         layout = sparse.layout_from_mask(mask)
         self._take(nn.Parameter(sparse.gather_dense(weight, layout)), layout, None)
         if bias:
-            self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+            self.bias = nn.Parameter(_float32(out_features).uniform_(-bound, bound))
 
     def _take(self, values: nn.Parameter, layout: sparse.Layout, bias: nn.Parameter | None) -> None:
         self.in_features, self.out_features = layout.cols, layout.rows
@@ -229,6 +229,11 @@ def carry_over(old: sparse.Layout, new: sparse.Layout) -> Callable[[Tensor], Ten
     return carry
 
 
+def _float32(*shape: int) -> Tensor:
+    """What the kernels take, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _shape(value: object) -> object:
     """A tensor's shape; of anything else, what it is."""
     return value.shape if isinstance(value, Tensor) else type(value).__name__
@@ -246,7 +251,7 @@ def replace_data(param: nn.Parameter, data: Tensor) -> None:
         with torch.no_grad():
             param.copy_(data)
         return
-    param.data = torch.empty(0, dtype=torch.float16)
+    param.data = param.data.new_empty(0, dtype=torch.float16)
     param.data = data
 
 

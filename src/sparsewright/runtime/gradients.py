@@ -130,7 +130,8 @@ class FactoredGradient:
         """First row and the gradient `[block, cols]` of one block of rows after the other."""
         for start in range(0, self.shape[0], self._BLOCK_ROWS):
             rows = slice(start, start + self._BLOCK_ROWS)
-            block = torch.zeros(len(range(*rows.indices(self.shape[0]))), self.shape[1])
+            height = len(range(*rows.indices(self.shape[0])))
+            block = torch.zeros(height, self.shape[1], dtype=torch.float32, device="cpu")
             for x, dy in self.factors:
                 block.addmm_(dy[:, rows].T.float(), x.float())
             if self.group is not None:
@@ -140,7 +141,11 @@ class FactoredGradient:
     def dense(self) -> Tensor:
         """The whole gradient, `[rows, cols]`."""
         blocks = [block for _, block in self.row_blocks()]
-        return torch.cat(blocks) if blocks else torch.zeros(self.shape)
+        return (
+            torch.cat(blocks)
+            if blocks
+            else torch.zeros(self.shape, dtype=torch.float32, device="cpu")
+        )
 
 
 class DenseGradients:

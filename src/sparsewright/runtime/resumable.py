@@ -42,7 +42,7 @@ class Resumable:
 
     def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
         """Replace every number of the state by `f` of it, as 0-d tensors."""
-        self._steps = [int(f(torch.tensor(step))) for step in self._steps]
+        self._steps = [int(f(torch.tensor(step, device="cpu"))) for step in self._steps]
         self.schedules.visit_state(f)
 
     def state_dict(self) -> dict[str, Any]:

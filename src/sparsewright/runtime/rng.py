@@ -23,6 +23,6 @@ def make_generator(seed: int, name: str, step: int) -> torch.Generator:
     True
     """
     digest = hashlib.sha256(f"{seed}\0{name}\0{step}".encode()).digest()
-    generator = torch.Generator()
+    generator = torch.Generator("cpu")
     generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
