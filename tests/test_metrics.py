@@ -28,6 +28,14 @@ def run(sparsity, every=1):
     return model, optimizer, logged, log_metrics(sparsity, log, every=every)
 
 
+def two_algorithms():
+    """A sparsified model, a Group with one algorithm for each layer, and an optimizer to apply."""
+    model = make_mlp()
+    group = sparse.Group([("0.*", sparse.Static(0.5)), ("2.*", sparse.Static(0.5))])
+    group.apply(model)
+    return model, group, SGD(model.parameters(), 0.1)
+
+
 def test_one_call_a_step_with_levels_and_norms():
     sparsity = sparse.Static(0.75)
     model, optimizer, logged, _ = run(sparsity)
@@ -297,10 +305,7 @@ def test_steps_do_not_go_back_and_totals_are_of_all():
 
 
 def test_a_group_is_logged_after_its_last_algorithm_in_whatever_order():
-    model = make_mlp()
-    group = sparse.Group([("0.*", sparse.Static(0.5)), ("2.*", sparse.Static(0.5))])
-    group.apply(model)
-    optimizer = SGD(model.parameters(), 0.1)
+    model, group, optimizer = two_algorithms()
     group[1].apply(optimizer)
     group[0].apply(optimizer)
     calls = []
@@ -316,11 +321,8 @@ def test_a_group_is_logged_after_its_last_algorithm_in_whatever_order():
 
 
 def test_an_algorithm_that_is_updated_by_hand_does_not_hold_up_the_others():
-    model = make_mlp()
-    group = sparse.Group([("0.*", sparse.Static(0.5)), ("2.*", sparse.Static(0.5))])
+    model, group, optimizer = two_algorithms()
     group[1].autoupdate = False
-    group.apply(model)
-    optimizer = SGD(model.parameters(), 0.1)
     group.apply(optimizer)
     names = []
     log_metrics(group, lambda scalars, step: names.append(sorted(scalars)[-1]))
@@ -343,10 +345,7 @@ def test_norms_of_short_numbers_do_not_overflow():
 
 
 def test_an_algorithm_that_joined_later_does_not_hold_up_the_others():
-    model = make_mlp()
-    group = sparse.Group([("0.weight", sparse.Static(0.5)), ("2.weight", sparse.Static(0.5))])
-    group.apply(model)
-    optimizer = SGD(model.parameters(), 0.1)
+    model, group, optimizer = two_algorithms()
     group[0].apply(optimizer)
     train(model, optimizer, 1)
     group[1].apply(optimizer)

@@ -1,102 +1,17 @@
-"""`sparsewright plan`: what a configuration will do, and every mistake in it at once."""
+"""`sparsewright plan`: what a configuration will do."""
 
 from __future__ import annotations
 
 import json
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
 import yaml
+from planned import ENTRY, as_json, lines_of
 
 from cli_process import Command
 from processes import shown_on_a_terminal
-
-MODELS = """
-    import torch
-    from torch import nn
-
-    import sparsewright as sparse
-
-    class Mine(sparse.SET):
-        def __init__(self, rate, **options):
-            super().__init__(**options)
-            if rate > 1:
-                raise ValueError(f"rate {rate} is too high")
-
-    def mlp():
-        print("a factory may print")
-        return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
-
-    def with_inputs():
-        return mlp(), torch.zeros(8, 10)
-
-    def looks_at_numbers():
-        model = mlp()
-        assert model[0].weight.abs().max().item() > 0
-        return model, {"input": torch.zeros(8, 10)}
-
-    def huge():
-        assert torch.empty(1).is_meta, "128 GB would not fit"
-        return nn.Sequential(*(nn.Linear(16384, 65536, bias=False) for _ in range(32)))
-
-    def lazy():
-        return nn.Sequential(nn.LazyLinear(20)), torch.zeros(8, 10)
-
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Linear(10, 10, bias=False)
-            self.body = nn.Linear(10, 10, bias=False)
-            self.head = nn.Linear(10, 10, bias=False)
-            self.head.weight = self.embed.weight
-            self.body.requires_grad_(False)
-
-        def forward(self, x):
-            return self.head(self.body(self.embed(x)))
-
-    def tied_with_inputs():
-        return Tied(), torch.zeros(8, 10)
-
-    def compiled():
-        return torch.compile(mlp(), backend="eager"), torch.zeros(8, 10)
-
-    def averaged():
-        return torch.optim.swa_utils.AveragedModel(mlp()), torch.zeros(8, 10)
-
-    def thirds():
-        return nn.Linear(30, 10)
-
-    def broken():
-        raise RuntimeError("no such\\nweights")
-
-    def no_module():
-        return 3
-
-    ready = nn.Linear(6, 4)
-    number = 3
-"""
-ENTRY = {"algorithm": "rigl", "sparsity": 0.9, "update": {"freq": 100, "stop": 1000}}
-
-
-@pytest.fixture
-def plan(command: Command):
-    """Write a config and plan it, for a model in models.py or for a recipe."""
-    (command.folder / "models.py").write_text(textwrap.dedent(MODELS))
-
-    def run(content: object, model: str | None = "models:mlp", *options: object):
-        path = command.folder / "plan.yaml"
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-        given = [] if model is None else ["--model", model]
-        return command("plan", "plan.yaml", *given, *options)
-
-    return run
-
-
-def as_json(done):
-    assert done.status == 0, done.err
-    return json.loads(done.out)
 
 
 def test_plan_of_a_train_config_is_what_the_run_does(command: Command) -> None:
@@ -279,123 +194,8 @@ def test_masks_that_depend_on_the_weights_are_not_guessed(plan) -> None:
     assert " ? " in plan(static).out
 
 
-def lines_of(done) -> list[str]:
-    assert done.status == 2, done.out + done.err
-    assert "Traceback" not in done.err
-    found = [line for line in done.err.splitlines() if line != "a factory may print"]
-    assert all(line.startswith("error: ") for line in found), done.err
-    return found
-
-
-def test_all_problems_of_all_entries_in_one_run(plan) -> None:
-    content = [
-        {**ENTRY, "param_filter": "0.weight", "balance_in_groups": 3, "drop_fracton": 0.1},
-        {
-            "algorithm": "set",
-            "sparsity": 1.9,
-            "update": {"frq": 3},
-            "seeed": 1,
-            "drop_fraction": -1,
-            "init_method": "topq",
-            "param_filter": "2.weigth",
-        },
-        {"algorithm": "rigel", "sparsity": 0.9, "param_filter": "2.*"},
-        {"algorithm": "gmp", "sparsity": 0.5, "storage": "small", "param_filter": ["0.bias"]},
-        7,
-    ]
-    done = plan(content, "models:mlp", "--json")
-    found = lines_of(done)
-    expected = [
-        ("sparsity[0]", "'drop_fracton'", "did you mean 'drop_fraction'?"),
-        ("sparsity[0]", "0.weight of shape (20, 10)", "nearest that divide it: 2, 5"),
-        ("sparsity[1]", "'seeed'", "did you mean 'seed'?"),
-        ("sparsity[1]", "sparsity = 1.9", "0 <= level <= 1"),
-        ("sparsity[1]", "'frq'", "did you mean 'freq'?"),
-        ("sparsity[1]", "drop_fraction = -1", "0 <= level <= 1"),
-        ("sparsity[1]", "'topq'", "did you mean 'topk'?"),
-        ("sparsity[1]", "'2.weigth'", "close names: 2.weight"),
-        ("sparsity[2]", "'rigel'", "did you mean 'rigl'?"),
-        ("sparsity[3]", "sparsity of gmp", "for a constant one use static"),
-        ("sparsity[3]", "storage = 'small'", "masked, compressed"),
-        ("sparsity[4]", "has type int", "a dict"),
-    ]
-    for place, *parts in expected:
-        assert [
-            line
-            for line in found
-            if line.startswith(f"error: {place}: ") and all(part in line for part in parts)
-        ], (place, parts, found)
-    assert len(found) == len(expected)
-    problems = json.loads(done.out)["problems"]
-    assert [f"error: {p['place']}: {p['message']}" for p in problems] == found
-
-
-def test_all_problems_of_a_train_config(command: Command) -> None:
-    path = command.config(
-        optimizer={"name": "adamx"},
-        loop={"stpes": 3, "clip": -1},
-        model={"heads": 5},
-        lop={},
-        data={"text": "nothere.txt"},
-        sparsity=[ENTRY, {**ENTRY, "param_filter": "*atention*"}],
-    )
-    found = lines_of(command("plan", path))
-    for part in (
-        "error: lop: ",
-        "error: optimizer.name: ",
-        "error: loop.stpes: ",
-        "error: loop.clip: ",
-        "error: model: model.heads = 5",
-        "nothere.txt: cannot be read",
-    ):
-        assert [line for line in found if part in line], (part, found)
-    assert len(found) == 6
-
-
-def test_a_filter_that_an_earlier_entry_leaves_nothing(plan) -> None:
-    (line,) = lines_of(plan([ENTRY, {**ENTRY, "param_filter": "2.weight"}]))
-    assert line.startswith("error: sparsity[1]: param_filter = '2.weight'")
-    assert "no earlier entry takes" in line
-
-
-def test_nested_places(plan) -> None:
-    wrong = {"param_filter": {"0.weight": {"drop_fracton": 1}, "2.weight": {}}}
-    (line,) = lines_of(plan({"groups": [{**ENTRY, **wrong}]}))
-    assert line.startswith("error: sparsity.groups[0].param_filter['0.weight']: ")
-
-
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        ("models:broken", "the factory failed: RuntimeError: no such weights"),
-        ("models:no_module", "it gives a int"),
-        ("models:number", "it is a int"),
-        ("models:mlpp", "did you mean 'mlp'?"),
-        ("nothere:mlp", "No module named 'nothere'"),
-        ("models", "allowed: module:factory"),
-    ],
-)
-def test_wrong_models_are_one_line_beside_the_others(plan, model: str, says: str) -> None:
-    found = lines_of(plan({**ENTRY, "sparsty": 1}, model))
-    assert len(found) == 2
-    assert "did you mean 'sparsity'?" in found[0] + found[1]
-    assert says in found[0] + found[1]
-
-
-@pytest.mark.parametrize("content", ["sparsity: null", "[]", "sparsity: {groups: []}"])
-def test_no_sparsity_is_a_mistake(plan, content: str) -> None:
-    (line,) = lines_of(plan(content))
-    assert line.startswith("error: sparsity: ")
-
-
-def test_files_that_are_none(command: Command) -> None:
-    assert "nothere.yaml: cannot be read" in lines_of(command("plan", "nothere.yaml"))[0]
-    (command.folder / "bad.yaml").write_text("a: [")
-    assert "line 1" in lines_of(command("plan", "bad.yaml"))[0]
-
-
+@pytest.mark.usefixtures("plan")
 def test_a_terminal_gets_blocks_that_fit_unless_it_wants_none(tmp_path: Path) -> None:
-    (tmp_path / "models.py").write_text(textwrap.dedent(MODELS))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(ENTRY))
     command = ["plan", "c.yaml", "--model", "models:mlp"]
     shown = shown_on_a_terminal(command, tmp_path, columns=80)

@@ -41,10 +41,10 @@ class HyperParameterSchedule(ABC):
         """The same as `compute(step)`; nothing is cached."""
         return self.compute(step)
 
-    def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - optional
+    def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - few have state
         """Told once a step whether masks were due; schedules with a state move on here."""
 
-    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - optional
+    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - few have one
         """Replace every state tensor by `fn` of it."""
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:

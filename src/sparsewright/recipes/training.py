@@ -261,7 +261,7 @@ class Training:
             self.churn = Churn({str(k): [int(n), float(x)] for k, (n, x) in state["churn"].items()})
             self.history.load(state["history"])
             self.validation = {str(k): float(v) for k, v in state["validation"].items()}
-        except Exception as error:  # what a foreign state provokes is up to torch
+        except Exception as error:  # of a file: whatever is wrong in it, it is the file
             reason = " ".join(str(error).split())
             raise CheckpointError(where, f"does not fit the model: {reason}") from error
         self.steps_done = step

@@ -63,14 +63,16 @@ class Storage(ABC):
     def kept(self) -> int:
         """Live connections, on all ranks."""
 
-    def recount(self) -> None:  # noqa: B027 - an index knows its length
+    @abstractmethod
+    def recount(self) -> None:
         """Count the live connections of a sharded weight; every rank must take part."""
 
     @abstractmethod
     def weight(self) -> Tensor:
         """The weight in its dense shape, zero where the mask is False."""
 
-    def start_dense(self) -> None:  # noqa: B027 - a compressed weight never starts anew
+    @abstractmethod
+    def start_dense(self) -> None:
         """Forget the mask: the next one is made from the weight as it is."""
 
     @abstractmethod
@@ -89,7 +91,8 @@ class Storage(ABC):
     def prune(self, tensor: Tensor) -> None:
         """Set a tensor shaped like the weight to zero, in place, where the mask is False."""
 
-    def take_states(self, states: States) -> None:  # noqa: B027 - a masked weight's fit it
+    @abstractmethod
+    def take_states(self, states: States) -> None:
         """Let states follow that are shaped like the weight, however it is stored."""
 
     @abstractmethod
@@ -184,6 +187,9 @@ class MaskedStorage(Storage):
         """Prune one tensor."""
         kernels.prune_(sharded.local(tensor), sharded.local(self.mask))
 
+    def take_states(self, states: States) -> None:
+        """They are shaped like the weight already."""
+
     def prune_states(self, states: States) -> None:
         """Prune every floating-point tensor shaped like the weight."""
         for tensor in _tensors(states):
@@ -224,6 +230,12 @@ class CompressedStorage(Storage):
     def kept(self) -> int:
         """Entries of the index."""
         return self.module.layout.nnz
+
+    def recount(self) -> None:
+        """An index knows its length."""
+
+    def start_dense(self) -> None:
+        """A compressed weight never starts anew: its mask stays."""
 
     def weight(self) -> Tensor:
         """The dense weight, made anew."""

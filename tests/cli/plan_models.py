@@ -1,0 +1,78 @@
+"""Models and factories that the tests of `plan` copy to where a user would have them."""
+
+import torch
+from torch import nn
+
+import sparsewright as sparse
+
+
+class Mine(sparse.SET):
+    def __init__(self, rate, **options):
+        super().__init__(**options)
+        if rate > 1:
+            raise ValueError(f"rate {rate} is too high")
+
+
+def mlp():
+    print("a factory may print")
+    return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
+
+
+def with_inputs():
+    return mlp(), torch.zeros(8, 10)
+
+
+def looks_at_numbers():
+    model = mlp()
+    assert model[0].weight.abs().max().item() > 0
+    return model, {"input": torch.zeros(8, 10)}
+
+
+def huge():
+    assert torch.empty(1).is_meta, "128 GB would not fit"
+    return nn.Sequential(*(nn.Linear(16384, 65536, bias=False) for _ in range(32)))
+
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(20)), torch.zeros(8, 10)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(10, 10, bias=False)
+        self.body = nn.Linear(10, 10, bias=False)
+        self.head = nn.Linear(10, 10, bias=False)
+        self.head.weight = self.embed.weight
+        self.body.requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(self.body(self.embed(x)))
+
+
+def tied_with_inputs():
+    return Tied(), torch.zeros(8, 10)
+
+
+def compiled():
+    return torch.compile(mlp(), backend="eager"), torch.zeros(8, 10)
+
+
+def averaged():
+    return torch.optim.swa_utils.AveragedModel(mlp()), torch.zeros(8, 10)
+
+
+def thirds():
+    return nn.Linear(30, 10)
+
+
+def broken():
+    raise RuntimeError("no such\nweights")
+
+
+def no_module():
+    return 3
+
+
+ready = nn.Linear(6, 4)
+number = 3
