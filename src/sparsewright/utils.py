@@ -1,5 +1,6 @@
 """Documented import path of schedules, score shapers and mask builders; they live in `core`."""
 
+from sparsewright.core.make_schedule import make_hyperparam_schedule
 from sparsewright.core.masks import (
     make_mask_drop_minimum,
     make_mask_grow_maximum,
@@ -15,7 +16,6 @@ from sparsewright.core.schedules import (
     Lambda,
     Linear,
     Power,
-    make_hyperparam_schedule,
 )
 from sparsewright.core.shapers import (
     InputGroupScoreShaper,

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import LevelError, StateError, show
-from sparsewright.core.schedules import (
-    Constant,
-    Cycling,
-    HyperParameterSchedule,
-    make_hyperparam_schedule,
-)
+from sparsewright.core.make_schedule import make_hyperparam_schedule
+from sparsewright.core.schedules import Constant, Cycling, HyperParameterSchedule
 from sparsewright.core.state import load_all
 
 # The extremes of a formula are looked for so many steps ahead at most.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +94,7 @@ class _Formula(HyperParameterSchedule):
 
     def __init__(self, **numbers: float) -> None:
         for name, value in numbers.items():
-            number = _finite(f"{name} of {type(self).__name__}", value)
+            number = finite_number(f"{name} of {type(self).__name__}", value)
             # Torch takes integers of 64 bits.
             is_small = isinstance(value, int) and abs(value) < 2**53
             setattr(self, name, value if is_small else number)
@@ -114,7 +113,7 @@ class _Formula(HyperParameterSchedule):
         return values.min().item(), values.max().item(), values[-1].item()
 
 
-def _finite(what: str, value: Any) -> float:
+def finite_number(what: str, value: Any) -> float:
     """A number that was given as an option.
 
     Raises:
@@ -264,7 +263,7 @@ class Cycling(HyperParameterSchedule):
             raise OptionTypeError("values of Cycling", values, "a list of numbers")
         if not values:
             raise OptionError("values of Cycling", values, "a list of at least one number")
-        self.values = [_finite("an entry of a list of values", value) for value in values]
+        self.values = [finite_number("an entry of a list of values", value) for value in values]
         self.index = 0
 
     def compute(self, step: Step) -> Tensor:
@@ -327,74 +326,3 @@ class Lambda(HyperParameterSchedule):
         """`fn(step)` as a 0-d tensor."""
         value, device = self.fn(step), as_tensor(step).device
         return torch.as_tensor(value, dtype=torch.float32, device=device).reshape(())
-
-
-SCHEDULES: dict[str, Callable[..., HyperParameterSchedule]] = {
-    "constant": Constant,
-    "linear": Linear,
-    "exp": Exp,
-    "power": Power,
-    "cosine": Cosine,
-    "cubic": Cubic,
-    "cycling": Cycling,
-    "lambda": Lambda,
-}
-
-
-def make_hyperparam_schedule(schedule: Any, what: str = "schedule") -> HyperParameterSchedule:
-    """Build a schedule from anything that stands for one.
-
-    Args:
-        schedule: a schedule (returned as it is), a number (`Constant`), a list (`Cycling`), a
-            function of the step (`Lambda`), or a dict `{"type": name, ...}` with the arguments.
-        what: the option's name, for errors.
-
-    Raises:
-        OptionError: unknown type or argument, or one missing.
-        OptionTypeError: anything else.
-
-    >>> make_hyperparam_schedule({"type": "linear", "init": 0.1, "slope": 0.02})
-    Linear(init=0.1, slope=0.02)
-    """
-    if isinstance(schedule, HyperParameterSchedule):
-        return schedule
-    if isinstance(schedule, Real) and not isinstance(schedule, bool):
-        return Constant(_finite(what, schedule))
-    if isinstance(schedule, Tensor) and _is_number(schedule):
-        wide = schedule.float() if schedule.dtype == torch.bfloat16 else schedule
-        return Constant(float(str(wide.detach().cpu().numpy())))
-    if isinstance(schedule, Mapping):
-        return _from_dict(schedule, what)
-    if isinstance(schedule, list | tuple):
-        return Cycling(schedule)
-    if callable(schedule) and not isinstance(schedule, type):
-        return Lambda(schedule)
-    raise OptionTypeError(
-        what, schedule, "a number, a list of numbers, a dict with 'type', a function of the step"
-    )
-
-
-def _is_number(tensor: Tensor) -> bool:
-    """Whether a tensor is one real number."""
-    is_real = tensor.dtype != torch.bool and not tensor.is_complex()
-    return tensor.ndim == 0 and is_real and not tensor.is_meta
-
-
-def _from_dict(options: Mapping[str, Any], what: str) -> HyperParameterSchedule:
-    options = dict(options)
-    if "type" not in options:
-        raise OptionError(f"{what} without 'type'", options, f"type: {', '.join(SCHEDULES)}")
-    kind = options.pop("type")
-    make = SCHEDULES.get(kind.lower()) if isinstance(kind, str) else None
-    if make is None:
-        raise OptionError(f"type of {what}", kind, list(SCHEDULES))
-    parameters = inspect.signature(make).parameters
-    for key in options:
-        if key not in parameters:
-            raise OptionError(f"key of {what} {kind!r}", key, list(parameters))
-    missing = [
-        name for name, p in parameters.items() if p.default is p.empty and name not in options
-    ]
-    if missing:
-        raise OptionError(f"{what} {kind!r} without {missing[0]!r}", options, list(parameters))
-    return make(**options)
