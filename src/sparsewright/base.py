@@ -340,9 +340,8 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
                 self._hooks.call("target", self, commonprefix(names) + "*", target)
         if self._hooks.has("computed"):
             for p in parameters:
-                self._hooks.call(
-                    "computed", self, p.name, torch.tensor(p.computed_sparsity, device="cpu")
-                )
+                computed = torch.tensor(p.computed_sparsity, device="cpu")
+                self._hooks.call("computed", self, p.name, computed)
         self._hooks.call("end", self, step, parameters)
 
     def _is_due(self, step: int) -> bool:

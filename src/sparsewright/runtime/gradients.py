@@ -140,12 +140,8 @@ class FactoredGradient:
 
     def dense(self) -> Tensor:
         """The whole gradient, `[rows, cols]`."""
-        blocks = [block for _, block in self.row_blocks()]
-        return (
-            torch.cat(blocks)
-            if blocks
-            else torch.zeros(self.shape, dtype=torch.float32, device="cpu")
-        )
+        none = torch.empty(0, self.shape[1], dtype=torch.float32, device="cpu")
+        return torch.cat([none, *(block for _, block in self.row_blocks())])
 
 
 class DenseGradients:
