@@ -11,15 +11,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sparsewright import torch_private
 from sparsewright.core.errors import AttachError, OptionTypeError
 from sparsewright.kernels import sharded
-from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.session.parameter import SparseParameter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 AUTO = "auto"
-_IGNORED = "_ddp_params_and_buffers_to_ignore"  # what DistributedDataParallel reads when it wraps
 
 
 def check_process_group(group: Any) -> Any:
@@ -51,22 +51,6 @@ def group_of(module: nn.Module, setting: Any) -> Any:
     if setting == AUTO and isinstance(module, DistributedDataParallel):
         return module.process_group
     return setting
-
-
-def average_(tensor: Tensor, group: ProcessGroup) -> dist.Work:
-    """Begin to put the mean over the ranks in the place of a tensor; `wait()` ends it.
-
-    Divided before it is summed, as data parallelism does, so that float16 does not overflow.
-    """
-    tensor.div_(dist.get_world_size(group))
-    work: dist.Work = dist.all_reduce(tensor, group=group, async_op=True)
-    return work
-
-
-def all_true(condition: bool, group: ProcessGroup | None, device: torch.device) -> bool:
-    """Whether a condition holds on every rank."""
-    failures = torch.tensor(int(not condition), device=device)
-    return not int(sharded.sum_over(failures, group))
 
 
 def check_agreement(
@@ -125,15 +109,5 @@ def hide_from_ddp(module: nn.Module, masks: Iterable[Tensor]) -> list[str]:
     ids = {id(mask) for mask in masks}
     names = [name for name, buffer in module.named_buffers() if id(buffer) in ids]
     if names:
-        setattr(module, _IGNORED, [*getattr(module, _IGNORED, []), *names])
+        torch_private.hide_from_ddp(module, names)
     return names
-
-
-def show_to_ddp(module: nn.Module, names: Iterable[str]) -> None:
-    """Undo `hide_from_ddp`."""
-    hidden = set(names)
-    left = [name for name in getattr(module, _IGNORED, []) if name not in hidden]
-    if left:
-        setattr(module, _IGNORED, left)
-    elif hasattr(module, _IGNORED):
-        delattr(module, _IGNORED)

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from sparsewright.core.errors import AttachError
 from sparsewright.kernels import sharded
-from sparsewright.nn.linear import SparseLinear
+from sparsewright.layers import shown_name
 
 # By the name of the class: to import torch's compiler takes a second.
 _WRAPPERS = {
@@ -64,7 +64,7 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.P
         for param_name, param in owner._parameters.items():
             if param is None:
                 continue
-            shown = _shown(owner, param_name)
+            shown = shown_name(owner, param_name)
             name = f"{path}.{shown}" if path else shown
             first = seen.setdefault(id(param), name)
             if first != name:
@@ -97,7 +97,7 @@ def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Mo
     """The module that holds `param`, and its name there."""
     for owner in module.modules():
         for param_name, own in owner._parameters.items():
-            if own is param and name.split(".")[-1] in (param_name, _shown(owner, param_name)):
+            if own is param and name.split(".")[-1] in (param_name, shown_name(owner, param_name)):
                 return owner, param_name
     raise AttachError(name, f"not a parameter of the {type(module).__name__} it was looked for in")
 
@@ -111,16 +111,3 @@ def check_weight(name: str, param: Tensor) -> None:
             sharded.shards_of(param)
         except ValueError as error:
             raise AttachError(name, str(error)) from None
-
-
-def dense_form(module: nn.Module, param: nn.Parameter) -> Tensor:
-    """A parameter as filters should see it: that of a compressed layer in its dense shape."""
-    if isinstance(module, SparseLinear) and param is module.values:
-        return torch.empty(module.out_features, module.in_features, device="meta")
-    return param
-
-
-def _shown(module: nn.Module, param_name: str) -> str:
-    """The name of a parameter in `state_dict`: the values of a compressed layer are its weight."""
-    is_values = isinstance(module, SparseLinear) and param_name == "values"
-    return "weight" if is_values else param_name

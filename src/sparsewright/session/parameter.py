@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,36 +10,12 @@ from torch.optim import Optimizer
 
 from sparsewright.core.errors import OptionTypeError, ShapeError
 from sparsewright.core.figures import show_mask
-from sparsewright.runtime.describe import describe_parameter, parameter_html
-from sparsewright.runtime.storage import CompressedStorage, Storage
+from sparsewright.session.describe import describe_parameter, parameter_html
+from sparsewright.storage import CompressedStorage, Storage
+from sparsewright.storage.states import States
 
-# With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may
-# not), so their state needs pruning only when the mask changes.
-_KEEPS_ZERO_STATE = frozenset(
-    (
-        torch.optim.SGD,
-        torch.optim.Adam,
-        torch.optim.AdamW,
-        torch.optim.NAdam,
-        torch.optim.RAdam,
-        torch.optim.RMSprop,
-        torch.optim.Adadelta,
-    )
-)
-
-
-def keeps_zero_state(optimizer: Optimizer) -> bool:
-    """Whether the optimizer leaves the state of a pruned connection at zero by itself."""
-    return type(optimizer) in _KEEPS_ZERO_STATE
-
-
-def against_compressed(optimizer: Optimizer) -> str:
-    """Why an optimizer cannot step compressed weights; "" if it can."""
-    if not isinstance(optimizer, torch.optim.LBFGS):
-        return ""
-    name = type(optimizer).__name__
-    return f"the state of {name} is of all parameters in one and cannot follow changes of a mask"
-
+if TYPE_CHECKING:
+    from sparsewright.session.rule import Rule
 
 class SparseParameter:
     """A weight and its mask. Made by a sparsity algorithm when it is applied to a model.
@@ -51,6 +26,7 @@ class SparseParameter:
     Attributes:
         name: full name of the weight, from the module given to `apply`.
         storage: how the weight is stored.
+        rule: the algorithm that decides its mask.
         annotations: what `annotate` recorded.
         is_pristine: the mask is still the one that the init method made.
     """
@@ -59,15 +35,14 @@ class SparseParameter:
         self,
         name: str,
         storage: Storage,
+        rule: Rule,
         optimizers: list[Optimizer],
-        make_mask: Callable[[SparseParameter], Tensor],
     ) -> None:
-        self.name, self.storage = name, storage
+        self.name, self.storage, self.rule = name, storage, rule
         self.annotations: dict[str, Any] = {}
         self.is_pristine = False
         self.is_initialized = False
         self._optimizers = optimizers
-        self._make_mask = make_mask
 
     @property
     def module(self) -> nn.Module:
@@ -117,7 +92,7 @@ class SparseParameter:
         """Compute the mask, unless it is there already (computed before, set, or loaded)."""
         if not self.is_initialized and not self.param.is_meta:
             self.storage.start_dense()
-            self.change_mask(self._make_mask(self))
+            self.change_mask(self.rule._make_mask(self))
             self.is_pristine = True
 
     @torch.no_grad()
@@ -149,7 +124,7 @@ class SparseParameter:
         self.is_initialized, self.is_pristine = True, False
         return changes
 
-    def states(self, optimizer: Optimizer | None = None) -> list[Any]:
+    def states(self, optimizer: Optimizer | None = None) -> States:
         """The weight's state in one optimizer, or in each that is followed."""
         optimizers = self._optimizers if optimizer is None else [optimizer]
         return [o.state[self.param] for o in optimizers if self.param in o.state]
@@ -179,7 +154,7 @@ class SparseParameter:
         """Prune the weight, its gradient, and the state of every optimizer that has it."""
         self.prune()
         if self.param.grad is not None:
-            self.prune(self.param.grad)
+            self.storage.prune_gradient(self.param.grad)
         self.storage.prune_states(self.states())
 
     def prune_state(self, optimizer: Optimizer) -> None:

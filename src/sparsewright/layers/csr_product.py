@@ -2,81 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsewright.kernels import sparse
 from sparsewright.kernels.sparse import Blocks, Layout
+from sparsewright.taps.captured import FactoredTap
 
-Factors = tuple[Tensor, Tensor]
-"""x `[tokens, cols]` and dy `[tokens, rows]`: the dense gradient of the weight is `dyᵀ x`."""
-
-# By the address of the layer's index, all that compiled code knows of a layer: whether factors
-# are wanted is then nothing that it depends on, and an update step compiles nothing anew.
-_capturing: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
-
-
-def capture_factors(layer: Any, wanted: bool) -> None:
-    """Collect the factors of each backward pass in `layer.captured`, or forget them and stop.
-
-    Args:
-        layer: a `SparseLinear`; its `captured` becomes None, or a dict: backward pass -> factors.
-        wanted: collect.
-    """
-    _capturing.pop(layer.layout.row_ptr.data_ptr(), None)
-    layer.captured = None
-    if wanted:
-        layer.captured = {}
-        _capturing[layer.layout.row_ptr.data_ptr()] = layer
+# Compiled code knows a layer by its tensors alone. A token, a 0-d tensor whose number the operator
+# reads, leads to the tap; arming one compiles nothing anew.
+_taps: WeakValueDictionary[int, FactoredTap] = WeakValueDictionary()
+_NO_TAP = 0
+_numbers = itertools.count(_NO_TAP + 1)
 
 
-def this_pass() -> int:
-    """The number of the backward pass that is running; -1: none."""
-    number: int = torch._C._current_graph_task_id()
-    return number
+def new_token() -> Tensor:
+    """Return a token that leads to no tap."""
+    return torch.tensor(_NO_TAP, device="cpu")
 
 
-def _capture(row_ptr: Tensor, x: Tensor, dy: Tensor, may_be_reused: bool) -> None:
-    """Keep the factors of one product, if they are wanted."""
-    layer: Any = _capturing.get(row_ptr.data_ptr())
-    if layer is not None:
-        pair = (x.detach(), dy.detach())
-        # Compiled code writes to its buffers again once it has used them.
-        pair = (pair[0].clone(), pair[1].clone()) if may_be_reused else pair
-        layer.captured.setdefault(this_pass(), []).append(pair)
+def give_token(token: Tensor, tap: FactoredTap) -> None:
+    """Let a token lead to a tap, as long as that lives."""
+    number = next(_numbers)
+    _taps[number] = tap
+    token.fill_(number)
 
 
-def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None = None) -> Tensor:
-    """`x Wᵀ + bias` with a compressed weight; differentiable in x, values and bias.
+def sparse_linear(
+    x: Tensor,
+    values: Tensor,
+    layout: Layout,
+    bias: Tensor | None = None,
+    tap: FactoredTap | None = None,
+) -> Tensor:
+    """Return `x Wᵀ + bias` with a compressed weight; differentiable in x, values and bias.
 
     Args:
         x: `[tokens, cols]`.
         values: `[nnz]`, the live values of W in CSR order.
         layout: the index of W `[rows, cols]`.
         bias: `[rows]` or None.
+        tap: what captures x and dy in the backward pass, once it is armed; None: nobody.
 
     Returns:
         `[tokens, rows]`, x's dtype.
     """
-    if torch.compiler.is_compiling():
-        y: Tensor = _op(x, values, bias, *_flatten(layout))
-        return y
-    return _apply(x, values, bias, layout)
+    return _apply(x, values, bias, layout, tap)
+
+
+def compiled_sparse_linear(
+    x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None, token: Tensor
+) -> Tensor:
+    """Return the same as a custom operator, with the tap that a token leads to."""
+    y: Tensor = _op(x, values, bias, token, *_flatten(layout))
+    return y
 
 
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+    def forward(
+        x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout, tap: FactoredTap | None
+    ) -> Tensor:
         return sparse.linear(x, values, layout, bias)
 
     # Apart from `forward`, for `torch.func.grad`.
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, values, bias, ctx.layout = inputs
+        x, values, bias, ctx.layout, ctx.tap = inputs
         ctx.save_for_backward(x, values)
         ctx.has_bias = bias is not None
 
@@ -84,12 +81,12 @@ class _SparseLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
-        if ctx.needs_input_grad[1]:
-            _capture(ctx.layout.row_ptr, x, dy, may_be_reused=False)
+        if ctx.needs_input_grad[1] and ctx.tap is not None and ctx.tap.is_armed:
+            ctx.tap.capture(x, dy)
         dx = sparse.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
         dvalues = sparse.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
         dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
-        return dx, dvalues, dbias, None
+        return dx, dvalues, dbias, None, None
 
 
 _apply: Callable[..., Tensor] = _SparseLinear.apply
@@ -103,7 +100,7 @@ def _flatten(layout: Layout) -> tuple[list[Tensor], list[int]]:
     return tensors, sizes
 
 
-def _unflatten(index: list[Tensor], sizes: list[int]) -> Layout:
+def _unflatten(index: Sequence[Tensor], sizes: Sequence[int]) -> Layout:
     rows, cols, *blocks = sizes
     forward = Blocks(rows, cols, blocks[0], blocks[1], *index[2:5])
     transposed = Blocks(cols, rows, blocks[2], blocks[3], *index[5:8])
@@ -112,43 +109,57 @@ def _unflatten(index: list[Tensor], sizes: list[int]) -> Layout:
 
 @torch.library.custom_op("sparsewright::sparse_linear", mutates_args=())
 def _op(
-    x: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], sizes: list[int]
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    token: Tensor,
+    index: Sequence[Tensor],
+    sizes: Sequence[int],
 ) -> Tensor:
     return sparse.linear(x, values, _unflatten(index, sizes), bias)
 
 
 @_op.register_fake
-def _(x: Tensor, values: Tensor, bias: Any, index: list[Tensor], sizes: list[int]) -> Tensor:
+def _(
+    x: Tensor, values: Tensor, bias: Any, token: Tensor, index: Any, sizes: Sequence[int]
+) -> Tensor:
     return x.new_empty(x.shape[0], sizes[0])
 
 
 @torch.library.custom_op("sparsewright::sparse_linear_backward", mutates_args=())
 def _backward_op(
-    dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor], sizes: list[int]
+    dy: Tensor,
+    x: Tensor,
+    values: Tensor,
+    token: Tensor,
+    index: Sequence[Tensor],
+    sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     layout = _unflatten(index, sizes)
-    _capture(layout.row_ptr, x, dy, may_be_reused=True)
+    tap = _taps.get(int(token))
+    if tap is not None and tap.is_armed:
+        tap.capture(x.clone(), dy.clone())  # compiled code writes to its buffers again
     return sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)
 
 
 @_backward_op.register_fake
 def _(
-    dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor], sizes: list[int]
+    dy: Tensor, x: Tensor, values: Tensor, token: Tensor, index: Any, sizes: Any
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(values)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, bias, ctx.index, ctx.sizes = inputs
+    x, values, bias, ctx.token, ctx.index, ctx.sizes = inputs
     ctx.save_for_backward(x, values)
     ctx.has_bias = bias is not None
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     x, values = ctx.saved_tensors
-    dx, dvalues = _backward_op(dy, x, values, ctx.index, ctx.sizes)
+    dx, dvalues = _backward_op(dy, x, values, ctx.token, ctx.index, ctx.sizes)
     dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias else None
-    return dx, dvalues, dbias, [None] * len(ctx.index), None
+    return dx, dvalues, dbias, None, [None] * len(ctx.index), None
 
 
 _op.register_autograd(_backward, setup_context=_setup)

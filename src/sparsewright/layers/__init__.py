@@ -1,0 +1,60 @@
+"""Compressed layers: one file a kind, and what the others ask about them.
+
+A new kind is one file with a `LayerKind`, and one line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.layers.compressed_layer import CompressedLayer
+from sparsewright.layers.csr_linear import SparseLinear, SparseLinearKind
+from sparsewright.layers.kind import LayerKind
+
+__all__ = [
+    "KINDS",
+    "CompressedLayer",
+    "LayerKind",
+    "SparseLinear",
+    "as_compressed",
+    "dense_form",
+    "kind_of",
+    "shown_name",
+    "why_not_compress",
+]
+
+KINDS: tuple[LayerKind, ...] = (SparseLinearKind(),)
+
+
+def as_compressed(module: nn.Module) -> CompressedLayer | None:
+    """Return the module itself if it is a compressed layer, else None."""
+    return module if isinstance(module, CompressedLayer) else None
+
+
+def kind_of(module: nn.Module) -> LayerKind | None:
+    """Return the kind that a layer, dense or compressed, is of; None: there is none for it."""
+    found = (kind for kind in KINDS if type(module) in (kind.dense, kind.compressed))
+    return next(found, None)
+
+
+def why_not_compress(module: nn.Module, param_name: str = "weight") -> str:
+    """Return why a dense layer cannot be compressed; "" if it can."""
+    kind = kind_of(module)
+    if kind is None or param_name != "weight":
+        return f"no kernel for {type(module).__name__} layers"
+    return kind.why_not(module)
+
+
+def shown_name(module: nn.Module, param_name: str) -> str:
+    """Return a parameter's name in `state_dict`: live values are shown as the weight."""
+    layer = as_compressed(module)
+    return "weight" if layer is not None and param_name == "values" else param_name
+
+
+def dense_form(module: nn.Module, param: nn.Parameter) -> Tensor:
+    """Return a parameter as filters see it: live values in the shape of their weight."""
+    layer = as_compressed(module)
+    if layer is not None and param is layer.values:
+        return torch.empty(layer.weight_shape, dtype=param.dtype, device="meta")
+    return param

@@ -1,0 +1,161 @@
+"""The base of compressed layers: a weight that is `[nnz]` values, in checkpoints dense."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.errors import ShapeError
+from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.taps.captured import CapturedTap
+from sparsewright.torch_private import call_load_hooks
+
+_WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
+
+Carry = Callable[[Tensor], Tensor]
+"""Carries a tensor that belongs to the values, `[nnz]`, over to another mask."""
+
+
+class CompressedLayer(nn.Module, ABC):
+    """A layer whose weight is stored as its live values.
+
+    The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
+    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked layer does, and
+    takes them: checkpoints are interchangeable.
+
+    Attributes:
+        values: `[nnz]`.
+        weight_shape: shape of the dense weight.
+        tap: what collects the dense gradient, while an algorithm follows the layer.
+        loaded: the shape of the values before another mask was loaded, and what carries over.
+    """
+
+    values: nn.Parameter
+    weight_shape: torch.Size
+    tap: CapturedTap | None = None
+    loaded: tuple[torch.Size, Carry] | None = None
+
+    @abstractmethod
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return the entries `[nnz]` of a dense tensor, of the weight's shape, that are live."""
+
+    @abstractmethod
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return `[nnz]` values as a dense tensor of the weight's shape, zero elsewhere."""
+
+    @property
+    @abstractmethod
+    def weight_mask(self) -> Tensor:
+        """The mask, bool, of the weight's shape, made anew."""
+
+    @abstractmethod
+    def reindex(self, mask: Tensor) -> Carry:
+        """Make `mask` the layer's index, and nothing else; return what carries over to it."""
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> Carry:
+        """Change which connections live: values that stay are carried over, new ones are 0.
+
+        Args:
+            mask: bool, of the weight's shape.
+
+        Returns:
+            A function that carries over any other tensor that belongs to the values, `[nnz]`; the
+            gradient is carried over already.
+        """
+        carry = self.reindex(mask)
+        replace_both(self.values, carry)
+        return carry
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle has: no tap."""
+        return {**vars(self), "tap": None, "loaded": None}
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        destination[prefix + _WEIGHT] = self.scatter(self.values.detach())
+        for name, param in self._others():
+            destination[prefix + name] = param if keep_vars else param.detach()
+        destination[prefix + _MASK] = self.weight_mask
+
+    def _others(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters besides the weight, such as a bias."""
+        params = self._parameters.items()
+        return [(name, p) for name, p in params if p is not None and p is not self.values]
+
+    @torch.no_grad()
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        rest = local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        call_load_hooks(self, state_dict, prefix, *rest)
+        known = {prefix + name for name in (_WEIGHT, _MASK, *(n for n, _ in self._others()))}
+        if strict:
+            unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
+        weight = state_dict.get(prefix + _WEIGHT)
+        if weight is None:
+            missing_keys.append(prefix + _WEIGHT)
+        elif _shape(weight) != self.weight_shape:
+            error_msgs.append(
+                f"size mismatch for {prefix}weight: {_shape(weight)}, not {self.weight_shape}"
+            )
+            return
+        if prefix + _MASK in state_dict:
+            try:
+                mask = read_mask(state_dict[prefix + _MASK], self.weight_shape)
+            except ShapeError as error:
+                error_msgs.append(f"{prefix}weight_mask: {error}")
+                return
+            if not torch.equal(mask, self.weight_mask):
+                self.loaded = self.values.shape, self.set_mask(mask)
+        if weight is not None:
+            self.values.copy_(self.gather(weight.to(self.values.dtype)))
+        for name, param in self._others():
+            given = state_dict.get(prefix + name)
+            if given is None:
+                missing_keys.append(prefix + name)
+            elif _shape(given) != param.shape:
+                error_msgs.append(f"size mismatch for {prefix}{name}: {_shape(given)}")
+            else:
+                param.copy_(given)
+
+
+def _shape(value: object) -> object:
+    """A tensor's shape; of anything else, what it is."""
+    return value.shape if isinstance(value, Tensor) else type(value).__name__
+
+
+def replace_data(param: nn.Parameter, data: Tensor) -> None:
+    """Give a Parameter other data, perhaps of another shape.
+
+    Data of the same shape is copied: data-parallel wrappers hold on to the node that accumulates
+    the Parameter's gradient. Data of another shape must not meet that node, which remembers the
+    old one and lives as long as any graph of an earlier step (a loss that the loop holds on to). A
+    change of dtype makes autograd drop it; hooks stay.
+    """
+    if data.shape == param.shape:
+        with torch.no_grad():
+            param.copy_(data)
+        return
+    param.data = param.data.new_empty(0, dtype=torch.float16)
+    param.data = data
+
+
+def replace_both(param: nn.Parameter, fn: Callable[[Tensor], Tensor]) -> None:
+    """Replace a Parameter's data and gradient by `fn` of them."""
+    grad, param.grad = param.grad, None
+    replace_data(param, fn(param.data))
+    if grad is not None:
+        param.grad = fn(grad)

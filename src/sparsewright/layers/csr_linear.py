@@ -1,0 +1,206 @@
+"""A linear layer that stores and multiplies only its live connections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.errors import AttachError, ShapeError
+from sparsewright.init import InitMethod, call_init_method, make_init_method
+from sparsewright.kernels import sparse
+from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
+from sparsewright.layers.csr_product import (
+    compiled_sparse_linear,
+    give_token,
+    new_token,
+    sparse_linear,
+)
+from sparsewright.layers.kind import Cost, LayerKind
+from sparsewright.taps.captured import CapturedTap, FactoredTap
+from sparsewright.torch_private import move_hooks
+
+
+class SparseLinear(CompressedLayer):
+    """`y = x Wᵀ + b` with a weight that is `[nnz]` values and their index.
+
+    The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
+    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked `nn.Linear`
+    does, and takes them: checkpoints are interchangeable. On the CPU; values are float32,
+    activations float32 or bfloat16 (others take a slower path).
+
+    Under `torch.compile` a mask update compiles nothing anew while the number of connections stays.
+    Where it changes, set `torch._dynamo.config.force_parameter_static_shapes = False`, which makes
+    that once instead of each time. Averages of `values` over different masks mean nothing: average
+    a masked model that loads the `state_dict`.
+
+    Args:
+        in_features: columns of the weight.
+        out_features: its rows.
+        bias: whether there is a bias.
+        sparsity: fraction of the weight that is not there, 0..1.
+        init_method: which connections live, as for a sparsity algorithm.
+
+    Attributes:
+        values: float32 `[nnz]`, in CSR order.
+        bias: float32 `[out]` or None.
+        layout: the index.
+    """
+
+    bias: nn.Parameter | None
+    tap: FactoredTap | None = None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        sparsity: float = 0.9,
+        init_method: str | InitMethod = "random",
+    ) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features) if in_features else 0.0
+        weight = _float32(out_features, in_features).uniform_(-bound, bound)
+        mask = call_init_method(make_init_method(init_method), weight, sparsity)
+        layout = sparse.layout_from_mask(mask)
+        values = nn.Parameter(sparse.gather_dense(weight, layout))
+        self._take(values, layout, None)
+        if bias:
+            self.bias = nn.Parameter(_float32(out_features).uniform_(-bound, bound))
+
+    def _take(self, values: nn.Parameter, layout: sparse.Layout, bias: nn.Parameter | None) -> None:
+        self.in_features, self.out_features = layout.cols, layout.rows
+        self.weight_shape = torch.Size([layout.rows, layout.cols])
+        self.values, self.layout = values, layout
+        self.register_parameter("bias", bias)
+        self.token = new_token()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle has: no tap, and a token of its own."""
+        return {**super().__getstate__(), "token": new_token()}
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return the live entries `[nnz]` of a dense tensor `[out, in]`."""
+        return sparse.gather_dense(dense, self.layout)
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return `[nnz]` values as a dense tensor `[out, in]`, detached."""
+        return sparse.scatter_dense(values, self.layout)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight `[out, in]`, made anew and detached.
+
+        Writing to it changes nothing, and a term of the loss that is made of it (weight decay, a
+        norm) has no gradient: make it of `values`.
+        """
+        return sparse.scatter_dense(self.values, self.layout)
+
+    @property
+    def weight_mask(self) -> Tensor:
+        """The mask, bool `[out, in]`, made anew."""
+        return sparse.dense_mask(self.layout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` to `[..., out]`.
+
+        Raises:
+            AttachError: the layer or its input is not on the CPU.
+        """
+        if x.device.type != "cpu" or self.values.device.type != "cpu":
+            raise AttachError("SparseLinear", "its kernels run on the CPU; decompress() it first")
+        if x.shape[-1] != self.in_features:
+            raise ShapeError("input", x.shape, f"its last dimension must be {self.in_features}")
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        flat = x.reshape(-1, self.in_features)
+        if torch.compiler.is_compiling():
+            y = compiled_sparse_linear(flat, self.values, self.layout, self.bias, self.token)
+        else:
+            y = sparse_linear(flat, self.values, self.layout, self.bias, self.tap)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def reindex(self, mask: Tensor) -> Carry:
+        """Make the index of a mask `[out, in]`."""
+        old, self.layout = self.layout, sparse.layout_from_mask(mask)
+        return carry_over(old, self.layout)
+
+    def extra_repr(self) -> str:
+        """Shape, live connections and level."""
+        total = self.in_features * self.out_features
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, kept={self.layout.nnz} of {total}"
+        )
+
+
+def carry_over(old: sparse.Layout, new: sparse.Layout) -> Carry:
+    """A function that carries a tensor `[nnz]` from one index to another: what is new is 0."""
+    source = sparse.match_entries(old, new)
+    is_new, source = source < 0, source.clamp_(min=0)
+
+    def carry(tensor: Tensor) -> Tensor:
+        if not old.nnz:
+            return tensor.new_zeros(new.nnz)
+        return tensor.index_select(0, source).masked_fill_(is_new, 0)
+
+    return carry
+
+
+def _float32(*shape: int) -> Tensor:
+    """What the kernels take, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+class SparseLinearKind(LayerKind):
+    """`nn.Linear` in float32 on the CPU, by the native kernels."""
+
+    dense: ClassVar[type[nn.Module]] = nn.Linear
+    compressed: ClassVar[type[CompressedLayer]] = SparseLinear
+
+    def why_not(self, module: nn.Module) -> str:
+        """Return why a layer cannot be compressed; "" if it can."""
+        reason = super().why_not(module)
+        weight = module._parameters.get("weight")
+        if reason or weight is None:
+            return reason
+        if weight.device.type != "cpu":
+            return f"its weight is on {weight.device.type}; the kernels run on the CPU"
+        if weight.dtype != torch.float32:
+            return f"its weight is {weight.dtype}; the kernels take float32"
+        return ""
+
+    def compress(self, module: nn.Module, mask: Tensor) -> SparseLinear:
+        """Return the layer as a `SparseLinear`; `weight` becomes its `values`."""
+        layer = SparseLinear.__new__(SparseLinear)
+        nn.Module.__init__(layer)
+        layout, weight = sparse.layout_from_mask(mask), module._parameters["weight"]
+        assert weight is not None
+        replace_both(weight, lambda t: sparse.gather_dense(t, layout))
+        layer._take(weight, layout, module._parameters["bias"])
+        move_hooks(module, layer)
+        return layer.train(module.training)
+
+    def decompress(self, layer: CompressedLayer) -> nn.Linear:
+        """Return the layer as an `nn.Linear`; `values` becomes its `weight`."""
+        rows, cols = layer.weight_shape
+        linear = nn.Linear(cols, rows, bias=False, device="meta")
+        linear.weight = layer.values
+        replace_both(linear.weight, layer.scatter)
+        linear.register_parameter("bias", layer._parameters["bias"])
+        move_hooks(layer, linear)
+        return linear.train(layer.training)
+
+    def tap(self, layer: CompressedLayer) -> CapturedTap:
+        """Return a tap of the factors x and dy."""
+        assert isinstance(layer, SparseLinear)
+        layer.tap = FactoredTap(layer.values, layer.weight_shape)
+        give_token(layer.token, layer.tap)
+        return layer.tap
+
+    def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
+        """Return 16 bytes of index a value: its column, and its entries in both block orders."""
+        return Cost(kept * dtype.itemsize, 16 * kept, 2 * kept)

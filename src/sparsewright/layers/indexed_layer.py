@@ -1,0 +1,113 @@
+"""A compressed layer in plain torch: the forward of its dense class, on a weight made from values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
+from sparsewright.layers.kind import Cost, LayerKind
+from sparsewright.taps.captured import CapturedTap, SummedTap
+
+
+class IndexedLayer(CompressedLayer):
+    """Live values `[nnz]` in ascending flat order, and their positions.
+
+    The dense weight exists during a forward and its backward only: parameter, gradient, optimizer
+    state and checkpointed memory are small, and products are dense. A class of it inherits from the
+    dense layer's class too, whose `forward` reads `weight`::
+
+        class SparseConv2d(IndexedLayer, nn.Conv2d): ...
+
+    Attributes:
+        positions: flat indices of the live entries, int64 `[nnz]`, ascending.
+    """
+
+    positions: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, made anew; differentiable in `values`."""
+        weight = self.scatter(self.values)
+        tap = self.tap
+        if tap is not None and tap.is_armed and weight.requires_grad:
+            weight.register_hook(tap.capture)
+        return weight
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return the live entries of a dense tensor."""
+        return dense.reshape(-1)[self.positions]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return values as a dense tensor; differentiable."""
+        flat = values.new_zeros(self.weight_shape.numel())
+        return flat.index_put((self.positions,), values).reshape(self.weight_shape)
+
+    @property
+    def weight_mask(self) -> Tensor:
+        """The mask, bool, of the weight's shape, made anew."""
+        mask = self.positions.new_zeros(self.weight_shape.numel(), dtype=torch.bool)
+        mask[self.positions] = True
+        return mask.reshape(self.weight_shape)
+
+    def reindex(self, mask: Tensor) -> Carry:
+        """Make the positions of a mask."""
+        old, new = self.positions, mask.reshape(-1).nonzero().squeeze(1)
+        self.positions = new.to(old.device)
+
+        def carry(tensor: Tensor) -> Tensor:
+            flat = tensor.new_zeros(self.weight_shape.numel())
+            flat[old] = tensor
+            return flat[new]
+
+        return carry
+
+
+class IndexedKind(LayerKind):
+    """A kind whose compressed class is an `IndexedLayer`; a subclass names the two classes."""
+
+    compressed: ClassVar[type[CompressedLayer]]
+
+    def compress(self, module: nn.Module, mask: Tensor) -> CompressedLayer:
+        """Return the layer, with all of its attributes, compressed."""
+        layer = self.compressed.__new__(self.compressed)
+        assert isinstance(layer, IndexedLayer)
+        weight = module._parameters["weight"]
+        assert weight is not None
+        vars(layer).update(vars(module))
+        layer.weight_shape, layer.positions = weight.shape, mask.reshape(-1).nonzero().squeeze(1)
+        replace_both(weight, layer.gather)
+        layer._parameters = _renamed(module._parameters, "weight", "values")
+        layer._buffers = {k: b for k, b in module._buffers.items() if k != "weight" + MASK_SUFFIX}
+        return layer
+
+    def decompress(self, layer: CompressedLayer) -> nn.Module:
+        """Return the layer, with all of its attributes, dense."""
+        module = self.dense.__new__(self.dense)
+        replace_both(layer.values, lambda t: layer.scatter(t.detach()))
+        vars(module).update(vars(layer))
+        module._parameters = _renamed(layer._parameters, "values", "weight")
+        for name in ("weight_shape", "positions", "tap"):
+            vars(module).pop(name, None)
+        return module
+
+    def tap(self, layer: CompressedLayer) -> CapturedTap:
+        """Return a tap of the dense weight's gradients."""
+        layer.tap = SummedTap(layer.values, layer.weight_shape)
+        return layer.tap
+
+    def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
+        """Return 8 bytes of index a value, and the FLOPs of the dense product."""
+        return Cost(kept * dtype.itemsize, 8 * kept, 2 * math.prod(shape))
+
+
+def _renamed(
+    params: Mapping[str, nn.Parameter | None], old: str, new: str
+) -> dict[str, nn.Parameter | None]:
+    """Parameters in their order, one of them under another name."""
+    return {new if name == old else name: param for name, param in params.items()}

@@ -1,0 +1,122 @@
+"""An optimizer whose steps a session follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from sparsewright.session.optimizers import is_skipped, params_of
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.rule import Rule
+
+if TYPE_CHECKING:
+    from sparsewright.session.session import Session
+
+
+class Followed:
+    """The hooks on one optimizer, and the sparse parameters that it steps.
+
+    Attributes:
+        optimizer: the optimizer.
+        rules: the algorithms that follow it.
+        is_loaded: whether its state was loaded since its last step, and is not pruned yet.
+    """
+
+    def __init__(self, optimizer: Optimizer, session: Session) -> None:
+        self.optimizer, self._session = optimizer, session
+        self.rules: list[Rule] = []
+        self.is_loaded = False
+        self._known: tuple[list[int], list[int], int] | None = None
+        self._parameters: list[SparseParameter] = []
+        self._handles: list[RemovableHandle] = [
+            # A compiled optimizer step calls them; it cannot trace them.
+            optimizer.register_step_pre_hook(torch.compiler.disable(self._before)),
+            optimizer.register_step_post_hook(torch.compiler.disable(self._after)),
+            optimizer.register_load_state_dict_post_hook(self.loaded),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def parameters(self) -> list[SparseParameter]:
+        """Return the sparse parameters that it steps, in the order of attaching."""
+        known = params_of(self.optimizer), self._session.follow(), len(self.rules)
+        if known != self._known:
+            self._known, stepped = known, set(known[0])
+            own = zip(self._session.parameters.values(), known[1], strict=True)
+            self._parameters = [p for p, at in own if at in stepped and p.rule in self.rules]
+        return self._parameters
+
+    def stepped_rules(self) -> list[Rule]:
+        """Return those of its algorithms whose steps are this optimizer's."""
+        return [rule for rule in self.rules if self._session.is_step_of(rule, self)]
+
+    def loaded(self, optimizer: Optimizer) -> None:
+        """Prune the state before the next step: masks that belong to it may be loaded after it."""
+        self.is_loaded = True
+
+    def prune_loaded(self) -> None:
+        """Prune a state that was loaded."""
+        if self.is_loaded:
+            self.is_loaded = False
+            for parameter in self.parameters():
+                parameter.prune_state(self.optimizer)
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        self.prune_loaded()
+        self._session.check_stepped()
+        parameters = self.parameters()
+        self._session.take_gradients(parameters)
+        return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        _take_out(self._parameters)
+        # A fused step under a GradScaler is called although it does nothing after an overflow,
+        # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
+        if is_skipped(optimizer):
+            self.loaded(optimizer)
+            self.prune_loaded()
+        else:
+            rules = [rule for rule in self.stepped_rules() if rule.autoupdate]
+            if rules:
+                self._session.update(optimizer, rules)
+
+
+def _put_in(parameters: Iterable[SparseParameter]) -> bool:
+    """Give the optimizer what it steps; return whether others must not see that."""
+    are_seen = [parameter.storage.before_step() for parameter in parameters]
+    return not all(are_seen)
+
+
+def _take_out(parameters: Iterable[SparseParameter]) -> None:
+    for parameter in parameters:
+        parameter.storage.after_step()
+
+
+def _around_closure(
+    parameters: list[SparseParameter], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of `step`, with a closure that computes its loss with the pruned weights."""
+
+    def wrapped(closure: Callable[[], Any]) -> Callable[[], Any]:
+        def inner() -> Any:
+            _take_out(parameters)
+            try:
+                return closure()
+            finally:
+                _put_in(parameters)
+
+        return inner
+
+    itself, *rest = args
+    if rest and callable(rest[0]):
+        rest[0] = wrapped(rest[0])
+    if callable(kwargs.get("closure")):
+        kwargs = {**kwargs, "closure": wrapped(kwargs["closure"])}
+    return (itself, *rest), kwargs

@@ -1,0 +1,87 @@
+"""The hook on a sparse parameter's gradient: it is pruned as it arrives."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from sparsewright.core.errors import AttachError
+from sparsewright.kernels import sharded
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.storage import Storage
+from sparsewright.taps.tap import GradientTap, requires_grad
+
+
+class GradientHook:
+    """Prunes one parameter's gradient whenever it has been accumulated.
+
+    Clipping, scalers and optimizers then see live gradients only.
+
+    Attributes:
+        tap: collects the dense gradient, before it is pruned.
+    """
+
+    tap: GradientTap
+
+    def __init__(self, parameter: SparseParameter) -> None:
+        self.parameter = parameter
+        self._hooked: Tensor | None = None
+        self._storage: Storage | None = None
+        self._handle: RemovableHandle | None = None
+        self._has_arrived = False
+
+    def follow(self) -> None:
+        """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
+        storage = self.parameter.storage
+        param = storage.param
+        if param is self._hooked and storage is self._storage:
+            return
+        problem = storage.why_not_spread() if sharded.is_sharded(param) else ""
+        if problem:
+            raise AttachError(self.parameter.name, problem)
+        was_armed = self._handle is not None and self.tap.is_armed
+        self.remove()
+        self._hooked, self._storage, self.tap = param, storage, storage.tap()
+        # Weakly: garbage collection does not see through this kind of hook; all would live on.
+        method = weakref.WeakMethod(self._after_accumulation)
+
+        def accumulated(param: Tensor) -> None:
+            alive = method()
+            if alive is not None:
+                alive(param)
+
+        with requires_grad(param):
+            self._handle = param.register_post_accumulate_grad_hook(accumulated)
+        self.parameter.prune_all()
+        if was_armed:
+            self.tap.arm()
+
+    def remove(self) -> None:
+        """Take the hook and the tap off."""
+        if self._handle is not None:
+            self._handle.remove()
+            self.tap.disarm()
+        self._handle = self._hooked = self._storage = None
+
+    def _after_accumulation(self, param: Tensor) -> None:
+        if param.grad is not None:
+            self._has_arrived = True
+            self.tap.commit(param.grad)
+            self._prune(param, param.grad)
+
+    def before_step(self) -> None:
+        """Take a gradient that no backward pass brought: copied from another model, say."""
+        if not self._has_arrived:
+            param = self.parameter.param
+            if param.grad is not None:
+                self.tap.take(param.grad)
+                self._prune(param, param.grad)
+        self._has_arrived = False
+
+    def _prune(self, param: Tensor, grad: Tensor) -> None:
+        pruned = self.parameter.rule._grad_hook(param, grad)
+        if pruned is not grad:
+            param.grad = pruned
+        self.tap.note(pruned)

@@ -1,0 +1,61 @@
+"""What a session asks of each algorithm in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from sparsewright.schedules.schedule_set import ScheduleSet
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from sparsewright.session.parameter import SparseParameter
+    from sparsewright.session.weight_update import WeightUpdate
+
+
+class Rule(Protocol):
+    """An algorithm, as far as a session knows it.
+
+    Attributes:
+        autoupdate: whether it is updated after each optimizer step.
+        needs_dense_gradient: whether its updates need the dense gradient.
+        schedules: its schedules.
+        seed: its seed.
+        shadows: dense entries of shadowed weights, by full name.
+        storage: name of the storage of its weights.
+    """
+
+    autoupdate: bool
+    needs_dense_gradient: bool
+    schedules: ScheduleSet
+    seed: int
+    shadows: dict[str, Tensor]
+
+    @property
+    def storage(self) -> str: ...
+
+    def check_parameter(self, name: str, param: Tensor) -> None: ...
+
+    def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None: ...
+
+    def update(self, optimizer: Optimizer | None = None) -> None: ...
+
+    def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]: ...
+
+    def emit(self, kind: str, *args: object) -> None:
+        """Call the hooks of a kind on the algorithm."""
+
+    def has_hooks(self, kind: str) -> bool: ...
+
+    def level_at(self, parameter: SparseParameter, step: int) -> Tensor: ...
+
+    def _make_mask(self, parameter: SparseParameter) -> Tensor: ...
+
+    def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor: ...
+
+    def _is_due(self, step: int) -> bool: ...
+
+

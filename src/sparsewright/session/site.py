@@ -1,0 +1,132 @@
+"""What a module knows of its sparse weights, and how they stay sparse when it loads a state dict."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.layers import shown_name
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.storage import Storage, hold
+
+if TYPE_CHECKING:
+    from sparsewright.session.session import Session
+
+_ATTRIBUTE = "_sparse_sites"
+
+
+class Site:
+    """The place of one sparse weight in its module: who has it, and the hooks that load it.
+
+    A copy or a pickle of the module takes its sites along, without the session: the copy's weight
+    is then still pruned by its own mask after loading.
+    """
+
+    def __init__(self, param_name: str) -> None:
+        self.param_name = param_name
+        self.parameter: SparseParameter | None = None
+        self._session: weakref.ref[Session] | None = None
+        self._handles: list[RemovableHandle] = []
+        self._was_dense = self._is_missing = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        left = {"parameter": None, "_session": None}
+        return {**vars(self), **left}
+
+    @property
+    def session(self) -> Session | None:
+        """Who has the weight, if it is alive."""
+        return None if self._session is None else self._session()
+
+    def _storage(self, module: nn.Module) -> Storage:
+        if self.parameter is not None:
+            return self.parameter.storage
+        return hold(module, self.param_name, "masked", "", {})
+
+    def before(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """Let a dense checkpoint in."""
+        weight = prefix + shown_name(module, self.param_name)
+        self._is_missing = weight not in state_dict and weight + MASK_SUFFIX not in state_dict
+        self._was_dense = self._storage(module).before_load(state_dict, prefix, rest[-1])
+
+    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
+        """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
+        if self._is_missing:
+            return
+        parameter, session, storage = self.parameter, self.session, self._storage(module)
+        if parameter is None or session is None:
+            storage.prune(storage.param)
+            return
+        storage.after_load(session.states_not_loaded(parameter))
+        is_unused = parameter.is_pristine and session.step == 0
+        if self._was_dense and (is_unused or not parameter.is_initialized):
+            parameter.is_initialized = False
+            parameter.initialize()
+        else:
+            parameter.is_initialized = True
+            parameter.is_pristine &= self._was_dense
+            parameter.prune_all()
+        storage.recount()
+        session.follow()
+
+
+def site_of(module: nn.Module, param_name: str) -> Site | None:
+    """Return the site of one of a module's parameters, if it has been sparse."""
+    sites: dict[str, Site] = vars(module).get(_ATTRIBUTE, {})
+    return sites.get(param_name)
+
+
+def holder_of(module: nn.Module, param_name: str) -> tuple[SparseParameter, Session] | None:
+    """Return the sparse parameter that a living session has made of a parameter, and the session."""
+    site = site_of(module, param_name)
+    if site is None or site.parameter is None or site.session is None:
+        return None
+    return site.parameter, site.session
+
+
+def settle(parameter: SparseParameter, session: Session) -> None:
+    """Give a sparse parameter its site, that of a copied module if there is one."""
+    module, param_name = parameter.module, parameter.storage.param_name
+    sites: dict[str, Site] = vars(module).setdefault(_ATTRIBUTE, {})
+    site = sites.setdefault(param_name, Site(param_name))
+    site.parameter, site._session = parameter, weakref.ref(session)
+    if not site._handles:
+        site._handles = [
+            module.register_load_state_dict_pre_hook(site.before),
+            module.register_load_state_dict_post_hook(site.after),
+        ]
+
+
+def vacate(module: nn.Module, param_name: str) -> None:
+    """Take a site off its module."""
+    sites: dict[str, Site] = vars(module).get(_ATTRIBUTE, {})
+    site = sites.pop(param_name, None)
+    if site is not None:
+        for handle in site._handles:
+            handle.remove()
+    if not sites:
+        vars(module).pop(_ATTRIBUTE, None)
+
+
+class TiedSite:
+    """Prunes a weight once more when a module that shares it has loaded it after its owner.
+
+    A copy or a pickle of the model does without.
+    """
+
+    def __init__(self, parameter: SparseParameter | None = None) -> None:
+        self.parameter = parameter
+
+    def __reduce__(self) -> tuple[type[TiedSite], tuple[()]]:
+        return type(self), ()
+
+    def after(self, module: nn.Module, incompatible_keys: Any) -> None:
+        """Prune the weight that was loaded."""
+        if self.parameter is not None:
+            self.parameter.prune_all()

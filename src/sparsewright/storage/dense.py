@@ -1,0 +1,140 @@
+"""The base of storages with a dense weight and a persistent bool buffer `<param>_mask` beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsewright import kernels
+from sparsewright.core.errors import ShapeError
+from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.kernels import sharded
+from sparsewright.storage.states import States
+from sparsewright.storage.storage import Storage
+from sparsewright.taps.shards import ShardedTap
+from sparsewright.taps.tap import GradientTap
+from sparsewright.taps.whole import WholeTap
+
+
+class DenseStorage(Storage):
+    """A dense weight and its mask buffer."""
+
+    def __init__(self, module: nn.Module, param_name: str) -> None:
+        self.module, self.param_name = module, param_name
+        self._mask_name = param_name + MASK_SUFFIX
+        self._counted: tuple[int, int, int] = (0, -1, 0)
+        self._kept_in_shards = 0
+        self._seen_mask: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weight."""
+        return self.param.shape
+
+    @property
+    def mask(self) -> Tensor:
+        """The buffer; made real on the weight's device if the weight left the meta device."""
+        mask = self.module._buffers[self._mask_name]
+        assert mask is not None
+        if mask is self._seen_mask and self.param is self._seen:
+            return mask
+        if mask.is_meta and not self.param.is_meta:
+            mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
+            self.module._buffers[self._mask_name] = mask
+        if not sharded.is_sharded(mask) and sharded.is_sharded(self.param):
+            self._kept_in_shards = int(mask.sum())
+            mask = sharded.shard_like(mask, self.param)
+            self.module._buffers[self._mask_name] = mask
+        self._seen_mask = mask
+        return mask
+
+    @property
+    def kept(self) -> int:
+        """Counted from the mask, again only after it was written to.
+
+        Shards are counted when a mask is changed or loaded, which all ranks do: one that asks
+        alone must not wait for the others.
+        """
+        mask = self.mask
+        if sharded.is_sharded(mask):
+            return self._kept_in_shards
+        if self._counted[:2] != (id(mask), mask._version):
+            self._counted = (id(mask), mask._version, int(mask.sum()))
+        return self._counted[2]
+
+    def recount(self) -> None:
+        """Count again."""
+        if sharded.is_sharded(self.mask):
+            (self._kept_in_shards,) = self._sum([int(sharded.local(self.mask).sum())])
+
+    def _sum(self, counts: list[int]) -> list[int]:
+        """Counts of this rank's shard, summed over the ranks."""
+        total = torch.tensor(counts, device=sharded.local(self.mask).device)
+        return sharded.sum_over(total, sharded.shards_of(self.mask).group).tolist()
+
+    def _local_mask(self, new: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's part of the mask, and of the new one."""
+        mask = sharded.local(self.mask)
+        return mask, sharded.local(sharded.shard_like(new, self.param)).to(mask.device)
+
+    def _changes(self, dropped: int, grown: int, new: Tensor) -> tuple[int, int]:
+        """What changed, over all ranks."""
+        if sharded.is_sharded(self.mask):
+            counts = [dropped, grown, int(new.sum())]
+            dropped, grown, self._kept_in_shards = self._sum(counts)
+        return dropped, grown
+
+    def prune(self, tensor: Tensor) -> None:
+        """Prune one tensor."""
+        kernels.prune_(sharded.local(tensor), sharded.local(self.mask))
+
+    def take_states(self, states: States) -> None:
+        """Do nothing: they are shaped like the weight already."""
+
+    def buffers(self) -> list[Tensor]:
+        """Return the mask."""
+        return [self.mask]
+
+    def tap(self) -> GradientTap:
+        """Return a tap of the whole weight, or of this rank's shard."""
+        if sharded.is_sharded(self.param):
+            return ShardedTap(self.mask)
+        return WholeTap(self.param, self.mask)
+
+    def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
+        """Let a dense checkpoint in: a mask that it does not have stays as it is."""
+        weight, mask = prefix + self.param_name, prefix + self._mask_name
+        own = self.module._buffers[self._mask_name]
+        assert own is not None
+        was_dense = weight in state_dict and mask not in state_dict
+        if was_dense:
+            state_dict[mask] = own
+        elif mask in state_dict:
+            try:
+                state_dict[mask] = read_mask(state_dict[mask], own.shape)
+            except ShapeError as error:
+                errors.append(f"{mask}: {error}")
+                state_dict[mask] = own  # else torch copies what was refused
+        return was_dense
+
+    def after_load(self, states: States) -> None:
+        """Do nothing: the states keep their shape."""
+
+    def remove(self, states: States) -> None:
+        """Take the buffer off."""
+        del self.module._buffers[self._mask_name]
+
+    def why_not_spread(self) -> str:
+        """Return "": masks are sharded like their weights."""
+        return ""
+
+    def why_not_resize(self, kept: int) -> str:
+        """Return "": a mask has room for any number."""
+        return ""
+
+    def why_not_step(self, optimizer: Optimizer) -> str:
+        """Return "": any optimizer steps a dense weight."""
+        return ""

@@ -1,0 +1,59 @@
+"""Masked: the weight is dense, and zero where its mask is False."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from sparsewright import kernels
+from sparsewright.kernels import sharded
+from sparsewright.storage.dense import DenseStorage
+from sparsewright.storage.states import States, tensors_of
+
+
+class MaskedStorage(DenseStorage):
+    """A dense weight that is pruned after each step; gradient and states are pruned with it."""
+
+    name: ClassVar[str] = "masked"
+
+    def start_dense(self) -> None:
+        """Set the whole mask."""
+        sharded.local(self.mask).fill_(True)
+
+    def weight(self) -> Tensor:
+        """Return the Parameter itself."""
+        return self.param
+
+    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
+        """Write the buffer, in place, and prune all that follows."""
+        mask, new = self._local_mask(new)
+        dropped, grown = kernels.count_changes(mask, new)
+        # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
+        mask.logical_and_(new)
+        self.prune(self.param)
+        if self.param.grad is not None:
+            self.prune(self.param.grad)
+        self.prune_states(states)
+        mask.copy_(new)
+        return self._changes(dropped, grown, new)
+
+    def prune_gradient(self, grad: Tensor) -> None:
+        """Prune it."""
+        self.prune(grad)
+
+    def prune_states(self, states: States) -> None:
+        """Prune every floating-point tensor shaped like the weight."""
+        for tensor in tensors_of(states):
+            if tensor.shape == self.shape and not getattr(tensor, "requires_dense", False):
+                self.prune(tensor)
+
+    def before_step(self) -> None:
+        """Do nothing: the optimizer steps the pruned weight."""
+
+    def after_step(self) -> None:
+        """Do nothing: `to_prune` says what to prune."""
+
+    def to_prune(self) -> tuple[Tensor, Tensor] | None:
+        """Return this rank's part of weight and mask."""
+        return sharded.local(self.param), sharded.local(self.mask)

@@ -1,0 +1,109 @@
+"""Shadowed: the optimizer trains a dense weight of which everybody else sees the pruned one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright import kernels
+from sparsewright.kernels import sharded
+from sparsewright.storage.dense import DenseStorage
+from sparsewright.storage.states import States
+
+
+class ShadowedStorage(DenseStorage):
+    """The entries off the mask wait in a shadow, and are put back just for the optimizer's step.
+
+    Forward, evaluation and checkpoints see the weight with zeros. The gradient there is applied to
+    the dense weight: a straight-through estimator, without a hook on the forward pass. Gradient and
+    optimizer state are dense.
+
+    Args:
+        module: the module that owns the weight.
+        param_name: name of the Parameter in it.
+        full_name: full name of the weight.
+        shadows: the algorithm's shadows by full name, part of its state.
+    """
+
+    name: ClassVar[str] = "shadowed"
+
+    def __init__(
+        self, module: nn.Module, param_name: str, full_name: str, shadows: dict[str, Tensor]
+    ) -> None:
+        super().__init__(module, param_name)
+        self._full_name, self._shadows = full_name, shadows
+        self._is_dense = False
+
+    @property
+    def shadow(self) -> Tensor:
+        """The entries off the mask, and zeros on it; sharded like the weight."""
+        param, shadow = self.param, self._shadows.get(self._full_name)
+        if shadow is None:
+            shadow = torch.zeros_like(param, requires_grad=False)
+        elif sharded.is_sharded(param) and not sharded.is_sharded(shadow):
+            shadow = sharded.shard_like(shadow, param)
+        if (shadow.device, shadow.dtype) != (param.device, param.dtype):
+            shadow = shadow.to(param.device, param.dtype)
+        self._shadows[self._full_name] = shadow
+        return shadow
+
+    def start_dense(self) -> None:
+        """Set the whole mask; what the shadow had is of another weight."""
+        sharded.local(self.mask).fill_(True)
+        sharded.local(self.shadow).zero_()
+
+    @torch.no_grad()
+    def weight(self) -> Tensor:
+        """Return the dense weight, made anew."""
+        param = self.param
+        dense = torch.where(*map(sharded.local, (self.mask, param, self.shadow)))
+        return sharded.from_local(dense, param) if sharded.is_sharded(param) else dense
+
+    @torch.no_grad()
+    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
+        """Divide the dense weight anew between Parameter and shadow."""
+        dense = sharded.local(self.weight())
+        mask, new = self._local_mask(new)
+        dropped, grown = kernels.count_changes(mask, new)
+        mask.copy_(new)
+        sharded.local(self.param).copy_(dense)
+        self._take_out()
+        return self._changes(dropped, grown, new)
+
+    def _take_out(self) -> None:
+        """Move what is off the mask from the Parameter to the shadow."""
+        param, mask = sharded.local(self.param), sharded.local(self.mask)
+        sharded.local(self.shadow).copy_(param).masked_fill_(mask, 0)
+        kernels.prune_(param, mask)
+
+    def prune_gradient(self, grad: Tensor) -> None:
+        """Do nothing: the dense weight is stepped."""
+
+    def prune_states(self, states: States) -> None:
+        """Do nothing: the dense weight has dense states."""
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Put the shadow back into the Parameter."""
+        param, mask, shadow = map(sharded.local, (self.param, self.mask, self.shadow))
+        torch.where(mask, param, shadow, out=param)
+        self._is_dense = True
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Take the shadow out of the Parameter again."""
+        if self._is_dense:
+            self._take_out()
+            self._is_dense = False
+        else:
+            self.prune(self.param)
+
+    def to_prune(self) -> tuple[Tensor, Tensor] | None:
+        """Return None: `after_step` has pruned the weight."""
+
+    def remove(self, states: States) -> None:
+        """Take the buffer off and drop the shadow."""
+        super().remove(states)
+        self._shadows.pop(self._full_name, None)

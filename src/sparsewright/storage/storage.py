@@ -1,0 +1,158 @@
+"""What a storage is: a weight and its mask, held in one way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsewright.core.errors import AttachError
+from sparsewright.kernels import sharded
+from sparsewright.storage.states import States
+from sparsewright.taps.tap import GradientTap
+
+
+class Storage(ABC):
+    """A weight and its mask, held in one way.
+
+    Attributes:
+        name: what configurations call it.
+        module: the module that owns the weight.
+        param_name: name of the Parameter in it.
+    """
+
+    name: ClassVar[str]
+    module: nn.Module
+    param_name: str
+
+    _seen: nn.Parameter | None = None
+    _shard: nn.Parameter | None = None
+
+    @property
+    def param(self) -> nn.Parameter:
+        """What optimizers step; of a weight that is gathered for the moment, this rank's shard.
+
+        Raises:
+            AttachError: the module has no such Parameter any more.
+        """
+        param = self.module._parameters.get(self.param_name)
+        if param is not None and param is self._seen:
+            return param
+        if param is None:
+            layer = type(self.module).__name__
+            raise AttachError(
+                self.param_name,
+                f"it is no longer a Parameter of its {layer}; parametrize before apply",
+            )
+        if sharded.is_sharded(param):
+            self._shard = param
+        if self._shard is None:
+            self._seen = param
+            return param
+        return self._shard
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Shape of the weight."""
+
+    @property
+    @abstractmethod
+    def mask(self) -> Tensor:
+        """Bool, shaped like the weight."""
+
+    @property
+    @abstractmethod
+    def kept(self) -> int:
+        """Live connections, on all ranks."""
+
+    @abstractmethod
+    def recount(self) -> None:
+        """Count the live connections of a sharded weight; every rank must take part."""
+
+    @abstractmethod
+    def start_dense(self) -> None:
+        """Let every entry of the weight be live, before its first mask is made."""
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """Return the weight that the algorithm sees, of the dense shape."""
+
+    @abstractmethod
+    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
+        """Change the mask, and let the weight, its gradient and its states follow.
+
+        Args:
+            new: bool, shaped like the weight.
+            states: the weight's optimizer states.
+
+        Returns:
+            How many connections were dropped and how many grown.
+        """
+
+    @abstractmethod
+    def prune(self, tensor: Tensor) -> None:
+        """Set a tensor shaped like the weight to zero, in place, where the mask is False."""
+
+    @abstractmethod
+    def prune_gradient(self, grad: Tensor) -> None:
+        """Prune a gradient that has just been accumulated, if the optimizer is to see it so."""
+
+    @abstractmethod
+    def take_states(self, states: States) -> None:
+        """Let states follow that are shaped like the weight, however it is stored."""
+
+    @abstractmethod
+    def prune_states(self, states: States) -> None:
+        """Prune what in the states is shaped like the weight, unless it says `requires_dense`."""
+
+    @abstractmethod
+    def before_step(self) -> None:
+        """Give the optimizer what it steps."""
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """Take back what only the optimizer sees."""
+
+    @abstractmethod
+    def to_prune(self) -> tuple[Tensor, Tensor] | None:
+        """Return weight and mask, if the weight must be pruned after each step."""
+
+    @abstractmethod
+    def buffers(self) -> list[Tensor]:
+        """Return the buffers that this storage has put on the module."""
+
+    @abstractmethod
+    def tap(self) -> GradientTap:
+        """Return a new tap for the dense gradient."""
+
+    @abstractmethod
+    def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
+        """Prepare a state dict that the module is about to load.
+
+        Returns:
+            Whether it holds a weight without a mask, and the mask is to be made anew.
+        """
+
+    @abstractmethod
+    def after_load(self, states: States) -> None:
+        """Let optimizer states follow to the mask that was loaded."""
+
+    @abstractmethod
+    def remove(self, states: States) -> None:
+        """Leave an ordinary module that trains on."""
+
+    @abstractmethod
+    def why_not_step(self, optimizer: Optimizer) -> str:
+        """Return why an optimizer cannot step this weight; "" if it can."""
+
+    @abstractmethod
+    def why_not_spread(self) -> str:
+        """Return why the weight cannot be a shard; "" if it can."""
+
+    @abstractmethod
+    def why_not_resize(self, kept: int) -> str:
+        """Return why replicas cannot change to so many live connections; "" if they can."""

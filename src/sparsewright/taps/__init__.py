@@ -1,0 +1,1 @@
+"""Gradient taps: how the dense gradient of an update step is collected, one object per parameter."""

@@ -1,0 +1,72 @@
+"""The tap of a sharded weight, whose gradient never passes through autograd whole."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sparsewright.kernels import sharded
+from sparsewright.taps.tap import DenseGradient, GradientTap, WholeGradient
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch.distributed import ProcessGroup
+
+
+class ShardedTap(GradientTap):
+    """Sees the accumulated gradient only, averaged over the ranks.
+
+    That is the sum wherever the mask is True; elsewhere it was pruned, and is what arrived. A new
+    tensor means that the user cleared the last one.
+
+    Args:
+        mask: bool, sharded like the weight.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self._mask = mask
+        self.free()
+
+    def arm(self) -> None:
+        """Start to collect."""
+        self.is_armed = True
+
+    def disarm(self) -> None:
+        """Stop collecting and free the sum."""
+        self.is_armed = False
+        self.free()
+
+    def free(self) -> None:
+        """Free the sum."""
+        self._sum: Tensor | None = None
+        self._held: weakref.ref[Tensor] | None = None
+
+    @torch.no_grad()
+    def commit(self, grad: Tensor) -> None:
+        """Add what is new in the accumulated gradient."""
+        if not self.is_armed:
+            return
+        if self._held is None or self._held() is not grad or self._sum is None:
+            self._sum, self._held = grad.detach().clone(), weakref.ref(grad)
+            return
+        total, new = sharded.local(self._sum), sharded.local(grad)
+        total += new
+        torch.where(sharded.local(self._mask), new, total, out=total)
+
+    @torch.no_grad()
+    def take(self, grad: Tensor) -> None:
+        """Take a gradient that has anything outside of the mask."""
+        if self.is_armed:
+            dense = grad.detach().clone()
+            if bool(dense.masked_fill(self._mask, 0).any()):
+                self._sum = dense
+
+    def average(self, group: ProcessGroup) -> dist.Work | None:
+        """Return None: the gradient of a shard is averaged already."""
+
+    def gradient(self) -> DenseGradient | None:
+        """Return the sum, sharded like the weight."""
+        return None if self._sum is None else WholeGradient(self._sum)
