@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError
-from sparsewright.core.schedule_set import ScheduleSet
+from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.utils import (
     Constant,
     Cosine,

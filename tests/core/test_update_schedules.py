@@ -63,7 +63,7 @@ def test_make(update, steps):
     ("update", "error", "message"),
     [
         ({"frq": 5}, OptionError, "key of update = 'frq'.*did you mean 'freq'"),
-        ({"steps": [1], "freq": 5}, OptionError, "either steps, or freq"),
+        ({"steps": [1], "freq": 5}, OptionError, r"either \(freq, start, stop\) or \(steps\)"),
         ({"freq": 0}, OptionError, "freq of update = 0.*integer >= 1"),
         (0, OptionError, "freq of update = 0"),
         ({"start": -1}, OptionError, "start of update = -1.*integer >= 0"),

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.schedule_set import ScheduleSet
 from sparsewright.core.state import check_state
 from sparsewright.runtime.attach import Attachment
+from sparsewright.schedules.schedule_set import ScheduleSet
 
 
 class Resumable:
