@@ -104,30 +104,40 @@ def _value_from_dict(options: Mapping[str, Any], what: str) -> HyperParameterSch
     make = classes.get(kind.lower()) if isinstance(kind, str) else None
     if make is None:
         raise OptionError(f"type of {what}", kind, list(classes))
-    parameters = inspect.signature(make).parameters
-    _check_known(f"key of {what} {kind!r}", arguments, parameters)
-    missing = [
-        name for name, p in parameters.items() if p.default is p.empty and name not in arguments
-    ]
-    if missing:
-        raise OptionError(f"{what} {kind!r} without {missing[0]!r}", arguments, list(parameters))
+    _check_known(f"key of {what} {kind!r}", arguments, _parameters(make))
+    _check_complete(f"{what} {kind!r}", arguments, _parameters(make))
     return make(**arguments)
 
 
 def _update_from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
     """Build a schedule of the first class that has all keys as arguments."""
-    arguments = {each: list(inspect.signature(each).parameters) for each in schedules.UPDATES}
-    known = dict.fromkeys(name for names in arguments.values() for name in names)
+    classes = {each: _parameters(each) for each in schedules.UPDATES}
+    known = dict.fromkeys(name for parameters in classes.values() for name in parameters)
     _check_known("key of update", options, known)
-    for make, names in arguments.items():
-        if set(options) <= set(names):
+    for make, parameters in classes.items():
+        if set(options) <= set(parameters):
+            _check_complete("update", options, parameters)
             return make(**options)
-    kinds = " or ".join(f"({', '.join(names)})" for names in arguments.values())
+    kinds = " or ".join(f"({', '.join(parameters)})" for parameters in classes.values())
     raise OptionError("update", dict(options), f"either {kinds}")
 
 
+def _parameters(make: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a constructor, by name."""
+    return inspect.signature(make).parameters
+
+
 def _check_known(what: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise if there is an option that no argument has the name of."""
+    """Raise if an option is not one of the known names."""
     for key in options:
         if key not in known:
             raise OptionError(what, key, list(known))
+
+
+def _check_complete(
+    what: str, options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """Raise if an argument without default is missing."""
+    for name, p in parameters.items():
+        if p.default is p.empty and name not in options:
+            raise OptionError(f"{what} without {name!r}", dict(options), list(parameters))
