@@ -61,7 +61,7 @@ def test_every_option_arrives():
     assert algorithm.schedules["sparsity"] == Linear(0.1, 0.01)
     assert algorithm.schedules["drop_fraction"] == Cosine(0.3, 100)
     assert isinstance(algorithm.update_schedule, ListSchedule)
-    assert algorithm.update_schedule.steps == [3, 7]
+    assert algorithm.update_schedule.steps(99) == [3, 7]
     assert algorithm.init_method is sparse.init.topk
     assert repr(algorithm.score_shaper) == "InputGroupScoreShaper(num_groups=2)"
     assert algorithm.seed == 7

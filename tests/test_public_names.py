@@ -32,6 +32,7 @@ DOCUMENTED = {
         *("HyperParameterSchedule", "Constant", "Linear", "Exp", "Power", "Cosine", "Cycling"),
         *("Lambda", "Cubic", "make_hyperparam_schedule"),
         *("UpdateSchedule", "FreqSchedule", "ListSchedule", "make_update_schedule"),
+        *("ScheduleLike", "UpdateLike"),
         *("ScoreShaper", "ScoreFlattener", "OutputGroupScoreShaper", "InputGroupScoreShaper"),
         *("make_mask_topk_sparsity", "make_mask_drop_minimum", "make_mask_grow_maximum"),
     },
@@ -108,8 +109,11 @@ def test_configure_is_callable_and_an_import_path():
 
 
 def test_utils_only_reexports():
-    for name in sparsewright.utils.__all__:
-        assert getattr(sparsewright.utils, name).__module__.startswith("sparsewright.core.")
+    for name in set(sparsewright.utils.__all__) - {"ScheduleLike", "UpdateLike"}:
+        home = getattr(sparsewright.utils, name).__module__
+        assert home.startswith(("sparsewright.core.", "sparsewright.schedules."))
+    assert sparsewright.utils.ScheduleLike is sparsewright.schedules.ScheduleLike
+    assert sparsewright.utils.UpdateLike is sparsewright.schedules.UpdateLike
 
 
 @pytest.mark.parametrize("cls", METHODS)

@@ -21,8 +21,6 @@ from sparsewright.core.errors import (
 )
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
-from sparsewright.core.schedule_set import ScheduleSet
-from sparsewright.core.schedules import HyperParameterSchedule
 from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_seed
 from sparsewright.init import InitMethod, call_init_method, make_init_method
@@ -35,6 +33,8 @@ from sparsewright.runtime.resumable import Resumable
 from sparsewright.runtime.rng import make_generator
 from sparsewright.runtime.scope import all_or_nothing, attached
 from sparsewright.runtime.walk import check_weight, dense_form, find_owner, root_of_apply
+from sparsewright.schedules import HyperParameterSchedule
+from sparsewright.schedules.schedule_set import ScheduleSet
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 

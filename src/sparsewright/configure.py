@@ -22,7 +22,6 @@ from sparsewright.core.filters import (
     default_sparse_param_filter,
     make_param_filter,
 )
-from sparsewright.core.schedules import Linear
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
 from sparsewright.rigl import RigL
@@ -261,7 +260,9 @@ def _without(
     defaults = constructor_options(make)
     rest = {key: value for key, value in options.items() if key != name}
     if name == "sparsity" and name in defaults:
-        rest[name] = 0.5 if issubclass(make, Static) else Linear(0.5, 0.0)
+        rest[name] = (
+            0.5 if issubclass(make, Static) else {"type": "linear", "init": 0.5, "slope": 0}
+        )
     elif defaults.get(name) is inspect.Parameter.empty:
         return None
     return rest

@@ -14,13 +14,13 @@ from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import AttachError, OptionTypeError, ScoreError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.uniform import uniform
-from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, make_update_schedule
 from sparsewright.init import InitMethod
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.runtime.attach import logger
 from sparsewright.runtime.gradients import FactoredGradient
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.rng import make_generator
+from sparsewright.schedules.parse import make_update_schedule
 
 __all__ = ["DynamicSparsityAlgorithm"]
 
@@ -236,9 +236,4 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     def _level_steps(self) -> tuple[int, int | None]:
         schedule = self.update_schedule
-        if isinstance(schedule, ListSchedule) and schedule.steps:
-            return schedule.steps[0], schedule.steps[-1]
-        if isinstance(schedule, FreqSchedule):
-            stop = None if schedule.stop is None else max(schedule.stop - 1, schedule.start)
-            return schedule.start, stop
-        return 0, None
+        return schedule.first_step or 0, schedule.last_step

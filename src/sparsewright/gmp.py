@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sparsewright.core.errors import OptionError
 from sparsewright.core.masks import make_mask_topk_sparsity
-from sparsewright.core.schedules import Constant
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
+from sparsewright.schedules.schedule import constant_value
 
 __all__ = ["GMP"]
 
@@ -49,7 +49,7 @@ class GMP(DynamicSparsityAlgorithm):
             sparsity = schedule
         super().__init__(sparsity, update, init_method, seed=seed)
         for name, level in self.schedules.items():
-            if isinstance(level, Constant):
+            if constant_value(level) is not None:
                 raise OptionError(
                     f"{name} of gmp", level, "a level that moves; for a constant one use static"
                 )

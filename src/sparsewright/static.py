@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import LevelError, OptionError
-from sparsewright.core.schedules import Constant
 from sparsewright.init import InitMethod, from_zeros, make_init_method
+from sparsewright.schedules.schedule import constant_value
 
 __all__ = ["Static"]
 
@@ -36,12 +36,13 @@ class Static(SparsityAlgorithm):
             sparsity = 0
         super().__init__(sparsity, init_method, seed=seed)
         for name, schedule in self.schedules.items():
-            if not isinstance(schedule, Constant):
+            level = constant_value(schedule)
+            if level is None:
                 raise OptionError(
                     f"{name} of static", schedule, "a constant level; for one that moves use gmp"
                 )
-            if schedule.value == 1:
-                raise LevelError(f"{name} of static", schedule.value, "0 <= level < 1")
+            if level == 1:
+                raise LevelError(f"{name} of static", level, "0 <= level < 1")
 
     def update(self, optimizer: Optimizer | None = None) -> None:
         """Count a step and prune what it wrote.

@@ -1,21 +1,9 @@
-"""Documented import path of schedules, score shapers and mask builders; they live in `core`."""
+"""Documented import path of schedules, score shapers and mask builders; they live elsewhere."""
 
-from sparsewright.core.make_schedule import make_hyperparam_schedule
 from sparsewright.core.masks import (
     make_mask_drop_minimum,
     make_mask_grow_maximum,
     make_mask_topk_sparsity,
-)
-from sparsewright.core.schedules import (
-    Constant,
-    Cosine,
-    Cubic,
-    Cycling,
-    Exp,
-    HyperParameterSchedule,
-    Lambda,
-    Linear,
-    Power,
 )
 from sparsewright.core.shapers import (
     InputGroupScoreShaper,
@@ -23,12 +11,23 @@ from sparsewright.core.shapers import (
     ScoreFlattener,
     ScoreShaper,
 )
-from sparsewright.core.update_schedules import (
+from sparsewright.schedules import (
+    Constant,
+    Cosine,
+    Cubic,
+    Cycling,
+    Exp,
     FreqSchedule,
+    HyperParameterSchedule,
+    Lambda,
+    Linear,
     ListSchedule,
+    Power,
+    ScheduleLike,
+    UpdateLike,
     UpdateSchedule,
-    make_update_schedule,
 )
+from sparsewright.schedules.parse import make_hyperparam_schedule, make_update_schedule
 
 __all__ = [
     "Constant",
@@ -44,8 +43,10 @@ __all__ = [
     "ListSchedule",
     "OutputGroupScoreShaper",
     "Power",
+    "ScheduleLike",
     "ScoreFlattener",
     "ScoreShaper",
+    "UpdateLike",
     "UpdateSchedule",
     "make_hyperparam_schedule",
     "make_mask_drop_minimum",

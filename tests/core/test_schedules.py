@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError
-from sparsewright.core.schedule_set import ScheduleSet
+from sparsewright.schedules import ALL
+from sparsewright.schedules.schedule import constant_value
+from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.utils import (
     Constant,
     Cosine,
@@ -73,6 +75,97 @@ def test_copies_are_equal_and_have_no_state(schedule, formula):
     schedule.load_state_dict({})
     with pytest.raises(StateError, match=r"it has no state, but was given"):
         schedule.load_state_dict({"index": 1})
+
+
+levels = st.floats(0, 1)
+
+
+@given(st.lists(levels, min_size=1, max_size=4), st.integers(0, 9), st.integers(0, 10**6))
+def test_exact_is_the_number_that_was_given(values, updates, step):
+    cycling = Cycling(values)
+    for _ in range(updates):
+        cycling.update(True)
+    cases = [(Constant(values[0]), values[0]), (cycling, values[updates % len(values)])]
+    for schedule, value in cases:
+        for given_step in (step, torch.tensor(step)):
+            exact = schedule.exact(given_step)
+            assert (exact.shape, exact.dtype) == ((), torch.float64)
+            assert float(exact) == value
+            assert float(schedule(given_step)) == float(torch.tensor(value, dtype=torch.float32))
+        assert schedule.exact(torch.tensor(step, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "schedule", [s for s, _ in FORMULAS[1:]] + [Lambda(lambda s: s / 3)], ids=repr
+)
+@given(step=st.integers(0, 200))
+def test_exact_of_what_is_computed_is_computed(schedule, step):
+    assert torch.equal(schedule.exact(step), schedule.compute(step))
+    assert schedule.exact(step).dtype == torch.float32
+
+
+@given(st.lists(levels, min_size=1, max_size=4), st.lists(st.booleans(), max_size=9))
+def test_levels_are_all_values(values, dues):
+    for schedule, expected in ((Cycling(values), values), (Constant(values[0]), values[:1])):
+        assert list(schedule.levels()) == expected
+        for step, due in enumerate(dues):
+            assert float(schedule.exact(step)) in schedule.levels()
+            schedule.update(due)
+
+
+def test_what_is_computed_lists_no_levels():
+    for schedule in [s for s, _ in FORMULAS[1:]] + [Lambda(lambda s: 0.5)]:
+        assert schedule.levels() is None
+
+
+@given(levels, levels, st.floats(-20, 60), st.floats(0.5, 50))
+def test_the_last_step_of_a_cubic_is_where_it_comes_to_rest(init, final, begin, length):
+    schedule = Cubic(init, final, begin, begin + length)
+    last = schedule.last_step
+    assert all(schedule(step) == schedule(last) for step in range(last, last + 20))
+    assert float(schedule(last)) == pytest.approx(final, abs=1e-6)
+    assert last == 0 or last - 1 < begin + length
+
+
+@given(levels, levels, st.integers(1, 40))
+def test_the_last_step_of_a_cosine_is_where_it_turns_round(init, minimum, half_period):
+    schedule = Cosine(init, half_period, minimum)
+    last = schedule.last_step
+    assert last == half_period
+    assert float(schedule(last)) == pytest.approx(minimum, abs=1e-6)
+    for step in range(last):
+        assert float(schedule(last + step)) == pytest.approx(float(schedule(last - step)), abs=1e-5)
+
+
+def test_the_last_steps_of_the_others():
+    assert Constant(0.3).last_step == 0
+    assert Cosine(0.3, 7.2).last_step == 8
+    others = [Linear(0, 0), Exp(0, -1), Power(0.5, 0.5), Cycling([0.5]), Lambda(lambda s: 0.5)]
+    assert [schedule.last_step for schedule in others] == [None] * 5
+
+
+def test_only_a_schedule_that_cannot_move_has_a_constant_value():
+    class Own(HyperParameterSchedule):
+        last_step = 0
+
+        def compute(self, step):
+            return torch.tensor(0.25)
+
+        def levels(self):
+            return [0.25]
+
+    assert constant_value(Constant(0.3)) == 0.3
+    assert constant_value(Own()) == 0.25
+    for moves in (Cycling([0.5]), Cubic(0, 0.9, -2, -1), Linear(0.5, 0), Lambda(lambda s: 0.5)):
+        assert constant_value(moves) is None
+
+
+def test_names_are_the_types_of_a_config():
+    names = [each.name for each in ALL]
+    assert len(set(names)) == len(names)
+    assert all(name == each.__name__.lower() for name, each in zip(names, ALL, strict=True))
+    with pytest.raises(OptionError, match=f"allowed: {', '.join(names)}"):
+        make_hyperparam_schedule({"type": "none"})
 
 
 def test_different_schedules_are_not_equal():
@@ -147,6 +240,7 @@ def test_the_base_is_abstract_and_needs_only_compute():
     assert make_hyperparam_schedule(half := Half()) is half
     assert half(3) == 0.5
     assert half.get_min_max_end(0, 4) == (0.5, 0.5, 0.5)
+    assert (half.exact(3), half.levels(), half.last_step) == (0.5, None, None)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_make(update, steps):
     ("update", "error", "message"),
     [
         ({"frq": 5}, OptionError, "key of update = 'frq'.*did you mean 'freq'"),
-        ({"steps": [1], "freq": 5}, OptionError, "either steps, or freq"),
+        ({"steps": [1], "freq": 5}, OptionError, r"either \(freq, start, stop\) or \(steps\)"),
         ({"freq": 0}, OptionError, "freq of update = 0.*integer >= 1"),
         (0, OptionError, "freq of update = 0"),
         ({"start": -1}, OptionError, "start of update = -1.*integer >= 0"),
@@ -88,6 +88,55 @@ def test_make(update, steps):
 def test_make_refuses(update, error, message):
     with pytest.raises(error, match=message):
         make_update_schedule(update)
+
+
+class Primes(UpdateSchedule):
+    """A user's schedule, which writes what it must and nothing else."""
+
+    def is_update_step(self, step):
+        prime = int(step) > 1 and all(int(step) % n for n in range(2, int(step)))
+        return torch.tensor(prime)
+
+
+HORIZON = 90  # beyond the last step of every schedule that ends
+frequencies = st.builds(
+    lambda freq, start, length: FreqSchedule(freq, start, length and start + length),
+    st.integers(1, 9),
+    st.integers(0, 30),
+    st.none() | st.integers(1, 50),
+)
+lists = st.lists(st.integers(0, 80)).map(ListSchedule)
+functions = st.integers(1, 9).map(lambda n: make_update_schedule(lambda step: step % n == 2))
+
+
+@given(frequencies | lists | functions | st.just(Primes()), st.integers(-3, HORIZON))
+def test_steps_are_those_that_the_schedule_says_when_asked_one_by_one(schedule, until):
+    expected = [step for step in range(until + 1) if schedule(step)]
+    assert list(schedule.steps(until)) == expected
+
+
+@given(frequencies | lists)
+def test_first_and_last_step(schedule):
+    due = [step for step in range(HORIZON) if schedule(step)]
+    is_endless = isinstance(schedule, FreqSchedule) and schedule.stop is None
+    assert schedule.first_step == (due[0] if due else None)
+    assert schedule.last_step == (due[-1] if due and not is_endless else None)
+
+
+def test_a_function_does_not_say_where_it_begins_or_ends():
+    for schedule in (Primes(), make_update_schedule(lambda step: False)):
+        assert schedule.first_step is schedule.last_step is schedule.planned_steps is None
+
+
+def test_planned_steps():
+    schedules = [FreqSchedule(5, 0, 12), FreqSchedule(5), ListSchedule([9, 2]), ListSchedule([])]
+    assert [schedule.planned_steps for schedule in schedules] == [12, None, 9, None]
+
+
+def test_regular_steps_take_no_memory():
+    steps = FreqSchedule(100, 50).steps(10**15)
+    assert (type(steps), len(steps), steps[-1]) == (range, 10**13, 10**15 - 50)
+    assert FreqSchedule(1, 0, 10**15).last_step == 10**15 - 1
 
 
 def test_the_base_is_abstract():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.filters import ParamFilter
-from sparsewright.core.schedules import Lambda, Step
+from sparsewright.core.step import Step
 
 _MARKS = ("param_name_patterns", "sparsity_schedule")
 
@@ -47,7 +47,7 @@ def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
         if len(points) == 1:
             options["sparsity"] = points[0][1]
         else:
-            options["sparsity"] = Lambda(_Steps(points))
+            options["sparsity"] = _Steps(points)
             options.setdefault("update", {"steps": [step for step, _ in points]})
     return options
 

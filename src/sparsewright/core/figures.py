@@ -44,8 +44,7 @@ def plot_updates(schedule: Any, steps: int, ax: Any) -> Any:
     """Draw a line at each update step among 0..steps."""
     _check_steps(steps)
     ax = axes_or_new(ax, "plot()")
-    due = [step for step in range(steps + 1) if bool(schedule(step))]
-    ax.vlines(due, 0, 1, label=repr(schedule))
+    ax.vlines(schedule.steps(steps), 0, 1, label=repr(schedule))
     ax.set_xlim(0, steps)
     ax.set_yticks([])
     ax.set_xlabel("step")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
-from sparsewright.core.update_schedules import MAX_STEP
+from sparsewright.core.step import MAX_STEP
 
 
 class Stateful(Protocol):

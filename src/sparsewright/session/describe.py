@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from sparsewright.core.html import table
-from sparsewright.core.schedules import Constant
-from sparsewright.core.update_schedules import FreqSchedule
 from sparsewright.init import name_of_init_method
+from sparsewright.schedules.parse import make_update_schedule
+from sparsewright.schedules.schedule import constant_value
 
 _FIRST = ("sparsity", "update")
 
@@ -60,13 +60,13 @@ def _value(algorithm: Any, name: str, default: Any) -> Any:
     """What an option is now, in the form in which it is best read."""
     schedules = dict(algorithm.schedules.items())
     if name in schedules:
-        schedule = schedules[name]
-        return schedule.value if isinstance(schedule, Constant) else schedule
+        level = constant_value(schedules[name])
+        return schedules[name] if level is None else level
     if name == "sparsity" and schedules:
         return _ByParameter(sum(level.startswith("sparsity.") for level in schedules))
     if name == "update" and hasattr(algorithm, "update_schedule"):
         schedule = algorithm.update_schedule
-        return None if repr(schedule) == repr(FreqSchedule()) else schedule
+        return None if repr(schedule) == repr(make_update_schedule(None)) else schedule
     if name == "init_method":
         return name_of_init_method(algorithm.init_method)
     return getattr(algorithm, name, default)

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.masks import as_decimal
-from sparsewright.core.schedules import Cosine, Cubic, HyperParameterSchedule
-from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, UpdateSchedule
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 
 POINTS = 51  # of a curve: with its numbers it fits a terminal of 80 columns
-_STEPS = 1000  # of a run of which nothing says how long it is
+_STEPS = 1000  # length of a run if no schedule has an end
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def forecast(algorithm: SparsityAlgorithm, steps: int) -> Forecast:
     """Follow an algorithm's schedules over a run; the algorithm stays as it is."""
     due: Sequence[int] = [0]
     if isinstance(algorithm, DynamicSparsityAlgorithm):
-        due = due_steps(algorithm.update_schedule, steps)
+        due = algorithm.update_schedule.steps(steps)
     points = sorted({round(steps * i / (POINTS - 1)) for i in range(POINTS)})
     updates = due[1:] if due and due[0] == 0 else due
     made = [bisect_right(due, step) - 1 for step in points]  # index of the update in force
@@ -87,30 +85,12 @@ def _values(
     return values
 
 
-def due_steps(schedule: UpdateSchedule, steps: int) -> Sequence[int]:
-    """The update steps among 0..steps, ascending."""
-    if isinstance(schedule, FreqSchedule):
-        stop = steps + 1 if schedule.stop is None else min(schedule.stop, steps + 1)
-        return range(schedule.start, max(schedule.start, stop), schedule.freq)
-    if isinstance(schedule, ListSchedule):
-        return [step for step in schedule.steps if step <= steps]
-    return [step for step in range(steps + 1) if bool(schedule(step))]
-
-
 def guess_steps(algorithms: Sequence[SparsityAlgorithm]) -> int:
-    """How long a run is that does everything its schedules have an end for."""
-    ends: list[float] = []
+    """Return the length of a run in which every schedule that has an end reaches it."""
+    ends: list[int | None] = [
+        schedule.last_step for a in algorithms for _, schedule in a.schedules.items()
+    ]
     for algorithm in algorithms:
-        update = getattr(algorithm, "update_schedule", None)
-        if isinstance(update, FreqSchedule) and update.stop is not None:
-            ends.append(update.stop)
-        if isinstance(update, ListSchedule):
-            ends += update.steps
-        ends += [_end(schedule) for _, schedule in algorithm.schedules.items()]
-    return int(max(ends, default=0)) or _STEPS
-
-
-def _end(schedule: HyperParameterSchedule) -> float:
-    if isinstance(schedule, Cubic):
-        return schedule.end
-    return schedule.half_period if isinstance(schedule, Cosine) else 0
+        if isinstance(algorithm, DynamicSparsityAlgorithm):
+            ends.append(algorithm.update_schedule.planned_steps)
+    return max((end for end in ends if end is not None), default=0) or _STEPS

@@ -1,4 +1,4 @@
-"""The schedules of one algorithm, by name: kept in range, moved on, saved and restored together."""
+"""The schedules of one algorithm, by name: kept in range, advanced, saved and restored together."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparsewright.core.errors import LevelError, StateError, show
-from sparsewright.core.make_schedule import make_hyperparam_schedule
-from sparsewright.core.schedules import Constant, Cycling, HyperParameterSchedule
 from sparsewright.core.state import load_all
+from sparsewright.schedules.parse import make_hyperparam_schedule
+from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike, constant_value
 
-# The extremes of a formula are looked for so many steps ahead at most.
+# The extremes of a formula are searched this many steps ahead at most.
 _HORIZON = 100_000
 
 
@@ -23,66 +22,72 @@ class ScheduleSet:
 
     def __init__(self) -> None:
         self._schedules: dict[str, HyperParameterSchedule] = {}
-        self._given: dict[str, Any] = {}
+        self._given: dict[str, ScheduleLike] = {}
+        self._names: dict[tuple[str, float], str] = {}
+        self._stateful: dict[str, HyperParameterSchedule] = {}
         self._bounds: dict[tuple[str, int, int | None], list[float]] = {}
 
-    def add(self, name: str, value: Any) -> HyperParameterSchedule:
+    def add(self, name: str, value: ScheduleLike) -> HyperParameterSchedule:
         """Add a number, list, dict, function or schedule under a name.
 
+        Returns:
+            The schedule; a copy if `value` is one, so that its state does not advance twice, here
+            and in another set.
+
         Raises:
-            LevelError: a number outside 0..1. What a formula gives is clamped instead.
+            LevelError: a number outside 0..1. The values of a formula are clamped instead.
         """
         schedule = make_hyperparam_schedule(value, name)
-        if schedule is value:  # the user's: what moves must not move twice, here and elsewhere
+        for level in schedule.levels() or ():
+            if not 0 <= level <= 1:
+                raise LevelError(name, level)
+        self._names[_key(schedule)] = name
+        if schedule is value:
             schedule = copy.copy(schedule)
-        numbers: list[float] = []
-        if isinstance(schedule, Constant):
-            numbers = [schedule.value]
-        elif isinstance(schedule, Cycling):
-            numbers = schedule.values
-        for number in numbers:
-            if not 0 <= number <= 1:
-                raise LevelError(name, number)
         self._schedules[name], self._given[name] = schedule, value
+        self._stateful.pop(name, None)
+        if type(schedule).update is not HyperParameterSchedule.update:
+            self._stateful[name] = schedule
         self._bounds.clear()
         return schedule
 
-    def add_shared(self, name: str, value: Any) -> str:
+    def add_shared(self, name: str, value: ScheduleLike) -> str:
         """Add as `add` does, unless the same schedule or an equal constant is there already.
 
         Returns:
-            The name under which the schedule is.
+            The name of the schedule.
         """
         schedule = make_hyperparam_schedule(value, name)
-        for other, known in self._schedules.items():
-            is_same = schedule is self._given[other]
-            if is_same or (isinstance(schedule, Constant) and schedule == known):
-                return other
+        other = self._names.get(_key(schedule))
+        if other is not None and self._holds(other, schedule):
+            return other
         self.add(name, schedule)
         return name
+
+    def _holds(self, name: str, schedule: HyperParameterSchedule) -> bool:
+        """Return whether the schedule of this name is this one; ids are reused, so keys can lie."""
+        if self._given[name] is schedule:
+            return True
+        constant = constant_value(schedule)
+        return constant is not None and constant == constant_value(self._schedules[name])
 
     def __getitem__(self, name: str) -> HyperParameterSchedule:
         return self._schedules[name]
 
     def items(self) -> list[tuple[str, HyperParameterSchedule]]:
-        """Name and schedule of each."""
+        """Return the name and schedule of each."""
         return list(self._schedules.items())
 
     def value(self, name: str, step: int) -> Tensor:
-        """The value at a step, clamped to 0..1; a 0-d tensor.
+        """Return the value at a step, clamped to 0..1.
 
-        float64 if it is one of the numbers that were given: float32 would make 1/3 another level.
+        Returns:
+            0-d tensor; float64 if the user gave this very number, else float32.
         """
-        schedule = self._schedules[name]
-        if isinstance(schedule, Constant):
-            return torch.tensor(schedule.value, dtype=torch.float64, device="cpu")
-        if isinstance(schedule, Cycling):
-            value = schedule.values[schedule.index]
-            return torch.tensor(value, dtype=torch.float64, device="cpu")
-        return schedule(step).clamp(0, 1)
+        return self._schedules[name].exact(step).clamp(0, 1)
 
     def min_max_end(self, name: str, begin: int, end: int | None) -> list[float]:
-        """Smallest, largest and last value over the steps, each clamped to 0..1.
+        """Return the smallest, largest and last value over the steps, each clamped to 0..1.
 
         Empty if there is no last step and no formula (a function of the step) to look ahead with.
         """
@@ -103,8 +108,8 @@ class ScheduleSet:
         return [min(max(v, 0), 1) for v in (min(low, last), max(high, last), last)]
 
     def update(self, is_update_step: bool) -> None:
-        """Tell every schedule that a step is over, and whether masks were due."""
-        for schedule in self._schedules.values():
+        """Advance the schedules by a step at which masks were due or not."""
+        for schedule in self._stateful.values():
             schedule.update(is_update_step)
 
     def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:
@@ -113,14 +118,14 @@ class ScheduleSet:
             schedule.visit_state(fn)
 
     def state_dict(self) -> dict[str, Any]:
-        """Name -> state of the schedule."""
+        """Return the state of each schedule, by name."""
         return {name: schedule.state_dict() for name, schedule in self._schedules.items()}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Take back what `state_dict` gave.
+        """Load a state that `state_dict` returned.
 
         Raises:
-            StateError: other schedules, or a state that does not fit; nothing is changed then.
+            StateError: a state of other schedules, or one that does not fit; nothing changes then.
         """
         if not isinstance(state_dict, Mapping) or set(state_dict) != set(self._schedules):
             raise StateError("the schedules", f"expected a dict of {', '.join(self._schedules)}")
@@ -128,3 +133,9 @@ class ScheduleSet:
             if not isinstance(state, Mapping):
                 raise StateError(f"the schedule {name}", f"expected a dict, got {show(state)}")
         load_all([self._schedules[name] for name in state_dict], list(state_dict.values()))
+
+
+def _key(schedule: HyperParameterSchedule) -> tuple[str, float]:
+    """Return what tells apart the schedules of which parameters can share one."""
+    constant = constant_value(schedule)
+    return ("object", id(schedule)) if constant is None else ("constant", constant)

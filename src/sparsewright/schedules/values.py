@@ -1,143 +1,28 @@
-"""Hyperparameter schedules: a value that depends on the step."""
+"""The hyperparameter schedules: constants, formulas of the step, cycles and functions."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
-from sparsewright.core.figures import plot_values
-
-Step = int | Tensor
-
-
-def as_tensor(step: Step) -> Tensor:
-    """A step as a 0-d int64 tensor: an int's is on the CPU, whatever the default device."""
-    return step if isinstance(step, Tensor) else torch.tensor(step, device="cpu")
+from sparsewright.core.step import Step, device_of
+from sparsewright.schedules.formula import Formula, finite_number
+from sparsewright.schedules.schedule import HyperParameterSchedule
 
 
-class HyperParameterSchedule(ABC):
-    """A value that depends on the step. Subclasses write `compute`."""
-
-    @abstractmethod
-    def compute(self, step: Step) -> Tensor:
-        """The value at a step.
-
-        Args:
-            step: optimizer steps completed; an int or a 0-d int64 tensor.
-
-        Returns:
-            0-d float32 tensor on step's device.
-        """
-
-    def __call__(self, step: Step) -> Tensor:
-        """The same as `compute(step)`; nothing is cached."""
-        return self.compute(step)
-
-    def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - few have state
-        """Told once a step whether masks were due; schedules with a state move on here."""
-
-    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - few have one
-        """Replace every state tensor by `fn` of it."""
-
-    def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
-        """Smallest, largest and last value over the steps `begin..end`, both included."""
-        values = [float(self.compute(step)) for step in range(begin, end + 1)]
-        return min(values), max(values), values[-1]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the schedule's future depends on besides the step: plain numbers."""
-        return {}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave.
-
-        Raises:
-            StateError: the state is another schedule's.
-        """
-        if state_dict:
-            raise StateError(repr(self), f"it has no state, but was given {show(state_dict)}")
-
-    def plot(self, steps: int = 1000, ax: Any = None) -> Any:
-        """Draw the values with matplotlib (extra `plot`); a cycle from update to update.
-
-        Args:
-            steps: the last step drawn, >= 1.
-            ax: matplotlib axes to draw on; None: a new figure.
-
-        Returns:
-            The axes.
-
-        Raises:
-            MissingPackageError: matplotlib is not installed.
-        """
-        return plot_values(self, steps, ax)
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({inside})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    __hash__ = object.__hash__
-
-
-class _Formula(HyperParameterSchedule):
-    """A schedule that is a formula of the step, evaluated in float64 over any number of steps."""
-
-    def __init__(self, **numbers: float) -> None:
-        for name, value in numbers.items():
-            number = finite_number(f"{name} of {type(self).__name__}", value)
-            # Torch takes integers of 64 bits.
-            is_small = isinstance(value, int) and abs(value) < 2**53
-            setattr(self, name, value if is_small else number)
-
-    @abstractmethod
-    def _at(self, step: Tensor) -> Tensor:
-        """The values at float64 `step`s, elementwise."""
-
-    def compute(self, step: Step) -> Tensor:
-        """The value at a step; see the class for the formula."""
-        return self._at(as_tensor(step).double()).float()
-
-    def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
-        """Smallest, largest and last value over the steps `begin..end`, both included."""
-        values = self._at(torch.arange(begin, end + 1, dtype=torch.float64, device="cpu")).float()
-        return values.min().item(), values.max().item(), values[-1].item()
-
-
-def finite_number(what: str, value: Any) -> float:
-    """A number that was given as an option.
-
-    Raises:
-        OptionTypeError: it is none.
-        OptionError: it is not finite, or beyond the largest float.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionTypeError(what, value, "a finite number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise OptionError(what, value, "a finite number")
-    return number
-
-
-class Constant(_Formula):
+class Constant(Formula):
     """The same value at every step.
 
     >>> Constant(0.9)(1000)
     tensor(0.9000)
     """
 
+    name = "constant"
     value: float
 
     def __init__(self, value: float) -> None:
@@ -146,14 +31,33 @@ class Constant(_Formula):
     def _at(self, step: Tensor) -> Tensor:
         return torch.full_like(step, self.value)
 
+    def exact(self, step: Step) -> Tensor:
+        """Return the value as it was given; 0-d float64 tensor on step's device."""
+        return torch.tensor(self.value, dtype=torch.float64, device=device_of(step))
 
-class Linear(_Formula):
+    def levels(self) -> Sequence[float]:
+        """Return the one value."""
+        return (self.value,)
+
+    @property
+    def last_step(self) -> int:
+        """0: the value never moves."""
+        return 0
+
+    def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
+        """Return the value three times, rounded to float32, whatever the steps."""
+        value = float(self.compute(0))
+        return value, value, value
+
+
+class Linear(Formula):
     """`init + step * slope`.
 
     >>> Linear(init=0.1, slope=0.02)(5)
     tensor(0.2000)
     """
 
+    name = "linear"
     init: float
     slope: float
 
@@ -164,13 +68,14 @@ class Linear(_Formula):
         return self.init + step * self.slope
 
 
-class Exp(_Formula):
+class Exp(Formula):
     """`final + (init - final) * e^(step * gamma)`; `gamma < 0` goes from `init` to `final`.
 
     >>> Exp(init=0.0, gamma=-0.1)(10)
     tensor(0.6321)
     """
 
+    name = "exp"
     init: float
     gamma: float
     final: float
@@ -182,13 +87,14 @@ class Exp(_Formula):
         return self.final + (self.init - self.final) * torch.exp(step * self.gamma)
 
 
-class Power(_Formula):
+class Power(Formula):
     """`init * beta^step`.
 
     >>> Power(init=0.5, beta=0.9)(1)
     tensor(0.4500)
     """
 
+    name = "power"
     init: float
     beta: float
 
@@ -199,7 +105,7 @@ class Power(_Formula):
         return self.init * torch.pow(torch.full_like(step, self.beta), step)
 
 
-class Cosine(_Formula):
+class Cosine(Formula):
     """`o + a * cos(step * pi / half_period)`, `o = (init + minimum) / 2`, `a = init - o`.
 
     Goes from `init` to `minimum` in `half_period` steps and back in as many.
@@ -210,6 +116,7 @@ class Cosine(_Formula):
     (tensor(0.1500), tensor(0.1000))
     """
 
+    name = "cosine"
     init: float
     half_period: float
     minimum: float
@@ -224,8 +131,13 @@ class Cosine(_Formula):
         amplitude = self.init - offset
         return offset + amplitude * torch.cos(step * (math.pi / self.half_period))
 
+    @property
+    def last_step(self) -> int:
+        """`half_period`, rounded up; the values then come back in reverse."""
+        return math.ceil(self.half_period)
 
-class Cubic(_Formula):
+
+class Cubic(Formula):
     """`final + (init - final) * (1 - t)^3`, `t = clamp((step - begin) / (end - begin), 0, 1)`.
 
     Source: gradual magnitude pruning, arXiv:1710.01878, equation 1.
@@ -235,6 +147,7 @@ class Cubic(_Formula):
     (tensor(0.), tensor(0.7875), tensor(0.9000), tensor(0.9000))
     """
 
+    name = "cubic"
     init: float
     final: float
     begin: float
@@ -249,14 +162,24 @@ class Cubic(_Formula):
         t = ((step - self.begin) / (self.end - self.begin)).clamp(0, 1)
         return self.final + (self.init - self.final) * (1 - t) ** 3
 
+    @property
+    def last_step(self) -> int:
+        """`end`, rounded up; the value then stays `final`."""
+        return max(0, math.ceil(self.end))
+
 
 class Cycling(HyperParameterSchedule):
     """The next of `values` after each update step, in a circle.
+
+    Args:
+        values: one number or more.
 
     >>> cycling = Cycling([0.3, 0.5])
     >>> cycling(0), cycling.update(True), cycling(1), cycling.update(False), cycling(2)
     (tensor(0.3000), None, tensor(0.5000), None, tensor(0.5000))
     """
+
+    name = "cycling"
 
     def __init__(self, values: Sequence[float]) -> None:
         if isinstance(values, str) or not isinstance(values, Sequence):
@@ -267,16 +190,24 @@ class Cycling(HyperParameterSchedule):
         self.index = 0
 
     def compute(self, step: Step) -> Tensor:
-        """The value in turn; the step does not matter."""
-        return as_tensor(step).new_tensor(self.values[self.index], dtype=torch.float32)
+        """Return the current value; the step does not matter."""
+        return torch.tensor(self.values[self.index], dtype=torch.float32, device=device_of(step))
+
+    def exact(self, step: Step) -> Tensor:
+        """Return the current value as it was given; 0-d float64 tensor on step's device."""
+        return torch.tensor(self.values[self.index], dtype=torch.float64, device=device_of(step))
+
+    def levels(self) -> Sequence[float]:
+        """Return the values."""
+        return self.values
 
     def update(self, is_update_step: Tensor | bool) -> None:
-        """Move on to the next value if this was an update step."""
+        """Advance to the next value if this was an update step."""
         if is_update_step:
             self.index = (self.index + 1) % len(self.values)
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
-        """Smallest, largest and last of the values, whatever the steps."""
+        """Return the smallest, largest and last of the values, whatever the steps."""
         return min(self.values), max(self.values), self.values[-1]
 
     def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:
@@ -284,14 +215,14 @@ class Cycling(HyperParameterSchedule):
         self.load_state_dict({"index": int(fn(torch.tensor(self.index, device="cpu")))})
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the circle: `{"index": int}`."""
+        """Return the position in the circle: `{"index": int}`."""
         return {"index": self.index}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back the position.
+        """Load the position.
 
         Raises:
-            StateError: no `index`, or one outside the values; or more than that.
+            StateError: `index` is missing or outside the values, or there are other keys.
         """
         index = state_dict.get("index")
         if type(index) is not int:
@@ -317,12 +248,14 @@ class Lambda(HyperParameterSchedule):
     tensor(0.3000)
     """
 
-    def __init__(self, fn: Callable[[Step], Any]) -> None:
+    name = "lambda"
+
+    def __init__(self, fn: Callable[[Step], float | Tensor]) -> None:
         if not callable(fn):
             raise OptionTypeError("fn of Lambda", fn, "a function of the step")
         self.fn = fn
 
     def compute(self, step: Step) -> Tensor:
-        """`fn(step)` as a 0-d tensor."""
-        value, device = self.fn(step), as_tensor(step).device
+        """Return `fn(step)` as a 0-d tensor."""
+        value, device = self.fn(step), device_of(step)
         return torch.as_tensor(value, dtype=torch.float32, device=device).reshape(())
