@@ -4,9 +4,9 @@ import pytest
 from torch.optim import SGD
 
 import sparsewright as sparse
+from helpers.support import kept_of, make_mlp, train
 from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.utils import Constant, FreqSchedule
-from support import kept_of, make_mlp, train
 
 DEPRECATED = "param_name_patterns and sparsity_schedule are deprecated"
 

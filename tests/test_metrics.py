@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import SGD
 
 import sparsewright as sparse
+from helpers.support import backward, batch, make_mlp, train
 from sparsewright.core.errors import MissingPackageError, OptionError, OptionTypeError
 from sparsewright.metrics import TensorBoard, log_metrics
-from support import backward, batch, make_mlp, train
 
 
 def run(sparsity, every=1):

@@ -13,10 +13,10 @@ from torch import nn
 from torch.optim import SGD
 
 import sparsewright as sparse
+from helpers.support import assert_same, make_mlp, masks_of, train
 from sparsewright import utils
 from sparsewright.core.errors import MissingPackageError, OptionError
 from sparsewright.core.figures import show_mask
-from support import assert_same, make_mlp, masks_of, train
 
 mpl.use("Agg")
 from matplotlib import pyplot

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli_process import Command
+from helpers import plan_models
+from helpers.cli_process import Command
 
-MODELS = Path(__file__).with_name("plan_models.py")
+MODELS = Path(plan_models.__file__)
 
 
 @pytest.fixture

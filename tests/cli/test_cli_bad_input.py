@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cli_process import Command
+from helpers.cli_process import Command
 from sparsewright.recipes.run_folder import SUMS, checksums
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cli_process import Command
-from processes import shown_on_a_terminal
+from helpers.cli_process import Command
+from helpers.processes import shown_on_a_terminal
 
 LOG = """
 import json

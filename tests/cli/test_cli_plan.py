@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planned import ENTRY, as_json, lines_of
 
-from cli_process import Command
-from processes import shown_on_a_terminal
+from helpers.cli_process import Command
+from helpers.planned import ENTRY, as_json, lines_of
+from helpers.processes import shown_on_a_terminal
 
 
 def test_plan_of_a_train_config_is_what_the_run_does(command: Command) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from planned import ENTRY, lines_of
 
-from cli_process import Command
+from helpers.cli_process import Command
+from helpers.planned import ENTRY, lines_of
 
 
 def test_all_problems_of_all_entries_in_one_run(plan) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cli_process import Command
+from helpers.cli_process import Command
 
 SECTION = {"algorithm": "set", "sparsity": 0.9, "update": {"freq": 2}}
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from cli_process import Command
+from helpers.cli_process import Command
 
 
 def losses(command: Command, run: str) -> list[float]:

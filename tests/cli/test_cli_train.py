@@ -18,8 +18,8 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from cli_process import TINY, Command, wait_for
-from image_files import write_images
+from helpers.cli_process import TINY, Command, wait_for
+from helpers.image_files import write_images
 
 
 def lines(run: Path, event: str) -> list[dict[str, float]]:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import sparsewright as sparse
-from cases import OPTIMIZERS, attach, every_algorithm, step_once
+from helpers.cases import OPTIMIZERS, attach, every_algorithm, step_once
+from helpers.support import assert_pruned, backward, make_mlp, masks_of
+from helpers.twins import kept_exactly
 from sparsewright import init
-from support import assert_pruned, backward, make_mlp, masks_of
-from twins import kept_exactly
 
 every_way = pytest.mark.parametrize("assign", [False, True], ids=["copied", "assigned"])
 WITH_TOPK = {

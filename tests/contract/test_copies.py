@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cases import OPTIMIZERS, attach, every_algorithm, step_once
-from support import assert_pruned, assert_same, batch, masks_of
+from helpers.cases import OPTIMIZERS, attach, every_algorithm, step_once
+from helpers.support import assert_pruned, assert_same, batch, masks_of
 
 
 def through_torch_save(model):

@@ -5,7 +5,7 @@ import torch
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cases import (
+from helpers.cases import (
     ALGORITHMS,
     attach,
     backward_twice,
@@ -14,9 +14,9 @@ from cases import (
     every_optimizer,
     step_once,
 )
+from helpers.support import assert_pruned, assert_same, make_mlp, masks_of, state_tensors
+from helpers.twins import kept_exactly
 from sparsewright import kernels
-from support import assert_pruned, assert_same, make_mlp, masks_of, state_tensors
-from twins import kept_exactly
 
 STEPS = 8
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import sparsewright as sparse
-from cases import OPTIMIZERS, attach, every_algorithm, step_once
-from support import assert_pruned, batch, masks_of
+from helpers.cases import OPTIMIZERS, attach, every_algorithm, step_once
+from helpers.support import assert_pruned, batch, masks_of
 
 
 class Pooled(nn.Module):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from cases import (
+from helpers.cases import (
     ALGORITHMS,
     OPTIMIZERS,
     attach,
@@ -14,7 +14,7 @@ from cases import (
     saved,
     step_once,
 )
-from support import assert_pruned, assert_same, make_mlp, masks_of
+from helpers.support import assert_pruned, assert_same, make_mlp, masks_of
 
 STEPS = 7
 ORDERS = list(itertools.permutations(range(3)))

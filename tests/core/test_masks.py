@@ -8,16 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
-from sparsewright.core.masks import as_decimal, drop_and_grow, num_kept
-from sparsewright.utils import (
-    InputGroupScoreShaper,
-    OutputGroupScoreShaper,
-    make_mask_drop_minimum,
-    make_mask_grow_maximum,
-    make_mask_topk_sparsity,
-)
-from twins import (
+from helpers.twins import (
     LEVELS,
     as_mask,
     best,
@@ -28,6 +19,15 @@ from twins import (
     masks,
     rows_of,
     scores,
+)
+from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
+from sparsewright.core.masks import as_decimal, drop_and_grow, num_kept
+from sparsewright.utils import (
+    InputGroupScoreShaper,
+    OutputGroupScoreShaper,
+    make_mask_drop_minimum,
+    make_mask_grow_maximum,
+    make_mask_topk_sparsity,
 )
 
 

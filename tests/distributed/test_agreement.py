@@ -5,9 +5,10 @@
 
 import json
 
-import agreement_worker
 import pytest
-from ranks import run_ranks
+
+from helpers.distributed import agreement_worker
+from helpers.distributed.ranks import run_ranks
 
 EXPECTED = {
     "a_non_finite_gradient_on_one_rank_leaves_the_masks_of_all": [True, True, True, True],

@@ -7,10 +7,10 @@ found, on rank 0, after each step.
 import json
 
 import pytest
-from ranks import run_ranks
-from replicas_worker import STEPS, VARIANTS, WITH_FOUR
 
-from cases import ALGORITHMS
+from helpers.cases import ALGORITHMS
+from helpers.distributed.ranks import run_ranks
+from helpers.distributed.replicas_worker import STEPS, VARIANTS, WITH_FOUR
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 

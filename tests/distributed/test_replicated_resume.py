@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from ranks import run_ranks
-from resume_worker import CASES
+
+from helpers.distributed.ranks import run_ranks
+from helpers.distributed.resume_worker import CASES
 
 
 @pytest.fixture(scope="module")

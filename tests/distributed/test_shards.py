@@ -6,8 +6,9 @@
 import json
 
 import pytest
-from ranks import run_ranks
-from shards_worker import CASES, IN_EVERY_VARIANT, WITH_FOUR, WITH_TWO
+
+from helpers.distributed.ranks import run_ranks
+from helpers.distributed.shards_worker import CASES, IN_EVERY_VARIANT, WITH_FOUR, WITH_TWO
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 

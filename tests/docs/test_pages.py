@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from pages import KINDS, PAGES, ROOT, blocks, examples, links, run_page
 
-from cli_process import run_in_process
+from helpers.cli_process import run_in_process
+from helpers.pages import KINDS, PAGES, ROOT, blocks, examples, links, run_page
 
 # What README's first blocks take as the reader's own.
 GIVEN = {

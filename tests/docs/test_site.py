@@ -6,9 +6,9 @@ import sys
 import zlib
 
 import pytest
-from pages import ROOT
 
 import sparsewright
+from helpers.pages import ROOT
 from test_public_names import DOCUMENTED, METHODS
 
 

@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 import sparsewright as sparse
+from helpers.support import assert_pruned, assert_same, batch, make_mlp
 from sparsewright.core.errors import AttachError
-from support import assert_pruned, assert_same, batch, make_mlp
 
 
 @pytest.fixture(autouse=True)

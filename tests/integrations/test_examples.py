@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from script_process import run_script
+
+from helpers.script_process import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STRICT = [

@@ -8,14 +8,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from script_process import run_script
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sparsewright as sparse
+from helpers.script_process import run_script
+from helpers.support import assert_pruned, assert_same, batch, make_mlp, masks_of
 from sparsewright.core.errors import AttachError, StateError
 from sparsewright.integrations.lightning import SparsityCallback
-from support import assert_pruned, assert_same, batch, make_mlp, masks_of
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_zoo_program import CountPruned, Sparsity, Trainer
 
+from helpers import model_zoo_program
+from helpers.model_zoo_program import CountPruned, Sparsity, Trainer
+from helpers.support import assert_pruned, assert_same, batch, make_mlp
 from sparsewright import compat
-from support import assert_pruned, assert_same, batch, make_mlp
 
 CONFIGS = {
     "static": {"algorithm": "static", "sparsity": 0.5},
@@ -70,7 +71,7 @@ def test_the_program_trains_logs_saves_and_resumes(config, tmp_path):
 
 
 def test_only_the_import_is_ours():
-    text = (Path(__file__).parent / "model_zoo_program.py").read_text()
+    text = Path(model_zoo_program.__file__).read_text()
     lines = [line for line in text.splitlines() if "sparsewright" in line]
     assert lines == [
         "import sparsewright as sparse  # was: import cerebras.pytorch.sparse as sparse"

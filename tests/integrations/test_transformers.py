@@ -14,9 +14,9 @@ from transformers import (
 )
 
 import sparsewright as sparse
+from helpers.support import assert_pruned, assert_same, masks_of
 from sparsewright.core.errors import AttachError, StateError
 from sparsewright.integrations.transformers import SparsityCallback
-from support import assert_pruned, assert_same, masks_of
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 

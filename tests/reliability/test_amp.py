@@ -8,9 +8,8 @@ import torch
 from torch.func import functional_call
 
 import sparsewright as sparse
-from cases import OPTIMIZERS, attach, every_algorithm
-from sparsewright.core.errors import SparsityWarning
-from support import (
+from helpers.cases import OPTIMIZERS, attach, every_algorithm
+from helpers.support import (
     assert_pruned,
     assert_same,
     batch,
@@ -19,6 +18,7 @@ from support import (
     masks_of,
     state_tensors,
 )
+from sparsewright.core.errors import SparsityWarning
 
 STEPS = 6
 FUSED = {

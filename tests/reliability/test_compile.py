@@ -9,8 +9,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 import sparsewright as sparse
-from cases import ALGORITHMS, OPTIMIZERS, every_algorithm
-from support import assert_pruned, assert_same, batch, masks_of, train
+from helpers.cases import ALGORITHMS, OPTIMIZERS, every_algorithm
+from helpers.support import assert_pruned, assert_same, batch, masks_of, train
 
 STEPS = 6
 DYNAMO = torch._dynamo.config

@@ -5,8 +5,8 @@ import torch
 from torch.optim import SGD
 
 import sparsewright as sparse
-from cases import every_algorithm
-from support import assert_same, batch, make_mlp, masks_of
+from helpers.cases import every_algorithm
+from helpers.support import assert_same, batch, make_mlp, masks_of
 
 STEPS = 6
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cli_process import Command
+from helpers.cli_process import Command
 
 # Runs in a mount namespace of its own, where `disk` is a tmpfs of 2 MB: fills it up to so many
 # bytes, lets the command write, makes room again.

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsewright as sparse
+from helpers.support import backward, make_mlp
 from sparsewright.core.errors import (
     OptionError,
     OptionTypeError,
     SparsewrightError,
     SparsityWarning,
 )
-from support import backward, make_mlp
 
 EXAMPLES = int(os.environ.get("SPARSEWRIGHT_FUZZ", "10000"))
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sparsewright as sparse
+from helpers.support import assert_same
 from sparsewright.cli import main
 from sparsewright.core.errors import CheckpointError
-from support import assert_same
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import sparsewright as sparse
-from cli_process import Command
+from helpers.cli_process import Command
 from sparsewright.cli import main
 from sparsewright.core.errors import CheckpointError, SparsewrightError
 from sparsewright.recipes import loop

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import sparsewright as sparse
-from cases import ALGORITHMS, attach, every_algorithm, step_once
+from helpers.cases import ALGORITHMS, attach, every_algorithm, step_once
+from helpers.support import assert_same, masks_of
 from sparsewright.core.errors import StateError
-from support import assert_same, masks_of
 
 JUNK = [
     None,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cli_process import Command
-from support import assert_same
+from helpers.cli_process import Command
+from helpers.support import assert_same
 
 KILLS = 30
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import sparsewright as sparse
-from cases import ALGORITHMS, OPTIMIZERS, attach, every_algorithm, loaded, saved, step_once
-from support import assert_same, masks_of
+from helpers.cases import ALGORITHMS, OPTIMIZERS, attach, every_algorithm, loaded, saved, step_once
+from helpers.support import assert_same, masks_of
 
 STEPS = 7
 STORAGES = ["masked", "compressed"]

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn, up
 from torch.utils.checkpoint import checkpoint
 
 import sparsewright as sparse
-from cases import ALGORITHMS, attach, every_algorithm, step_once
-from support import assert_pruned, assert_same, batch, make_mlp, masks_of, train
+from helpers.cases import ALGORITHMS, attach, every_algorithm, step_once
+from helpers.support import assert_pruned, assert_same, batch, make_mlp, masks_of, train
 
 pytestmark = [  # what torch's compiler does to itself
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_runs import WrittenRun, random_masks, write_run
 
+from helpers.report_runs import WrittenRun, random_masks, write_run
 from sparsewright.report import masks as m
 from sparsewright.report.command import write_report
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_runs import random_masks, write_run
 
+from helpers.report_runs import random_masks, write_run
 from sparsewright.core.errors import MissingPackageError, OptionError
 from sparsewright.report import masks as m
 from sparsewright.report import page as page_module

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from report_runs import WrittenRun, random_masks, write_run, write_snapshot
 
+from helpers.report_runs import WrittenRun, random_masks, write_run, write_snapshot
 from sparsewright.core.errors import CheckpointError, ConfigError
 from sparsewright.report.read import read_run, read_runs
 

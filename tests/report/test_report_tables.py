@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import WrittenRun, random_masks, write_run
 
+from helpers.report_runs import WrittenRun, random_masks, write_run
 from sparsewright.report import formats, tables
 from sparsewright.report.read import Run, read_runs
 

@@ -1,0 +1,1 @@
+"""Programs that `torchrun` starts, and what starts them."""

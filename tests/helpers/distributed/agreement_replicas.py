@@ -1,0 +1,89 @@
+"""Cases of replicas: what must not happen on several ranks, and what is said instead."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import sparsewright as sparse
+from helpers.distributed.agreement import (
+    after_a_non_finite_gradient_on_rank_1,
+    attach,
+    error_of,
+    make_cases,
+    rigl,
+    step,
+)
+from helpers.distributed.replicas_worker import is_equal_on_all_ranks
+from helpers.support import make_mlp, masks_of
+
+CASES, case = make_cases()
+
+
+@case
+def a_non_finite_gradient_on_one_rank_leaves_the_masks_of_all():
+    found, sparsity, model = after_a_non_finite_gradient_on_rank_1(make_mlp(), wrap=True)
+    equal = is_equal_on_all_ranks([*masks_of(sparsity).values(), *model.parameters()])
+    return [*found, equal]
+
+
+@case
+def masks_that_differ_are_told_at_the_first_step():
+    torch.manual_seed(dist.get_rank())
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    model, optimizer = attach(sparse.Static(0.5, init_method="topk"), model)
+    return error_of(step, model, optimizer, 0)
+
+
+@case
+def models_that_differ_are_told_at_the_first_step():
+    model = make_mlp(hidden=16 + dist.get_rank())
+    model, optimizer = attach(sparse.Static(0.5), model, wrap=False)
+    return error_of(step, model, optimizer, 0)
+
+
+@case
+def ranks_without_a_process_group_train_alone():
+    sparsity = rigl()
+    sparsity.process_group = None
+    model, optimizer = attach(sparsity, make_mlp(hidden=16 + dist.get_rank()), wrap=False)
+    for number in range(6):
+        step(model, optimizer, number)
+    return [sparsity.step, [p.kept for p in sparsity.sparse_params.values()]]
+
+
+@case
+def a_group_of_some_ranks_agrees_among_itself():
+    """Every rank in a group of its own: nothing to average with, nobody to agree with."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    sparsity = sparse.Group({"*": rigl()})
+    sparsity.process_group = groups[dist.get_rank()]
+    model, optimizer = attach(sparsity, make_mlp(hidden=16 + dist.get_rank()), wrap=False)
+    for number in range(4):
+        step(model, optimizer, number)
+    return sparsity.step
+
+
+@case
+def a_compressed_weight_whose_level_moves_is_refused():
+    sparsity = sparse.SET(sparsity={"type": "linear", "init": 0.5, "slope": 0.05}, update=2)
+    model = make_mlp()
+    sparsity.apply(model)
+    sparse.compress(model, verbose=False)
+    model = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    step(model, optimizer, 0)
+    before = [p.kept for p in sparsity.sparse_params.values()]
+    error = error_of(step, model, optimizer, 1)
+    return [error, before == [p.kept for p in sparsity.sparse_params.values()]]
+
+
+@case
+def a_wrapped_model_is_not_compressed():
+    sparsity = rigl()
+    model, _ = attach(sparsity)
+    error = error_of(sparse.compress, model, verbose=False)
+    return [error, [p.is_compressed for p in sparsity.sparse_params.values()]]

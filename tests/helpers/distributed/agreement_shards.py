@@ -1,0 +1,220 @@
+"""Cases of shards: what must not happen on several ranks, and what is said instead."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+import sparsewright as sparse
+from helpers.distributed.agreement import (
+    after_a_non_finite_gradient_on_rank_1,
+    attach,
+    error_of,
+    local_masks_of,
+    make_cases,
+    mesh,
+    rigl,
+    step,
+)
+from helpers.support import batch, make_mlp
+from sparsewright.core.contest import make_contest
+from sparsewright.core.masks import drop_and_grow
+from sparsewright.core.uniform import uniform
+from sparsewright.kernels.sharded import local
+
+CASES, case = make_cases()
+
+
+@case
+def a_non_finite_gradient_in_one_shard_leaves_the_masks_of_all():
+    model = fully_shard(make_mlp(), mesh=mesh())
+    return after_a_non_finite_gradient_on_rank_1(model, wrap=False)[0]
+
+
+@case
+def a_cleared_gradient_of_shards_is_not_summed():
+    found = []
+    for passes in ([3, 5], [5]):
+        sparsity = sparse.RigL(0.5, sparsity=0.5, update=1)
+        model, optimizer = attach(sparsity, fully_shard(make_mlp(), mesh=mesh()), wrap=False)
+        for number in passes:
+            optimizer.zero_grad()
+            model(batch(10 * number + dist.get_rank(), 4, 8)).pow(2).mean().backward()
+        dense = sparsity._attachment.dense_gradients
+        found.append([local(dense.get(p)) for p in sparsity.sparse_params.values()])
+    return [all(map(torch.equal, *found)), all(bool(g.count_nonzero()) for g in found[0])]
+
+
+@case
+def a_sharded_weight_is_not_compressed():
+    model = fully_shard(make_mlp(), mesh=mesh())
+    sparsity = sparse.configure({"algorithm": "rigl", "sparsity": 0.5, "storage": "compressed"})
+    return error_of(sparsity.apply, model)
+
+
+@case
+def a_compressed_weight_is_not_sharded():
+    model = make_mlp()
+    sparsity = sparse.configure({"algorithm": "rigl", "sparsity": 0.5, "storage": "compressed"})
+    sparsity.apply(model)
+    fully_shard(model, mesh=mesh())
+    return error_of(sparsity.apply, torch.optim.SGD(model.parameters(), 0.1))
+
+
+@case
+def a_weight_sharded_by_columns_is_refused():
+    model = fully_shard(make_mlp(), mesh=mesh(), shard_placement_fn=lambda p: Shard(p.ndim - 1))
+    return error_of(sparse.Static(0.5).apply, model)
+
+
+@case
+def an_update_of_shards_sends_counts_only():
+    """No rank ever sends or receives a piece of a weight: 262,144 entries, thousands of counts."""
+    model = nn.Sequential(nn.Linear(512, 512, bias=False))
+    fully_shard(model, mesh=mesh())
+    sparsity = sparse.RigL(0.3, sparsity=0.9, update=1)
+    model, optimizer = attach(sparsity, model, wrap=False, lr=1e-3)
+    sent = []
+    for name in ("all_reduce", "all_gather", "broadcast", "all_gather_into_tensor"):
+        setattr(dist, name, counted(sent, getattr(dist, name)))
+    for number in range(2):
+        optimizer.zero_grad()
+        model(batch(number, 4, 512)).pow(2).mean().backward()
+        sent.clear()
+        optimizer.step()
+    kept = [p.kept for p in sparsity.sparse_params.values()]
+    return [max(sent) <= 2048, len(sent) < 20, kept]
+
+
+def counted(sent, function):
+    def call(tensor, *args, **kwargs):
+        inputs = tensor if isinstance(tensor, list) else [tensor]
+        sent.append(sum(each.numel() for each in inputs))
+        return function(tensor, *args, **kwargs)
+
+    return call
+
+
+@case
+def an_overflow_under_a_scaler_leaves_no_trace_on_shards():
+    model = fully_shard(make_mlp(), mesh=mesh())
+    sparsity = rigl()
+    model, optimizer = attach(sparsity, model, wrap=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    steps = []
+    for number in range(8):
+        optimizer.zero_grad()
+        x = batch(number, 4, 8) * (torch.inf if number in (1, 4) else 1)
+        scaler.scale(model(x).pow(2).mean()).backward()
+        before = local_masks_of(sparsity)
+        scaler.step(optimizer)
+        scaler.update()
+        same = all(map(torch.equal, before, local_masks_of(sparsity)))
+        steps.append([sparsity.step, same])
+    finite = all(bool(p.to_local().isfinite().all()) for p in model.parameters())
+    return [finite, steps]
+
+
+@case
+def masks_of_a_copied_sharded_model_are_taken_over_and_counted():
+    model = make_mlp()
+    for layer in (model[0], model[2]):
+        layer.weight = nn.Parameter(distribute_tensor(layer.weight, mesh(), [Shard(0)]))
+        layer.bias = nn.Parameter(distribute_tensor(layer.bias, mesh(), [Shard(0)]))
+    attach(sparse.Static(0.75), model, wrap=False)
+    sparsity = rigl()
+    sparsity.apply(copy.deepcopy(model))
+    return [p.kept for p in sparsity.sparse_params.values()]
+
+
+@case
+def norms_of_sharded_gradients_are_those_of_the_whole():
+    logged = []
+    for model, wrap in ((fully_shard(make_mlp(), mesh=mesh()), False), (make_mlp(), True)):
+        sparsity = rigl()
+        model, optimizer = attach(sparsity, model, wrap=wrap)
+        norms = []
+        sparse.log_metrics(sparsity, lambda scalars, step, norms=norms: norms.append(scalars))
+        for number in range(3):
+            step(model, optimizer, number)
+        logged.append([each["sparsity/grad_norm"] for each in norms])
+    differences = [abs(a - b) for a, b in zip(*logged, strict=True)]
+    return [len(differences), max(differences) < 1e-6, min(logged[0]) > 0]
+
+
+SHAPES = [(1,), (7,), (2, 3), (6, 4), (13, 8), (12, 2, 3), (3, 50), (64, 64)]
+SHAPERS = {
+    "all": lambda shape: None,
+    "in": lambda shape: sparse.utils.InputGroupScoreShaper(2),
+    "out": lambda shape: sparse.utils.OutputGroupScoreShaper(3),
+}
+
+
+def random_contests():
+    """Random weights, masks and scores with many ties, whole and sharded, on two kinds of mesh."""
+    world = dist.get_world_size()
+    meshes = [(mesh(), [Shard(0)]), (mesh(world // 2, 2), [Replicate(), Shard(0)])]
+    meshes.append((mesh(), [Replicate()]))
+    generator = torch.Generator().manual_seed(7)
+
+    def draw(n):
+        return int(torch.randint(n, (), generator=generator))
+
+    for number in range(150):
+        shape = SHAPES[draw(len(SHAPES))]
+        kinds = ["all"]
+        kinds += ["in"] if len(shape) > 1 and shape[1] % 2 == 0 else []
+        kinds += ["out"] if shape[0] % 3 == 0 else []
+        shaper = SHAPERS[kinds[draw(len(kinds))]](shape)
+        dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16)[draw(4)]
+        spread = 1 + draw(40)
+        weight = (torch.randint(-spread, spread + 1, shape, generator=generator) / 8).to(dtype)
+        score = (torch.randn(shape, generator=generator) * 4).round().to(dtype)
+        mask = torch.rand(shape, generator=generator) < (0.0, 0.5, 1.0)[draw(3)]
+        level, fraction = draw(11) / 10, draw(11) / 10
+        on, placements = meshes[draw(3)]
+        spread_out = [
+            distribute_tensor(t, on, placements, src_data_rank=None) for t in (weight, mask, score)
+        ]
+        yield number, (weight, mask, score), spread_out, level, fraction, shaper
+
+
+@case
+def contests_over_shards_equal_those_over_the_whole():
+    wrong, marked = [], 0
+    for number, whole, spread, level, fraction, shaper in random_contests():
+        (weight, mask, score), (weights, masks, scores) = whole, spread
+        pairs = [
+            (drop_and_grow(w, m, level, fraction, s, shaper), w, m, s)
+            for w, m, s in ((weight, mask, score), (weights, masks, scores))
+        ]
+        topk = [sparse.utils.make_mask_topk_sparsity(s, level, shaper) for s in (score, scores)]
+        drop = [
+            sparse.utils.make_mask_drop_minimum(w, m, fraction, shaper)[0]
+            for w, m in ((weight, mask), (weights, masks))
+        ]
+        grow = [
+            sparse.utils.make_mask_grow_maximum(s, m, level, None, shaper)
+            for s, m in ((score, mask), (scores, masks))
+        ]
+        made = [sparse.init.checkerboard(w, level, shaper) for w in (weight, weights)]
+        noise = [uniform(w, torch.Generator().manual_seed(number)) for w in (weight, weights)]
+        for one, many in ([p[0] for p in pairs], topk, drop, grow, made, noise):
+            if not torch.equal(one, many.full_tensor()):
+                wrong.append(number)
+        marked += int(pairs[0][0].sum())
+    return [wrong, marked > 1000]
+
+
+@case
+def nan_on_one_rank_is_told_to_all():
+    score = torch.ones(8, 4)
+    score[7, 3] = torch.nan
+    spread = distribute_tensor(score, mesh(), [Shard(0)], src_data_rank=None)
+    contest = make_contest(spread, None)
+    return error_of(contest.select, contest.shape(spread), [3])
