@@ -32,6 +32,8 @@ class Followed:
         self.is_loaded = False
         self._known: tuple[list[int], list[int], int] | None = None
         self._parameters: list[SparseParameter] = []
+        self._by_rule: dict[int, list[SparseParameter]] = {}
+        self._is_fresh = False  # inside of a step nothing is replaced
         self._handles: list[RemovableHandle] = [
             # A compiled optimizer step calls them; it cannot trace them.
             optimizer.register_step_pre_hook(torch.compiler.disable(self._before)),
@@ -39,23 +41,45 @@ class Followed:
             optimizer.register_load_state_dict_post_hook(self.loaded),
         ]
 
-    def remove(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
+    def leave(self, rules: Iterable[Rule]) -> bool:
+        """Let algorithms go; without any left, take the hooks off and return True."""
+        gone = list(rules)
+        self.rules = [rule for rule in self.rules if rule not in gone]
+        if not self.rules:
+            for handle in self._handles:
+                handle.remove()
+        return not self.rules
 
     def parameters(self) -> list[SparseParameter]:
         """Return the sparse parameters that it steps, in the order of attaching."""
-        known = params_of(self.optimizer), self._session.follow(), len(self.rules)
-        if known != self._known:
-            self._known, stepped = known, set(known[0])
-            own = zip(self._session.parameters.values(), known[1], strict=True)
-            self._parameters = [p for p, at in own if at in stepped and p.rule in self.rules]
+        if not self._is_fresh:
+            known = params_of(self.optimizer), self._session.follow(), len(self.rules)
+            if known != self._known:
+                self._known = known
+                self._find(set(known[0]), known[1])
         return self._parameters
 
+    def _find(self, stepped: set[int], own: list[int]) -> None:
+        """Find the parameters among those of the session, whose ids are given in order."""
+        followers = {id(rule) for rule in self.rules}
+        every = zip(self._session.parameters.values(), own, strict=True)
+        self._parameters = [p for p, at in every if at in stepped and id(p.rule) in followers]
+        self._by_rule: dict[int, list[SparseParameter]] = {}
+        for parameter in self._parameters:
+            self._by_rule.setdefault(id(parameter.rule), []).append(parameter)
+
+    def by_rule(self) -> dict[int, list[SparseParameter]]:
+        """Return the same by the ids of their algorithms."""
+        self.parameters()
+        return self._by_rule
+
     def stepped_rules(self) -> list[Rule]:
-        """Return those of its algorithms whose steps are this optimizer's."""
-        return [rule for rule in self.rules if self._session.is_step_of(rule, self)]
+        """Return those of its algorithms whose steps are this optimizer's.
+
+        Those of an algorithm without a parameter in it are not, if another optimizer has one.
+        """
+        own = self.by_rule()
+        return [r for r in self.rules if id(r) in own or not self._session.is_held(r)]
 
     def loaded(self, optimizer: Optimizer) -> None:
         """Prune the state before the next step: masks that belong to it may be loaded after it."""
@@ -71,27 +95,37 @@ class Followed:
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self.prune_loaded()
         self._session.check_stepped()
+        self._is_fresh = False
         parameters = self.parameters()
+        self._is_fresh = True
         self._session.take_gradients(parameters)
         return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        _take_out(self._parameters)
-        # A fused step under a GradScaler is called although it does nothing after an overflow,
-        # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
-        if is_skipped(optimizer):
-            self.loaded(optimizer)
-            self.prune_loaded()
-        else:
-            rules = [rule for rule in self.stepped_rules() if rule.autoupdate]
-            if rules:
-                self._session.update(optimizer, rules)
+        try:
+            _take_out(self._parameters)
+            # A fused step under a GradScaler is called although it does nothing after an overflow,
+            # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
+            if is_skipped(optimizer):
+                self.loaded(optimizer)
+                self.prune_loaded()
+            else:
+                self._update(optimizer)
+        finally:
+            self._is_fresh = False
+
+    def _update(self, optimizer: Optimizer) -> None:
+        rules = [rule for rule in self.stepped_rules() if rule.autoupdate]
+        if rules:
+            with self._session.stepping(optimizer, rules):
+                for rule in rules:
+                    rule.update(optimizer)
 
 
 def _put_in(parameters: Iterable[SparseParameter]) -> bool:
-    """Give the optimizer what it steps; return whether others must not see that."""
-    are_seen = [parameter.storage.before_step() for parameter in parameters]
-    return not all(are_seen)
+    """Give the optimizer what it steps; return whether nobody else may see that."""
+    are_dense = [parameter.storage.before_step() for parameter in parameters]
+    return any(are_dense)
 
 
 def _take_out(parameters: Iterable[SparseParameter]) -> None:

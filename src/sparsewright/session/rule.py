@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
+from sparsewright.core.hooks import Hooks
 from sparsewright.schedules.schedule_set import ScheduleSet
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Rule(Protocol):
     schedules: ScheduleSet
     seed: int
     shadows: dict[str, Tensor]
+    _hooks: Hooks
 
     @property
     def storage(self) -> str: ...
@@ -44,6 +46,8 @@ class Rule(Protocol):
     def update(self, optimizer: Optimizer | None = None) -> None: ...
 
     def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]: ...
+
+    def schedule_of(self, parameter: SparseParameter) -> str: ...
 
     def emit(self, kind: str, *args: object) -> None:
         """Call the hooks of a kind on the algorithm."""

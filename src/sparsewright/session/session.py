@@ -4,69 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright import kernels, torch_private
+from sparsewright import torch_private
 from sparsewright.core.errors import AttachError, warn
+from sparsewright.core.hooks import Hooks
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 from sparsewright.session.site import TiedSite, settle, vacate
+from sparsewright.session.step import Step, begin_step, end_step
+from sparsewright.session.step_counter import StepCounter
 from sparsewright.storage import Storage
 from sparsewright.storage.states import States
+from sparsewright.taps.tap import GradientTap
 
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step.
-
-    Attributes:
-        number: steps completed by the optimizer that stepped.
-        optimizer: the one; None: all parameters have been stepped.
-        parameters: those that were stepped.
-    """
-
-    number: int
-    optimizer: Optimizer | None
-    parameters: Sequence[SparseParameter]
-
-    def of(self, rule: Rule) -> list[SparseParameter]:
-        """Return the parameters of one algorithm."""
-        return [parameter for parameter in self.parameters if parameter.rule is rule]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Session:
-    """One algorithm, or the several of a Group, on models and optimizers.
+    """Sparse parameters, optimizers and steps of one algorithm, or of the several of a Group.
 
     Attributes:
         parameters: full name -> sparse parameter, in the order of attaching.
         followed: the optimizers whose steps are followed.
-        steps: steps completed by each of them; may know more of them than are followed yet.
+        counter: the steps that each of them has completed.
+        hooks: the user's hooks on all that happens.
         process_group: the ranks that train replicas: a group, None, or `"auto"`.
     """
 
-    def __init__(self, steps: Iterable[int] = ()) -> None:
+    def __init__(self, hooks: Hooks, steps: Iterable[int] = ()) -> None:
         self.parameters: dict[str, SparseParameter] = {}
         self.followed: list[Followed] = []
-        self.steps: list[int] = list(steps)
+        self.counter = StepCounter(steps)
+        self.hooks = hooks
         self.process_group: Any = replicas.AUTO
+        self.have_agreed = False
         self._optimizers: list[Optimizer] = []
-        self._hooks: dict[str, GradientHook] = {}
+        self._gradients: dict[str, GradientHook] = {}
+        self._hooked: list[int] = []
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
         self._hidden: list[tuple[nn.Module, list[str]]] = []
-        self._have_agreed = False
         self._are_checked = True
         self._open: Step | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is attached."""
+        return not self.parameters and not self.followed
 
     def add_parameter(self, name: str, storage: Storage, rule: Rule) -> SparseParameter:
         """Make a sparse parameter of a weight that is held already.
@@ -81,7 +75,7 @@ class Session:
         parameter = SparseParameter(name, storage, rule, self._optimizers)
         storage.recount()
         self.parameters[name] = parameter
-        self._hooks[name] = GradientHook(parameter)
+        self._gradients[name] = GradientHook(parameter)
         settle(parameter, self)
         return parameter
 
@@ -98,51 +92,46 @@ class Session:
                 tied = TiedSite(parameter)
                 self._handles.append(module.register_load_state_dict_post_hook(tied.after))
 
-    def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> list[Rule]:
+    def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
         """Follow an optimizer on behalf of algorithms; prune its state now.
 
         Returns:
-            Those of the algorithms that did not follow it yet.
+            Whether any of them did not follow it yet.
 
         Raises:
             AttachError: it cannot step compressed weights, and is to.
         """
-        followed = self._find_followed(optimizer)
-        new = [rule for rule in rules if followed is None or rule not in followed.rules]
-        if not new:
-            return new
-        is_first, followed = followed is None, followed or Followed(optimizer, self)
+        known = self.find_followed(optimizer)
+        followed = Followed(optimizer, self) if known is None else known
+        new = [rule for rule in rules if rule not in followed.rules]
         followed.rules += new
         joined = [p for p in followed.parameters() if p.rule in new]
-        for parameter in joined:
-            problem = parameter.storage.why_not_step(optimizer)
-            if problem:
-                followed.rules = [rule for rule in followed.rules if rule not in new]
-                if is_first:
-                    followed.remove()
-                raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
-        self._are_checked = False
-        if is_first:
-            self.followed.append(followed)
-            self._optimizers.append(optimizer)
-            self._take_over(followed)
+        problem = next(filter(None, (p.storage.why_not_step(optimizer) for p in joined)), "")
+        if problem:
+            followed.leave(new)
+            raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
+        if known is None:
+            self._add_followed(followed)
         for parameter in joined:
             parameter.storage.take_states(parameter.states(optimizer))
         followed.loaded(optimizer)
         followed.prune_loaded()
-        return new
+        return bool(new)
 
-    def _find_followed(self, optimizer: Optimizer | None) -> Followed | None:
-        return next((f for f in self.followed if f.optimizer is optimizer), None)
-
-    def _take_over(self, newest: Followed) -> None:
-        """Let the newest optimizer continue the count of others of the same parameters."""
-        own, others = set(newest.parameters()), self.followed[:-1]
-        counted = zip(others, self.steps, strict=False)
+    def _add_followed(self, followed: Followed) -> None:
+        """Count with an optimizer; it continues the count of others of the same parameters."""
+        own, others = set(followed.parameters()), list(self.followed)
+        counted = zip(others, self.counter.steps, strict=False)
         before = [count for other, count in counted if own & set(other.parameters())]
         if before:
-            self.steps += [0] * (len(others) - len(self.steps))
-            self.steps[len(others) :] = [max(before)]
+            self.counter.take_over(len(others), max(before))
+        self.followed.append(followed)
+        self._optimizers.append(followed.optimizer)
+        self._are_checked = False
+
+    def find_followed(self, optimizer: Optimizer | None) -> Followed | None:
+        """Return what follows an optimizer, if anything does."""
+        return next((f for f in self.followed if f.optimizer is optimizer), None)
 
     def remove_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> None:
         """Stop following an optimizer on behalf of algorithms.
@@ -150,16 +139,17 @@ class Session:
         Raises:
             AttachError: none of them follows it.
         """
-        followed, gone = self._find_followed(optimizer), list(rules)
+        followed, gone = self.find_followed(optimizer), list(rules)
         if followed is None or not any(rule in followed.rules for rule in gone):
             raise AttachError(type(optimizer).__name__, "it is not followed")
-        followed.rules = [rule for rule in followed.rules if rule not in gone]
-        if not followed.rules:
-            slot = self.followed.index(followed)
-            del self.steps[slot : slot + 1]
-            self.followed.remove(followed)
-            self._optimizers.remove(optimizer)
-            followed.remove()
+        slot = self.followed.index(followed)
+        if followed.leave(gone):
+            self._drop(followed)
+            self.counter.drop(slot)
+
+    def _drop(self, followed: Followed) -> None:
+        self.followed.remove(followed)
+        self._optimizers.remove(followed.optimizer)
 
     def check_stepped(self) -> None:
         """Warn, at the first step, if no optimizer steps any of the parameters."""
@@ -178,7 +168,7 @@ class Session:
         )
 
     def end_before_forward(self) -> None:
-        """Let forwards alone, once every parameter has its mask."""
+        """Let forwards alone once every parameter has its mask."""
         if all(parameter.is_initialized for parameter in self.parameters.values()):
             for handle in self._forward_handles:
                 handle.remove()
@@ -196,25 +186,33 @@ class Session:
         """Hook parameters that were replaced or unfrozen since; return the ids of all."""
         ids = [id(p.storage.param) for p in self.parameters.values()]
         if ids != self._hooked:
-            for hook in self._hooks.values():
-                hook.follow()
+            for gradient in self._gradients.values():
+                gradient.follow()
             self._hooked = ids
         return ids
 
+    def by_rule(self) -> dict[int, list[SparseParameter]]:
+        """Return all parameters by the ids of their algorithms."""
+        self.follow()
+        found: dict[int, list[SparseParameter]] = {}
+        for parameter in self.parameters.values():
+            found.setdefault(id(parameter.rule), []).append(parameter)
+        return found
+
     def refresh(self, parameter: SparseParameter) -> None:
         """Hook one parameter anew if it, or what holds it, was replaced; arm its tap if due."""
-        self._hooks[parameter.name].follow()
+        self._gradients[parameter.name].follow()
         settle(parameter, self)
-        self._arm([parameter], self.step_of([parameter.rule]) + 1)
+        self.arm([parameter], self.step_of([parameter.rule]) + 1)
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
         """Prune gradients that no backward pass brought."""
         for parameter in parameters:
-            self._hooks[parameter.name].before_step()
+            self._gradients[parameter.name].before_step()
 
     def tap_of(self, parameter: SparseParameter) -> GradientTap:
         """Return what collects the dense gradient of a parameter."""
-        return self._hooks[parameter.name].tap
+        return self._gradients[parameter.name].tap
 
     def states_not_loaded(self, parameter: SparseParameter) -> States:
         """Return a parameter's states in optimizers that loaded none since their last step."""
@@ -231,38 +229,31 @@ class Session:
         """Return the ranks that train replicas; None: there are no others."""
         return replicas.find_group(self.process_group)
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps completed, of the furthest optimizer if there are several."""
-        return max(self.steps, default=0)
-
     def step_of(self, rules: Sequence[Rule]) -> int:
-        """Return the steps completed by the optimizers that step parameters of some algorithms."""
-        if len(self.steps) < 2:
-            return self.step
-        counted = zip(self.followed, self.steps, strict=False)
-        own = [n for f, n in counted if any(p.rule in rules for p in f.parameters())]
-        return max(own, default=self.step)
+        """Return the steps of the furthest optimizer that steps parameters of some algorithms."""
+        if len(self.counter.steps) < 2:
+            return self.counter.furthest
+        members, counted = {id(r) for r in rules}, zip(self.followed, self.counter.steps, strict=False)
+        own = [n for f, n in counted if not members.isdisjoint(f.by_rule())]
+        return max(own, default=self.counter.furthest)
 
-    def is_step_of(self, rule: Rule, followed: Followed) -> bool:
-        """Return whether an optimizer's steps are those of an algorithm.
+    def steps_of(self, rule: Rule) -> list[int]:
+        """Return the counts of all optimizers, 0 for those that step others' parameters only."""
+        steps, is_held = list(self.counter.steps), self.is_held(rule)
+        for slot, followed in enumerate(self.followed[: len(steps)]):
+            if is_held and id(rule) not in followed.by_rule():
+                steps[slot] = 0
+        return steps
 
-        Those of one that has none of its parameters are not, if another one has.
-        """
-        holders = [f for f in self.followed if any(p.rule is rule for p in f.parameters())]
-        return followed in holders or not holders
-
-    def update(self, optimizer: Optimizer | None, rules: Sequence[Rule]) -> None:
-        """Update some algorithms after one optimizer step."""
-        with self.stepping(optimizer, rules):
-            for rule in rules:
-                rule.update(optimizer)
+    def is_held(self, rule: Rule) -> bool:
+        """Return whether any optimizer steps a parameter of an algorithm."""
+        return any(id(rule) in followed.by_rule() for followed in self.followed)
 
     @contextmanager
     def stepping(self, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Iterator[Step]:
         """Count a step and prune what it wrote; inside the block masks may change.
 
-        Algorithms that are updated one by one join the step that others have begun.
+        Inside of it, algorithms are updated one by one, and join the step that is counted already.
 
         Args:
             optimizer: the one that stepped; None: all parameters have been stepped.
@@ -271,78 +262,21 @@ class Session:
         if self._open is not None and self._open.optimizer is optimizer:
             yield self._open
             return
-        step, outer = self._begin(optimizer, rules), self._open
+        step, outer = begin_step(self, optimizer, rules), self._open
         self._open = step
         try:
             yield step
         finally:
             self._open = outer
-            self._arm(step.parameters, step.number + 1)
-        self._emit("end", rules, step)
+            self.arm(step.parameters, step.number + 1)
+        end_step(self, step)
 
-    def _begin(self, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
-        """Count the step, prune what it wrote, and tell the hooks."""
-        self.fold_steps()
-        followed = self._find_followed(optimizer)
-        slot = 0 if followed is None else self.followed.index(followed)
-        self.steps += [0] * (slot + 1 - len(self.steps))
-        if optimizer is None:
-            self.steps = [self.step] * max(len(self.steps), len(self.followed))
-        self._count(optimizer, slot, rules)
-        if followed is None:
-            self.follow()
-            parameters = [p for p in self.parameters.values() if p.rule in rules]
-        else:
-            parameters = [p for p in followed.parameters() if p.rule in rules]
-        self._meet_replicas(rules)
-        self._prune(parameters, optimizer)
-        step = Step(self.steps[slot], optimizer, parameters)
-        self._emit("begin", rules, step)
-        return step
-
-    def _count(self, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]) -> None:
-        """Count one step, unless it is one that other algorithms have taken part in alone."""
-        done, now = self._done.setdefault(slot, set()), {id(rule) for rule in rules}
-        is_new = not done or bool(done & now)
-        before = self.steps[slot] - (not is_new)
-        for rule in rules:
-            if before >= self.step_of([rule]) - (not is_new):
-                rule.schedules.update(rule._is_due(before))
-        if is_new:
-            done.clear()
-            for stepped in range(len(self.steps)) if optimizer is None else [slot]:
-                self.steps[stepped] += 1
-        done |= now
-
-    def fold_steps(self) -> None:
-        """Let a single optimizer continue from the highest step."""
-        if len(self.followed) == 1 and len(self.steps) > 1:
-            self.steps = [self.step]
-
-    def _meet_replicas(self, rules: Sequence[Rule]) -> None:
-        """At the first step, make sure that the ranks that train replicas agree."""
-        group = None if self._have_agreed else self.replicas()
-        if group is not None:
-            seeds = [rule.seed for rule in dict.fromkeys(p.rule for p in self.parameters.values())]
-            replicas.check_agreement(self.parameters.values(), self.steps, seeds, group)
-            self._have_agreed = True
-
-    def _prune(self, parameters: Sequence[SparseParameter], optimizer: Optimizer | None) -> None:
-        """Prune what a step may have written to: weights, and state that does not stay 0."""
-        pairs = [pair for p in parameters if (pair := p.storage.to_prune()) is not None]
-        if pairs:
-            kernels.prune_many_(*zip(*pairs, strict=True))
-        for followed in self.followed:
-            if optimizer in (None, followed.optimizer) and not keeps_zero_state(followed.optimizer):
-                for parameter in parameters:
-                    parameter.prune_state(followed.optimizer)
-
-    def _arm(self, parameters: Iterable[SparseParameter], coming: int) -> None:
-        """Collect the dense gradients that the coming step needs, and no others."""
+    def arm(self, parameters: Iterable[SparseParameter], coming: int) -> None:
+        """Collect the dense gradients that a coming step needs, and no others."""
         for parameter in parameters:
             rule = parameter.rule
             if rule.needs_dense_gradient:
-                tap = self._hooks[parameter.name].tap
+                tap = self._gradients[parameter.name].tap
                 if rule._is_due(coming):
                     tap.arm()
                 else:
@@ -351,36 +285,47 @@ class Session:
     def after_state_change(self) -> None:
         """Hook what is new, and collect the dense gradients that the coming steps need."""
         self.follow()
-        coming = dict.fromkeys(self.parameters.values(), self.step + 1)
-        for followed, steps in zip(self.followed, self.steps, strict=False):
+        coming = dict.fromkeys(self.parameters.values(), self.counter.furthest + 1)
+        for followed, steps in zip(self.followed, self.counter.steps, strict=False):
             coming |= dict.fromkeys(followed.parameters(), steps + 1)
         for parameter, step in coming.items():
-            self._arm([parameter], step)
+            self.arm([parameter], step)
 
-    def forget_gradients(self) -> None:
-        """Free all dense gradients that were collected."""
-        for hook in self._hooks.values():
-            hook.tap.disarm()
-
-    def _emit(self, kind: str, rules: Sequence[Rule], step: Step) -> None: ...
+    def load_steps(self, steps: Iterable[int]) -> None:
+        """Continue from other counts; what was collected for the coming step is freed."""
+        self.counter.load(steps)
+        if len(self.followed) == 1:
+            self.counter.fold()
+        for gradient in self._gradients.values():
+            gradient.tap.disarm()
+        self.after_state_change()
 
     def detach(self, names: Iterable[str]) -> None:
         """Take some parameters off again."""
         for name in names:
             parameter = self.parameters.pop(name)
-            self._hooks.pop(name).remove()
+            self._gradients.pop(name).remove()
             vacate(parameter.module, parameter.storage.param_name)
             parameter.storage.remove(parameter.states())
         self._hooked = []
+        self._by_id = {}
         self.end_before_forward()
 
-    def remove(self) -> None:
-        """Take off every hook and buffer; the weights keep their zeros."""
-        self.detach(list(self.parameters))
-        for handle in self._handles:
-            handle.remove()
-        for followed in self.followed:
-            followed.remove()
-        for module, names in self._hidden:
-            torch_private.show_to_ddp(module, names)
-        self.__init__(self.steps)
+    def remove(self, rules: Sequence[Rule]) -> None:
+        """Take off every hook and buffer of some algorithms; the weights keep their zeros."""
+        self.detach([name for name, p in self.parameters.items() if p.rule in rules])
+        for followed in list(self.followed):
+            if followed.leave(rules):
+                self._drop(followed)
+        if not self.parameters:
+            for handle in self._handles:
+                handle.remove()
+            for module, names in self._hidden:
+                torch_private.show_to_ddp(module, names)
+            self._handles, self._hidden, self.have_agreed = [], [], False
+
+
+def next_name(name: str) -> str:
+    """Return `fc.weight#2` for `fc.weight`, `fc.weight#3` for that: names of a second module."""
+    base, _, count = name.partition("#")
+    return f"{base}#{int(count or 1) + 1}"

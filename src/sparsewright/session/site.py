@@ -64,7 +64,7 @@ class Site:
             storage.prune(storage.param)
             return
         storage.after_load(session.states_not_loaded(parameter))
-        is_unused = parameter.is_pristine and session.step == 0
+        is_unused = parameter.is_pristine and session.counter.furthest == 0
         if self._was_dense and (is_unused or not parameter.is_initialized):
             parameter.is_initialized = False
             parameter.initialize()
@@ -73,7 +73,7 @@ class Site:
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
         storage.recount()
-        session.follow()
+        session.refresh(parameter)
 
 
 def site_of(module: nn.Module, param_name: str) -> Site | None:

@@ -48,8 +48,9 @@ class MaskedStorage(DenseStorage):
             if tensor.shape == self.shape and not getattr(tensor, "requires_dense", False):
                 self.prune(tensor)
 
-    def before_step(self) -> None:
+    def before_step(self) -> bool:
         """Do nothing: the optimizer steps the pruned weight."""
+        return False
 
     def after_step(self) -> None:
         """Do nothing: `to_prune` says what to prune."""

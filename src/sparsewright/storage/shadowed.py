@@ -85,11 +85,12 @@ class ShadowedStorage(DenseStorage):
         """Do nothing: the dense weight has dense states."""
 
     @torch.no_grad()
-    def before_step(self) -> None:
+    def before_step(self) -> bool:
         """Put the shadow back into the Parameter."""
         param, mask, shadow = map(sharded.local, (self.param, self.mask, self.shadow))
         torch.where(mask, param, shadow, out=param)
         self._is_dense = True
+        return True
 
     @torch.no_grad()
     def after_step(self) -> None:

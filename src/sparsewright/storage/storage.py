@@ -110,8 +110,8 @@ class Storage(ABC):
         """Prune what in the states is shaped like the weight, unless it says `requires_dense`."""
 
     @abstractmethod
-    def before_step(self) -> None:
-        """Give the optimizer what it steps."""
+    def before_step(self) -> bool:
+        """Give the optimizer what it steps; return whether nobody else may see the weight so."""
 
     @abstractmethod
     def after_step(self) -> None:

@@ -1,0 +1,101 @@
+"""Changing the masks of one algorithm at an update step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import AttachError, ScoreError
+from sparsewright.core.events import MaskUpdate
+from sparsewright.kernels.sharded import all_finite
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.rule import Rule
+from sparsewright.session.weight_update import WeightUpdate
+
+if TYPE_CHECKING:
+    from sparsewright.session.session import Session
+    from sparsewright.session.step import Step
+
+logger = logging.getLogger("sparsewright")
+
+
+@torch.no_grad()
+def change_masks(session: Session, rule: Rule, step: Step) -> None:
+    """Let an algorithm update the masks of its parameters, one after the other.
+
+    A mask stays where the gradient is missing or not finite.
+    """
+    parameters = step.of(rule)
+    if rule.needs_dense_gradient:
+        _average(session, parameters)
+    ready = [parameter for parameter in parameters if _has_gradient(session, rule, parameter)]
+    updates = [_update_of(session, rule, parameter, step.number) for parameter in ready]
+    masks = iter(rule.update_masks(updates))
+    for parameter, update in zip(ready, updates, strict=True):
+        try:
+            new = next(masks)
+        except ScoreError as error:
+            raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
+        _change(session, rule, parameter, update, new)
+
+
+def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
+    """Average the dense gradients of replicas over their ranks; every rank takes part."""
+    group = session.replicas()
+    if group is not None:
+        for work in [session.tap_of(parameter).average(group) for parameter in parameters]:
+            if work is not None:
+                work.wait()
+
+
+def _has_gradient(session: Session, rule: Rule, parameter: SparseParameter) -> bool:
+    """Return whether there is a finite gradient, without which the mask stays."""
+    grad = parameter.param.grad
+    problem = ""
+    if grad is None:
+        problem = "no gradient"
+    elif not all_finite(grad):
+        problem = "the gradient is not finite"
+    elif rule.needs_dense_gradient:
+        dense = session.tap_of(parameter).gradient()
+        if dense is None:
+            problem = "its gradient came pruned" if bool(grad.any()) else "no gradient"
+        elif not dense.is_finite():
+            problem = "the gradient is not finite"
+    if problem:
+        level = logging.INFO if problem == "no gradient" else logging.WARNING
+        logger.log(level, "%s: %s, the mask stays", parameter.name, problem)
+    return not problem
+
+
+def _update_of(
+    session: Session, rule: Rule, parameter: SparseParameter, step: int
+) -> WeightUpdate:
+    """What the algorithm may look at."""
+    gradient = session.tap_of(parameter).gradient() if rule.needs_dense_gradient else None
+    level = rule.level_at(parameter, step)
+    return WeightUpdate(parameter, level, step, rule.seed, rule.structure, gradient)
+
+
+def _change(
+    session: Session, rule: Rule, parameter: SparseParameter, update: WeightUpdate, new: Tensor
+) -> None:
+    """Change one mask, and tell the hooks."""
+    update.free()
+    session.tap_of(parameter).free()
+    if session.replicas() is not None:
+        problem = parameter.storage.why_not_resize(int(new.sum()))
+        if problem:
+            raise AttachError(parameter.name, problem)
+    dropped, grown = parameter.change_mask(new)
+    if rule.has_hooks("mask"):
+        computed, total = parameter.computed_sparsity, parameter.shape.numel()
+        level = float(update.level)
+        event = MaskUpdate(
+            update.step, parameter.name, total, parameter.kept, level, computed, dropped, grown
+        )
+        rule.emit("mask", event)

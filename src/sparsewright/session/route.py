@@ -1,0 +1,133 @@
+"""The way in: which parameters of a model become sparse, by which algorithm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.errors import AttachError, warn
+from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.layers import as_compressed, dense_form
+from sparsewright.session.rule import Rule
+from sparsewright.session.session import Session
+from sparsewright.session.site import holder_of
+from sparsewright.session.walk import named_weights
+from sparsewright.storage import hold
+
+logger = logging.getLogger("sparsewright")
+
+Route = Callable[[str, Tensor], Rule | None]
+"""`(full name, parameter) -> algorithm`; None leaves it dense."""
+
+
+def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
+    """Attach every parameter below `module` to the algorithm that `route` gives it, if any.
+
+    All parameters are checked before the first is attached.
+
+    Raises:
+        AttachError: a parameter that cannot have a mask.
+    """
+    names, already, routed = [], [], []
+    weights = list(named_weights(module))
+    for name, owner, param_name, param, reason in weights:
+        names.append(name)
+        dense = dense_form(owner, param)
+        rule = None if reason else route(name, dense)
+        if rule is None:
+            logger.info("%s stays dense: %s", name, reason or "no filter picks it")
+        elif holder_of(owner, param_name) is not None:
+            already.append(name)
+        else:
+            rule.check_parameter(name, dense)
+            check_place(owner, param_name, param, name)
+            routed.append((rule, owner, name, param))
+    for rule, owner, name, param in routed:
+        rule.sparsify_parameter(owner, name, param)
+    if routed:
+        session.join_replicas(module)
+        session.follow_tied((owner, param) for _, owner, _, param, _ in weights)
+    if already:
+        warn(f"sparsified already, left as they are: {', '.join(already)}")
+    elif not routed:
+        warn(f"no parameter was sparsified; available: {', '.join(names) or 'none'}")
+
+
+def attach_parameter(
+    session: Session, rule: Rule, module: nn.Module, param_name: str, name: str
+) -> None:
+    """Put a mask buffer and hooks on one parameter.
+
+    A bool buffer of the right name and shape that the module has already (a copied or loaded
+    sparse model) is taken over as the mask.
+
+    Args:
+        session: what holds it from now on.
+        rule: the algorithm that decides its mask.
+        module: the module that owns it.
+        param_name: its name there.
+        name: its full name.
+
+    Raises:
+        AttachError: the name of the buffer is taken.
+    """
+    param = module._parameters[param_name]
+    assert param is not None
+    has_mask = as_compressed(module) is not None or _add_mask(module, param_name, param, name)
+    storage = hold(module, param_name, rule.storage, name, rule.shadows)
+    session.add_parameter(name, storage, rule).is_initialized = has_mask
+
+
+def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
+    """Raise AttachError if a module has no room for a mask, or makes sparse gradients."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        kind = type(module).__name__
+        raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")
+    mask_name = param_name + MASK_SUFFIX
+    existing = module._buffers.get(mask_name)
+    if existing is not None:
+        if existing.dtype != torch.bool or existing.shape != param.shape:
+            raise AttachError(
+                name,
+                f"its module has a buffer {mask_name!r} that is no mask for it: "
+                f"{existing.dtype}, shape {tuple(existing.shape)}",
+            )
+    elif hasattr(module, mask_name):
+        raise AttachError(name, f"its module has an attribute {mask_name!r} already")
+
+
+def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
+    """Give the module its mask buffer; return whether one was there already."""
+    mask_name = param_name + MASK_SUFFIX
+    check_place(module, param_name, param, name)
+    if module._buffers.get(mask_name) is not None:
+        logger.info("%s: takes over the mask that its module has", name)
+        return True
+    mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
+    module.register_buffer(mask_name, mask)
+    return False
+
+
+@contextmanager
+def all_or_nothing(session: Session) -> Iterator[None]:
+    """Take off what was attached inside of the block if the block raises."""
+    before = set(session.parameters)
+    try:
+        yield
+    except BaseException:  # nothing is caught: it goes on, over the model as it was
+        session.detach(session.parameters.keys() - before)
+        raise
+
+
+def initialize(session: Session, rules: Sequence[Rule]) -> None:
+    """Compute the masks of some algorithms that are not there yet, and hook the gradients."""
+    for parameter in session.parameters.values():
+        if parameter.rule in rules:
+            parameter.initialize()
+            parameter.prune()
+    session.end_before_forward()
+    session.after_state_change()

@@ -1,0 +1,126 @@
+"""One optimizer step of a session: what begins and what ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from os.path import commonprefix
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim import Optimizer
+
+from sparsewright import kernels
+from sparsewright.session import replicas
+from sparsewright.session.optimizers import keeps_zero_state
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.rule import Rule
+
+if TYPE_CHECKING:
+    from sparsewright.session.session import Session
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step.
+
+    Attributes:
+        number: steps completed by the optimizer that stepped.
+        optimizer: the one; None: all parameters have been stepped.
+        rules: the algorithms that are updated.
+        by_rule: the parameters that were stepped, by the ids of their algorithms.
+    """
+
+    number: int
+    optimizer: Optimizer | None
+    rules: Sequence[Rule]
+    by_rule: Mapping[int, list[SparseParameter]]
+
+    @property
+    def parameters(self) -> Iterator[SparseParameter]:
+        """The parameters that were stepped."""
+        return chain.from_iterable(map(self.of, self.rules))
+
+    def of(self, rule: Rule) -> list[SparseParameter]:
+        """Return the parameters of one algorithm."""
+        return self.by_rule.get(id(rule), [])
+
+
+def begin_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
+    """Count a step, prune what it wrote, and tell the hooks."""
+    followed, counter = session.find_followed(optimizer), session.counter
+    if len(session.followed) == 1:
+        counter.fold()
+    slot = 0 if followed is None else session.followed.index(followed)
+    counter.make_room(len(session.followed) if optimizer is None else slot + 1)
+    counter.make_room(1)
+    _count(session, optimizer, slot, rules)
+    by_rule = session.by_rule() if followed is None else followed.by_rule()
+    step = Step(counter.steps[slot], optimizer, rules, by_rule)
+    _meet_replicas(session)
+    _prune(session, list(step.parameters), optimizer)
+    _emit(session, step, "begin")
+    return step
+
+
+def _count(
+    session: Session, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]
+) -> None:
+    """Count one step, unless others began it and these algorithms join late."""
+    counter, members = session.counter, [id(rule) for rule in rules]
+    late = 0 if counter.has_done(slot, members) else 1
+    before = counter.steps[slot] - late
+    for rule in rules:
+        if before == session.step_of([rule]) - late:
+            rule.schedules.update(rule._is_due(before))
+    if not late:
+        counter.count(None if optimizer is None else slot)
+    counter.join(slot, members)
+
+
+def _meet_replicas(session: Session) -> None:
+    """At the first step, make sure that the ranks that train replicas agree."""
+    group = None if session.have_agreed else session.replicas()
+    if group is not None:
+        parameters = session.parameters.values()
+        seeds = [rule.seed for rule in dict.fromkeys(p.rule for p in parameters)]
+        replicas.check_agreement(parameters, session.counter.steps, seeds, group)
+        session.have_agreed = True
+
+
+def _prune(
+    session: Session, parameters: Sequence[SparseParameter], optimizer: Optimizer | None
+) -> None:
+    """Prune what a step may have written to: weights, and state that does not stay 0."""
+    pairs = [pair for p in parameters if (pair := p.storage.to_prune()) is not None]
+    kernels.prune_many_([weight for weight, _ in pairs], [mask for _, mask in pairs])
+    for followed in session.followed:
+        if optimizer in (None, followed.optimizer) and not keeps_zero_state(followed.optimizer):
+            for parameter in parameters:
+                parameter.prune_state(followed.optimizer)
+
+
+def _emit(session: Session, step: Step, kind: str) -> None:
+    """Tell each listener once, those on the session and those on one of its algorithms."""
+    listeners = {id(hooks): hooks for hooks in (session.hooks, *(r._hooks for r in step.rules))}
+    for hooks in listeners.values():
+        hooks.call(kind, step)
+
+
+def end_step(session: Session, step: Step) -> None:
+    """Tell the hooks what levels were asked for and reached."""
+    for rule in step.rules:
+        parameters = step.of(rule)
+        if rule.has_hooks("target"):
+            by_level: dict[str, list[str]] = {}
+            for parameter in parameters:
+                by_level.setdefault(rule.schedule_of(parameter), []).append(parameter.name)
+            for level, names in by_level.items():
+                target = rule.schedules.value(level, step.number)
+                rule.emit("target", rule, commonprefix(names) + "*", target)
+        if rule.has_hooks("computed"):
+            for parameter in parameters:
+                computed = torch.tensor(parameter.computed_sparsity, device="cpu")
+                rule.emit("computed", rule, parameter.name, computed)
+    _emit(session, step, "end")
