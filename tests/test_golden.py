@@ -12,7 +12,7 @@ from torch import nn
 
 import sparsewright as sparse
 from sparsewright import utils
-from sparsewright.core.masks import num_kept
+from sparsewright.core.counts import num_kept
 from support import masks_of
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())

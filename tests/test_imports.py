@@ -27,6 +27,7 @@ ROOMS = [
     {"base"},
     {"runtime", "nn"},
     {"init"},
+    {"structures", "distributions"},
     {"core"},
     {"kernels"},
 ]

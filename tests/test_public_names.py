@@ -109,7 +109,9 @@ def test_configure_is_callable_and_an_import_path():
 
 def test_utils_only_reexports():
     for name in sparsewright.utils.__all__:
-        assert getattr(sparsewright.utils, name).__module__.startswith("sparsewright.core.")
+        assert getattr(sparsewright.utils, name).__module__.startswith(
+            ("sparsewright.core.", "sparsewright.structures.")
+        )
 
 
 @pytest.mark.parametrize("cls", METHODS)

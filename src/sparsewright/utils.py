@@ -1,4 +1,4 @@
-"""Documented import path of schedules, score shapers and mask builders; they live in `core`."""
+"""Documented import path of schedules, score shapers and mask builders, which live elsewhere."""
 
 from sparsewright.core.make_schedule import make_hyperparam_schedule
 from sparsewright.core.masks import (
@@ -17,17 +17,17 @@ from sparsewright.core.schedules import (
     Linear,
     Power,
 )
-from sparsewright.core.shapers import (
-    InputGroupScoreShaper,
-    OutputGroupScoreShaper,
-    ScoreFlattener,
-    ScoreShaper,
-)
+from sparsewright.core.structure import ScoreShaper
 from sparsewright.core.update_schedules import (
     FreqSchedule,
     ListSchedule,
     UpdateSchedule,
     make_update_schedule,
+)
+from sparsewright.structures.shapers import (
+    InputGroupScoreShaper,
+    OutputGroupScoreShaper,
+    ScoreFlattener,
 )
 
 __all__ = [

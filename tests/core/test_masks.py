@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsewright.core.counts import as_decimal, num_kept
 from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
-from sparsewright.core.masks import as_decimal, drop_and_grow, num_kept
+from sparsewright.core.masks import drop_and_grow
 from sparsewright.utils import (
     InputGroupScoreShaper,
     OutputGroupScoreShaper,

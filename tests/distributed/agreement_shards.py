@@ -21,8 +21,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import sparsewright as sparse
-from sparsewright.core.contest import make_contest
 from sparsewright.core.masks import drop_and_grow
+from sparsewright.core.rows import Unstructured
+from sparsewright.core.selection import make_selection
 from sparsewright.core.uniform import uniform
 from sparsewright.kernels.sharded import local
 from support import batch, make_mlp
@@ -216,5 +217,4 @@ def nan_on_one_rank_is_told_to_all():
     score = torch.ones(8, 4)
     score[7, 3] = torch.nan
     spread = distribute_tensor(score, mesh(), [Shard(0)], src_data_rank=None)
-    contest = make_contest(spread, None)
-    return error_of(contest.select, contest.shape(spread), [3])
+    return error_of(make_selection(Unstructured(), spread).select, spread, 3)

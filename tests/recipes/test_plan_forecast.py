@@ -7,7 +7,7 @@ import torch
 from torch.optim import SGD
 
 import sparsewright as sparse
-from sparsewright.core.masks import as_decimal
+from sparsewright.core.counts import as_decimal
 from sparsewright.recipes.plan.forecast import POINTS, forecast, guess_steps
 from support import make_mlp, train
 

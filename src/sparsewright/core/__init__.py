@@ -1,1 +1,1 @@
-"""The pure core: schedules, masks, score shapers, filters, errors. No module or optimizer here."""
+"""The pure core: schedules, counts, selection, masks, filters, errors. No module, no optimizer."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.masks import as_decimal
+from sparsewright.core.counts import as_decimal
 from sparsewright.core.schedules import Cosine, Cubic, HyperParameterSchedule
 from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, UpdateSchedule
 from sparsewright.dynamic import DynamicSparsityAlgorithm
