@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.counts import as_decimal, num_kept
+from sparsewright.core.counts import as_decimal, num_kept, num_kept_each
 from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
 from sparsewright.core.masks import drop_and_grow
 from sparsewright.utils import (
@@ -52,6 +52,13 @@ def test_num_kept_means_the_same_in_every_type(level, n):
     for dtype in (torch.float32, torch.float64):
         assert num_kept(torch.tensor(level, dtype=dtype), n) == expected
     assert num_kept(np.float32(level), n) == num_kept(np.float64(level), n) == expected
+
+
+@given(levels, st.lists(st.integers(0, 6), max_size=20))
+def test_num_kept_of_many_counts(level, counts):
+    kept = num_kept_each(level, torch.tensor(counts, dtype=torch.int64), 6)
+    assert kept.dtype == torch.int64
+    assert kept.tolist() == [kept_exactly(level, count) for count in counts]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,16 @@
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.structure import Structure
 from sparsewright.structures.groups import Groups
+from sparsewright.structures.make_structure import ALL, StructureLike, make_structure
+from sparsewright.structures.n_m import NM
 
-ALL: tuple[type[Structure], ...] = (Unstructured, Groups)
-
-__all__ = ["ALL", "Groups", "RowStructure", "Structure", "Unstructured"]
+__all__ = [
+    "ALL",
+    "NM",
+    "Groups",
+    "RowStructure",
+    "Structure",
+    "StructureLike",
+    "Unstructured",
+    "make_structure",
+]
