@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from sparsewright.core.masks import drop_and_grow, make_mask_topk_sparsity, num_kept
+from sparsewright.core.counts import num_kept
+from sparsewright.core.masks import drop_and_grow, make_mask_topk_sparsity
 
 LEVEL, DROP = 0.9, 0.3
 

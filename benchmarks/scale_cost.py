@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sparsewright.core.masks import num_kept
+from sparsewright.core.counts import num_kept
 
 HISTOGRAM_BITS = 11  # of the keys, in each round of a selection over shards
 HISTOGRAM_BYTES = 8 << HISTOGRAM_BITS

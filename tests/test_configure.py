@@ -63,10 +63,10 @@ def test_every_option_arrives():
     assert isinstance(algorithm.update_schedule, ListSchedule)
     assert algorithm.update_schedule.steps(99) == [3, 7]
     assert algorithm.init_method is sparse.init.topk
-    assert repr(algorithm.score_shaper) == "InputGroupScoreShaper(num_groups=2)"
+    assert repr(algorithm.score_shaper) == "Groups(inputs=2)"
     assert algorithm.seed == 7
     balanced = one({"algorithm": "rigl", "sparsity": 0.5, "balance_out_groups": 4})
-    assert repr(balanced.score_shaper) == "OutputGroupScoreShaper(num_groups=4)"
+    assert repr(balanced.score_shaper) == "Groups(outputs=4)"
 
 
 def test_schedule_is_an_alias_of_sparsity():
@@ -258,7 +258,7 @@ def test_the_config_is_not_changed():
         (
             {"algorithm": "rigl", "sparsity": 0.1, "balance_in_groups": 0},
             OptionError,
-            r"num_groups = 0",
+            r"inputs = 0",
         ),
         (
             {"algorithm": "rigl", "sparsity": 0, "balance_in_groups": 1, "balance_out_groups": 2},

@@ -28,6 +28,7 @@ ROOMS = [
     {"runtime", "nn"},
     {"init"},
     {"schedules"},
+    {"structures", "distributions"},
     {"core"},
     {"kernels"},
 ]

@@ -23,6 +23,7 @@ from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_seed
+from sparsewright.core.structure import ScoreShaper
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
 from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.errors import OptionError, OptionTypeError
-from sparsewright.core.masks import Level, as_decimal, make_mask_topk_sparsity
-from sparsewright.core.shapers import ScoreShaper
+from sparsewright.core.masks import make_mask_topk_sparsity
+from sparsewright.core.structure import ScoreShaper
 from sparsewright.core.uniform import uniform
 from sparsewright.kernels import sharded
 
@@ -38,7 +39,7 @@ def random(
     Args:
         p: the weight, any shape.
         sparsity: level, 0..1.
-        score_shaper: which entries compete; None: all.
+        score_shaper: a structure or a shaper: which entries compete; None: all.
         device: where the mask goes; None: p's device.
         generator: CPU generator; None: the global one. Numbers are drawn on the CPU, so the mask
             does not depend on the device.
@@ -60,7 +61,7 @@ def topk(
     Args:
         p: the weight, any shape, no NaN.
         sparsity: level, 0..1.
-        score_shaper: which entries compete; None: all.
+        score_shaper: a structure or a shaper: which entries compete; None: all.
         device: where the mask goes; None: p's device.
 
     Returns:
@@ -112,7 +113,7 @@ def checkerboard(
     Args:
         p: the weight, any number of dimensions.
         sparsity: level, 0..1.
-        score_shaper: which entries compete for a place; None: all.
+        score_shaper: a structure or a shaper: which entries compete; None: all.
         device: where the mask goes; None: p's device.
 
     Returns:

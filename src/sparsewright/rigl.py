@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sparsewright.core.errors import OptionError
 from sparsewright.core.masks import drop_and_grow
-from sparsewright.core.shapers import InputGroupScoreShaper, OutputGroupScoreShaper
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
+from sparsewright.structures.groups import Groups
 
 __all__ = ["RigL"]
 
@@ -63,14 +63,10 @@ class RigL(DynamicSparsityAlgorithm):
         super().__init__(sparsity, update, init_method, seed=seed)
         self.schedules.add("drop_fraction", drop_fraction)
         self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups
-        if balance_in_groups is not None:
-            self.score_shaper = InputGroupScoreShaper(balance_in_groups)
-        elif balance_out_groups is not None:
-            self.score_shaper = OutputGroupScoreShaper(balance_out_groups)
+        if balance_in_groups is not None or balance_out_groups is not None:
+            self.score_shaper = Groups(inputs=balance_in_groups, outputs=balance_out_groups)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow by dense gradient."""
-        score = self._gradient(p) if self.score_shaper is None else self.dense_gradient(p)
-        return drop_and_grow(
-            p, mask, sparsity, self.scheduled("drop_fraction"), score, self.score_shaper
-        )
+        drop, score = self.scheduled("drop_fraction"), self._gradient(p)
+        return drop_and_grow(p, mask, sparsity, drop, score, self.score_shaper)

@@ -5,12 +5,7 @@ from sparsewright.core.masks import (
     make_mask_grow_maximum,
     make_mask_topk_sparsity,
 )
-from sparsewright.core.shapers import (
-    InputGroupScoreShaper,
-    OutputGroupScoreShaper,
-    ScoreFlattener,
-    ScoreShaper,
-)
+from sparsewright.core.structure import ScoreShaper
 from sparsewright.schedules import (
     Constant,
     Cosine,
@@ -28,6 +23,11 @@ from sparsewright.schedules import (
     UpdateSchedule,
 )
 from sparsewright.schedules.parse import make_hyperparam_schedule, make_update_schedule
+from sparsewright.structures.shapers import (
+    InputGroupScoreShaper,
+    OutputGroupScoreShaper,
+    ScoreFlattener,
+)
 
 __all__ = [
     "Constant",

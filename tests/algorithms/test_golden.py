@@ -13,7 +13,7 @@ from torch import nn
 import sparsewright as sparse
 from helpers.support import masks_of
 from sparsewright import utils
-from sparsewright.core.masks import num_kept
+from sparsewright.core.counts import num_kept
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
 TABLES, TRAJECTORIES = REFERENCE["tables"], REFERENCE["trajectories"]

@@ -53,6 +53,13 @@ def test_num_kept_means_the_same_in_every_type(level, n):
     assert num_kept(np.float32(level), n) == num_kept(np.float64(level), n) == expected
 
 
+@given(levels, st.lists(st.integers(0, 6), max_size=20))
+def test_num_kept_of_many_counts(level, counts):
+    kept = num_kept_each(level, torch.tensor(counts, dtype=torch.int64), 6)
+    assert kept.dtype == torch.int64
+    assert kept.tolist() == [kept_exactly(level, count) for count in counts]
+
+
 @pytest.mark.parametrize(
     ("level", "n", "kept"), [(0, 7, 7), (1, 7, 0), (0.9, 100, 10), (0.5, 1, 0)]
 )

@@ -22,10 +22,12 @@ from helpers.distributed.agreement import (
     step,
 )
 from helpers.support import batch, make_mlp
-from sparsewright.core.contest import make_contest
 from sparsewright.core.masks import drop_and_grow
+from sparsewright.core.rows import Unstructured
+from sparsewright.core.selection import make_selection
 from sparsewright.core.uniform import uniform
 from sparsewright.kernels.sharded import local
+from sparsewright.structures import NM
 
 CASES, case = make_cases()
 
@@ -152,6 +154,7 @@ SHAPERS = {
     "all": lambda shape: None,
     "in": lambda shape: sparse.utils.InputGroupScoreShaper(2),
     "out": lambda shape: sparse.utils.OutputGroupScoreShaper(3),
+    "2:4": lambda shape: NM(2, 4),
 }
 
 
@@ -165,11 +168,12 @@ def random_contests():
     def draw(n):
         return int(torch.randint(n, (), generator=generator))
 
-    for number in range(150):
+    for number in range(200):
         shape = SHAPES[draw(len(SHAPES))]
         kinds = ["all"]
         kinds += ["in"] if len(shape) > 1 and shape[1] % 2 == 0 else []
         kinds += ["out"] if shape[0] % 3 == 0 else []
+        kinds += ["2:4"] if len(shape) > 1 and shape[1] % 4 == 0 else []
         shaper = SHAPERS[kinds[draw(len(kinds))]](shape)
         dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16)[draw(4)]
         spread = 1 + draw(40)
@@ -177,6 +181,7 @@ def random_contests():
         score = (torch.randn(shape, generator=generator) * 4).round().to(dtype)
         mask = torch.rand(shape, generator=generator) < (0.0, 0.5, 1.0)[draw(3)]
         level, fraction = draw(11) / 10, draw(11) / 10
+        level = min(level, 0.5) if isinstance(shaper, NM) else level
         on, placements = meshes[draw(3)]
         spread_out = [
             distribute_tensor(t, on, placements, src_data_rank=None) for t in (weight, mask, score)
@@ -211,10 +216,28 @@ def contests_over_shards_equal_those_over_the_whole():
     return [wrong, marked > 1000]
 
 
+class Flat(sparse.utils.ScoreShaper):
+    def __call__(self, tensor):
+        return tensor.reshape(1, -1), lambda rows: rows.reshape(tensor.shape)
+
+
+@case
+def a_shaper_of_the_users_own_does_not_know_shards():
+    spread = distribute_tensor(torch.ones(8, 4), mesh(), [Shard(0)], src_data_rank=None)
+    return error_of(sparse.utils.make_mask_topk_sparsity, spread, 0.5, Flat())
+
+
+@case
+def nan_in_a_group_on_one_rank_is_told_to_all():
+    score = torch.ones(8, 4)
+    score[7, 3] = torch.nan
+    spread = distribute_tensor(score, mesh(), [Shard(0)], src_data_rank=None)
+    return error_of(sparse.utils.make_mask_topk_sparsity, spread, 0.5, NM(2, 4))
+
+
 @case
 def nan_on_one_rank_is_told_to_all():
     score = torch.ones(8, 4)
     score[7, 3] = torch.nan
     spread = distribute_tensor(score, mesh(), [Shard(0)], src_data_rank=None)
-    contest = make_contest(spread, None)
-    return error_of(contest.select, contest.shape(spread), [3])
+    return error_of(make_selection(Unstructured(), spread).select, spread, 3)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.masks import as_decimal
+from sparsewright.core.counts import as_decimal
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 
 POINTS = 51  # of a curve: with its numbers it fits a terminal of 80 columns

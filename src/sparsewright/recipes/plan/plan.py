@@ -18,8 +18,7 @@ from sparsewright.core.filters import (
     show_filter,
     why_dense_by_default,
 )
-from sparsewright.core.masks import num_kept
-from sparsewright.core.shapers import ScoreFlattener
+from sparsewright.core.rows import as_structure
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import from_zeros, name_of_init_method
 from sparsewright.recipes.plan.forecast import Forecast
@@ -237,9 +236,7 @@ def _sparse(name: str, dense: Tensor, param: Tensor, entry: Entry, is_compressed
 
 def _kept(algorithm: SparsityAlgorithm, param: Tensor, level: float) -> int:
     """Live connections of a parameter at a level."""
-    shaper = algorithm.score_shaper or ScoreFlattener()
-    rows, _ = shaper(torch.empty(param.shape, device="meta"))
-    return rows.shape[0] * num_kept(level, rows.shape[1])
+    return as_structure(algorithm.score_shaper).num_kept(param.shape, level)
 
 
 def needs_dense_gradient(weight: Weight) -> bool:

@@ -1,0 +1,78 @@
+"""Levels and counts: how many of n competing units a level keeps."""
+
+from __future__ import annotations
+
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import LevelError, OptionTypeError
+
+Level = float | Tensor
+"""A fraction pruned, 0..1: a number or a 0-d tensor."""
+
+_MICRO = Decimal("0.000001")
+
+
+def as_decimal(level: object, what: str = "sparsity") -> Decimal:
+    """Read a level as the shortest decimal that its own type prints it by.
+
+    Args:
+        level: a number, a numpy scalar or a 0-d tensor; 0..1.
+        what: the name to use in an error.
+
+    Raises:
+        OptionTypeError: not a number.
+        LevelError: outside 0..1, or NaN.
+
+    >>> as_decimal(0.9), as_decimal(torch.tensor(0.9)), as_decimal(torch.tensor(0.9).double())
+    (Decimal('0.9'), Decimal('0.9'), Decimal('0.8999999761581421'))
+    """
+    if isinstance(level, Tensor) and level.numel() == 1:
+        level = level.detach().cpu()
+        level = (level if level.dtype != torch.bfloat16 else level.float()).numpy().reshape(())[()]
+    if isinstance(level, bool | np.bool_) or not isinstance(level, int | float | np.number):
+        raise OptionTypeError(what, level, "a number or a 0-d tensor")
+    if not 0 <= level <= 1:
+        raise LevelError(what, level)
+    return Decimal(str(level))
+
+
+def num_kept(level: Level, n: int) -> int:
+    """How many of `n` competing entries a level keeps: `floor(round((1 - level) * n, 6))`.
+
+    The product is exact: `level` is read as the shortest decimal of what was given, so a level
+    means the same in float32 and float64, at any `n`.
+
+    Args:
+        level: fraction pruned, 0..1.
+        n: number of competing entries.
+
+    >>> num_kept(0.9, 100), num_kept(torch.tensor(0.9), 100), num_kept(0.3333, 7)
+    (10, 10, 4)
+    >>> num_kept(0.0, 5), num_kept(1.0, 5)
+    (5, 0)
+    """
+    exact = (1 - as_decimal(level)) * n
+    return int(exact.quantize(_MICRO, ROUND_HALF_EVEN).to_integral_value(ROUND_FLOOR))
+
+
+def num_kept_each(level: Level, counts: Tensor, n: int) -> Tensor:
+    """Return `num_kept(level, count)` of many counts.
+
+    Args:
+        level: fraction pruned, 0..1.
+        counts: int64 `[rows]` on the CPU, each 0..n.
+        n: the largest count there may be.
+
+    >>> num_kept_each(0.3, torch.tensor([4, 0, 10]), 10)
+    tensor([2, 0, 7])
+    """
+    if len(counts) <= n:
+        kept = [num_kept(level, count) for count in counts.tolist()]
+        return torch.tensor(kept, dtype=torch.int64, device="cpu")
+    # Millions of short rows, as N:M has: a table of all possible counts.
+    table = [num_kept(level, count) for count in range(n + 1)]
+    return torch.tensor(table, dtype=torch.int64, device="cpu")[counts]

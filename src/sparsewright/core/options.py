@@ -1,0 +1,47 @@
+"""Members of a literal tuple from what a config says: `{"type": name, ...}`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar
+
+from sparsewright.core.errors import OptionError
+
+
+class Named(Protocol):
+    """What configs know by a name."""
+
+    name: ClassVar[str]
+
+
+T = TypeVar("T", bound=Named)
+
+
+def make_of_type(what: str, options: Mapping[str, object], members: Sequence[type[T]]) -> T:
+    """Return an instance of the member that `type` names, made from the other keys.
+
+    Args:
+        what: the option's name, for errors.
+        options: `type`, in any case, and the arguments of the constructor.
+        members: classes with a `name`.
+
+    Raises:
+        OptionError: an unknown type or key, or a missing one.
+    """
+    names: dict[str, type[T]] = {member.name: member for member in members}
+    arguments = dict(options)
+    if "type" not in arguments:
+        raise OptionError(f"{what} without 'type'", options, f"type: {', '.join(names)}")
+    kind = arguments.pop("type")
+    member = names.get(kind.lower()) if isinstance(kind, str) else None
+    if member is None:
+        raise OptionError(f"type of {what}", kind, list(names))
+    parameters = inspect.signature(member).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise OptionError(f"key of {what} {kind!r}", key, list(parameters))
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise OptionError(f"{what} {kind!r} without {name!r}", options, list(parameters))
+    return member(**arguments)

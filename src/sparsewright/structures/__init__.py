@@ -1,0 +1,18 @@
+"""Structures, one class a file: which entries of a weight compete, and stand or fall together."""
+
+from sparsewright.core.rows import RowStructure, Unstructured
+from sparsewright.core.structure import Structure
+from sparsewright.structures.groups import Groups
+from sparsewright.structures.make_structure import ALL, StructureLike, make_structure
+from sparsewright.structures.n_m import NM
+
+__all__ = [
+    "ALL",
+    "NM",
+    "Groups",
+    "RowStructure",
+    "Structure",
+    "StructureLike",
+    "Unstructured",
+    "make_structure",
+]

@@ -1,0 +1,108 @@
+"""Groups of inputs or outputs, each with its own equal share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import OptionError, OptionTypeError, ShapeError
+from sparsewright.core.rows import RowStructure, Unstructured
+from sparsewright.core.structure import Share
+
+_SIDES = ("output", "input")
+
+
+class Groups(RowStructure):
+    """Divides one dimension of the weight into equal groups; each is a row.
+
+    Give either, not both:
+
+    Args:
+        inputs: how many groups of input features (dimension 1); must divide them.
+        outputs: how many groups of output features (dimension 0); must divide them.
+
+    Raises:
+        OptionError: both or neither, or a number below 1.
+        OptionTypeError: not an integer.
+
+    >>> rows, _ = Groups(inputs=2)(torch.arange(8).reshape(2, 4))
+    >>> rows.tolist()
+    [[0, 1, 4, 5], [2, 3, 6, 7]]
+    >>> Groups(outputs=2)(torch.arange(8).reshape(4, 2))[0].tolist()
+    [[0, 1, 2, 3], [4, 5, 6, 7]]
+    """
+
+    name: ClassVar[str] = "groups"
+
+    def __init__(self, inputs: int | None = None, outputs: int | None = None) -> None:
+        if inputs is not None and outputs is not None:
+            raise OptionError(
+                "outputs", outputs, f"either inputs or outputs, and inputs = {inputs} is given"
+            )
+        if inputs is None and outputs is None:
+            raise OptionError("inputs", None, "a number of groups, for it or for outputs")
+        self.inputs, self.outputs = inputs, outputs
+        if inputs is not None:
+            self._dim, self._groups = 1, check_groups("inputs", inputs)
+        else:
+            self._dim, self._groups = 0, check_groups("outputs", outputs)
+
+    def rows(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the number of groups, and `numel / groups`."""
+        side, dim = _SIDES[self._dim], self._dim
+        if len(shape) <= dim:
+            raise ShapeError("a weight", shape, f"it has no {side} dimension")
+        if shape[dim] % self._groups:
+            raise ShapeError(
+                "a weight",
+                shape,
+                f"its {side} dimension {shape[dim]} cannot be divided into {self._groups} equal "
+                f"groups; nearest that divide it: {_divisors_around(shape[dim], self._groups)}",
+            )
+        return self._groups, shape.numel() // self._groups
+
+    def pool(self, tensor: Tensor) -> Tensor:
+        """Return `[groups, numel / groups]`."""
+        rows = self.rows(tensor.shape)
+        split: Tensor = tensor.unflatten(self._dim, self._split(tensor.shape))
+        return split.movedim(self._dim, 0).reshape(rows)
+
+    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
+        """Return `[groups, numel / groups]` shaped like the weight."""
+        groups, size = self._split(shape)
+        rest = [*shape[: self._dim], size, *shape[self._dim + 1 :]]
+        shaped = chosen.reshape(groups, *rest).movedim(0, self._dim)
+        return shaped.flatten(self._dim, self._dim + 1).contiguous()
+
+    def _split(self, shape: torch.Size) -> tuple[int, int]:
+        return self._groups, shape[self._dim] // self._groups
+
+    def part(self, shape: torch.Size, first: int, count: int) -> Share:
+        """Return the part of every group of inputs; of outputs, of those groups that it meets."""
+        rows, n = self.rows(shape)
+        if self._dim == 1:
+            return Share(self, [n * count // max(shape[0], 1)] * rows)
+        starts = torch.arange(rows + 1, device="cpu") * (shape[0] // rows)
+        within = (starts - first).clamp(0, count).diff() * shape[1:].numel()
+        return Share(Unstructured(), within.tolist())
+
+    def __repr__(self) -> str:
+        return f"Groups({'inputs' if self._dim else 'outputs'}={self._groups})"
+
+
+def check_groups(what: str, groups: int | None) -> int:
+    """Return a number of groups, or raise if it is none."""
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise OptionTypeError(what, groups, "an integer >= 1")
+    if groups < 1:
+        raise OptionError(what, groups, "an integer >= 1")
+    return groups
+
+
+def _divisors_around(size: int, groups: int) -> str:
+    """The divisors of a size next below and above a number that does not divide it."""
+    below = next((n for n in range(min(groups, size), 0, -1) if size % n == 0), None)
+    above = next((n for n in range(groups, size + 1) if size % n == 0), None)
+    return ", ".join(str(n) for n in (below, above) if n is not None)

@@ -1,0 +1,202 @@
+"""N:M: of every m consecutive inputs, n are kept."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.counts import Level, as_decimal, num_kept
+from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, ShapeError
+from sparsewright.core.rows import RowStructure, Unstructured
+from sparsewright.core.selection import make_selection
+from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
+
+_ROUNDING = Decimal("0.000001")  # of a level that was computed in float32
+_WHOLE = Unstructured()
+
+
+class NM(Structure):
+    """Keeps n of every m consecutive entries along the input dimension (1).
+
+    A convolution's groups are m input channels, for each output channel and kernel position. The
+    level is `1 - n/m`, and need not be given. Below it, as on the way of a rising schedule, the n
+    best entries of each group rank before all others, and the highest ranks of the whole weight
+    are kept: `num_kept(level, numel)`.
+
+    The fraction to drop is that of the whole weight's connections: of two, 30% cannot be dropped.
+    Growth then fills each group.
+
+    Args:
+        n: entries kept in each group, 1..m.
+        m: entries in a group; must divide the weight's input dimension.
+
+    Raises:
+        OptionError: a number out of range.
+        OptionTypeError: not an integer.
+
+    >>> NM(2, 4).topk(torch.tensor([[1.0, 4.0, 3.0, 2.0]]), 0.5)
+    tensor([[False,  True,  True, False]])
+
+    Source: A. Zhou et al., "Learning N:M fine-grained structured sparse neural networks from
+    scratch", arXiv:2102.04010.
+    """
+
+    name: ClassVar[str] = "n_m"
+
+    def __init__(self, n: int, m: int) -> None:
+        for what, value in (("n", n), ("m", m)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise OptionTypeError(what, value, "an integer >= 1")
+        if m < 1:
+            raise OptionError("m", m, "an integer >= 1")
+        if not 1 <= n <= m:
+            raise OptionError("n", n, f"1 <= n <= m = {m}, the entries kept of every m")
+        self.n, self.m = n, m
+        self._own = (m - n) / m
+        self._groups = _Neighbours(m)
+
+    def rows(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the number of groups, and m."""
+        return self._groups.rows(shape)
+
+    def pool(self, tensor: Tensor) -> Tensor:
+        """Return `[groups, m]`."""
+        return self._groups.pool(tensor)
+
+    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
+        """Return `[groups, m]` shaped like the weight."""
+        return self._groups.expand(chosen, shape)
+
+    def part(self, shape: torch.Size, first: int, count: int) -> Share:
+        """Return the part with its own groups, which are whole."""
+        self.rows(shape)
+        return Share(self, None)
+
+    def level(self, asked: Level | None) -> Level:
+        """Return `1 - n/m`.
+
+        Raises:
+            LevelError: another constant level.
+        """
+        if asked is None or self._is_own(asked):
+            return self._own
+        raise LevelError(
+            "sparsity", asked, f"{self._own:g}, the level of {self}, or a schedule that rises to it"
+        )
+
+    def _is_own(self, level: Level) -> bool:
+        """Whether a level is `1 - n/m`, but for rounding."""
+        return abs(as_decimal(level) - Decimal(self.m - self.n) / self.m) <= _ROUNDING
+
+    def num_kept(self, shape: torch.Size, sparsity: Level) -> int:
+        """Return how many entries a weight of this shape keeps at `1 - n/m`, or below it.
+
+        Raises:
+            LevelError: a level above `1 - n/m`.
+        """
+        groups, _ = self.rows(shape)
+        if self._is_own(sparsity):
+            return groups * self.n
+        if as_decimal(sparsity) > self._own:
+            raise LevelError("sparsity", sparsity, f"up to {self._own:g}, the level of {self}")
+        return num_kept(sparsity, shape.numel())
+
+    def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
+        """Keep the n highest scores of each group; below `1 - n/m` the highest others too."""
+        self.num_kept(score.shape, sparsity)
+        winners = self._groups.topk(score, self._own, magnitude=magnitude)
+        if self._is_own(sparsity):
+            return winners
+        return _WHOLE.grow(score, winners, sparsity, magnitude=magnitude)
+
+    def drop(
+        self, score: Tensor, mask: Tensor, drop_fraction: Level, *, magnitude: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Keep `floor((1 - drop_fraction) * live)` of the whole weight's live connections."""
+        new, _ = _WHOLE.drop(score, mask, drop_fraction, magnitude=magnitude)
+        groups = make_selection(self, new)
+        return new, groups.count(groups.pool(new)).to(mask.device)
+
+    def grow(
+        self,
+        score: Tensor,
+        mask: Tensor,
+        sparsity: Level,
+        *,
+        live: Tensor | int | None = None,
+        magnitude: bool = False,
+    ) -> Tensor:
+        """Fill each group to n; below `1 - n/m`, then the whole weight to the level."""
+        target = self.num_kept(score.shape, sparsity)
+        filled = self._groups.grow(score, mask, self._own, live=live, magnitude=magnitude)
+        if self._is_own(sparsity):
+            return filled
+        whole = make_selection(_WHOLE, score)
+        before, after = whole.pool(mask), whole.pool(filled)
+        if int(whole.count(after)) <= target:
+            return _WHOLE.grow(score, filled, sparsity, magnitude=magnitude)
+        missing = (target - whole.count(before)).clamp(min=0)
+        grown = whole.select(score, missing, after & ~before, magnitude=magnitude)
+        return whole.expand(before | grown)
+
+    def drop_and_grow(
+        self,
+        weight: Tensor,
+        mask: Tensor,
+        sparsity: Level,
+        drop_fraction: Level,
+        grow_score: Tensor | RowBlocks,
+    ) -> Tensor:
+        """Drop from the whole weight, those beyond n of a group first; then `grow`."""
+        check_same_shape(weight, mask)
+        target, places = (self.num_kept(weight.shape, s) for s in (sparsity, self._own))
+        groups, whole = make_selection(self, weight), make_selection(_WHOLE, weight)
+        first = groups.select(weight, self.n, groups.pool(mask), magnitude=True)
+        live, best = whole.pool(mask), whole.pool(groups.expand(first))
+        num_best = int(whole.count(best))
+        # What the groups lack is left for growth to fill.
+        stay = num_kept(drop_fraction, int(whole.count(live)))
+        stay = min(stay, target - (places - num_best))
+        kept = whole.select(weight, stay, best, magnitude=True)
+        if stay > num_best:
+            kept |= whole.select(weight, stay - num_best, live & ~best, magnitude=True)
+        score = grow_score if isinstance(grow_score, Tensor) else grow_score.dense()
+        return self.grow(score, whole.expand(kept), sparsity, magnitude=True)
+
+    def __repr__(self) -> str:
+        return f"NM({self.n}, {self.m})"
+
+
+class _Neighbours(RowStructure):
+    """Rows of m consecutive entries along dimension 1."""
+
+    name: ClassVar[str] = "neighbours"
+
+    def __init__(self, m: int) -> None:
+        self._m = m
+
+    def rows(self, shape: torch.Size) -> tuple[int, int]:
+        if len(shape) < 2:
+            raise ShapeError("a weight", shape, "it has no input dimension")
+        if shape[1] % self._m:
+            raise ShapeError(
+                "a weight", shape, f"its input dimension {shape[1]} is no multiple of m = {self._m}"
+            )
+        return shape.numel() // self._m, self._m
+
+    def pool(self, tensor: Tensor) -> Tensor:
+        rows = self.rows(tensor.shape)
+        return tensor.movedim(1, -1).reshape(rows)
+
+    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
+        last = [shape[0], *shape[2:], shape[1]]
+        return chosen.reshape(last).movedim(-1, 1).contiguous()
+
+    def part(self, shape: torch.Size, first: int, count: int) -> Share:
+        return Share(self, None)
+
+    def __repr__(self) -> str:
+        return f"_Neighbours({self._m})"

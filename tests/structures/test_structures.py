@@ -1,0 +1,181 @@
+"""What holds for every structure, and structures from what a config says."""
+
+import math
+
+import pytest
+import torch
+
+from sparsewright import structures
+from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, ShapeError
+from sparsewright.core.rows import ShaperRows
+from sparsewright.structures import NM, Groups, Structure, Unstructured, make_structure
+from sparsewright.utils import InputGroupScoreShaper, ScoreFlattener, ScoreShaper
+
+WITH_ARGUMENTS = {Groups: [Groups(inputs=2), Groups(outputs=3)], NM: [NM(2, 4), NM(1, 2)]}
+EXAMPLES = [example for cls in structures.ALL for example in WITH_ARGUMENTS.get(cls) or [cls()]]
+SHAPES = [(6, 8), (12, 4, 3), (3, 8, 2, 2)]
+
+every_structure = pytest.mark.parametrize("structure", EXAMPLES, ids=repr)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+class ByColumn(ScoreShaper):
+    """Each column is a row of its own."""
+
+    def __call__(self, tensor):
+        return tensor.T, lambda rows: rows.T
+
+    def __repr__(self):
+        return "ByColumn()"
+
+
+def random(shape, seed):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def level_of(structure):
+    """One that the structure can hold."""
+    try:
+        return structure.level(0.5)
+    except LevelError:
+        return structure.level(None)
+
+
+@every_structure
+@every_shape
+def test_units_and_back(structure, shape):
+    score = random(shape, 0)
+    units = structure.pool(score)
+    assert tuple(units.shape) == structure.rows(torch.Size(shape))
+    assert torch.equal(structure.pool(structure.expand(units, score.shape)), units)
+    rows, back = structure(score)
+    assert torch.equal(rows, units)
+    assert back(rows > 0.5).shape == shape
+
+
+@every_structure
+@every_shape
+def test_the_count_is_what_was_said(structure, shape):
+    level, (weight, growth) = level_of(structure), random((2, *shape), 0)
+    expected = structure.num_kept(torch.Size(shape), level)
+    mask = structure.topk(weight, level)
+    assert int(mask.sum()) == expected
+    new = structure.drop_and_grow(weight * mask, mask, level, 0.3, growth)
+    assert int(new.sum()) == expected
+    assert not torch.equal(new, mask)
+    kept, _ = structure.drop(weight, mask, 0.3)
+    assert not (kept & ~mask).any()
+    filled = structure.grow(growth, kept, level)
+    assert int(filled.sum()) == expected
+    assert not (kept & ~filled).any()
+
+
+@every_structure
+@pytest.mark.parametrize("ranks", [1, 2, 4, 5])
+def test_parts_are_the_whole(structure, ranks):
+    """Each rank's units, joined row by row in the order of ranks, are the weight's rows."""
+    flat = torch.arange(12 * 8).reshape(12, 8)
+    rows, joined = structure.pool(flat), {}
+    for part in flat.split(math.ceil(12 / ranks)):
+        share = structure.part(flat.shape, int(part[0, 0]) // 8, len(part))
+        own = share.structure.pool(part)
+        if share.units is None:
+            for row in own.tolist():
+                joined[len(joined)] = row
+            continue
+        assert len(share.units) == len(rows)
+        for number, units in enumerate(own.reshape(-1).split(list(share.units))):
+            joined.setdefault(number, []).extend(units.tolist())
+    assert sorted(joined.values()) == sorted(rows.tolist())
+
+
+@every_structure
+def test_representations_read_back(structure):
+    again = eval(repr(structure), vars(structures))
+    assert type(again) is type(structure)
+    assert repr(again) == repr(structure)
+
+
+def test_names_are_unique_and_classes_are_structures():
+    names = [cls.name for cls in structures.ALL]
+    assert len(set(names)) == len(names)
+    assert all(issubclass(cls, Structure) for cls in structures.ALL)
+
+
+@pytest.mark.parametrize("one", [Groups(inputs=1), Groups(outputs=1)], ids=repr)
+@every_shape
+def test_one_group_is_unstructured(one, shape):
+    weight, growth = random((2, *shape), 0)
+    mask = one.topk(weight, 0.7)
+    assert torch.equal(mask, Unstructured().topk(weight, 0.7))
+    both = [s.drop_and_grow(weight, mask, 0.6, 0.3, growth) for s in (one, Unstructured())]
+    assert torch.equal(*both)
+
+
+def test_groups_take_one_side():
+    with pytest.raises(OptionError, match=r"outputs = 2 .* and inputs = 3 is given"):
+        Groups(3, 2)
+    with pytest.raises(OptionError, match=r"inputs = None .* a number of groups"):
+        Groups()
+
+
+def test_documented_shapers_are_structures():
+    assert isinstance(ScoreFlattener(), Unstructured)
+    assert isinstance(InputGroupScoreShaper(2), Groups)
+
+
+def test_any_level_is_held_but_none_at_all():
+    for structure in (Unstructured(), Groups(inputs=2), ShaperRows(ByColumn())):
+        assert structure.level(0.3) == 0.3
+        with pytest.raises(OptionError, match=r"sparsity = None .* a number 0..1"):
+            structure.level(None)
+
+
+def test_a_shaper_of_the_users_own():
+    structure = make_structure(ByColumn())
+    mask = structure.topk(random((4, 3), 0), 0.5)
+    assert mask.sum(0).tolist() == [2, 2, 2]
+    assert structure.num_kept(torch.Size([4, 3]), 0.5) == 6
+    assert repr(structure) == "ByColumn()"
+    with pytest.raises(ShapeError, match=r"ByColumn\(\) does not say where its rows lie"):
+        structure.part(torch.Size([4, 3]), 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "Unstructured()"),
+        ("unstructured", "Unstructured()"),
+        ("Unstructured", "Unstructured()"),
+        ("2:4", "NM(2, 4)"),
+        (" 1 : 16 ", "NM(1, 16)"),
+        ({"type": "n_m", "n": 2, "m": 4}, "NM(2, 4)"),
+        ({"type": "groups", "inputs": 4}, "Groups(inputs=4)"),
+        ({"type": "groups", "outputs": 4}, "Groups(outputs=4)"),
+        (NM(4, 8), "NM(4, 8)"),
+        (InputGroupScoreShaper(2), "InputGroupScoreShaper(num_groups=2)"),
+    ],
+)
+def test_structures_from_configs(given, expected):
+    structure = make_structure(given)
+    assert isinstance(structure, Structure)
+    assert repr(structure) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("unstructred", OptionError, r"type of structure = 'unstructred'.*mean 'unstructured'"),
+        ("n_m", OptionError, r"structure 'n_m' without 'n'"),
+        ({"n": 2}, OptionError, r"structure without 'type' = .*type: unstructured, groups, n_m"),
+        ({"type": "groups", "input": 2}, OptionError, r"key of structure 'groups' = 'input'.*"),
+        ({"type": 3}, OptionError, r"type of structure = 3"),
+        ("5:4", OptionError, r"n = 5"),
+        ({"type": "n_m", "n": 2, "m": "4"}, OptionTypeError, r"m = '4'"),
+        (124, OptionTypeError, r"structure = 124 .* quotes in YAML"),
+        (NM, OptionTypeError, r"structure = "),
+    ],
+)
+def test_what_is_no_structure_raises(given, error, message):
+    with pytest.raises(error, match=message):
+        make_structure(given)
