@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from os.path import commonprefix
-from typing import Any
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,28 +17,42 @@ from sparsewright.core.errors import (
     ShapeError,
     warn,
 )
-from sparsewright.core.filters import default_sparse_param_filter
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
 from sparsewright.core.hooks import Observed
-from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state import check_seed
-from sparsewright.core.structure import ScoreShaper
+from sparsewright.distributions import DistributionLike
 from sparsewright.init import InitMethod, call_init_method, make_init_method
-from sparsewright.nn.compress import compress_attached
-from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped
-from sparsewright.runtime.describe import describe, describe_html
-from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.replicas import check_process_group
-from sparsewright.runtime.resumable import Resumable
-from sparsewright.runtime.rng import make_generator
-from sparsewright.runtime.scope import all_or_nothing, attached
-from sparsewright.runtime.walk import check_weight, dense_form, find_owner, root_of_apply
-from sparsewright.schedules import HyperParameterSchedule
+from sparsewright.layers import dense_form
+from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
 from sparsewright.schedules.schedule_set import ScheduleSet
+from sparsewright.session.algorithm_state import Resumable
+from sparsewright.session.attached import attached
+from sparsewright.session.convert import compress_own
+from sparsewright.session.optimizers import unwrapped
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.rng import make_generator
+from sparsewright.session.route import (
+    all_or_nothing,
+    attach_parameter,
+    attach_routed,
+    initialize,
+)
+from sparsewright.session.session import Session
+from sparsewright.session.settings import Choices, Settings
+from sparsewright.session.texts import describe, describe_html
+from sparsewright.session.walk import check_weight, find_owner, named_weights, root_of_apply
+from sparsewright.structures import StructureLike
 
-__all__ = ["SparseParameter", "SparsityAlgorithm"]
+__all__ = ["Choices", "LevelLike", "SparseParameter", "SparsityAlgorithm"]
+
+LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
+"""A level: a number, a schedule or what stands for one, or a mapping `{parameter: any of these}`."""
 
 
-class SparsityAlgorithm(Observed, Resumable, ABC):
+_HINTS = ("min_sparsity", "max_sparsity", "sparsity")
+
+
+class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::
@@ -51,79 +63,106 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
     Args:
         sparsity: fraction pruned, 0..1: a number, a schedule, a dict `{"type": ...}`, a list
             (cycling), a function of the step, or a mapping `{parameter: any of these}`. Scheduled
-            values are clamped to 0..1.
+            values are clamped to 0..1. None: the level of the structure, if it has only one.
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
             `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
+        distribution: which weight gets which level: a name such as `"erk"`, a dict
+            `{"type": ...}` or `{"layers": {glob: level}}`, a function `(shapes, level) -> levels`.
+        structure: which entries of a weight stand or fall together: `"2:4"`, a dict
+            `{"type": ...}`, a `Structure` or a score shaper; None: each entry by itself.
+        storage: how weights are held: `"masked"`, `"compressed"` (`apply` compresses where it can)
+            or `"shadowed"` (the optimizer trains dense weights, all others see them pruned); None:
+            as the Group says, else the algorithm's own.
 
     Attributes:
-        autoupdate: call `update` after each step of a sparsified optimizer.
-        storage: `"masked"`, or `"compressed"`: `apply` stores weights compressed where it can.
+        name: what configurations call it.
+        paper: where it comes from, such as `"arXiv:1911.11134"`; "" if it needs no source.
+        needs_dense_gradient: whether updates read the gradient of pruned connections too.
+        session: what holds all that is on models and optimizers; a Group's algorithms share one.
+        init_method: the function that makes the first mask.
         seed: the seed.
         schedules: by name, the schedules that move, and are saved, with the run.
-        score_shaper: which entries of a weight compete for a place; None: all.
 
     Raises:
-        LevelError: a level outside 0..1.
-        OptionError, OptionTypeError: an option that is not understood.
+        LevelError: a level outside 0..1, or one that the structure cannot hold.
+        OptionError, OptionTypeError: an option that is not understood, or does not go with others.
     """
 
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    needs_dense_gradient: ClassVar[bool] = False
+    storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
+    """The storages that the algorithm can use; the first is its own choice."""
+
+    session: Session
+
     def __init__(
-        self, sparsity: Any = None, init_method: str | InitMethod = "random", *, seed: int = 0
+        self,
+        sparsity: LevelLike | None = None,
+        init_method: str | InitMethod = "random",
+        *,
+        seed: int = 0,
+        distribution: DistributionLike = None,
+        structure: StructureLike = None,
+        storage: str | None = None,
     ) -> None:
         super().__init__()
         check_seed(seed)
         self.seed = seed
-        self.autoupdate = True
-        self.storage = "masked"
         self.init_method = make_init_method(init_method)
         self.schedules = ScheduleSet()
+        self.shadows: dict[str, Tensor] = {}
+        self._routes: list[tuple[ParamFilter, SparsityAlgorithm]] = [
+            (default_sparse_param_filter, self)
+        ]
         self._own_levels: dict[Tensor, str] = {}
         self._level_names: dict[str, str] = {}
-        self._steps: list[int] = []
-        self.score_shaper: ScoreShaper | None = None
-        self._attachment = Attachment(self, self._grad_hook)
-        self._set_sparsity(sparsity)
+        self.session = Session(self._hooks)
+        self._choose(distribution, structure, storage)
+        self._set_sparsity(self.structure.level(None) if sparsity is None else sparsity)
+        self._check_choices()
 
-    @property
-    def sparsity(self) -> Mapping[Tensor, HyperParameterSchedule]:
-        """Parameter -> schedule of its level."""
-        return {p.param: self.schedules[self._level_of(p)] for p in self.sparse_params.values()}
-
-    def _set_sparsity(self, sparsity: Any) -> None:
+    def _set_sparsity(self, sparsity: LevelLike) -> None:
         if isinstance(sparsity, Mapping) and any(isinstance(key, Tensor) for key in sparsity):
             for index, (param, level) in enumerate(sparsity.items()):
                 self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
-        elif sparsity is not None:
-            self.schedules.add("sparsity", sparsity)
         else:
-            raise OptionError("sparsity", None, "a number 0..1, a schedule, a list, a function")
-
-    def _level_of(self, parameter: SparseParameter) -> str:
-        return self._level_names[parameter.name]
+            self.schedules.add("sparsity", sparsity)
 
     @property
-    def process_group(self) -> Any:
-        """The ranks that train replicas of the model, whose dense gradients are averaged.
+    def sparsity(self) -> Mapping[Tensor, HyperParameterSchedule]:
+        """Parameter -> schedule of its level.
 
-        `"auto"`: those of the `DistributedDataParallel` that `apply` was given, or else all, once
-        `torch.distributed` is initialized. A `ProcessGroup`: its ranks. None: nobody.
+        Raises:
+            AttachError: of a Group, which has no level of its own; index it.
         """
-        return self._attachment.process_group
-
-    @process_group.setter
-    def process_group(self, group: Any) -> None:
-        self._attachment.process_group = check_process_group(group)
+        if not self.is_single:
+            name = type(self).__name__
+            raise AttachError(
+                f"sparsity of a {name}", "each algorithm has its own; use group[i].sparsity"
+            )
+        return {p.param: self.schedules[self.schedule_of(p)] for p in self.sparse_params.values()}
 
     @property
     def sparse_params(self) -> Mapping[str, SparseParameter]:
         """Full name -> sparse parameter."""
-        return dict(self._attachment.parameters)
+        by_rule: dict[int, list[SparseParameter]] = {}
+        for parameter in self.session.parameters.values():
+            by_rule.setdefault(id(parameter.rule), []).append(parameter)
+        own = (by_rule.get(id(algorithm), []) for algorithm in self.algorithms)
+        return {parameter.name: parameter for parameters in own for parameter in parameters}
 
     @property
     def num_sparse_params(self) -> int:
         """How many parameters are sparse."""
         return len(self.sparse_params)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it was applied to a model or an optimizer, and not removed."""
+        followed = (rule for f in self.session.followed for rule in f.rules)
+        return bool(self.sparse_params) or any(rule in self.algorithms for rule in followed)
 
     def get_sparse_params(
         self, obj: Tensor | nn.Module | Optimizer
@@ -138,7 +177,8 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
             OptionTypeError: anything else.
         """
         if isinstance(obj, Tensor):
-            return self._attachment.find(obj)
+            found = self.session.find(obj)
+            return found if found is not None and found.rule in self.algorithms else None
         if isinstance(obj, nn.Module):
             params: Iterable[Tensor] = obj.parameters()
         elif isinstance(obj, Optimizer):
@@ -153,37 +193,24 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
 
         A module's masks are computed at once. An optimizer may come before or after the module,
         and there may be several; each steps its own parameters. With master weights, sparsify the
-        module that the optimizer steps; copies of its weights are sparse as it is.
+        module that the optimizer steps; working copies are sparse automatically.
 
         Raises:
             OptionTypeError: neither a Module nor an Optimizer.
             AttachError: a parameter that cannot have a mask.
         """
         if isinstance(obj, nn.Module):
-            with all_or_nothing(self._attachments()):
+            with all_or_nothing(self.session):
                 self.sparsify_module(obj)
                 self.initialize()
-                self._compress(obj)
+                compress_own(obj, self.session, self.algorithms)
         elif isinstance(obj, Optimizer):
             self.sparsify_optimizer(obj)
         else:
             raise OptionTypeError("apply", obj, "a Module or an Optimizer")
 
-    def _attachments(self) -> list[Attachment]:
-        return [self._attachment]
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether it was applied to a model or an optimizer, and not removed."""
-        return any(part.parameters or part.optimizers for part in self._attachments())
-
-    def _compress(self, module: nn.Module) -> None:
-        """Compress those of the algorithm's own weights that can be, if it is to."""
-        if self.storage == "compressed":
-            compress_attached(module, self)
-
     def __call__(self, obj: nn.Module | Optimizer) -> None:
-        """What makes `model.apply(sparsity)` the same as `sparsity.apply(model)`.
+        """Let `model.apply(sparsity)` do the same as `sparsity.apply(model)`.
 
         `nn.Module.apply` calls this for every submodule, children first; all visits but that of
         the module it was called on are ignored.
@@ -192,13 +219,27 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
             self.apply(obj)
 
     def sparsify_module(self, module: nn.Module) -> None:
-        """Attach every parameter below `module` that `default_sparse_param_filter` picks."""
+        """Attach each parameter below `module` to the first algorithm whose filter picks it.
+
+        An algorithm that is not in a Group picks by `default_sparse_param_filter`.
+        """
+        picked: set[int] = set()
 
         def route(name: str, param: Tensor) -> SparsityAlgorithm | None:
-            return self if default_sparse_param_filter(name, param) else None
+            for index, (param_filter, algorithm) in enumerate(self._routes):
+                if param_filter(name, param):
+                    picked.add(index)
+                    return algorithm
+            return None
 
-        attach_routed(module, route)
-        self._attachment.before_forward(module, self.initialize)
+        attach_routed(self.session, module, route)
+        self.session.before_forward(module, self.initialize)
+        for index, (param_filter, _) in enumerate(self._routes):
+            if index not in picked and not self.is_single:
+                names = [name for name, *_ in named_weights(module)]
+                near = near_names(param_filter, names)
+                hint = f"; close names: {', '.join(near)}" if near else ""
+                warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
 
     def check_parameter(self, name: str, param: Tensor) -> None:
         """Raise if a parameter cannot be sparsified; called before anything is attached.
@@ -210,16 +251,15 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
         Raises:
             AttachError: its shape is not known yet, or it is sharded in a way not supported.
             OptionError: the levels were given by parameter, and it is not among them.
-            ShapeError: the score shaper's groups do not divide it.
+            ShapeError: the structure does not fit its shape.
         """
         check_weight(name, param)
         if self._own_levels and not param.is_meta and param not in self._own_levels:
             raise OptionError("sparsity", name, "one of the parameters that levels were given for")
-        if self.score_shaper is not None:
-            try:
-                self.score_shaper(torch.empty(param.shape, device="meta"))
-            except ShapeError as error:
-                raise ShapeError(name, param.shape, error.problem) from None
+        try:
+            self.structure.rows(param.shape)
+        except ShapeError as error:
+            raise ShapeError(name, param.shape, error.problem) from None
 
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
         """Attach one parameter: a mask buffer on its module, hooks on its gradient.
@@ -230,38 +270,40 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
             param: the parameter, any shape.
 
         Raises:
-            AttachError: `param` is not in `module`, or cannot have a mask.
+            AttachError: `param` is not in `module`, or cannot have a mask; or, of a Group, no
+                filter picks it.
         """
         owner, param_name = find_owner(module, name, param)
-        self.check_parameter(name, dense_form(owner, param))
-        parameter = self._attachment.add_parameter(name, owner, param_name, self._make_mask)
+        rule = self if self.is_single else self._pick(name, param)
+        rule.check_parameter(name, dense_form(owner, param))
         # By name: `load_state_dict(assign=True)` and `to_empty` put another tensor in its place.
-        self._level_names[parameter.name] = self._own_levels.get(param, "sparsity")
-        self._attachment.before_forward(module, self.initialize)
-        self.csx_annotate_sparsity(parameter)
+        level = rule._own_levels.get(param, "sparsity")
+        parameter = attach_parameter(self.session, rule, owner, param_name, name)
+        rule._level_names[parameter.name] = level
+        self.session.before_forward(module, self.initialize)
+
+    def _pick(self, name: str, param: Tensor) -> SparsityAlgorithm:
+        """The first algorithm whose filter picks a parameter."""
+        for param_filter, algorithm in self._routes:
+            if param_filter(name, param):
+                return algorithm
+        raise AttachError(name, f"no filter of the {type(self).__name__} picks it")
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
         """Follow an optimizer: after each of its steps, `update(optimizer)` runs."""
-        optimizer = unwrapped(optimizer)
-        if optimizer in self._attachment.optimizers:
-            warn("the optimizer was sparsified already; nothing changes")
+        if not self.algorithms:
+            warn(f"the {type(self).__name__} is empty; nothing is sparsified")
             return
-        self._attachment.add_optimizer(optimizer, self._after_optimizer_step)
-        self._attachment.take_over(optimizer, self._steps)
-        self.after_state_change()
-
-    def _after_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.autoupdate and self._attachment.is_stepped_by(optimizer):
-            self.update(optimizer)
+        if self.session.follow_optimizer(unwrapped(optimizer), self.algorithms):
+            self.session.after_state_change()
+        else:
+            warn("the optimizer was sparsified already; nothing changes")
 
     def initialize(self) -> None:
         """Compute the masks that are not there yet, prune the weights, and hook the gradients."""
-        for parameter in self._attachment.parameters.values():
-            parameter.initialize()
-            parameter.prune()
-        if all(p.is_initialized for p in self.sparse_params.values()):
-            self._attachment.end_before_forward()
-        self.after_state_change()
+        initialize(self.session, self.algorithms)
+        for parameter in self.sparse_params.values():
+            parameter.rule.csx_annotate_sparsity(parameter)
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """The mask before the first step: the init method at the level of step 0."""
@@ -269,8 +311,8 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
             return call_init_method(
                 self.init_method,
                 parameter.param,
-                self.schedules.value(self._level_of(parameter), 0),
-                score_shaper=self.score_shaper,
+                self.level_at(parameter, 0),
+                score_shaper=self.structure,
                 device=parameter.param.device,
                 generator=make_generator(self.seed, parameter.name, 0),
             )
@@ -281,7 +323,7 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
         """Take everything off the model and its optimizers: hooks, buffers, attributes.
 
         The weights keep their zeros, and train on as dense weights. `step` and the schedules stay
-        as they are: what is applied afterwards goes on from there.
+        as they are: what is applied afterwards continues from there.
 
         Args:
             optimizer: stop following this one only, such as one that another has replaced.
@@ -290,60 +332,34 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
             AttachError: an optimizer that is not followed.
         """
         if optimizer is None:
-            self._attachment.remove()
-            self._level_names.clear()
-            return
-        optimizer, followed = unwrapped(optimizer), self._attachment.optimizers
-        if optimizer not in followed:
-            raise AttachError(type(optimizer).__name__, "it is not followed")
-        slot = followed.index(optimizer)
-        del self._steps[slot : slot + 1]
-        self._attachment.remove_optimizer(optimizer)
+            for name in self.sparse_params:
+                self._level_names.pop(name, None)
+            self.session.remove(self.algorithms)
+        else:
+            self.session.remove_optimizer(unwrapped(optimizer), self.algorithms)
 
     attached = attached
     """`with sparsity.attached(model, optimizer):` is sparse inside the block."""
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
-        """What happens after an optimizer step; called by hand only if `autoupdate` is False.
+        """Do what follows an optimizer step; called by hand only if `autoupdate` is False.
 
         Args:
             optimizer: the one that stepped; None: all parameters have been stepped.
         """
 
-    def _begin_step(self, optimizer: Optimizer | None) -> tuple[int, list[SparseParameter]]:
-        """Count the step, prune what it wrote; its number and its parameters."""
-        attachment = self._attachment
-        self._fold_steps()
-        slot = attachment.optimizers.index(optimizer) if optimizer in attachment.optimizers else 0
-        self._steps += [0] * (slot + 1 - len(self._steps))
-        if optimizer is None:
-            self._steps = [self.step] * max(len(self._steps), len(attachment.optimizers))
-        if self._steps[slot] == self.step:
-            self.schedules.update(self._is_due(self.step))
-        for stepped in range(len(self._steps)) if optimizer is None else [slot]:
-            self._steps[stepped] += 1
-        attachment.follow()
-        attachment.meet_replicas(self._steps, self.seed)
-        parameters = (
-            list(attachment.parameters.values()) if optimizer is None else attachment.of(optimizer)
-        )
-        attachment.prune_step(parameters, optimizer)
-        self._hooks.call("begin", self, self._steps[slot], parameters, optimizer)
-        return self._steps[slot], parameters
+    def schedule_of(self, parameter: SparseParameter) -> str:
+        """Return the name of the schedule of a parameter's level."""
+        return self._level_names.get(parameter.name, "sparsity")
 
-    def _end_step(self, step: int, parameters: list[SparseParameter]) -> None:
-        """Tell the hooks what levels were asked for and reached."""
-        if self._hooks.has("target"):
-            for level in dict.fromkeys(map(self._level_of, parameters)):
-                names = [p.name for p in parameters if self._level_of(p) == level]
-                target = self.schedules.value(level, step)
-                self._hooks.call("target", self, commonprefix(names) + "*", target)
-        if self._hooks.has("computed"):
-            for p in parameters:
-                computed = torch.tensor(p.computed_sparsity, device="cpu")
-                self._hooks.call("computed", self, p.name, computed)
-        self._hooks.call("end", self, step, parameters)
+    def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
+        """Return the level of a parameter at a step, 0..1; a 0-d tensor."""
+        asked = self.schedules.value(self.schedule_of(parameter), step)
+        return self._levels.of(parameter, asked, self._own_parameters)
+
+    def _own_parameters(self) -> Iterable[SparseParameter]:
+        return self.sparse_params.values()
 
     def _is_due(self, step: int) -> bool:
         """Whether masks change at a step."""
@@ -363,12 +379,10 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
         Returns:
             The pruned gradient.
         """
-        parameter = self._attachment.find(p)
-        return grad if parameter is None else parameter.prune(grad)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._attachment = Attachment(self, self._grad_hook)
+        parameter = self.session.find(p)
+        if parameter is not None:
+            parameter.storage.prune_gradient(grad)
+        return grad
 
     def csx_annotate_sparsity(self, param: SparseParameter) -> None:
         """Record the smallest, largest and last level on a sparse parameter, as capacity hints.
@@ -376,8 +390,9 @@ class SparsityAlgorithm(Observed, Resumable, ABC):
         Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1; nothing if
         the level has no formula (a function of the step) and there is no last update step.
         """
-        levels = self.schedules.min_max_end(self._level_of(param), *self._level_steps())
-        for name, value in zip(("min_sparsity", "max_sparsity", "sparsity"), levels, strict=False):
+        asked = self.schedules.min_max_end(self.schedule_of(param), *self._level_steps())
+        levels = self._levels.bounds(param, asked, self._own_parameters)
+        for name, value in zip(_HINTS, levels, strict=False):
             param.annotate(name, value)
 
     def _level_steps(self) -> tuple[int, int | None]:

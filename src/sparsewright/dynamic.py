@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import AttachError, OptionTypeError, ScoreError
-from sparsewright.core.events import MaskUpdate
-from sparsewright.core.uniform import uniform
+from sparsewright.base import Choices, LevelLike, SparsityAlgorithm
+from sparsewright.core.errors import OptionTypeError
+from sparsewright.core.structure import RowBlocks
 from sparsewright.init import InitMethod
-from sparsewright.kernels.sharded import all_finite
-from sparsewright.runtime.attach import logger
-from sparsewright.runtime.gradients import FactoredGradient
-from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.rng import make_generator
+from sparsewright.schedules import UpdateLike
 from sparsewright.schedules.parse import make_update_schedule
+from sparsewright.session.mask_updates import change_masks
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.weight_update import WeightUpdate
 
-__all__ = ["DynamicSparsityAlgorithm"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["DynamicSparsityAlgorithm", "WeightUpdate"]
 
 
 class DynamicSparsityAlgorithm(SparsityAlgorithm):
@@ -32,39 +33,52 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     true at n. If it is true at step 0, training starts sparse, from the init method; otherwise it
     starts dense and the first update sparsifies.
 
+    A method that looks at all weights together writes `update_masks` instead.
+
     Args:
         sparsity: level, 0..1, as for `SparsityAlgorithm`.
         update: None (every step), an int (every so many steps), a dict with `freq`, `start`, `stop`
             (exclusive) or with `steps`, an `UpdateSchedule`, or a function `step -> bool`.
         init_method: the mask at step 0, as for `SparsityAlgorithm`.
-        seed: seed of the algorithm's own randomness.
+        choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Attributes:
         needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
         update_schedule: the update schedule.
     """
 
-    needs_dense_gradient: ClassVar[bool] = False
-
     def __init__(
         self,
-        sparsity: Any = None,
-        update: Any = None,
+        sparsity: LevelLike | None = None,
+        update: UpdateLike = None,
         init_method: str | InitMethod = "random",
-        *,
-        seed: int = 0,
+        **choices: Unpack[Choices],
     ) -> None:
         self.update_schedule = make_update_schedule(update)
-        self._updating: tuple[Tensor, SparseParameter] | None = None
-        self._step = 0
-        super().__init__(sparsity, init_method, seed=seed)
+        self._updating: WeightUpdate | None = None
+        super().__init__(sparsity, init_method, **choices)
+
+    def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
+        """Yield the new mask of each weight, in order; by default that of `update_mask`.
+
+        Each mask is put in place before the next one is asked for.
+
+        Args:
+            updates: the weights that are due, with all that may be looked at.
+        """
+        for update in updates:
+            self._updating = update
+            try:
+                yield self.update_mask(update.weight, update.mask, update.level)
+            finally:
+                self._updating = None
 
     @abstractmethod
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
-        """The new mask of one weight.
+        """Return the new mask of one weight.
 
         Args:
-            p: the weight, zero where `mask` is False.
+            p: the weight, zero where `mask` is False; a shadowed weight is dense.
             mask: bool, shaped like `p`: the mask so far; not to be written to.
             sparsity: level to reach, 0..1; a 0-d tensor, float64 if it was given as it is.
 
@@ -83,7 +97,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         return self._is_due(0)
 
     def scheduled(self, name: str) -> Tensor:
-        """The value of one of `schedules` at the step whose masks are being updated.
+        """Return the value of one of `schedules` at the step whose masks are being updated.
 
         Args:
             name: the schedule's name, such as `"drop_fraction"`.
@@ -91,39 +105,36 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         Returns:
             0-d tensor, clamped to 0..1.
         """
-        return self.schedules.value(name, self._step)
+        step = self.step if self._updating is None else self._updating.step
+        return self.schedules.value(name, step)
 
     def dense_gradient(self, p: Tensor) -> Tensor:
-        """The gradient of this step before pruning, summed over micro-batches; shaped like `p`.
+        """Return the gradient of this step before pruning, shaped like `p`.
 
-        There on update steps, inside `update_mask`, if `needs_dense_gradient`.
+        It is summed over micro-batches, and there on update steps, inside `update_mask`, if
+        `needs_dense_gradient`.
         """
-        grad = self._gradient(p)
-        return grad.dense() if isinstance(grad, FactoredGradient) else grad
+        return self._updated("dense_gradient of", p).gradient()
 
-    def _gradient(self, p: Tensor) -> Tensor | FactoredGradient:
-        """The dense gradient; that of a compressed weight not multiplied out."""
-        parameter = self._being_updated("dense_gradient of", p)
-        grad = self._attachment.dense_gradients.get(parameter)
-        if grad is None:
-            raise OptionTypeError("dense_gradient", p, "needs_dense_gradient = True in the class")
-        return grad
-
-    def _being_updated(self, what: str, p: Tensor) -> SparseParameter:
-        if self._updating is None or self._updating[0] is not p:
-            raise OptionTypeError(what, p, "the weight that update_mask was called with")
-        return self._updating[1]
+    def gradient_score(self, p: Tensor) -> Tensor | RowBlocks:
+        """Return `dense_gradient` as a score; that of a compressed weight is not multiplied out."""
+        return self._updated("gradient_score of", p).dense_gradient().score()
 
     def generator(self, p: Tensor) -> torch.Generator:
-        """A CPU generator for this weight at this step: the same on every rank and on resuming."""
-        return make_generator(self.seed, self._being_updated("generator of", p).name, self._step)
+        """Return a CPU generator for this weight at this step: the same on every rank."""
+        return self._updated("generator of", p).generator()
 
     def random_score(self, p: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1), float32, shaped like `p`, from `generator(p)`.
+        """Return uniform numbers in [0, 1), float32, shaped like `p`, from `generator(p)`.
 
-        Also for a sharded weight, where each rank gets its own part of the same numbers.
+        Of a sharded weight each rank gets its own part of the same numbers.
         """
-        return uniform(p, self.generator(p))
+        return self._updated("random_score of", p).random()
+
+    def _updated(self, what: str, p: Tensor) -> WeightUpdate:
+        if self._updating is None or self._updating.weight is not p:
+            raise OptionTypeError(what, p, "the weight that update_mask was called with")
+        return self._updating
 
     def update(self, optimizer: Optimizer | None = None) -> None:
         """Count a step, prune what it wrote and, if masks are due, change them.
@@ -131,100 +142,9 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         Args:
             optimizer: the one that stepped; None: all parameters have been stepped.
         """
-        step, parameters = self._begin_step(optimizer)
-        try:
-            if self._is_due(step):
-                if self.needs_dense_gradient:
-                    self._attachment.dense_gradients.average(parameters)
-                for parameter in parameters:
-                    self._update_parameter(parameter, step)
-        finally:
-            if self.needs_dense_gradient:
-                self._attachment.dense_gradients.disarm(parameters)
-            self._arm(parameters, step + 1)
-        self._end_step(step, parameters)
-
-    @torch.no_grad()
-    def _update_parameter(self, parameter: SparseParameter, step: int) -> None:
-        if not self._has_gradient(parameter):
-            return
-        level = self.schedules.value(self._level_of(parameter), step)
-        weight, mask = parameter.storage.weight(), parameter.mask
-        self._updating, self._step = (weight, parameter), step
-        try:
-            new = self.update_mask(weight, mask, level)
-        except ScoreError as error:
-            raise ScoreError(f"{error.what} of {parameter.name} at step {step}") from None
-        finally:
-            self._updating = None
-        self._attachment.dense_gradients.forget(parameter)
-        self._check_room(parameter, new)
-        dropped, grown = parameter.change_mask(new)
-        if self._hooks.has("mask"):
-            computed, total = parameter.computed_sparsity, mask.numel()
-            self._hooks.call(
-                "mask",
-                MaskUpdate(
-                    step,
-                    parameter.name,
-                    total,
-                    parameter.kept,
-                    float(level),
-                    computed,
-                    dropped,
-                    grown,
-                ),
-            )
-
-    def _check_room(self, parameter: SparseParameter, new: Tensor) -> None:
-        """Replicas exchange gradients in buffers that were laid out once."""
-        if not parameter.is_compressed or self._attachment.dense_gradients.group is None:
-            return
-        kept = int(new.sum())
-        if kept != parameter.kept:
-            raise AttachError(
-                parameter.name,
-                f"its level moves, from {parameter.kept} live connections to {kept}, which a "
-                "compressed weight cannot under data parallelism; use storage 'masked' for it",
-            )
-
-    def _has_gradient(self, parameter: SparseParameter) -> bool:
-        """Whether there is a finite gradient, without which the mask stays as it is."""
-        grads: list[Tensor | FactoredGradient | None] = [parameter.param.grad]
-        if self.needs_dense_gradient:
-            grads.append(self._attachment.dense_gradients.get(parameter))
-        for grad in grads:
-            if grad is None:
-                is_lost = parameter.param.grad is not None and bool(parameter.param.grad.any())
-                level = logging.WARNING if is_lost else logging.INFO
-                what = "its gradient came pruned" if is_lost else "no gradient"
-                logger.log(level, "%s: %s, the mask stays", parameter.name, what)
-                return False
-            if not (grad.is_finite() if isinstance(grad, FactoredGradient) else all_finite(grad)):
-                logger.warning("%s: the gradient is not finite, the mask stays", parameter.name)
-                return False
-        return True
-
-    def _arm(self, parameters: list[SparseParameter], coming_step: int) -> None:
-        """Collect dense gradients for the coming step if it needs them, and else do not."""
-        if self.needs_dense_gradient:
-            dense = self._attachment.dense_gradients
-            if self._is_due(coming_step):
-                dense.arm(parameters)
-            else:
-                dense.disarm(parameters)
-
-    def after_state_change(self) -> None:
-        """Hook what is new, and collect dense gradients if the coming step needs them."""
-        super().after_state_change()
-        if self.needs_dense_gradient:
-            attachment = self._attachment
-            coming = dict.fromkeys(attachment.parameters.values(), self.step + 1)
-            for slot, optimizer in enumerate(attachment.optimizers):
-                steps = self._steps[slot] if slot < len(self._steps) else 0
-                coming |= dict.fromkeys(attachment.of(optimizer), steps + 1)
-            for parameter, step in coming.items():
-                self._arm([parameter], step)
+        with self.session.stepping(optimizer, [self]) as step:
+            if self._is_due(step.number):
+                change_masks(self.session, self, step)
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         if self.starts_sparse:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from sparsewright.base import Choices, LevelLike
 from sparsewright.core.errors import OptionError
-from sparsewright.core.masks import make_mask_topk_sparsity
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
+from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.schedules.schedule import constant_value
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["GMP"]
 
@@ -24,8 +28,8 @@ class GMP(DynamicSparsityAlgorithm):
         sparsity: a level that moves, 0..1, as for `SparsityAlgorithm`; `Cubic` is the paper's.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
         init_method: the mask at step 0 if that is an update step.
-        seed: seed of the algorithm's own randomness.
         schedule: another name of `sparsity`.
+        choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
         OptionError: a constant level, or both `sparsity` and `schedule`.
@@ -34,20 +38,23 @@ class GMP(DynamicSparsityAlgorithm):
     model compression", arXiv:1710.01878, section 3.
     """
 
+    name: ClassVar[str] = "gmp"
+    paper: ClassVar[str] = "arXiv:1710.01878"
+
     def __init__(
         self,
-        sparsity: Any = None,
-        update: Any = None,
+        sparsity: LevelLike | None = None,
+        update: UpdateLike = None,
         init_method: str | InitMethod = "random",
         *,
-        seed: int = 0,
-        schedule: Any = None,
+        schedule: ScheduleLike | None = None,
+        **choices: Unpack[Choices],
     ) -> None:
         if schedule is not None:
             if sparsity is not None:
                 raise OptionError("schedule of gmp", schedule, "sparsity or schedule, not both")
             sparsity = schedule
-        super().__init__(sparsity, update, init_method, seed=seed)
+        super().__init__(sparsity, update, init_method, **choices)
         for name, level in self.schedules.items():
             if constant_value(level) is not None:
                 raise OptionError(
@@ -56,4 +63,4 @@ class GMP(DynamicSparsityAlgorithm):
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Keep the `num_kept(sparsity, n)` largest |p|."""
-        return make_mask_topk_sparsity(p, sparsity, self.score_shaper, magnitude=True)
+        return self.structure.topk(p, sparsity, magnitude=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from sparsewright.base import Choices, LevelLike
 from sparsewright.core.errors import OptionError
-from sparsewright.core.masks import drop_and_grow
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
-from sparsewright.structures.groups import Groups
+from sparsewright.schedules import ScheduleLike, UpdateLike
+from sparsewright.structures import Groups
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["RigL"]
 
@@ -26,47 +30,52 @@ class RigL(DynamicSparsityAlgorithm):
         drop_fraction: fraction of the live connections to drop, 0..1: a number, a list, a dict, a
             function of the step or a schedule.
         balance_in_groups: divide the weight's input dimension (1) into so many groups, each with
-            its own equal share of connections, in the initial mask, the drop and the growth.
+            its own equal share of connections, in the initial mask, the drop and the growth: the
+            same as `structure=Groups(inputs=...)`.
         balance_out_groups: the same for the output dimension (0).
         sparsity: level, 0..1, as for `SparsityAlgorithm`.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
         init_method: the mask at step 0.
-        seed: seed of the algorithm's own randomness.
+        choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: both kinds of groups.
+        OptionError: both kinds of groups, or groups and a structure.
         ShapeError: on applying, a dimension that the groups do not divide.
 
     Source: U. Evci et al., "Rigging the lottery: making all tickets winners", arXiv:1911.11134,
     algorithm 1.
     """
 
+    name: ClassVar[str] = "rigl"
+    paper: ClassVar[str] = "arXiv:1911.11134"
     needs_dense_gradient: ClassVar[bool] = True
 
     def __init__(
         self,
-        drop_fraction: Any = 0.3,
+        drop_fraction: ScheduleLike = 0.3,
         balance_in_groups: int | None = None,
         balance_out_groups: int | None = None,
         *,
-        sparsity: Any = None,
-        update: Any = None,
+        sparsity: LevelLike | None = None,
+        update: UpdateLike = None,
         init_method: str | InitMethod = "random",
-        seed: int = 0,
+        **choices: Unpack[Choices],
     ) -> None:
-        if balance_in_groups is not None and balance_out_groups is not None:
-            raise OptionError(
-                "balance_out_groups",
-                balance_out_groups,
-                f"only one kind of groups, and balance_in_groups = {balance_in_groups} is given",
-            )
-        super().__init__(sparsity, update, init_method, seed=seed)
+        given = {
+            "balance_in_groups": balance_in_groups,
+            "balance_out_groups": balance_out_groups,
+            "structure": choices.get("structure"),
+        }
+        both = [name for name, value in given.items() if value is not None]
+        if len(both) > 1:
+            raise OptionError(both[1], given[both[1]], f"{both[0]} or {both[1]}, not both")
+        if both and "structure" not in both:
+            choices["structure"] = Groups(balance_in_groups, balance_out_groups)
+        super().__init__(sparsity, update, init_method, **choices)
         self.schedules.add("drop_fraction", drop_fraction)
         self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups
-        if balance_in_groups is not None or balance_out_groups is not None:
-            self.score_shaper = Groups(inputs=balance_in_groups, outputs=balance_out_groups)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow by dense gradient."""
-        drop, score = self.scheduled("drop_fraction"), self._gradient(p)
-        return drop_and_grow(p, mask, sparsity, drop, score, self.score_shaper)
+        drop, score = self.scheduled("drop_fraction"), self.gradient_score(p)
+        return self.structure.drop_and_grow(p, mask, sparsity, drop, score)

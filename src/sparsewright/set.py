@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.core.masks import drop_and_grow
+from sparsewright.base import Choices, LevelLike
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
+from sparsewright.schedules import ScheduleLike, UpdateLike
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SET"]
 
@@ -25,25 +29,28 @@ class SET(DynamicSparsityAlgorithm):
         sparsity: level, 0..1, as for `SparsityAlgorithm`.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
         init_method: the mask at step 0.
-        seed: seed of the algorithm's own randomness.
+        choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Source: D. C. Mocanu et al., "Scalable training of artificial neural networks with adaptive
     sparse connectivity inspired by network science", arXiv:1707.04780, algorithm 1.
     """
 
+    name: ClassVar[str] = "set"
+    paper: ClassVar[str] = "arXiv:1707.04780"
+
     def __init__(
         self,
-        drop_fraction: Any = 0.3,
+        drop_fraction: ScheduleLike = 0.3,
         *,
-        sparsity: Any = None,
-        update: Any = None,
+        sparsity: LevelLike | None = None,
+        update: UpdateLike = None,
         init_method: str | InitMethod = "random",
-        seed: int = 0,
+        **choices: Unpack[Choices],
     ) -> None:
-        super().__init__(sparsity, update, init_method, seed=seed)
+        super().__init__(sparsity, update, init_method, **choices)
         self.schedules.add("drop_fraction", drop_fraction)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Drop by magnitude, grow at random."""
         drop, score = self.scheduled("drop_fraction"), self.random_score(p)
-        return drop_and_grow(p, mask, sparsity, drop, score, self.score_shaper)
+        return self.structure.drop_and_grow(p, mask, sparsity, drop, score)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 from torch.optim import Optimizer
 
-from sparsewright.base import SparsityAlgorithm
+from sparsewright.base import Choices, LevelLike, SparsityAlgorithm
 from sparsewright.core.errors import LevelError, OptionError
 from sparsewright.init import InitMethod, from_zeros, make_init_method
 from sparsewright.schedules.schedule import constant_value
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Static"]
 
@@ -20,21 +23,27 @@ class Static(SparsityAlgorithm):
     Args:
         sparsity: a constant level, `0 <= sparsity < 1`: an int, a float, or a constant schedule;
             or a mapping `{parameter: level}`. None: only with `init_method="from_zeros"`, where
-            the zeros of the weight are the mask and no level is asked for.
+            the zeros of the weight are the mask and no level is asked for, or with a structure
+            that has one level.
         init_method: how the mask is made, as for `SparsityAlgorithm`.
-        seed: seed of the algorithm's own randomness.
+        choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
         OptionError: a schedule that is not constant.
         LevelError: a level outside 0 <= sparsity < 1.
     """
 
+    name: ClassVar[str] = "static"
+
     def __init__(
-        self, sparsity: Any = None, init_method: str | InitMethod = "random", *, seed: int = 0
+        self,
+        sparsity: LevelLike | None = None,
+        init_method: str | InitMethod = "random",
+        **choices: Unpack[Choices],
     ) -> None:
         if sparsity is None and make_init_method(init_method) is from_zeros:
             sparsity = 0
-        super().__init__(sparsity, init_method, seed=seed)
+        super().__init__(sparsity, init_method, **choices)
         for name, schedule in self.schedules.items():
             level = constant_value(schedule)
             if level is None:
@@ -50,4 +59,5 @@ class Static(SparsityAlgorithm):
         Args:
             optimizer: the one that stepped; None: all parameters have been stepped.
         """
-        self._end_step(*self._begin_step(optimizer))
+        with self.session.stepping(optimizer, [self]):
+            pass

@@ -1,8 +1,8 @@
-"""Blocks that leave things as they were: sparse inside only, attached as a whole or not at all."""
+"""A block inside of which models are sparse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +10,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsewright.core.errors import AttachError
-from sparsewright.runtime.attach import Attachment
 
 
 class Attachable(Protocol):
@@ -67,15 +66,3 @@ def attached(algorithm: A, *objects: nn.Module | Optimizer) -> Iterator[A]:
     finally:
         algorithm.remove()
         algorithm.load_state_dict(before)
-
-
-@contextmanager
-def all_or_nothing(attachments: Sequence[Attachment]) -> Iterator[None]:
-    """Take off what was attached inside of the block if the block raises."""
-    before = [(attachment, set(attachment.parameters)) for attachment in attachments]
-    try:
-        yield
-    except BaseException:  # nothing is caught: it goes on, over the model as it was
-        for attachment, names in before:
-            attachment.detach(attachment.parameters.keys() - names)
-        raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import AttachError, ScoreError
+from sparsewright.core.errors import AttachError, OptionError, ScoreError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
@@ -38,6 +38,9 @@ def change_masks(session: Session, rule: Rule, step: Step) -> None:
     for parameter, update in zip(ready, updates, strict=True):
         try:
             new = next(masks)
+        except StopIteration:
+            name = type(rule).__name__
+            raise OptionError(f"update_masks of {name}", update.name, "one mask a weight") from None
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
         _change(session, rule, parameter, update, new)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sparsewright.core.errors import OptionTypeError, ShapeError
 from sparsewright.core.figures import show_mask
-from sparsewright.session.describe import describe_parameter, parameter_html
+from sparsewright.session.texts import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States
 
@@ -62,7 +62,7 @@ class SparseParameter:
     @property
     def is_compressed(self) -> bool:
         """Whether only the live values are stored."""
-        return isinstance(self.storage, CompressedStorage)
+        return self.storage.name == CompressedStorage.name
 
     @property
     def shape(self) -> torch.Size:

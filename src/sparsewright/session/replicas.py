@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 
+ReplicaGroup = Any
+"""`"auto"`, a `torch.distributed.ProcessGroup` or None; torch may be built without that class."""
+
 
 def check_process_group(group: Any) -> Any:
     """The setting itself, if it is one.
@@ -54,7 +57,10 @@ def group_of(module: nn.Module, setting: Any) -> Any:
 
 
 def check_agreement(
-    parameters: Iterable[SparseParameter], steps: Sequence[int], seed: int, group: ProcessGroup
+    parameters: Iterable[SparseParameter],
+    steps: Sequence[int],
+    seeds: Sequence[int],
+    group: ProcessGroup,
 ) -> None:
     """Raise if the ranks are not about to train the same sparse model; sends 8 bytes a parameter.
 
@@ -67,10 +73,10 @@ def check_agreement(
     device = sharded.local(sparse[0].param).device
     layout = [(p.name, tuple(p.shape), sharded.is_sharded(p.param)) for p in sparse]
     advice = "if these ranks do not train the same model, set process_group to those that do"
-    if not _is_equal([_digest(repr((layout, list(steps), seed)).encode())], group, device):
+    if not _is_equal([_digest(repr((layout, list(steps), list(seeds))).encode())], group, device):
         raise AttachError(
             "the sparse model differs between ranks",
-            f"names, shapes, steps {list(steps)} and seed {seed} must be equal on all; {advice}",
+            f"names, shapes, steps {list(steps)} and seeds {list(seeds)} must be equal on all; {advice}",
         )
     # A sharded mask differs by nature; it is made from the whole weight.
     digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in sparse]

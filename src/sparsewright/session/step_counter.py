@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from itertools import zip_longest
 
 
 class StepCounter:
@@ -25,6 +26,10 @@ class StepCounter:
         """Continue from other counts."""
         self.steps = list(steps)
         self._done.clear()
+
+    def merge(self, steps: Iterable[int]) -> None:
+        """Continue, for each optimizer, from the higher of two counts."""
+        self.load(map(max, zip_longest(self.steps, steps, fillvalue=0)))
 
     def fold(self) -> None:
         """When one optimizer remains, let it continue from the highest count."""

@@ -71,3 +71,7 @@ class WeightUpdate:
         Of a sharded weight each rank gets its own part of the same numbers.
         """
         return uniform(self.weight, self.generator())
+
+    def free(self) -> None:
+        """Free the weight and the gradient: its mask is about to change."""
+        self._weight = self._gradient = None

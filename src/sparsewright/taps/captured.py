@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsewright.core.masks import RowBlocks
+from sparsewright.core.structure import RowBlocks
 from sparsewright.kernels import sharded
 from sparsewright.taps.arrival import ArrivalTap
 from sparsewright.taps.tap import DenseGradient, WholeGradient, all_true, average_

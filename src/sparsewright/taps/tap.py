@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsewright.core.masks import RowBlocks
+from sparsewright.core.structure import RowBlocks
 from sparsewright.kernels import sharded
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+from sparsewright.core.filters import show_filter
 from sparsewright.core.html import table
 from sparsewright.init import name_of_init_method
 from sparsewright.schedules.parse import make_update_schedule
@@ -38,9 +39,12 @@ def describe(algorithm: Any) -> str:
     An option of a user's class is read from the attribute of its name. Functions and levels by
     parameter are shown, but do not read back.
     """
+    name = type(algorithm).__name__
+    if not algorithm.is_single:
+        pairs = (f"({show_filter(f)}, {own!r})" for f, own in algorithm._routes)
+        return f"{name}([{', '.join(pairs)}])"
     options = options_of(algorithm)
-    inside = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    return f"{type(algorithm).__name__}({inside})"
+    return f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})"
 
 
 def options_of(algorithm: Any) -> dict[str, Any]:
@@ -83,17 +87,15 @@ class _ByParameter:
 
 
 def describe_html(algorithm: Any) -> str:
-    """Tables for notebooks: the options, and the sparse parameters."""
+    """Tables for notebooks: the options, or a Group's pairs, and the sparse parameters."""
+    parameters = _parameters(algorithm.sparse_params.values())
+    if not algorithm.is_single:
+        routes = [(show_filter(f), repr(own)) for f, own in algorithm._routes]
+        return table(type(algorithm).__name__, ("filter", "algorithm"), routes) + parameters
     options = {**options_of(algorithm), "storage": algorithm.storage, "step": algorithm.step}
     name = type(algorithm).__name__
     rows = [(option, repr(value)) for option, value in options.items()]
-    return table(name, ("option", "value"), rows) + _parameters(algorithm.sparse_params.values())
-
-
-def group_html(group: Any, routes: list[tuple[str, str]]) -> str:
-    """Tables for notebooks: the pairs of a Group, as text, and the sparse parameters."""
-    pairs = table("Group", ("filter", "algorithm"), routes)
-    return pairs + _parameters(group.sparse_params.values())
+    return table(name, ("option", "value"), rows) + parameters
 
 
 def describe_parameter(parameter: Any) -> str:
@@ -119,5 +121,4 @@ def _facts(parameter: Any) -> tuple[str, ...]:
     if parameter.is_initialized:
         kept, level = f"{parameter.kept:,}", f"{parameter.computed_sparsity:.4f}"
     shape, total = "x".join(map(str, parameter.shape)), f"{parameter.shape.numel():,}"
-    storage = "compressed" if parameter.is_compressed else "masked"
-    return parameter.name, shape, kept, total, level, storage
+    return parameter.name, shape, kept, total, level, parameter.storage.name

@@ -1,0 +1,13 @@
+"""Algorithms: one method a file; those with a documented import path of their own have it there."""
+
+from sparsewright.algorithms.ste import STE
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.gmp import GMP
+from sparsewright.rigl import RigL
+from sparsewright.set import SET
+from sparsewright.static import Static
+
+__all__ = ["ALL", "GMP", "SET", "STE", "RigL", "Static"]
+
+ALL: tuple[type[SparsityAlgorithm], ...] = (Static, GMP, SET, RigL, STE)
+"""The algorithms that configurations know by their `name`."""

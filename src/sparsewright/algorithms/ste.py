@@ -1,0 +1,55 @@
+"""Straight-through training of a dense weight that everybody sees pruned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from sparsewright.base import Choices, LevelLike
+from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.schedules import UpdateLike
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["STE"]
+
+
+class STE(DynamicSparsityAlgorithm):
+    """Keep the weights of largest magnitude, and train those that are pruned along with them.
+
+    The loss is that of `w * mask`, `mask = top num_kept(level, n) of |w|`; its gradient at the
+    masked weight is applied to all of w, so that a pruned connection can grow back with the value
+    that it has been given since.
+
+    Args:
+        sparsity: level, 0..1, as for `SparsityAlgorithm`.
+        update: when masks change, as for `DynamicSparsityAlgorithm`; None: after each step.
+        choices: `seed`, `distribution` and `structure`, as for `SparsityAlgorithm`; `storage` can
+            only be `"shadowed"`.
+
+    Raises:
+        OptionError: another storage: pruned connections must be kept somewhere.
+
+    Source: Y. Bengio, N. Leonard, A. Courville, "Estimating or propagating gradients through
+    stochastic neurons for conditional computation", arXiv:1308.3432, section 4; for N:M masks
+    A. Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch",
+    arXiv:2102.04010, section 4.1.
+    """
+
+    name: ClassVar[str] = "ste"
+    paper: ClassVar[str] = "arXiv:1308.3432"
+    storages: ClassVar[tuple[str, ...]] = ("shadowed",)
+
+    def __init__(
+        self,
+        sparsity: LevelLike | None = None,
+        update: UpdateLike = None,
+        **choices: Unpack[Choices],
+    ) -> None:
+        super().__init__(sparsity, update, "topk", **choices)
+
+    def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
+        """Keep the `num_kept(sparsity, n)` largest |p|, of the dense weight."""
+        return self.structure.topk(p, sparsity, magnitude=True)

@@ -1,0 +1,140 @@
+"""The state of an algorithm: saved, restored, copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.errors import StateError, show
+from sparsewright.core.hooks import Hooks
+from sparsewright.core.state import check_state, load_all
+from sparsewright.schedules.schedule_set import ScheduleSet
+from sparsewright.session.levels import Levels
+from sparsewright.session.session import Session
+
+if TYPE_CHECKING:
+    from sparsewright.session.rule import Rule
+
+
+class Resumable:
+    """Everything, besides the masks in the model, that the future of a run depends on.
+
+    Attributes:
+        seed: the seed.
+        schedules: by name, the schedules that move, and are saved, with the run.
+        shadows: dense entries of shadowed weights, by full name.
+    """
+
+    seed: int
+    schedules: ScheduleSet
+    shadows: dict[str, Tensor]
+    session: Session
+    _hooks: Hooks
+    _levels: Levels
+    _level_names: dict[str, str]
+
+    if TYPE_CHECKING:
+
+        @property
+        def algorithms(self) -> list[Any]: ...
+
+        @property
+        def is_single(self) -> bool: ...
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed (of the furthest optimizer, if there are several)."""
+        return self.session.step_of(self.algorithms)
+
+    def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
+        """Replace every number of the state by `f` of it, as 0-d tensors."""
+        counter = self.session.counter
+        counter.load(int(f(torch.tensor(step, device="cpu"))) for step in counter.steps)
+        for algorithm in self.algorithms:
+            algorithm.schedules.visit_state(f)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, besides the masks in the model, that the future of the run depends on.
+
+        Plain numbers, strings, lists and dicts: safe for `torch.load(weights_only=True)` and JSON;
+        and the tensors of shadowed weights. Of a Group the states of its algorithms, in order:
+        `{"algorithm": "Group", "algorithms": [...]}`.
+        """
+        name = type(self).__name__
+        if not self.is_single:
+            states = [algorithm.state_dict() for algorithm in self.algorithms]
+            return {"algorithm": name, "algorithms": states}
+        state = {
+            "algorithm": name,
+            "steps": self.session.steps_of(self),  # type: ignore[arg-type]
+            "seed": self.seed,
+            "schedules": self.schedules.state_dict(),
+            **self._levels.state_dict(),
+        }
+        return {**state, "shadows": dict(self.shadows)} if self.shadows else state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave, before or after `apply`.
+
+        Raises:
+            StateError: it is not the state of this algorithm; nothing is changed then.
+        """
+        own = self.state_dict()
+        optional = {"shadows", "levels"} if self.is_single else set()
+        check_state(type(self).__name__, state_dict, own, optional)
+        if self.is_single:
+            self._load(state_dict)
+            self.session.load_steps(state_dict["steps"])
+            return
+        states = state_dict["algorithms"]
+        if not isinstance(states, list):
+            raise StateError("Group", f"algorithms must be a list, not {show(states)}")
+        if len(states) != len(self.algorithms):
+            raise StateError(
+                "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
+            )
+        load_all(self.algorithms, states)
+        every = zip_longest(*(state["steps"] for state in states), fillvalue=0)
+        self.session.load_steps(max(steps) for steps in every)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take what belongs to this algorithm alone from a state that was checked."""
+        shadows = self._checked_shadows(state.get("shadows", {}))
+        load_all([self.schedules, self._levels], [state["schedules"], state])
+        self.seed = state["seed"]
+        self.shadows.clear()
+        self.shadows.update(shadows)
+
+    def _checked_shadows(self, shadows: object) -> dict[str, Tensor]:
+        """Shadows that fit the weights that are attached.
+
+        Raises:
+            StateError: they do not.
+        """
+        what = f"the shadows of {type(self).__name__}"
+        if not isinstance(shadows, Mapping):
+            raise StateError(what, f"expected a dict, got {show(shadows)}")
+        for name, shadow in shadows.items():
+            parameter = self.session.parameters.get(name)
+            if not isinstance(shadow, Tensor):
+                raise StateError(what, f"{show(name)} is {show(shadow)}; allowed: a tensor")
+            if parameter is not None and shadow.shape != parameter.shape:
+                raise StateError(what, f"{show(name)} is {show(shadow)}")
+        return {name: shadow.detach().clone() for name, shadow in shadows.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle has: options and state; it is attached to nothing."""
+        state = vars(self).copy()
+        del state["session"]
+        return {**state, "_level_names": {}, "_steps": list(self.session.counter.steps)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        steps = state.pop("_steps")
+        vars(self).update(state)
+        self.session = Session(self._hooks, steps)
+        for algorithm in self.algorithms:
+            algorithm.session = self.session

@@ -1,0 +1,106 @@
+"""The level of each weight of one algorithm: its schedule's, divided by its distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.counts import as_decimal
+from sparsewright.core.errors import StateError, show
+from sparsewright.distributions import Distribution
+from sparsewright.session.parameter import SparseParameter
+
+
+class Levels:
+    """Levels by weight, computed anew when the level changes that the schedule asks for.
+
+    Args:
+        distribution: how a level is divided among weights.
+    """
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+        self._asked: float | None = None
+        self._levels: dict[str, float] = {}
+        self._bounds_of: tuple[float, ...] | None = None
+        self._bounds: dict[str, list[float]] = {}
+
+    def of(
+        self,
+        parameter: SparseParameter,
+        asked: Tensor,
+        among: Callable[[], Iterable[SparseParameter]],
+    ) -> Tensor:
+        """Return the level of a weight.
+
+        Args:
+            parameter: the weight.
+            asked: the schedule's level, 0..1; a 0-d tensor.
+            among: gives all weights of the algorithm.
+        """
+        if self.distribution.is_uniform:
+            return asked
+        level = float(as_decimal(asked))
+        if level != self._asked or parameter.name not in self._levels:
+            self._levels, self._asked = self._divide(level, list(among())), level
+        return torch.tensor(self._levels[parameter.name], dtype=torch.float64, device="cpu")
+
+    def _divide(self, level: float, among: Sequence[SparseParameter]) -> dict[str, float]:
+        shapes = {parameter.name: parameter.shape for parameter in among}
+        return dict(self.distribution(shapes, level, Weights(among)))
+
+    def bounds(
+        self,
+        parameter: SparseParameter,
+        levels: Sequence[float],
+        among: Callable[[], Iterable[SparseParameter]],
+    ) -> Sequence[float]:
+        """Return what a weight gets of several levels; nothing if the weights decide."""
+        if self.distribution.is_uniform:
+            return levels
+        if self.distribution.needs_weights:
+            return []
+        if self._bounds_of != tuple(levels) or parameter.name not in self._bounds:
+            weights = list(among())
+            tables = [self._divide(level, weights) for level in levels]
+            self._bounds = {p.name: [table[p.name] for table in tables] for p in weights}
+            self._bounds_of = tuple(levels)
+        return self._bounds[parameter.name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs: levels that depend on the weights of an earlier step."""
+        if self._asked is None or not self.distribution.needs_weights:
+            return {}
+        return {"levels": {"asked": self._asked, "of": dict(self._levels)}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned.
+
+        Raises:
+            StateError: it is no such state.
+        """
+        saved = state.get("levels")
+        if saved is None:
+            self._asked, self._levels = None, {}
+            return
+        if not isinstance(saved, Mapping) or not isinstance(saved.get("of"), Mapping):
+            raise StateError("the levels", f"expected a dict of asked and of, not {show(saved)}")
+        levels = {**saved["of"], "asked": saved.get("asked")}
+        for name, level in levels.items():
+            if not isinstance(name, str) or type(level) is not float or not 0 <= level <= 1:
+                raise StateError("the levels", f"{show(name)} is {show(level)}, not a level 0..1")
+        self._asked, self._levels = saved["asked"], dict(saved["of"])
+
+
+class Weights:
+    """The weights of an algorithm, for distributions that look at them."""
+
+    def __init__(self, parameters: Sequence[SparseParameter]) -> None:
+        self._parameters = {parameter.name: parameter for parameter in parameters}
+
+    def weight(self, name: str) -> Tensor:
+        """Return a weight by its full name, of its dense shape."""
+        return self._parameters[name].storage.weight().detach()

@@ -1,0 +1,159 @@
+"""What can be set on an algorithm, and on all those of a Group at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, TypedDict
+
+from torch import Tensor
+
+from sparsewright.core.errors import OptionError
+from sparsewright.core.filters import ParamFilter
+from sparsewright.core.structure import Structure
+from sparsewright.distributions import Distribution, DistributionLike, make_distribution
+from sparsewright.schedules.schedule import constant_value
+from sparsewright.schedules.schedule_set import ScheduleSet
+from sparsewright.session.levels import Levels
+from sparsewright.session.replicas import ReplicaGroup, check_process_group
+from sparsewright.session.session import Session
+from sparsewright.structures import StructureLike, make_structure
+
+if TYPE_CHECKING:
+    from sparsewright.base import SparsityAlgorithm
+
+
+class Choices(TypedDict, total=False):
+    """The options that every algorithm passes on to `SparsityAlgorithm`."""
+
+    seed: int
+    distribution: DistributionLike
+    structure: StructureLike
+    storage: str | None
+
+
+class Settings:
+    """Settings of an algorithm; setting one on a Group sets it for all of its algorithms.
+
+    Attributes:
+        storages: the storages that the algorithm can use; the first is its own choice.
+    """
+
+    storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
+    schedules: ScheduleSet
+    session: Session
+    _routes: list[tuple[ParamFilter, SparsityAlgorithm]]
+    _own_levels: dict[Tensor, str]
+
+    def _choose(
+        self, distribution: DistributionLike, structure: StructureLike, storage: str | None
+    ) -> None:
+        """Take the choices of a constructor."""
+        self._levels = Levels(make_distribution(distribution))
+        self._structure = make_structure(structure)
+        self._autoupdate = True
+        self._storage: str | None = self.storages[0] if storage is None else self._checked_storage(storage)
+
+    def _checked_storage(self, storage: str) -> str:
+        """The name of a storage that the algorithm can use.
+
+        Raises:
+            OptionError: it cannot, or there is none of that name.
+        """
+        if storage not in self.storages:
+            name = type(self).__name__
+            raise OptionError(f"storage of {name}", storage, list(self.storages))
+        return storage
+
+    @property
+    def algorithms(self) -> list[SparsityAlgorithm]:
+        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+        return list({id(algorithm): algorithm for _, algorithm in self._routes}.values())
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it decides masks itself; a Group leaves that to its algorithms."""
+        return len(self._routes) == 1 and self._routes[0][1] is self
+
+    def _check_choices(self) -> None:
+        """Raise if options do not go with each other.
+
+        Raises:
+            LevelError: a constant level that the structure cannot hold.
+            OptionError: several levels for a structure that has one.
+        """
+        is_uniform, structure = self._levels.distribution.is_uniform, self._structure
+        if not is_uniform and self._own_levels:
+            raise OptionError(
+                "distribution", self.distribution, "levels by parameter or a distribution, not both"
+            )
+        if not is_uniform and structure.has_one_level:
+            raise OptionError(
+                "distribution",
+                self.distribution,
+                f"'uniform' with the structure {structure!r}, which has one level",
+            )
+        for name, schedule in self.schedules.items():
+            level = constant_value(schedule)
+            if name.startswith("sparsity") and level is not None:
+                structure.level(level)
+
+    @property
+    def distribution(self) -> Distribution:
+        """Which weight gets which level."""
+        return self._levels.distribution
+
+    @distribution.setter
+    def distribution(self, value: DistributionLike) -> None:
+        self._levels = Levels(make_distribution(value))
+        self._check_choices()
+
+    @property
+    def structure(self) -> Structure:
+        """Which entries of a weight stand or fall together."""
+        return self._structure
+
+    @structure.setter
+    def structure(self, value: StructureLike) -> None:
+        self._structure = make_structure(value)
+        self._check_choices()
+
+    @property
+    def score_shaper(self) -> Structure:
+        """The same as `structure`."""
+        return self._structure
+
+    @property
+    def autoupdate(self) -> bool:
+        """Whether `update` is called after each step of a sparsified optimizer."""
+        return all(algorithm._autoupdate for algorithm in (*self.algorithms, self))
+
+    @autoupdate.setter
+    def autoupdate(self, value: bool) -> None:
+        for settings in (*self.algorithms, self):
+            settings._autoupdate = value
+
+    @property
+    def storage(self) -> str:
+        """How weights are held; `"mixed"` if those of a Group are not alike."""
+        storages = {algorithm._storage for algorithm in self.algorithms or [self]}
+        return "mixed" if len(storages) > 1 else storages.pop() or self.storages[0]
+
+    @storage.setter
+    def storage(self, value: str) -> None:
+        for algorithm in self.algorithms:
+            algorithm._checked_storage(value)
+        for settings in (*self.algorithms, self):
+            settings._storage = value
+
+    @property
+    def process_group(self) -> ReplicaGroup:
+        """The ranks that train replicas of the model, whose dense gradients are averaged.
+
+        `"auto"`: those of the `DistributedDataParallel` that `apply` was given, or else all, once
+        `torch.distributed` is initialized. A `ProcessGroup`: its ranks. None: nobody.
+        """
+        return self.session.process_group
+
+    @process_group.setter
+    def process_group(self, group: ReplicaGroup) -> None:
+        self.session.process_group = check_process_group(group)
+
