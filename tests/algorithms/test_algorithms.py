@@ -208,6 +208,7 @@ def test_gmp_takes_schedule_as_an_alias():
     ("level", "update", "hints"),
     [
         ({"type": "linear", "init": 0.1, "slope": 0.1}, {"freq": 1, "stop": 4}, (0.1, 0.4, 0.4)),
+        ({"type": "linear", "init": 0.1, "slope": 0.1}, {"freq": 2, "stop": 6}, (0.1, 0.5, 0.5)),
         ({"type": "linear", "init": 0.1, "slope": 0.1}, {"steps": [2, 5]}, (0.3, 0.6, 0.6)),
         ([0.3, 0.5, 0.4], 5, (0.3, 0.5, 0.4)),
         ({"type": "exp", "init": 0.1, "gamma": -1, "final": 0.7}, 5, (0.1, 0.7, 0.7)),

@@ -140,6 +140,7 @@ def test_the_last_step_of_a_cosine_is_where_it_turns_round(init, minimum, half_p
 def test_the_last_steps_of_the_others():
     assert Constant(0.3).last_step == 0
     assert Cosine(0.3, 7.2).last_step == 8
+    assert Cubic(0, 0.9, -9, -3).last_step == 0
     others = [Linear(0, 0), Exp(0, -1), Power(0.5, 0.5), Cycling([0.5]), Lambda(lambda s: 0.5)]
     assert [schedule.last_step for schedule in others] == [None] * 5
 
@@ -152,10 +153,14 @@ def test_only_a_schedule_that_cannot_move_has_a_constant_value():
             return torch.tensor(0.25)
 
         def levels(self):
-            return [0.25]
+            return self.values
+
+        def __init__(self, *values):
+            self.values = values
 
     assert constant_value(Constant(0.3)) == 0.3
-    assert constant_value(Own()) == 0.25
+    assert constant_value(Own(0.25)) == 0.25
+    assert constant_value(Own(0.25, 0.5)) is None
     for moves in (Cycling([0.5]), Cubic(0, 0.9, -2, -1), Linear(0.5, 0), Lambda(lambda s: 0.5)):
         assert constant_value(moves) is None
 

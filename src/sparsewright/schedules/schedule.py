@@ -126,6 +126,5 @@ ScheduleLike = (
 
 def constant_value(schedule: HyperParameterSchedule) -> float | None:
     """Return the one value that a schedule has at every step, or None if it can move."""
-    levels = schedule.levels()
-    is_constant = levels is not None and len(levels) == 1 and schedule.last_step == 0
-    return levels[0] if levels is not None and is_constant else None
+    levels = schedule.levels() or ()
+    return levels[0] if len(levels) == 1 and schedule.last_step == 0 else None
