@@ -24,7 +24,7 @@ from sparsewright.core.hooks import Observed
 from sparsewright.core.schedule_set import ScheduleSet
 from sparsewright.core.schedules import HyperParameterSchedule
 from sparsewright.core.shapers import ScoreShaper
-from sparsewright.core.state import check_seed
+from sparsewright.core.state_dicts import check_seed
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.nn.compress import compress_attached
 from sparsewright.runtime.attach import Attachment, attach_routed, unwrapped

@@ -18,7 +18,7 @@ from sparsewright.core.errors import (
 )
 from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
 from sparsewright.core.hooks import MaskUpdateHook, Removable, SparsityHook
-from sparsewright.core.state import check_state, load_all
+from sparsewright.core.state_dicts import check_state, load_all
 from sparsewright.runtime.attach import Attachment, attach_routed, next_name
 from sparsewright.runtime.describe import group_html
 from sparsewright.runtime.parameter import SparseParameter

@@ -9,7 +9,7 @@ from torch.optim import SGD
 import sparsewright as sparse
 from helpers.support import make_mlp, train
 from sparsewright.core.masks import as_decimal
-from sparsewright.recipes.plan.forecast import POINTS, forecast, guess_steps
+from sparsewright.plan.forecast import POINTS, forecast, guess_steps
 
 CASES = {
     "static": lambda: sparse.Static(0.5),

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsewright.core.errors import LevelError, StateError, show
 from sparsewright.core.make_schedule import make_hyperparam_schedule
 from sparsewright.core.schedules import Constant, Cycling, HyperParameterSchedule
-from sparsewright.core.state import load_all
+from sparsewright.core.state_dicts import load_all
 
 # The extremes of a formula are looked for so many steps ahead at most.
 _HORIZON = 100_000

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
-from sparsewright.core.figures import plot_values
+from sparsewright.core.plots import plot_values
 
 Step = int | Tensor
 

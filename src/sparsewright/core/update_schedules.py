@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError
-from sparsewright.core.figures import plot_updates
+from sparsewright.core.plots import plot_updates
 from sparsewright.core.schedules import Step, as_tensor
 
 # The schedules compute in float64, which has every integer up to here.

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sparsewright.core.errors import ShapeError
-from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.core.packing import read_mask
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.nn.linear import SparseLinear, carry_over
 from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.storage import MaskedStorage, replace_shaped

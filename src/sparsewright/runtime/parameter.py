@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright.core.errors import OptionTypeError, ShapeError
-from sparsewright.core.figures import show_mask
+from sparsewright.core.plots import show_mask
 from sparsewright.runtime.describe import describe_parameter, parameter_html
 from sparsewright.runtime.storage import CompressedStorage, Storage
 

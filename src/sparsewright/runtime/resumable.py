@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.schedule_set import ScheduleSet
-from sparsewright.core.state import check_state
+from sparsewright.core.state_dicts import check_state
 from sparsewright.runtime.attach import Attachment
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsewright import kernels
 from sparsewright.core.errors import AttachError
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear
 
