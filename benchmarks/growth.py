@@ -26,8 +26,8 @@ from torch import Tensor
 
 import sparsewright as sparse
 from sparsewright import RigL
-from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.task import Task
+from sparsewright.runs.config import RunConfig
 
 OPTIMIZERS = {"AdamW": {}, "SGD": {"name": "sgd", "lr": 0.1}}
 Results = dict[tuple[str, str], Runs]

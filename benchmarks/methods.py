@@ -14,9 +14,9 @@ import click
 import harness
 import torch
 
-from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.task import Task
-from sparsewright.recipes.training import Network
+from sparsewright.runs.config import RunConfig
+from sparsewright.runs.training import Network
 
 METHODS = ("static", "set", "rigl", "gmp")
 STORAGES = ("masked", "compressed")

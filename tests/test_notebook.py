@@ -16,7 +16,7 @@ import sparsewright as sparse
 from helpers.support import assert_same, make_mlp, masks_of, train
 from sparsewright import utils
 from sparsewright.core.errors import MissingPackageError, OptionError
-from sparsewright.core.figures import show_mask
+from sparsewright.core.plots import show_mask
 
 mpl.use("Agg")
 from matplotlib import pyplot

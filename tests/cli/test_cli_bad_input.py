@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.cli_process import Command
-from sparsewright.recipes.run_folder import SUMS, checksums
+from sparsewright.runs.run_folder import SUMS, checksums
 
 
 def assert_refused(command: Command, done, status: int, *words: str) -> None:

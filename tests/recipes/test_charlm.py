@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from sparsewright.recipes.charlm import GPT, GPTSettings, encode
-from sparsewright.recipes.config import RunConfig
 from sparsewright.recipes.task import Task
+from sparsewright.runs.config import RunConfig
 
 
 def tiny(seed: int = 0) -> Task:

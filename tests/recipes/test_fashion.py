@@ -13,8 +13,8 @@ import torch
 from helpers.image_files import idx, write_images
 from sparsewright.core.errors import ConfigError, OptionError
 from sparsewright.recipes import fashion
-from sparsewright.recipes.config import RunConfig
-from sparsewright.recipes.training import Training
+from sparsewright.runs.config import RunConfig
+from sparsewright.runs.training import Training
 
 DEBIAN = Path(fashion.ImageSettings().dir)
 

@@ -19,8 +19,8 @@ import sparsewright as sparse
 from helpers.cli_process import Command
 from sparsewright.cli import main
 from sparsewright.core.errors import CheckpointError, SparsewrightError
-from sparsewright.recipes import loop
-from sparsewright.recipes.run_folder import SUMS, RunFolder, checksums
+from sparsewright.runs import loop
+from sparsewright.runs.run_folder import SUMS, RunFolder, checksums
 
 FILES = ("model.safetensors", "state.pt", SUMS)
 WEIGHT = "blocks.0.mlp.0.weight"

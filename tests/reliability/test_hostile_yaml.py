@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sparsewright.cli import main
 from sparsewright.core.errors import ConfigError, SparsewrightError, SparsityWarning
-from sparsewright.recipes.config import RunConfig
-from sparsewright.recipes.yamlfile import read_yaml
+from sparsewright.runs.config import RunConfig
+from sparsewright.runs.yaml_file import read_yaml
 
 
 def laughs(levels: int, form: str) -> bytes:

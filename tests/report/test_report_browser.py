@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from helpers.report_runs import WrittenRun, random_masks, write_run
-from sparsewright.report import masks as m
+from sparsewright.formats.mask_bits import pack_bits
 from sparsewright.report.command import write_report
+from sparsewright.report.mask_statistics import density
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (extra `dev`)"
@@ -290,7 +291,7 @@ def test_picture_by_keyboard_and_wheel(page: Any, runs: list[WrittenRun]) -> Non
 def test_density_is_that_of_the_report(page: Any, runs: list[WrittenRun]) -> None:
     show(page, runs[0])
     mask = runs[0].masks[16]["fc10.weight"]
-    bits = base64.b64encode(m.pack(mask).tobytes()).decode()
+    bits = base64.b64encode(pack_bits(mask).tobytes()).decode()
     found = page.evaluate(
         """([text, rows, columns]) => {
             const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -299,7 +300,7 @@ def test_density_is_that_of_the_report(page: Any, runs: list[WrittenRun]) -> Non
         }""",
         [bits, *mask.shape],
     )
-    grid, peak = m.density(mask, 90)
+    grid, peak = density(mask, 90)
     assert found["grid"] == list(grid.shape)
     assert found["peak"] == pytest.approx(peak)
     difference = np.array(found["values"]).reshape(grid.shape) - grid

@@ -18,9 +18,10 @@ import pytest
 
 from helpers.report_runs import random_masks, write_run
 from sparsewright.core.errors import MissingPackageError, OptionError
-from sparsewright.report import masks as m
+from sparsewright.formats.mask_bits import unpack_bits
 from sparsewright.report import page as page_module
 from sparsewright.report.command import write_report
+from sparsewright.report.mask_statistics import density
 from sparsewright.report.page import MOST_BYTES, embed, make_page
 from sparsewright.report.pictures import take_pictures
 from sparsewright.report.read import Run, read_runs
@@ -59,10 +60,10 @@ def test_pictures_are_of_the_masks_and_keep_to_their_budget(tmp_path: Path, budg
             mask = run.mask(layer["layer"], picture["step"])
             if "whole" in picture:
                 bits = unpacked(pictures.payloads[picture["whole"]])
-                assert np.array_equal(m.unpack(bits, mask.shape), mask)
+                assert np.array_equal(unpack_bits(bits, mask.shape), mask)
                 kinds.add("whole")
                 continue
-            grid, peak = m.density(mask, max(picture["grid"]))
+            grid, peak = density(mask, max(picture["grid"]))
             found = unpacked(pictures.payloads[picture["density"]]).reshape(picture["grid"])
             assert np.array_equal(found, grid)
             assert picture["peak"] == pytest.approx(peak, rel=1e-3)
@@ -71,7 +72,7 @@ def test_pictures_are_of_the_masks_and_keep_to_their_budget(tmp_path: Path, budg
                 row, column, height, width = picture["window"]
                 bits = unpacked(pictures.payloads[picture["bits"]])
                 window = mask[row : row + height, column : column + width]
-                assert np.array_equal(m.unpack(bits, (height, width)), window)
+                assert np.array_equal(unpack_bits(bits, (height, width)), window)
                 assert window.shape == (height, width)
                 middle = (2 * row + height - mask.shape[0], 2 * column + width - mask.shape[1])
                 assert set(middle) <= {-1, 0}

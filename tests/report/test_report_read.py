@@ -165,7 +165,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "not a packed mask",
     ),
-    "snapshot bits": (lambda run: rewrite_snapshot(run, set_last_bit), "bits beyond"),
+    "snapshot bits": (lambda run: rewrite_snapshot(run, set_last_bit), "bits are set beyond"),
 }
 
 

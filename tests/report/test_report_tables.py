@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.report_runs import WrittenRun, random_masks, write_run
-from sparsewright.report import formats, tables
+from sparsewright.report import exports, tables
 from sparsewright.report.read import Run, read_runs
 
 SHAPES = {"conv.weight": (6, 3, 2, 2), "fc|.weight": (9, 20)}
@@ -106,7 +106,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_csv_has_exact_numbers(written: list[WrittenRun], runs: list[Run]) -> None:
-    rows = list(csv.DictReader(io.StringIO(formats.to_csv(runs))))
+    rows = list(csv.DictReader(io.StringIO(exports.to_csv(runs))))
     assert [row["run"] for row in rows] == ["a", "a", "b", "b"]
     for row in rows:
         mask = written["ab".index(row["run"])].masks[10][row["layer"]]
@@ -115,7 +115,7 @@ def test_csv_has_exact_numbers(written: list[WrittenRun], runs: list[Run]) -> No
 
 
 def test_json_has_everything(runs: list[Run]) -> None:
-    content = json.loads(formats.to_json(runs))
+    content = json.loads(exports.to_json(runs))
     assert [run["run"] for run in content["runs"]] == ["a", "b"]
     assert len(content["layers"]) == 4
     assert len(content["overlap_between_runs"]) == 2
@@ -128,7 +128,7 @@ def test_json_has_everything(runs: list[Run]) -> None:
 
 
 def test_markdown_tables_are_whole(runs: list[Run]) -> None:
-    text = formats.to_markdown(runs)
+    text = exports.to_markdown(runs)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) == 5
     for block in blocks:

@@ -13,8 +13,8 @@ from torch import nn
 import sparsewright
 from sparsewright.core.errors import StateError
 from sparsewright.core.packing import pack_mask, unpack_mask
-from sparsewright.recipes.mask_history import MaskHistory, is_snapshot_due
-from sparsewright.recipes.run_folder import RunFolder
+from sparsewright.runs.mask_history import MaskHistory, is_snapshot_due
+from sparsewright.runs.run_folder import RunFolder
 
 
 class Followed:

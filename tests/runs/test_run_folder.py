@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from sparsewright.core.errors import CheckpointError, RunError
-from sparsewright.recipes import run_folder
-from sparsewright.recipes.run_folder import RunFolder, last_checkpoint
+from sparsewright.runs.run_folder import RunFolder, last_checkpoint
 
 WEIGHTS = {"w": torch.arange(6.0)}
 
@@ -22,15 +21,6 @@ def state(step: int) -> dict:
 def make(path: Path) -> Path:
     RunFolder.create(path, "recipe: charlm\n", WEIGHTS, state(0))
     return path
-
-
-def test_files_are_replaced_not_rewritten(tmp_path: Path) -> None:
-    file, before = tmp_path / "file", tmp_path / "before"
-    file.write_bytes(b"old")
-    os.link(file, before)
-    run_folder._write(file, b"new")
-    assert (file.read_bytes(), before.read_bytes()) == (b"new", b"old")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "file"]
 
 
 def test_failed_creation_leaves_nothing(tmp_path: Path) -> None:
@@ -52,9 +42,12 @@ def test_failed_checkpoint_keeps_the_one_before(tmp_path: Path) -> None:
 
 def test_a_draft_is_never_the_last_checkpoint(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
-    (run / "checkpoints/.000009.part").mkdir()
+    drafts = [run / "checkpoints/.000009.3f.part", run / "masks/.000009.safetensors.3f.part"]
+    for draft in drafts:
+        draft.mkdir(parents=True)
     assert last_checkpoint(run).name == "000000"
     with RunFolder(run) as folder:
+        assert not any(draft.exists() for draft in drafts)
         folder.save(WEIGHTS, state(9))
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["000009"]
     (run / "checkpoints/000009").rename(run / "checkpoints/gone")

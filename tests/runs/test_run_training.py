@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sparsewright.core.events import MaskUpdate
-from sparsewright.recipes.config import RunConfig
-from sparsewright.recipes.layers import Churn, count_layers
-from sparsewright.recipes.settings import LoopSettings
-from sparsewright.recipes.training import learning_rate
-from sparsewright.recipes.yamlfile import read_yaml
+from sparsewright.recipes.sections import LoopSettings
+from sparsewright.runs.config import RunConfig
+from sparsewright.runs.layer_counts import Churn, count_layers
+from sparsewright.runs.training import learning_rate
+from sparsewright.runs.yaml_file import read_yaml
 
 
 def test_learning_rate() -> None:

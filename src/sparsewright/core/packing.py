@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sparsewright.core.errors import ShapeError
-
-MASK_SUFFIX = "_mask"
+from sparsewright.formats.mask_bits import pack_bits, unpack_bits, why_not_packed
+from sparsewright.formats.names import MASK_SUFFIX
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -26,8 +25,7 @@ def pack_mask(mask: Tensor) -> Tensor:
     >>> pack_mask(torch.tensor([True, False, True]))
     tensor([5], dtype=torch.uint8)
     """
-    bits = np.packbits(mask.detach().cpu().reshape(-1).numpy(), bitorder="little")
-    return torch.from_numpy(bits)
+    return torch.from_numpy(pack_bits(mask.detach().cpu().numpy()))
 
 
 def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
@@ -36,15 +34,10 @@ def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
     Raises:
         ShapeError: so many bytes do not hold a mask of that shape, or unused bits are set.
     """
-    numel = shape.numel()
-    if not is_packed(bits, shape):
-        raise ShapeError(
-            "a packed mask", bits.shape, f"{numel} entries take {-(-numel // 8)} bytes"
-        )
-    flat = np.unpackbits(bits.cpu().numpy(), bitorder="little")
-    if flat[numel:].any():
-        raise ShapeError("a packed mask", bits.shape, f"bits are set beyond its {numel} entries")
-    return torch.from_numpy(flat[:numel].astype(bool)).reshape(shape)
+    stored = bits.cpu().numpy()
+    if problem := why_not_packed(stored, shape.numel()):
+        raise ShapeError("a packed mask", bits.shape, problem)
+    return torch.from_numpy(unpack_bits(stored, tuple(shape)))
 
 
 def is_packed(tensor: Tensor, shape: torch.Size) -> bool:

@@ -1,1 +1,1 @@
-"""Ready runs for the command line: data, model and loop, small and readable."""
+"""Ready samples for the command line: data, model and the sections of a configuration."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
+from sparsewright.recipes.sections import LoopSettings, OptimizerSettings
 
 
 @dataclass(frozen=True)

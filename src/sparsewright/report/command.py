@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from sparsewright.core.errors import RunError
-from sparsewright.report.formats import to_csv, to_json, to_markdown
+from sparsewright.formats.atomic import write_atomically
+from sparsewright.report.exports import to_csv, to_json, to_markdown
 from sparsewright.report.page import make_page
 from sparsewright.report.read import read_runs
 
@@ -40,11 +41,8 @@ def write_report(paths: list[Path], kind: str, output: Path | None) -> Path | No
     target = output or paths[0] / f"report.{kind}"
     if os.path.isdir(target):
         raise RunError(target, "cannot be written: it is a folder; allowed: a file")
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        draft.write_text(text, "utf-8")
-        os.replace(draft, target)
+        write_atomically(target, text.encode())
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise RunError(target, f"cannot be written: {error.strerror}") from error
     return target

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsewright.core.errors import OptionError, needs
-from sparsewright.report import figures, tables
+from sparsewright.report import charts, tables
 from sparsewright.report.citations import cite
-from sparsewright.report.formats import show
+from sparsewright.report.exports import show
 from sparsewright.report.pictures import take_pictures
 from sparsewright.report.read import Run
 from sparsewright.report.tables import Table
@@ -89,19 +89,19 @@ def embed(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _body(runs: list[Run]) -> tuple[str, dict[str, dict[str, figures.Figure]]]:
+def _body(runs: list[Run]) -> tuple[str, dict[str, dict[str, charts.Figure]]]:
     """The tabs of the page as HTML, and the figures they show: chart -> choice -> figure."""
     layers, overlap = tables.layer_table(runs), tables.overlap_table(runs)
     drawn = {
-        "loss": {"Loss": figures.loss_figure(runs)},
-        "metrics": figures.other_validation_figures(runs),
-        "level": figures.step_figures(runs, costs=False),
-        "bars": figures.bar_figures(layers, runs),
-        "costs": figures.step_figures(runs, costs=True),
-        "overlap": figures.overlap_figures(overlap),
+        "loss": {"Loss": charts.loss_figure(runs)},
+        "metrics": charts.other_validation_figures(runs),
+        "level": charts.step_figures(runs, costs=False),
+        "bars": charts.bar_figures(layers, runs),
+        "costs": charts.step_figures(runs, costs=True),
+        "overlap": charts.overlap_figures(overlap),
     }
     for number, run in enumerate(runs):
-        drawn[f"time{number}"] = figures.layer_figures(run, len(runs))
+        drawn[f"time{number}"] = charts.layer_figures(run, len(runs))
     filled = {key: {n: f for n, f in found.items() if f["data"]} for key, found in drawn.items()}
     drawn = {key: choices for key, choices in filled.items() if choices}
     tabs = [

@@ -12,7 +12,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsewright.report import masks as m
+from sparsewright.formats.mask_bits import Mask, pack_bits
+from sparsewright.report.mask_statistics import bits_per_weight, dead_rows, density
 from sparsewright.report.read import Run
 
 _ENOUGH = 3_000  # bytes a picture should have; where there are fewer, fewer steps are shown
@@ -79,7 +80,7 @@ def take_pictures(runs: list[Run], budget: int) -> Pictures:
 
 
 def _describe(number: int, run: Run, name: str) -> dict[str, Any]:
-    layer, dead = run.layers[name], m.dead_rows(run.mask(name))
+    layer, dead = run.layers[name], dead_rows(run.mask(name))
     return {
         "run": number,
         "layer": name,
@@ -100,14 +101,14 @@ def _earlier(run: Run, most: int) -> list[int]:
     return sorted({steps[i * len(steps) // count] for i in range(count)})
 
 
-def _take(pictures: Pictures, mask: m.Mask, share: int) -> dict[str, Any]:
+def _take(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:
     """A picture of a mask in at most so many bytes: the whole, or density and window."""
     whole = _bits(mask, share)
     if whole is not None:
         return {"whole": pictures.add(whole)}
     # Densities hardly compress: half of the share in cells, less the third that base64 adds.
     cells = max(4, min(_MOST_CELLS, math.isqrt(share * 3 // 8)))
-    grid, peak = m.density(mask, cells)
+    grid, peak = density(mask, cells)
     before = pictures.budget
     found = {
         "grid": list(grid.shape),
@@ -117,9 +118,9 @@ def _take(pictures: Pictures, mask: m.Mask, share: int) -> dict[str, Any]:
     return found | _window(pictures, mask, share - (before - pictures.budget))
 
 
-def _window(pictures: Pictures, mask: m.Mask, share: int) -> dict[str, Any]:
+def _window(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:
     """The largest window in the middle of a mask that fits, or nothing."""
-    entropy = m.bits_per_weight(int(mask.sum()), mask.size)
+    entropy = bits_per_weight(int(mask.sum()), mask.size)
     side = math.isqrt(int(max(0, share) * 6 / max(entropy, 0.05)))
     while side >= 8:
         height, width = (min(side, size) for size in mask.shape)
@@ -134,9 +135,9 @@ def _window(pictures: Pictures, mask: m.Mask, share: int) -> dict[str, Any]:
     return {}
 
 
-def _bits(mask: m.Mask, share: int) -> bytes | None:
+def _bits(mask: Mask, share: int) -> bytes | None:
     """A mask as a zlib stream of bits, or None if base64 makes it longer than the share."""
-    bits = m.pack(mask).tobytes()
+    bits = pack_bits(mask).tobytes()
     # A sixteenth from the middle tells most masks that are too large, in a sixteenth of the time.
     sample = bits[len(bits) * 15 // 32 : len(bits) * 17 // 32]
     if len(zlib.compress(sample)) * 16 > 2 * share:

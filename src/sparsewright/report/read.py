@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsewright.core.errors import ConfigError
-from sparsewright.report import masks as m
-from sparsewright.report.metrics import Metrics, read_metrics, read_versions
+from sparsewright.formats.mask_bits import Bits, Mask, count_bits, unpack_bits
+from sparsewright.report.run_metrics import Metrics, read_metrics, read_versions
 from sparsewright.report.tensors import read_final, read_snapshot
 
 
@@ -65,7 +65,7 @@ class Run:
     finished: bool
     metrics: Metrics
     layers: dict[str, Layer]
-    bits: dict[int, dict[str, m.Bits]] = field(repr=False)
+    bits: dict[int, dict[str, Bits]] = field(repr=False)
     weights_bytes: int = 0
 
     @property
@@ -73,18 +73,18 @@ class Run:
         """Step of the last masks."""
         return max(self.bits)
 
-    def mask(self, name: str, step: int | None = None) -> m.Mask:
+    def mask(self, name: str, step: int | None = None) -> Mask:
         """A mask `[rows, columns]` at one of the steps in `bits`; None: the last."""
         bits = self.bits[self.last_step if step is None else step][name]
-        return m.unpack(bits, self.layers[name].matrix)
+        return unpack_bits(bits, self.layers[name].matrix)
 
     def kept(self, name: str, step: int | None = None) -> int:
         """Live connections at one of the steps in `bits`; None: the last."""
-        return m.count(self.bits[self.last_step if step is None else step][name])
+        return count_bits(self.bits[self.last_step if step is None else step][name])
 
     def shared(self, name: str, step: int, other: Run, other_step: int) -> int:
         """Connections live in both of two masks of equal shape."""
-        return m.count(self.bits[step][name] & other.bits[other_step][name])
+        return count_bits(self.bits[step][name] & other.bits[other_step][name])
 
 
 def read_run(path: Path) -> Run:

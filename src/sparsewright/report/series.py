@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from sparsewright.report.metrics import Line, is_number
+from sparsewright.report.run_metrics import Line, is_number
 
 Point = tuple[int, float]
 

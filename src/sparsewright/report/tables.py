@@ -7,9 +7,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from sparsewright.report import masks as m
-from sparsewright.report.metrics import is_number, number_keys
+from sparsewright.report.mask_statistics import chance_jaccard, dead_rows, jaccard
 from sparsewright.report.read import Run
+from sparsewright.report.run_metrics import is_number, number_keys
 
 _ALL_PAIRS = 4  # of more runs than this, each is compared with the first only
 
@@ -95,10 +95,10 @@ def _layer_row(run: Run, name: str) -> dict[str, Any]:
         "churn": statistics.fmean(u["churn"] for u in updates) if updates else None,
         "dropped": sum(u["dropped"] for u in updates) if updates else None,
         "grown": sum(u["grown"] for u in updates) if updates else None,
-        "dead_rows": len(m.dead_rows(mask)),
-        "dead_columns": len(m.dead_rows(mask.T)),
+        "dead_rows": len(dead_rows(mask)),
+        "dead_columns": len(dead_rows(mask.T)),
         "never_grown_rows": _number(last.get("never_grown_rows")),
-        "since_first": m.jaccard(run.kept(name, first), kept, both) if first == 0 else None,
+        "since_first": jaccard(run.kept(name, first), kept, both) if first == 0 else None,
     }
 
 
@@ -245,8 +245,8 @@ def _overlap_row(run: Run, other: Run, name: str) -> dict[str, Any]:
         "kept": kept,
         "other_kept": other_kept,
         "both": both,
-        "jaccard": m.jaccard(kept, other_kept, both),
-        "chance": m.chance_jaccard(kept, other_kept, total),
+        "jaccard": jaccard(kept, other_kept, both),
+        "chance": chance_jaccard(kept, other_kept, total),
     }
 
 

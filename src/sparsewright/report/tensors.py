@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from sparsewright.core.errors import CheckpointError
-from sparsewright.report import masks as m
-
-_SUFFIX = "_mask"
+from sparsewright.formats.mask_bits import Bits, pack_bits, why_not_packed
+from sparsewright.formats.names import MASK_SUFFIX, natural_order
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class MaskFile:
     """
 
     step: int
-    bits: dict[str, m.Bits]
+    bits: dict[str, Bits]
     shapes: dict[str, tuple[int, ...]]
     algorithms: dict[str, str]
 
@@ -49,12 +48,12 @@ def read_final(path: Path) -> tuple[int, MaskFile, int]:
     file = path / "model.safetensors"
     if not file.exists():
         file = last / "model.safetensors"
-    bits: dict[str, m.Bits] = {}
+    bits: dict[str, Bits] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     with _opened(file) as opened:
         names = set(opened.keys())
-        for name in sorted(names, key=_natural):
-            weight = name.removesuffix(_SUFFIX)
+        for name in sorted(names, key=natural_order):
+            weight = name.removesuffix(MASK_SUFFIX)
             if weight == name or weight not in names:
                 continue
             shape = tuple(opened.get_slice(name).get_shape())
@@ -63,7 +62,7 @@ def read_final(path: Path) -> tuple[int, MaskFile, int]:
                 problem = f"{name} is {mask.dtype} of shape {shape}; allowed: bool, as its weight"
                 raise CheckpointError(file, problem)
             if mask.size:
-                bits[weight], shapes[weight] = m.pack(mask), shape
+                bits[weight], shapes[weight] = pack_bits(mask), shape
     if not bits:
         raise CheckpointError(file, "no masks in it")
     return int(last.name), MaskFile(int(last.name), bits, shapes, {}), file.stat().st_size
@@ -91,11 +90,8 @@ def read_snapshot(path: Path, final: MaskFile) -> MaskFile:
             raise CheckpointError(path, "its tensors are not the layers that its metadata name")
         bits = {name: _read(opened, name, path) for name in final.shapes}
     for name, packed in bits.items():
-        total = math.prod(final.shapes[name])
-        if packed.dtype != np.uint8 or packed.shape != ((total + 7) // 8,):
-            raise CheckpointError(path, f"{name} is not a packed mask of {total} entries")
-        if total % 8 and packed[-1] >> (total % 8):
-            raise CheckpointError(path, f"{name} has bits beyond its {total} entries")
+        if problem := why_not_packed(packed, math.prod(final.shapes[name])):
+            raise CheckpointError(path, f"{name} is not a packed mask: {problem}")
     algorithms = {name: str(facts.get("algorithm", "")) for name, facts in layers.items()}
     return MaskFile(step, bits, final.shapes, algorithms)
 
@@ -117,8 +113,3 @@ def _read(opened: Any, name: str, path: Path) -> Any:
         return opened.get_tensor(name)
     except (TypeError, AttributeError) as error:
         raise CheckpointError(path, f"{name} has a type that no mask has") from error
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which block 10 comes after block 9."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in name.split(".")]

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsewright import kernels
 from sparsewright.core.errors import AttachError, warn
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.nn.linear import SparseLinear
 from sparsewright.runtime import replicas

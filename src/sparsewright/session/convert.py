@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright.core.errors import AttachError, LevelError, OptionError
 from sparsewright.core.filters import make_param_filter
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded, sparse
 from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, logger

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.core.errors import CheckpointError, ShapeError
-from sparsewright.core.packing import MASK_SUFFIX, pack_mask, unpack_mask
+from sparsewright.core.packing import pack_mask, unpack_mask
+from sparsewright.formats.atomic import write_atomically
+from sparsewright.formats.names import MASK_SUFFIX
 
 FORMAT = "sparsewright-compressed-1"
 _VALUES = ".values"
@@ -76,7 +77,7 @@ def save_compressed(
             dense += tensor.numel() * tensor.element_size()
     metadata = {"format": FORMAT, "shapes": json.dumps(shapes)}
     data = save(tensors, {**metadata, "sha256": _digest(tensors, metadata["shapes"])})
-    _write_atomically(Path(path), data)
+    write_atomically(Path(path), data)
     return SavedSize(len(data), dense)
 
 
@@ -202,18 +203,3 @@ def _expand(
     if twice:
         raise CheckpointError(path, f"{twice[0]}: there both dense and as values")
     return {**state, **tensors}
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, and rename it."""
-    # Not by `tempfile`, whose files nobody else may read.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -18,12 +18,12 @@ import sparsewright
 from sparsewright import kernels
 from sparsewright.core.errors import DivergenceError
 from sparsewright.metrics import Log, log_metrics
-from sparsewright.recipes.config import RunConfig
-from sparsewright.recipes.display import Progress
-from sparsewright.recipes.layers import Layer, count_layers
-from sparsewright.recipes.mask_history import is_snapshot_due
-from sparsewright.recipes.run_folder import RunFolder, check_free, last_checkpoint
-from sparsewright.recipes.training import Training
+from sparsewright.runs.config import RunConfig
+from sparsewright.runs.layer_counts import Layer, count_layers
+from sparsewright.runs.mask_history import is_snapshot_due
+from sparsewright.runs.progress import Progress
+from sparsewright.runs.run_folder import RunFolder, check_free, last_checkpoint
+from sparsewright.runs.training import Training
 
 
 def versions() -> dict[str, str]:

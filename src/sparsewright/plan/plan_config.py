@@ -15,10 +15,9 @@ from sparsewright.base import SparsityAlgorithm
 from sparsewright.configure import read_routes
 from sparsewright.core.errors import OptionError, Report, SparsewrightError, SparsityWarning
 from sparsewright.core.filters import ParamFilter
-from sparsewright.recipes.config import RECIPES, RunConfig, lift_trainer
-from sparsewright.recipes.imports import one_line
-from sparsewright.recipes.plan.forecast import Forecast, forecast, guess_steps
-from sparsewright.recipes.plan.model import (
+from sparsewright.plan.forecast import Forecast, forecast, guess_steps
+from sparsewright.plan.make_plan import Plan, make_plan
+from sparsewright.plan.outline import (
     Factory,
     Outline,
     build,
@@ -26,9 +25,10 @@ from sparsewright.recipes.plan.model import (
     load_factory,
     run,
 )
-from sparsewright.recipes.plan.plan import Plan, make_plan
-from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, read_section
-from sparsewright.recipes.yamlfile import read_any_yaml
+from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, read_section
+from sparsewright.runs.config import RECIPES, RunConfig, lift_trainer
+from sparsewright.runs.user_objects import one_line
+from sparsewright.runs.yaml_file import read_any_yaml
 from sparsewright.runtime.walk import named_weights
 
 Routes = list[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]

@@ -25,12 +25,12 @@ from sparsewright.core.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.nn.compress import compress, decompress
 from sparsewright.nn.linear import SparseLinear
-from sparsewright.recipes.checks import check_weights, load_optimizer
-from sparsewright.recipes.config import RunConfig
-from sparsewright.recipes.layers import Churn
-from sparsewright.recipes.mask_history import MaskHistory
-from sparsewright.recipes.settings import LoopSettings, OptimizerSettings
+from sparsewright.recipes.sections import LoopSettings, OptimizerSettings
 from sparsewright.recipes.task import Task, key
+from sparsewright.runs.config import RunConfig
+from sparsewright.runs.layer_counts import Churn
+from sparsewright.runs.mask_history import MaskHistory
+from sparsewright.runs.validate_state import check_weights, load_optimizer
 
 
 def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:

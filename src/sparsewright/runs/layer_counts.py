@@ -12,11 +12,10 @@ from torch import Tensor
 
 from sparsewright.core.errors import CheckpointError, RunError
 from sparsewright.core.events import MaskUpdate
+from sparsewright.formats.names import MASK_SUFFIX, natural_order
 from sparsewright.nn.checkpoint import FORMAT, load_compressed
-from sparsewright.recipes.checkpoint import read_state, read_tensors
-from sparsewright.recipes.run_folder import last_checkpoint
-
-MASK = "_mask"
+from sparsewright.runs.run_folder import last_checkpoint
+from sparsewright.runs.saved_state import read_state, read_tensors
 
 
 @dataclass(frozen=True)
@@ -79,22 +78,17 @@ def count_layers(weights: Mapping[str, Tensor], churn: Churn | None = None) -> l
     (2, 4, '1 nonzero outside the mask')
     """
     layers = []
-    for name in sorted(weights, key=_natural):
+    for name in sorted(weights, key=natural_order):
         tensor = weights[name]
-        if name.endswith(MASK):
-            if name.removesuffix(MASK) not in weights and tensor.dtype == torch.bool:
+        if name.endswith(MASK_SUFFIX):
+            if name.removesuffix(MASK_SUFFIX) not in weights and tensor.dtype == torch.bool:
                 kept, total = int(tensor.count_nonzero()), max(1, tensor.numel())
                 layers.append(Layer(name, kept, total, True, "a mask without its weight"))
             continue
-        mask = weights.get(name + MASK)
+        mask = weights.get(name + MASK_SUFFIX)
         if tensor.numel() and (mask is not None or tensor.ndim > 1):
             layers.append(_count(name, tensor, mask, churn))
     return layers
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which block 10 comes after block 9."""
-    return [(len(part) if part.isdecimal() else 0, part) for part in name.split(".")]
 
 
 def _count(name: str, weight: Tensor, mask: Tensor | None, churn: Churn | None) -> Layer:

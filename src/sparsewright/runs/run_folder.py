@@ -35,7 +35,8 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import CheckpointError, RunError, SparsewrightError, show
-from sparsewright.recipes.checkpoint import read_state, read_tensors
+from sparsewright.formats.atomic import draft_of, remove_drafts, sync_folder, write_atomically
+from sparsewright.runs.saved_state import read_state, read_tensors
 
 FORMAT = 2
 SUMS = "SHA256SUMS"
@@ -60,6 +61,8 @@ class RunFolder:
             # Unbuffered: bytes left over from a write that failed would fail again at closing.
             self._metrics = (path / "metrics.jsonl").open("ab", buffering=0)
         self._lock()
+        with _writing(path):
+            remove_drafts(path)
 
     @staticmethod
     def create(path: Path, config: str, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -75,16 +78,16 @@ class RunFolder:
             RunError: there is something already, or it cannot be written.
         """
         check_free(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        draft = draft_of(path)
         try:
             with _writing(path):
                 (draft / "checkpoints").mkdir(parents=True)
-                _write(draft / "config.yaml", config.encode())
-                _write(draft / "metrics.jsonl", b"")
+                write_atomically(draft / "config.yaml", config.encode())
+                write_atomically(draft / "metrics.jsonl", b"")
                 _write_checkpoint(draft, weights, {**state, "format": FORMAT, "metrics_bytes": 0})
                 # Atomic, and fails on a folder with anything in it.
                 os.rename(draft, path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -137,7 +140,7 @@ class RunFolder:
         with _writing(self.path):
             (self.path / "masks").mkdir(exist_ok=True)
             content = safetensors.torch.save(bits, metadata)
-            _write(self.path / "masks" / f"{step:06d}.safetensors", content)
+            write_atomically(self.path / "masks" / f"{step:06d}.safetensors", content)
 
     def note_versions(self, step: int, versions: dict[str, str]) -> None:
         """Add to versions.json what the run goes on with from `step`, unless it is the same."""
@@ -145,7 +148,7 @@ class RunFolder:
         if not known or known[-1]["versions"] != versions:
             known.append({"from_step": step, "versions": versions})
             with _writing(self.path):
-                _write(self.path / "versions.json", json.dumps(known, indent=2).encode() + b"\n")
+                write_atomically(self.path / "versions.json", _json(known))
 
     def _versions(self) -> list[dict[str, Any]]:
         """The entries of versions.json; CheckpointError if they are not what a run writes."""
@@ -212,8 +215,8 @@ class RunFolder:
         """Put the trained weights at the root of the folder and mark the run as finished."""
         with _writing(self.path):
             trained = (last_checkpoint(self.path) / "model.safetensors").read_bytes()
-            _write(self.path / "model.safetensors", trained)
-            _write(self.path / "result.json", json.dumps(result, indent=2).encode() + b"\n")
+            write_atomically(self.path / "model.safetensors", trained)
+            write_atomically(self.path / "result.json", _json(result))
 
 
 def check_free(path: Path) -> None:
@@ -248,20 +251,19 @@ def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, A
     final = root / "checkpoints" / f"{state['step']:06d}"
     if final.exists():  # the run was stopped where it had just saved: the content is equal
         return
-    draft = final.with_name(f".{final.name}.part")
+    draft = draft_of(final)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     metadata = {"sparsewright": json.dumps({"step": state["step"], **state["metadata"]})}
     try:
-        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        _write(draft / "model.safetensors", safetensors.torch.save(weights, metadata))
-        _write(draft / "state.pt", buffer.getvalue())
-        _write(draft / SUMS, checksums(draft).encode())
+        write_atomically(draft / "model.safetensors", safetensors.torch.save(weights, metadata))
+        write_atomically(draft / "state.pt", buffer.getvalue())
+        write_atomically(draft / SUMS, checksums(draft).encode())
         os.rename(draft, final)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 def checksums(checkpoint: Path) -> str:
@@ -287,25 +289,9 @@ def _write_all(file: io.FileIO, content: bytes) -> None:
         content = content[file.write(content) :]
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make renames in a folder durable, where the system can (not on Windows)."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _json(value: object) -> bytes:
+    """The content of a JSON file."""
+    return json.dumps(value, indent=2).encode() + b"\n"
 
 
 @contextlib.contextmanager

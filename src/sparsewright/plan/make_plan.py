@@ -21,7 +21,7 @@ from sparsewright.core.filters import (
 from sparsewright.core.rows import as_structure
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import from_zeros, name_of_init_method
-from sparsewright.recipes.plan.forecast import Forecast
+from sparsewright.plan.forecast import Forecast
 from sparsewright.runtime.attach import check_place
 from sparsewright.runtime.walk import dense_form, named_weights
 

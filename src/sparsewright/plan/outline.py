@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from sparsewright.core.errors import ConfigError, SparsewrightError
-from sparsewright.recipes.imports import load_object, one_line
+from sparsewright.runs.user_objects import load_object, one_line
 
 Factory = Callable[[], Any]
 """Gives a module, or `(module, inputs)`: a tensor, a tuple of arguments or a dict of keywords."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsewright.report.metrics import number_keys
 from sparsewright.report.read import Run
+from sparsewright.report.run_metrics import number_keys
 from sparsewright.report.series import curve, grid, on_grid
 from sparsewright.report.tables import Table, is_memory, is_speed, is_time
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from sparsewright.recipes.plan.plan import Plan, Weight, needs_dense_gradient
+from sparsewright.plan.make_plan import Plan, Weight, needs_dense_gradient
 
 # Index of a compressed weight, bytes per live value: column, and row and column blocks' entries.
 _INDEX = 16

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsewright.core.errors import StateError, show
-from sparsewright.recipes.layers import count_layers
+from sparsewright.runs.layer_counts import count_layers
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": _ADAM, "AdamW": _ADAM}

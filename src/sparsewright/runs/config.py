@@ -21,9 +21,9 @@ from sparsewright.core.errors import (
     stop,
 )
 from sparsewright.recipes import charlm, fashion
-from sparsewright.recipes.settings import LoopSettings, OptimizerSettings, read_section
+from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, read_section
 from sparsewright.recipes.task import Recipe, Task
-from sparsewright.recipes.yamlfile import read_yaml
+from sparsewright.runs.yaml_file import read_yaml
 
 RECIPES: dict[str, Recipe] = {"charlm": charlm.RECIPE, "fashion": fashion.RECIPE}
 _DEFAULT_RECIPE = "charlm"

@@ -1,4 +1,4 @@
-"""Arithmetic on masks: overlap, dead rows, densities, bits. Numpy in, numpy and numbers out."""
+"""Arithmetic on masks: overlap, dead rows, densities. Numpy in, numpy and numbers out."""
 
 from __future__ import annotations
 
@@ -7,35 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Bits = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-
-
-def pack(mask: Mask) -> Bits:
-    """A mask as bits: entry i of the flattened mask is bit `i % 8` of byte `i // 8`.
-
-    >>> pack(np.array([[True, False, True]]))
-    array([5], dtype=uint8)
-    """
-    return np.packbits(mask.reshape(-1), bitorder="little")
-
-
-def unpack(bits: Bits, shape: tuple[int, int]) -> Mask:
-    """The mask `[rows, columns]` that `pack` packed."""
-    flat = np.unpackbits(bits, count=shape[0] * shape[1], bitorder="little")
-    return flat.astype(bool).reshape(shape)
-
-
-def count(bits: Bits) -> int:
-    """Live connections of a packed mask."""
-    return int(np.bitwise_count(bits).sum(dtype=np.int64)) if _HAS_COUNT else _slow_count(bits)
-
-
-_HAS_COUNT = hasattr(np, "bitwise_count")  # numpy 2
-
-
-def _slow_count(bits: Bits) -> int:
-    return int(np.unpackbits(bits).sum(dtype=np.int64))
+from sparsewright.formats.mask_bits import Mask
 
 
 def jaccard(first: int, second: int, both: int) -> float:

@@ -1,0 +1,62 @@
+"""How a command ends: one line about what went wrong, and an exit status."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sparsewright.cli.printing import printable
+from sparsewright.core.errors import (
+    ConfigError,
+    LevelError,
+    OptionError,
+    OptionTypeError,
+    ShapeError,
+    SparsewrightError,
+)
+
+FILE = click.Path(path_type=Path)
+FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
+_USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ShapeError)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
+    """Give a command `--debug`, and turn what it raises into one line and an exit status."""
+
+    @click.option("--debug", is_flag=True, help="Show tracebacks, and why parameters are skipped.")
+    @functools.wraps(command)
+    def wrapper(*args: Any, debug: bool, **options: Any) -> None:
+        warnings.showwarning = _show_warning
+        if debug:
+            logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+            logging.getLogger("sparsewright").setLevel(logging.INFO)
+        try:
+            status = command(*args, **options)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            status = INTERRUPTED
+        except Exception as error:  # the outermost frame: nothing above could handle it
+            if debug:
+                traceback.print_exc()
+            known = isinstance(error, SparsewrightError)
+            name = "" if known else f"{type(error).__name__}: "
+            hint = "" if known or debug else " (--debug shows where)"
+            click.echo(printable(f"error: {name}{error}{hint}"), err=True)
+            status = MISUSE if isinstance(error, _USAGE) else FAILURE
+        sys.exit(status)
+
+    return wrapper

@@ -1,0 +1,1 @@
+"""The run folder, its loop and its configuration; what `sparsewright train` runs."""
