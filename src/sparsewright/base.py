@@ -19,15 +19,8 @@ from sparsewright.core.errors import (
 )
 from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
 from sparsewright.core.hooks import Observed
-<<<<<<< HEAD
-from sparsewright.core.state import check_seed
-from sparsewright.distributions import DistributionLike
-=======
-from sparsewright.core.schedule_set import ScheduleSet
-from sparsewright.core.schedules import HyperParameterSchedule
-from sparsewright.core.shapers import ScoreShaper
 from sparsewright.core.state_dicts import check_seed
->>>>>>> rooms
+from sparsewright.distributions import DistributionLike
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.layers import dense_form
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike

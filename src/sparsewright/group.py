@@ -7,26 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-<<<<<<< HEAD
 from sparsewright.core.errors import AttachError, OptionTypeError
 from sparsewright.core.filters import FilterLike, make_param_filter
-=======
-from sparsewright.core.errors import (
-    AttachError,
-    OptionTypeError,
-    StateError,
-    show,
-    warn,
-)
-from sparsewright.core.filters import ParamFilter, make_param_filter, near_names, show_filter
-from sparsewright.core.hooks import MaskUpdateHook, Removable, SparsityHook
-from sparsewright.core.state_dicts import check_state, load_all
-from sparsewright.runtime.attach import Attachment, attach_routed, next_name
-from sparsewright.runtime.describe import group_html
-from sparsewright.runtime.parameter import SparseParameter
-from sparsewright.runtime.replicas import AUTO, check_process_group
-from sparsewright.runtime.walk import named_weights
->>>>>>> rooms
 
 __all__ = ["Group"]
 

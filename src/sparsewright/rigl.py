@@ -69,9 +69,9 @@ class RigL(DynamicSparsityAlgorithm):
         both = [name for name, value in given.items() if value is not None]
         if len(both) > 1:
             raise OptionError(both[1], given[both[1]], f"{both[0]} or {both[1]}, not both")
-        if both and "structure" not in both:
-            choices["structure"] = Groups(balance_in_groups, balance_out_groups)
         super().__init__(sparsity, update, init_method, **choices)
+        if both and "structure" not in both:
+            self._structure = Groups(balance_in_groups, balance_out_groups)
         self.schedules.add("drop_fraction", drop_fraction)
         self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups
 

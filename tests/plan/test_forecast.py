@@ -8,13 +8,8 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import make_mlp, train
-<<<<<<< HEAD
 from sparsewright.core.counts import as_decimal
-from sparsewright.recipes.plan.forecast import POINTS, forecast, guess_steps
-=======
-from sparsewright.core.masks import as_decimal
 from sparsewright.plan.forecast import POINTS, forecast, guess_steps
->>>>>>> rooms
 
 CASES = {
     "static": lambda: sparse.Static(0.5),

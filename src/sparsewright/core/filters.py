@@ -12,6 +12,9 @@ from sparsewright.core.errors import OptionTypeError, close_names
 
 ParamFilter = Callable[[str, Tensor], bool]
 
+FilterLike = str | Sequence[str] | ParamFilter
+"""A glob, a list of globs, or a function `(name, param) -> bool`."""
+
 DENSE_BY_DEFAULT = ("embedding", "norm", "lm_head", "pe_helper")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
@@ -31,7 +31,9 @@ def load_all(objects: Sequence[Stateful], states: Sequence[Any]) -> None:
         raise
 
 
-def check_state(what: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def check_state(
+    what: str, state: Mapping[str, Any], own: Mapping[str, Any], optional: Collection[str] = ()
+) -> None:
     """Check that `state` can be the state of the algorithm whose present state is `own`.
 
     Raises:
@@ -39,10 +41,10 @@ def check_state(what: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> 
     """
     if not isinstance(state, Mapping):
         raise StateError(what, f"expected a dict, got {type(state).__name__}")
-    missing = [key for key in own if key not in state]
+    missing = [key for key in own if key not in state and key not in optional]
     if missing:
         raise StateError(what, f"missing: {', '.join(missing)}")
-    unknown = [show(key) for key in state if key not in own]
+    unknown = [show(key) for key in state if key not in own and key not in optional]
     if unknown:
         raise StateError(what, f"unknown: {', '.join(unknown[:5])}")
     if not isinstance(state["algorithm"], str) or state["algorithm"] != own["algorithm"]:

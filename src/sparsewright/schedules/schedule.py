@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sparsewright.core.errors import StateError, show
-from sparsewright.core.figures import plot_values
+from sparsewright.core.plots import plot_values
 from sparsewright.core.step import Step
 
 

@@ -9,15 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sparsewright.core.errors import LevelError, StateError, show
-<<<<<<< HEAD:src/sparsewright/schedules/schedule_set.py
-from sparsewright.core.state import load_all
+from sparsewright.core.state_dicts import load_all
 from sparsewright.schedules.parse import make_hyperparam_schedule
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike, constant_value
-=======
-from sparsewright.core.make_schedule import make_hyperparam_schedule
-from sparsewright.core.schedules import Constant, Cycling, HyperParameterSchedule
-from sparsewright.core.state_dicts import load_all
->>>>>>> rooms:src/sparsewright/core/schedule_set.py
 
 # The extremes of a formula are searched this many steps ahead at most.
 _HORIZON = 100_000

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError
-from sparsewright.core.figures import plot_updates
+from sparsewright.core.plots import plot_updates
 from sparsewright.core.step import MAX_STEP, Step, as_tensor, device_of
 
 

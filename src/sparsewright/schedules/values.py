@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
-<<<<<<< HEAD:src/sparsewright/schedules/values.py
 from sparsewright.core.step import Step, device_of
 from sparsewright.schedules.formula import Formula, finite_number
 from sparsewright.schedules.schedule import HyperParameterSchedule
-=======
-from sparsewright.core.plots import plot_values
-
-Step = int | Tensor
->>>>>>> rooms:src/sparsewright/core/schedules.py
 
 
 class Constant(Formula):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsewright.core.errors import StateError, show
 from sparsewright.core.hooks import Hooks
-from sparsewright.core.state import check_state, load_all
+from sparsewright.core.state_dicts import check_state, load_all
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.session import Session

@@ -1,34 +1,35 @@
-"""Masked linear layers to compressed ones and back, in place, with their optimizer state."""
+"""Masked layers to compressed ones and back, in place, with their optimizer state."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright.core.errors import AttachError, LevelError, OptionError
-from sparsewright.core.filters import make_param_filter
-from sparsewright.formats.names import MASK_SUFFIX
-from sparsewright.kernels import sharded, sparse
-from sparsewright.nn.linear import SparseLinear, check_compressible
-from sparsewright.runtime.attach import Attachment, Owner, logger
-from sparsewright.runtime.loading import attached_to
-from sparsewright.runtime.parameter import SparseParameter, against_compressed
-from sparsewright.runtime.storage import (
-    CompressedStorage,
-    MaskedStorage,
-    Storage,
-    put,
-    replace_shaped,
-)
-from sparsewright.runtime.walk import named_modules, wrapped_name
+from sparsewright.core.filters import FilterLike, make_param_filter
+from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.kernels import sharded
+from sparsewright.layers import as_compressed, kind_of, why_not_compress
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.route import logger
+from sparsewright.session.rule import Rule
+from sparsewright.session.session import Session
+from sparsewright.session.site import holder_of, vacate
+from sparsewright.session.walk import named_modules, wrapped_name
+from sparsewright.storage import CompressedStorage, MaskedStorage, Storage
+from sparsewright.storage.compressed import Place, put
+from sparsewright.storage.states import replace_shaped
+
+WhyNot = Callable[[str, nn.Module, Tensor], str]
+"""`(name, layer, mask) -> why the layer stays masked`; "" if it does not."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Conversion:
 def compress(
     model: nn.Module,
     min_sparsity: float = 0.0,
-    only: Any = None,
-    where: str | None = None,
+    only: FilterLike | None = None,
+    where: Literal["faster"] | None = None,
     tokens: int = 1024,
     verbose: bool = True,
 ) -> list[Conversion]:
-    """Store the sparsified `nn.Linear` layers below a module compressed, in place.
+    """Store the sparse layers below a module compressed, in place, where their kind can be.
 
     The weight's Parameter stays the same object with smaller data, and gradient and optimizer
     state follow, so it does not matter whether the optimizer exists yet. Layers that cannot be
@@ -89,47 +90,64 @@ def compress(
         raise OptionError("where", where, ["faster"])
     picks = make_param_filter(only) if only is not None else None
 
-    def against(name: str, linear: nn.Linear, mask: Tensor) -> str:
+    def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:
         level = 1 - float(mask.sum()) / max(1, mask.numel())
-        if picks is not None and not picks(name, linear.weight):
+        if picks is not None and not picks(name, layer.get_parameter("weight")):
             return "not among those to convert"
         if level < min_sparsity:
             return f"its sparsity {level:.3f} is below {min_sparsity}"
         if where == "faster":
-            speed = measure_speed(linear, mask, tokens)
+            speed = measure_speed(layer, mask, tokens)
             if speed < 1:
                 return f"it would run at {speed:.2f} of the dense layer's speed"
         return ""
 
-    conversions = compress_where(model, against)
+    conversions = _compress_where(model, why_not)
     for conversion in conversions:
         (print if verbose else logger.info)(str(conversion))
     return conversions
 
 
-def compress_attached(model: nn.Module, owner: Owner) -> list[Conversion]:
-    """Compress the layers whose weights belong to one algorithm; what stays masked is logged."""
+def compress_own(model: nn.Module, session: Session, rules: Sequence[Rule]) -> None:
+    """Compress the weights of those algorithms that store them so; what stays masked is logged."""
+    wanted = [rule for rule in rules if rule.storage == CompressedStorage.name]
+    if wanted:
 
-    def against(name: str, linear: nn.Linear, mask: Tensor) -> str:
-        attached = attached_to(linear, "weight")
-        is_own = attached is not None and attached[1].owner is owner
-        return "" if is_own else "another algorithm has it"
+        def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:
+            held = holder_of(layer, "weight")
+            return "" if held and held[0].rule in wanted else "another algorithm has it"
 
-    conversions = compress_where(model, against)
-    for conversion in conversions:
-        logger.info(str(conversion))
-    return conversions
+        for conversion in _compress_where(model, why_not):
+            logger.info(str(conversion))
 
 
 @torch.no_grad()
-def compress_where(
-    model: nn.Module, against: Callable[[str, nn.Linear, Tensor], str]
-) -> list[Conversion]:
-    """Compress each sparse linear layer to which `against(name, layer, mask)` has no objection.
+def _compress_where(model: nn.Module, why_not: WhyNot) -> list[Conversion]:
+    """Compress each sparse layer that nothing is said against.
 
     Raises:
         AttachError: the model is data parallel already, or sharded; nothing is changed then.
     """
+    _check_unspread(model)
+    conversions = []
+    places = _places(model)
+    uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    for path, module in list(named_modules(model)):
+        for param_name, mask in _masks(module):
+            name = f"{path}.{param_name}" if path else param_name
+            reason = why_not_compress(module, param_name)
+            if not reason and uses[id(module._parameters[param_name])] > 1:
+                reason = "its weight is tied to another layer's"
+            if not reason and module not in places:
+                reason = "the model itself is this layer, so it has no parent to hold another"
+            reason = reason or _why_not_held(module, param_name) or why_not(name, module, mask)
+            if not reason:
+                _compress_layer(module, mask, places[module])
+            conversions.append(Conversion(name, not reason, reason))
+    return conversions
+
+
+def _check_unspread(model: nn.Module) -> None:
     if isinstance(model, DistributedDataParallel):
         raise AttachError(
             "a DistributedDataParallel model", "its buffers are laid out; compress before wrapping"
@@ -139,54 +157,36 @@ def compress_where(
             raise AttachError(
                 name, "it is sharded; compressed weights train alone or with data parallelism"
             )
-    conversions, changed = [], []
-    uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
-    for path, module in list(named_modules(model)):
-        for param_name, mask in _masks(module):
-            name = f"{path}.{param_name}" if path else param_name
-            reason = check_compressible(module)
-            sites = _sites(model, module)
-            if not reason and uses[id(module._parameters[param_name])] > 1:
-                reason = "its weight is tied to another layer's"
-            if not reason and not sites:
-                reason = "the layer is the model itself; nothing holds it that could hold another"
-            reason = reason or _against_optimizers(attached_to(module, param_name))
-            if not reason and isinstance(module, nn.Linear):
-                reason = against(name, module, mask)
-                if not reason:
-                    changed.append(_compress_layer(module, mask, sites))
-            conversions.append(Conversion(name, not reason, reason))
-    _refresh(changed)
-    return conversions
 
 
 @torch.no_grad()
 def decompress(model: nn.Module) -> None:
-    """Put a masked `nn.Linear` in the place of every compressed layer below a module.
+    """Put a masked dense layer in the place of every compressed layer below a module.
 
     Values become the dense weight (the same Parameter object); masks, gradient and optimizer
     state follow. The inverse of `compress`.
     """
-    changed = []
+    places = _places(model)
     for module in list(model.modules()):
-        if isinstance(module, SparseLinear):
-            changed.append(_decompress_layer(module, _sites(model, module)))
-    _refresh(changed)
+        if as_compressed(module) is not None:
+            _decompress_layer(module, places.get(module, []))
 
 
-def measure_speed(linear: nn.Linear, mask: Tensor, tokens: int = 1024, rounds: int = 5) -> float:
-    """How many times faster a layer is compressed than dense: forward and both gradients.
+def measure_speed(layer: nn.Module, mask: Tensor, tokens: int = 1024, rounds: int = 5) -> float:
+    """Return how many times faster a linear layer is compressed: forward and both gradients.
 
     Args:
-        linear: the dense layer; not changed.
+        layer: the dense layer; not changed.
         mask: bool `[out, in]`.
         tokens: rows of activations.
         rounds: interleaved measurements; the medians count.
     """
-    dense = nn.Linear(linear.in_features, linear.out_features, bias=False)
-    layer = nn.Linear(linear.in_features, linear.out_features, bias=False)
-    compressed = SparseLinear.from_linear(layer, mask)
-    x = torch.randn(tokens, linear.in_features, requires_grad=True)
+    rows, cols = mask.shape
+    dense, other = (nn.Linear(cols, rows, bias=False) for _ in range(2))
+    kind = kind_of(layer)
+    assert kind is not None
+    compressed = kind.compress(other, mask)
+    x = torch.randn(tokens, cols, requires_grad=True)
     times: dict[nn.Module, list[float]] = {dense: [], compressed: []}
     with torch.enable_grad():
         for index in range(rounds + 1):
@@ -204,65 +204,61 @@ def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, mask) for name, mask in pairs if mask is not None and mask.dtype == torch.bool]
 
 
-Changed = tuple[SparseParameter, Attachment] | None
-
-
-def _against_optimizers(attached: Changed) -> str:
-    """Why the optimizers that step a weight could not step it compressed; "" if they can."""
-    if attached is None:
+def _why_not_held(module: nn.Module, param_name: str) -> str:
+    """Why what holds a weight keeps it from being compressed; "" if nothing does."""
+    held = holder_of(module, param_name)
+    if held is None:
         return ""
-    parameter, attachment = attached
-    stepped_by = (o for o in attachment.optimizers if parameter in attachment.of(o))
-    return next(filter(None, map(against_compressed, stepped_by)), "")
+    parameter, session = held
+    if parameter.storage.name != MaskedStorage.name:
+        return f"it is {parameter.storage.name}"
+    optimizers = (f.optimizer for f in session.followed if parameter in f.parameters())
+    return next(filter(None, map(CompressedStorage.why_not_step, optimizers)), "")
 
 
-def _sites(model: nn.Module, module: nn.Module) -> list[tuple[nn.Module, str]]:
-    """(parent, name) of each place below `model` that holds a module.
+def _places(model: nn.Module) -> dict[nn.Module, list[Place]]:
+    """(parent, name) of each place below `model` that holds a module, by that module.
 
-    A wrapper is none: a compiled module, for one, goes on calling what it was made of.
+    Wrappers do not count: a compiled module, for one, keeps calling the original.
     """
-    return [
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent._modules.items()
-        if child is module and name != wrapped_name(parent)
-    ]
+    found: dict[nn.Module, list[Place]] = defaultdict(list)
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None and name != wrapped_name(parent):
+                found[child].append((parent, name))
+    return dict(found)
 
 
-def _compress_layer(
-    linear: nn.Linear, mask: Tensor, sites: Sequence[tuple[nn.Module, str]]
-) -> Changed:
-    attached, shape = attached_to(linear, "weight"), linear.weight.shape
-    layer = SparseLinear.from_linear(linear, mask)
-    put(layer, sites)
-    storage = CompressedStorage(layer, list(sites))
-    _move(attached, storage, shape, lambda t: sparse.gather_dense(t, layer.layout))
-    return attached
+def _compress_layer(module: nn.Module, mask: Tensor, places: Sequence[Place]) -> None:
+    kind, held = kind_of(module), holder_of(module, "weight")
+    shape = module.get_parameter("weight").shape
+    assert kind is not None
+    vacate(module, "weight")
+    layer = kind.compress(module, mask)
+    put(layer, places)
+    _move(held, CompressedStorage(layer, list(places)), shape, layer.gather)
 
 
-def _decompress_layer(layer: SparseLinear, sites: Sequence[tuple[nn.Module, str]]) -> Changed:
-    attached, shape = attached_to(layer, "values"), layer.values.shape
-    mask, linear = layer.weight_mask, layer.to_linear()
-    linear.register_buffer("weight" + MASK_SUFFIX, mask)
-    put(linear, sites)
-    storage = MaskedStorage(linear, "weight")
-    _move(attached, storage, shape, lambda t: sparse.scatter_dense(t, layer.layout))
-    return attached
+def _decompress_layer(module: nn.Module, places: Sequence[Place]) -> None:
+    kind, layer, held = kind_of(module), as_compressed(module), holder_of(module, "values")
+    assert kind is not None and layer is not None
+    mask, shape = layer.weight_mask, layer.values.shape
+    vacate(module, "values")
+    dense = kind.decompress(layer)
+    dense.register_buffer("weight" + MASK_SUFFIX, mask)
+    put(dense, places)
+    _move(held, MaskedStorage(dense, "weight"), shape, lambda t: layer.scatter(t.detach()))
 
 
 def _move(
-    attached: Changed, storage: Storage, shape: torch.Size, fn: Callable[[Tensor], Tensor]
+    held: tuple[SparseParameter, Session] | None,
+    storage: Storage,
+    shape: torch.Size,
+    fn: Callable[[Tensor], Tensor],
 ) -> None:
     """Give a sparse parameter its new storage; `fn` converts state shaped like its old weight."""
-    if attached is None:
-        return
-    parameter, attachment = attached
-    replace_shaped(parameter.states(), shape, fn)
-    parameter.storage = storage
-    attachment.follow_loading(parameter)
-
-
-def _refresh(changed: Iterable[Changed]) -> None:
-    """Let the algorithms of changed parameters collect what they need from the new layers."""
-    for owner in {id(a.owner): a.owner for _, a in filter(None, changed)}.values():
-        owner.after_state_change()
+    if held is not None:
+        parameter, session = held
+        replace_shaped(parameter.states(), shape, fn)
+        parameter.storage = storage
+        session.refresh(parameter)

@@ -9,43 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright.core.errors import OptionTypeError, ShapeError
-<<<<<<< HEAD:src/sparsewright/session/parameter.py
-from sparsewright.core.figures import show_mask
+from sparsewright.core.plots import show_mask
 from sparsewright.session.texts import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States
-=======
-from sparsewright.core.plots import show_mask
-from sparsewright.runtime.describe import describe_parameter, parameter_html
-from sparsewright.runtime.storage import CompressedStorage, Storage
-
-# With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may
-# not), so their state needs pruning only when the mask changes.
-_KEEPS_ZERO_STATE = frozenset(
-    (
-        torch.optim.SGD,
-        torch.optim.Adam,
-        torch.optim.AdamW,
-        torch.optim.NAdam,
-        torch.optim.RAdam,
-        torch.optim.RMSprop,
-        torch.optim.Adadelta,
-    )
-)
-
-
-def keeps_zero_state(optimizer: Optimizer) -> bool:
-    """Whether the optimizer leaves the state of a pruned connection at zero by itself."""
-    return type(optimizer) in _KEEPS_ZERO_STATE
-
-
-def against_compressed(optimizer: Optimizer) -> str:
-    """Why an optimizer cannot step compressed weights; "" if it can."""
-    if not isinstance(optimizer, torch.optim.LBFGS):
-        return ""
-    name = type(optimizer).__name__
-    return f"the state of {name} is of all parameters in one and cannot follow changes of a mask"
->>>>>>> rooms:src/sparsewright/runtime/parameter.py
 
 if TYPE_CHECKING:
     from sparsewright.session.rule import Rule

@@ -49,6 +49,7 @@ class Settings:
         """Take the choices of a constructor."""
         self._levels = Levels(make_distribution(distribution))
         self._structure = make_structure(structure)
+        self._has_structure = structure is not None
         self._autoupdate = True
         self._storage: str | None = self.storages[0] if storage is None else self._checked_storage(storage)
 
@@ -114,6 +115,7 @@ class Settings:
     @structure.setter
     def structure(self, value: StructureLike) -> None:
         self._structure = make_structure(value)
+        self._has_structure = value is not None
         self._check_choices()
 
     @property

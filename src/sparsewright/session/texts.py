@@ -13,6 +13,8 @@ from sparsewright.schedules.parse import make_update_schedule
 from sparsewright.schedules.schedule import constant_value
 
 _FIRST = ("sparsity", "update")
+_CHOICES = {"distribution": None, "structure": None, "storage": None}
+"""Options of all algorithms, whatever the constructor of a user's class takes."""
 
 
 def constructor_options(cls: type) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def describe(algorithm: Any) -> str:
 
 def options_of(algorithm: Any) -> dict[str, Any]:
     """The constructor's options that are not at their defaults, by name."""
-    defaults = constructor_options(type(algorithm))
+    defaults = {**_CHOICES, **constructor_options(type(algorithm))}
     names = sorted(defaults, key=lambda name: name not in _FIRST)
     values = {name: _value(algorithm, name, defaults[name]) for name in names}
     empty = inspect.Parameter.empty
@@ -71,6 +73,12 @@ def _value(algorithm: Any, name: str, default: Any) -> Any:
     if name == "update" and hasattr(algorithm, "update_schedule"):
         schedule = algorithm.update_schedule
         return None if repr(schedule) == repr(make_update_schedule(None)) else schedule
+    if name == "distribution" and algorithm.distribution.is_uniform:
+        return default
+    if name == "structure" and not algorithm._has_structure:
+        return default
+    if name == "storage" and algorithm.storage == algorithm.storages[0]:
+        return default
     if name == "init_method":
         return name_of_init_method(algorithm.init_method)
     return getattr(algorithm, name, default)

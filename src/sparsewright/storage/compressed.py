@@ -122,7 +122,8 @@ class CompressedStorage(Storage):
             put(kind.decompress(self.layer), self.places)
             replace_shaped(states, shape, lambda t: self.layer.scatter(t.detach()))
 
-    def why_not_step(self, optimizer: Optimizer) -> str:
+    @staticmethod
+    def why_not_step(optimizer: Optimizer) -> str:
         """Return why an optimizer cannot step the values; "" if it can."""
         if not isinstance(optimizer, torch.optim.LBFGS):
             return ""

@@ -135,6 +135,7 @@ class DenseStorage(Storage):
         """Return "": a mask has room for any number."""
         return ""
 
-    def why_not_step(self, optimizer: Optimizer) -> str:
+    @staticmethod
+    def why_not_step(optimizer: Optimizer) -> str:
         """Return "": any optimizer steps a dense weight."""
         return ""

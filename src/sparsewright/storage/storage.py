@@ -145,8 +145,9 @@ class Storage(ABC):
     def remove(self, states: States) -> None:
         """Leave an ordinary module that trains on."""
 
+    @staticmethod
     @abstractmethod
-    def why_not_step(self, optimizer: Optimizer) -> str:
+    def why_not_step(optimizer: Optimizer) -> str:
         """Return why an optimizer cannot step this weight; "" if it can."""
 
     @abstractmethod
