@@ -17,11 +17,11 @@ from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.gmp import GMP
 from sparsewright.group import Group
 from sparsewright.metrics import log_metrics
-from sparsewright.nn.checkpoint import load_compressed, save_compressed
-from sparsewright.nn.compress import compress, decompress
 from sparsewright.rigl import RigL
+from sparsewright.session.convert import compress, decompress
 from sparsewright.set import SET
 from sparsewright.static import Static
+from sparsewright.storage.compressed_file import load_compressed, save_compressed
 
 __version__ = "0.1.0"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any, overload
 
+from sparsewright.algorithms import ALL
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
 from sparsewright.core.errors import (
@@ -22,25 +23,16 @@ from sparsewright.core.filters import (
     default_sparse_param_filter,
     make_param_filter,
 )
-from sparsewright.gmp import GMP
 from sparsewright.group import Group
-from sparsewright.rigl import RigL
-from sparsewright.runtime.describe import constructor_options
-from sparsewright.set import SET
-from sparsewright.static import Static
+from sparsewright.session.texts import constructor_options
 
 __all__ = ["configure", "default_sparse_param_filter"]
 
-_STORAGES = ["masked", "compressed"]
 _NESTING = ("groups", "params")
 _DEEPEST = 16  # a config that contains itself has no end
 _ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
-_ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {
-    "static": Static,
-    "gmp": GMP,
-    "set": SET,
-    "rigl": RigL,
-}
+_ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
+_CHOICES = ("distribution", "structure", "storage")  # of any algorithm, whatever its constructor
 
 
 @overload
@@ -222,17 +214,19 @@ def _make_algorithm(
     except SparsewrightError as error:
         report(place, error)
         return None
-    allowed = list(constructor_options(make))
-    storage = options.pop("storage", "masked")
-    if not isinstance(storage, str) or storage not in _STORAGES:
-        report(place, OptionError("storage", storage, _STORAGES))
-    for key in [key for key in options if key not in allowed]:
-        known = [*allowed, "storage", "param_filter"]
-        report(place, OptionError(f"key of {make.__name__}", key, known))
+    taken = constructor_options(make)
+    known = dict.fromkeys([*taken, *_CHOICES, "param_filter"])
+    for key in [key for key in options if key not in known]:
+        report(place, OptionError(f"key of {make.__name__}", key, list(known)))
         del options[key]
+    later = {key: options.pop(key) for key in _CHOICES if key in options and key not in taken}
     algorithm = _construct(place, make, options, report)
     if algorithm is not None:
-        algorithm.storage = storage
+        for key, value in later.items():
+            try:
+                setattr(algorithm, key, value)
+            except SparsewrightError as error:
+                report(place, error)
     return algorithm
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from os import PathLike, fspath
@@ -10,15 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import OptionError, OptionTypeError, needs
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.hooks import HandleGroup, Removable
-from sparsewright.group import Group
 from sparsewright.kernels.sharded import whole
-from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.step import Step
 
 __all__ = ["TensorBoard", "log_metrics"]
 
@@ -70,85 +68,62 @@ def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Rem
 
 
 class _Collector:
-    """Gathers the scalars of one step from the hooks of the algorithms, which step in order."""
+    """Gathers the scalars of one step from the hooks of a session."""
 
     def __init__(self, sparsity: SparsityAlgorithm, log: Log, every: int) -> None:
         self.sparsity, self.log, self.every = sparsity, log, every
-        self.parts = sparsity.algorithms if isinstance(sparsity, Group) else [sparsity]
-        self.stepped: dict[int, list[SparseParameter]] = {}
-        self.norms: dict[int, float] = {}
-        self.optimizer: Optimizer | None = None
-        self.is_due = False
-        self.updates: dict[tuple[int, str], MaskUpdate] = {}
+        self.norms: dict[str, float] = {}
+        self.updates: dict[str, MaskUpdate] = {}
 
     def attach(self) -> Removable:
-        """Hook every algorithm."""
-        handles: list[Removable] = []
-        for part in self.parts:
-            updated = functools.partial(self._updated, id(part))
-            handles.append(part._hooks.register("begin", self._begin))
-            handles.append(part._hooks.register("mask", updated))
-            handles.append(part._hooks.register("end", self._end))
-        return HandleGroup(handles)
+        """Hook the algorithm, or all those of a Group at once."""
+        hooks = self.sparsity._hooks
+        return HandleGroup(
+            [
+                hooks.register("begin", self._begin),
+                hooks.register("mask", self._updated),
+                hooks.register("end", self._end),
+            ]
+        )
 
-    def _begin(
-        self,
-        algorithm: SparsityAlgorithm,
-        step: int,
-        parameters: list[SparseParameter],
-        optimizer: Optimizer | None,
-    ) -> None:
+    def _own(self, step: Step) -> list[SparseParameter]:
+        """The parameters that were stepped, as far as they are the algorithm's."""
+        return [p for rule in self.sparsity.algorithms for p in step.of(rule)]
+
+    def _begin(self, step: Step) -> None:
         """The optimizer has stepped, the masks have not changed yet."""
-        self.optimizer = optimizer
-        if step % self.every == 0:
-            for parameter in parameters:
+        if step.number % self.every == 0:
+            for parameter in self._own(step):
                 if parameter.param.grad is not None:
-                    self.norms[id(parameter)] = _norm(parameter.param.grad)
+                    self.norms[parameter.name] = _norm(parameter.param.grad)
 
-    def _updated(self, part: int, update: MaskUpdate) -> None:
-        self.updates[part, update.name] = update
+    def _updated(self, update: MaskUpdate) -> None:
+        self.updates[update.name] = update
 
-    def _end(
-        self, algorithm: SparsityAlgorithm, step: int, parameters: list[SparseParameter]
-    ) -> None:
-        """The step of one algorithm is over; after that of the last, log."""
-        self.stepped[id(algorithm)] = parameters
-        self.is_due |= step % self.every == 0
-        if algorithm.autoupdate and any(map(self._is_waited_for, self.parts)):
-            return
-        now = self.sparsity.step
-        scalars = self._scalars(now) if self.is_due else {}
-        self.stepped.clear()
-        self.is_due = False
-        if scalars:
-            self.log(scalars, now)
+    def _end(self, step: Step) -> None:
+        """The step is over."""
+        if step.number % self.every == 0:
+            scalars = self._scalars(step)
+            if scalars:
+                self.log(scalars, step.number)
 
-    def _is_waited_for(self, part: SparsityAlgorithm) -> bool:
-        """Whether an algorithm is still to be told of the step that others were told of."""
-        if id(part) in self.stepped or not part.autoupdate or self.optimizer is None:
-            return False
-        attachment = part._attachment
-        return self.optimizer in attachment.optimizers and attachment.steps_any(self.optimizer)
-
-    def _scalars(self, step: int) -> dict[str, float]:
+    def _scalars(self, step: Step) -> dict[str, float]:
         """Of every parameter that stepped, then over all of them."""
-        names = {id(p): name for name, p in self.sparsity.sparse_params.items()}
         scalars: dict[str, float] = {}
         updates: list[MaskUpdate] = []
         norms: list[float] = []
-        for part in self.parts:
-            for p in self.stepped.get(id(part), []):
-                prefix, level = f"sparsity/{names[id(p)]}", part._level_of(p)
-                scalars[f"{prefix}/target"] = float(part.schedules.value(level, step))
-                scalars[f"{prefix}/actual"] = p.computed_sparsity
-                update = self.updates.pop((id(part), p.name), None)
-                if update is not None:
-                    updates.append(update)
-                    scalars[f"{prefix}/churn"] = update.churn
-                norm = self.norms.pop(id(p), None)
-                if norm is not None:
-                    norms.append(norm)
-                    scalars[f"{prefix}/grad_norm"] = norm
+        for p in self._own(step):
+            prefix = f"sparsity/{p.name}"
+            scalars[f"{prefix}/target"] = float(p.rule.level_at(p, step.number))
+            scalars[f"{prefix}/actual"] = p.computed_sparsity
+            update = self.updates.pop(p.name, None)
+            if update is not None:
+                updates.append(update)
+                scalars[f"{prefix}/churn"] = update.churn
+            norm = self.norms.pop(p.name, None)
+            if norm is not None:
+                norms.append(norm)
+                scalars[f"{prefix}/grad_norm"] = norm
         return scalars | self._totals(updates, norms) if scalars else scalars
 
     def _totals(self, updates: list[MaskUpdate], norms: list[float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from sparsewright.core.errors import OptionError
 from sparsewright.recipes.plan.forecast import forecast, guess_steps
 from sparsewright.schedules.formula import Formula
 from sparsewright.utils import HyperParameterSchedule, UpdateSchedule
-from support import make_mlp, train
+from helpers.support import make_mlp, train
 
 
 class Stairs(HyperParameterSchedule):

@@ -19,7 +19,7 @@ from sparsewright.core.errors import (
 )
 from sparsewright.structures import NM, Unstructured
 from sparsewright.utils import make_mask_topk_sparsity
-from twins import as_mask, best, kept_exactly, levels, masks, scores
+from helpers.twins import as_mask, best, kept_exactly, levels, masks, scores
 
 
 def groups_of(shape, m):

@@ -71,9 +71,11 @@ class Structure(ScoreShaper):
 
     Attributes:
         name: the `type` in a config.
+        has_one_level: whether it holds one constant level only.
     """
 
     name: ClassVar[str]
+    has_one_level: ClassVar[bool] = False
 
     @abstractmethod
     def rows(self, shape: torch.Size) -> tuple[int, int]:

@@ -8,8 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.group import Group
-from sparsewright.runtime.attach import unwrapped
+from sparsewright.session.optimizers import unwrapped
 
 __all__ = ["follow_only", "is_attached"]
 
@@ -23,11 +22,10 @@ def is_attached(sparsity: SparsityAlgorithm, module: nn.Module) -> bool:
 def follow_only(sparsity: SparsityAlgorithm, optimizers: Sequence[Optimizer]) -> None:
     """Follow a trainer's optimizers, and let those go that stepped the model before them."""
     present = [unwrapped(optimizer) for optimizer in optimizers]
-    for algorithm in sparsity.algorithms if isinstance(sparsity, Group) else [sparsity]:
-        before = list(algorithm._attachment.optimizers)
-        for optimizer in present:
-            if optimizer not in before:
-                algorithm.apply(optimizer)
-        for optimizer in before:
-            if optimizer not in present:
-                algorithm.remove(optimizer)
+    before = [followed.optimizer for followed in sparsity.session.followed]
+    for optimizer in present:
+        if optimizer not in before:
+            sparsity.apply(optimizer)
+    for optimizer in before:
+        if optimizer not in present:
+            sparsity.remove(optimizer)

@@ -22,8 +22,9 @@ from sparsewright.core.rows import as_structure
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import from_zeros, name_of_init_method
 from sparsewright.plan.forecast import Forecast
-from sparsewright.runtime.attach import check_place
-from sparsewright.runtime.walk import dense_form, named_weights
+from sparsewright.layers import dense_form, why_not_compress
+from sparsewright.session.route import check_place
+from sparsewright.session.walk import named_weights
 
 
 @dataclass(frozen=True)

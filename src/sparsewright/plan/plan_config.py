@@ -29,7 +29,7 @@ from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, read_
 from sparsewright.runs.config import RECIPES, RunConfig, lift_trainer
 from sparsewright.runs.user_objects import one_line
 from sparsewright.runs.yaml_file import read_any_yaml
-from sparsewright.runtime.walk import named_weights
+from sparsewright.session.walk import named_weights
 
 Routes = list[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]
 

@@ -20,7 +20,7 @@ from sparsewright.core.errors import StateError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.core.packing import pack_mask
 from sparsewright.group import Group
-from sparsewright.runtime.parameter import SparseParameter
+from sparsewright.session.parameter import SparseParameter
 
 # With the first masks and the trained weights this makes at most 20 masks of a run.
 _PARTS = 18

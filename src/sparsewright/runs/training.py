@@ -23,8 +23,8 @@ from sparsewright.core.errors import (
 )
 from sparsewright.core.events import MaskUpdate
 from sparsewright.group import Group
-from sparsewright.nn.compress import compress, decompress
-from sparsewright.nn.linear import SparseLinear
+from sparsewright.layers import as_compressed
+from sparsewright.session.convert import compress, decompress
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings
 from sparsewright.recipes.task import Task, key
 from sparsewright.runs.config import RunConfig

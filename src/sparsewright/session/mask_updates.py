@@ -95,10 +95,10 @@ def _change(
         if problem:
             raise AttachError(parameter.name, problem)
     dropped, grown = parameter.change_mask(new)
-    if rule.has_hooks("mask"):
+    if session.listens(rule, "mask"):
         computed, total = parameter.computed_sparsity, parameter.shape.numel()
         level = float(update.level)
         event = MaskUpdate(
             update.step, parameter.name, total, parameter.kept, level, computed, dropped, grown
         )
-        rule.emit("mask", event)
+        session.emit([rule], "mask", event)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparsewright.core.errors import AttachError, warn
 from sparsewright.core.packing import MASK_SUFFIX
 from sparsewright.layers import as_compressed, dense_form
+from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of
@@ -59,7 +60,7 @@ def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
 
 def attach_parameter(
     session: Session, rule: Rule, module: nn.Module, param_name: str, name: str
-) -> None:
+) -> SparseParameter:
     """Put a mask buffer and hooks on one parameter.
 
     A bool buffer of the right name and shape that the module has already (a copied or loaded
@@ -79,7 +80,9 @@ def attach_parameter(
     assert param is not None
     has_mask = as_compressed(module) is not None or _add_mask(module, param_name, param, name)
     storage = hold(module, param_name, rule.storage, name, rule.shadows)
-    session.add_parameter(name, storage, rule).is_initialized = has_mask
+    parameter = session.add_parameter(name, storage, rule)
+    parameter.is_initialized = has_mask
+    return parameter
 
 
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:

@@ -271,6 +271,15 @@ class Session:
             self.arm(step.parameters, step.number + 1)
         end_step(self, step)
 
+    def listens(self, rule: Rule, kind: str) -> bool:
+        """Return whether a user's hook listens to what one algorithm does."""
+        return self.hooks.has(kind) or rule._hooks.has(kind)
+
+    def emit(self, rules: Iterable[Rule], kind: str, *args: object) -> None:
+        """Call the hooks on the session and on some of its algorithms, each once."""
+        for hooks in {id(h): h for h in (self.hooks, *(r._hooks for r in rules))}.values():
+            hooks.call(kind, *args)
+
     def arm(self, parameters: Iterable[SparseParameter], coming: int) -> None:
         """Collect the dense gradients that a coming step needs, and no others."""
         for parameter in parameters:

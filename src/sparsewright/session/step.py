@@ -60,7 +60,7 @@ def begin_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Ru
     step = Step(counter.steps[slot], optimizer, rules, by_rule)
     _meet_replicas(session)
     _prune(session, list(step.parameters), optimizer)
-    _emit(session, step, "begin")
+    session.emit(rules, "begin", step)
     return step
 
 
@@ -101,26 +101,19 @@ def _prune(
                 parameter.prune_state(followed.optimizer)
 
 
-def _emit(session: Session, step: Step, kind: str) -> None:
-    """Tell each listener once, those on the session and those on one of its algorithms."""
-    listeners = {id(hooks): hooks for hooks in (session.hooks, *(r._hooks for r in step.rules))}
-    for hooks in listeners.values():
-        hooks.call(kind, step)
-
-
 def end_step(session: Session, step: Step) -> None:
     """Tell the hooks what levels were asked for and reached."""
     for rule in step.rules:
         parameters = step.of(rule)
-        if rule.has_hooks("target"):
+        if session.listens(rule, "target"):
             by_level: dict[str, list[str]] = {}
             for parameter in parameters:
                 by_level.setdefault(rule.schedule_of(parameter), []).append(parameter.name)
             for level, names in by_level.items():
                 target = rule.schedules.value(level, step.number)
-                rule.emit("target", rule, commonprefix(names) + "*", target)
-        if rule.has_hooks("computed"):
+                session.emit([rule], "target", rule, commonprefix(names) + "*", target)
+        if session.listens(rule, "computed"):
             for parameter in parameters:
                 computed = torch.tensor(parameter.computed_sparsity, device="cpu")
-                rule.emit("computed", rule, parameter.name, computed)
-    _emit(session, step, "end")
+                session.emit([rule], "computed", rule, parameter.name, computed)
+    session.emit(step.rules, "end", step)

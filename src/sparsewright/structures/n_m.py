@@ -45,6 +45,7 @@ class NM(Structure):
     """
 
     name: ClassVar[str] = "n_m"
+    has_one_level: ClassVar[bool] = True
 
     def __init__(self, n: int, m: int) -> None:
         for what, value in (("n", n), ("m", m)):
