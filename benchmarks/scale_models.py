@@ -11,7 +11,7 @@ from scale_cost import Weight
 from torch import Tensor, nn
 
 from sparsewright.core.filters import default_sparse_param_filter
-from sparsewright.runtime.walk import named_weights
+from sparsewright.session.walk import named_weights
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -67,13 +67,13 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
             `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
+        storage: how weights are held: `"masked"`, `"compressed"` (`apply` compresses where it can)
+            or `"shadowed"` (the optimizer trains dense weights, all others see them pruned); None:
+            as the Group says, else the algorithm's own.
         distribution: which weight gets which level: a name such as `"erk"`, a dict
             `{"type": ...}` or `{"layers": {glob: level}}`, a function `(shapes, level) -> levels`.
         structure: which entries of a weight stand or fall together: `"2:4"`, a dict
             `{"type": ...}`, a `Structure` or a score shaper; None: each entry by itself.
-        storage: how weights are held: `"masked"`, `"compressed"` (`apply` compresses where it can)
-            or `"shadowed"` (the optimizer trains dense weights, all others see them pruned); None:
-            as the Group says, else the algorithm's own.
 
     Attributes:
         name: what configurations call it.
@@ -103,9 +103,9 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
         init_method: str | InitMethod = "random",
         *,
         seed: int = 0,
+        storage: str | None = None,
         distribution: DistributionLike = None,
         structure: StructureLike = None,
-        storage: str | None = None,
     ) -> None:
         super().__init__()
         check_seed(seed)
@@ -119,7 +119,7 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
         self._own_levels: dict[Tensor, str] = {}
         self._level_names: dict[str, str] = {}
         self.session = Session(self._hooks)
-        self._choose(distribution, structure, storage)
+        self._choose(storage, distribution, structure)
         self._set_sparsity(self.structure.level(None) if sparsity is None else sparsity)
         self._check_choices()
 
@@ -390,10 +390,13 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
         Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1; nothing if
         the level has no formula (a function of the step) and there is no last update step.
         """
-        asked = self.schedules.min_max_end(self.schedule_of(param), *self._level_steps())
-        levels = self._levels.bounds(param, asked, self._own_parameters)
-        for name, value in zip(_HINTS, levels, strict=False):
+        for name, value in zip(_HINTS, param.rule.level_bounds(param), strict=False):
             param.annotate(name, value)
+
+    def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:
+        """Return the smallest, largest and last level of a parameter; nothing if not known."""
+        asked = self.schedules.min_max_end(self.schedule_of(parameter), *self._level_steps())
+        return self._levels.bounds(parameter, asked, self._own_parameters)
 
     def _level_steps(self) -> tuple[int, int | None]:
         """First and last step at which a level is used; None: there is no last."""

@@ -32,7 +32,7 @@ _NESTING = ("groups", "params")
 _DEEPEST = 16  # a config that contains itself has no end
 _ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
-_CHOICES = ("distribution", "structure", "storage")  # of any algorithm, whatever its constructor
+_CHOICES = ("storage", "distribution", "structure")  # of any algorithm, whatever its constructor
 
 
 @overload

@@ -197,7 +197,7 @@ def test_fitting_again_goes_on(tmp_path):
     trainer(tmp_path, sparsity, 3).fit(module, data())
     assert sparsity.state_dict()["steps"] == [9]
     assert_pruned(sparsity, *module.trainer.optimizers)
-    assert sparsity._attachment.optimizers == module.trainer.optimizers
+    assert [f.optimizer for f in sparsity.session.followed] == module.trainer.optimizers
 
 
 def test_an_algorithm_applied_before_stays_as_it_is(tmp_path):

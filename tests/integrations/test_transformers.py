@@ -207,7 +207,7 @@ def test_training_twice_goes_on(tmp_path):
     trainer.train()
     assert sparsity.state_dict()["steps"] == [8]
     assert_pruned(sparsity, inner(trainer))
-    assert sparsity._attachment.optimizers == [inner(trainer)]
+    assert [f.optimizer for f in sparsity.session.followed] == [inner(trainer)]
 
 
 def test_a_new_model_of_model_init_starts_again(tmp_path):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import sparsewright as sparse
 from sparsewright.core.errors import AttachError, ShapeError
 from sparsewright.nn import SparseLinear
-from sparsewright.nn.functional import sparse_linear
+from sparsewright.layers.csr_product import sparse_linear
 
 
 def twins(rows=24, cols=40, level=0.7, bias=True):

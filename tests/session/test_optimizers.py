@@ -128,7 +128,7 @@ def test_an_error_in_a_hook_lets_the_gradients_go():
     with pytest.raises(RuntimeError, match="from the hook"):
         optimizer.step()
     assert all(
-        sparsity._attachment.dense_gradients.get(p) is None for p in sparsity.sparse_params.values()
+        sparsity.session.tap_of(p).gradient() is None for p in sparsity.sparse_params.values()
     )
     handle.remove()
     updated = []

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import sparsewright as sparse
 from sparsewright.core.errors import AttachError, LevelError, OptionError, ShapeError
 from sparsewright.nn import SparseLinear
-from sparsewright.nn.compress import measure_speed
+from sparsewright.session.convert import measure_speed
 
 CUBIC = {"type": "cubic", "init": 0.3, "final": 0.9, "begin": 0, "end": 16}
 CONFIGS = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.errors import CheckpointError
-from sparsewright.nn import checkpoint
+from sparsewright.storage import compressed_file
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -21,7 +21,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: missing, truncated, or not safetensors.
     """
     try:
-        return checkpoint.read_tensors(path)
+        return compressed_file.read_tensors(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
 

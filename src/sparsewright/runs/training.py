@@ -47,7 +47,8 @@ def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer of the settings; biases and norms are not decayed."""
     # The values of a compressed weight have one dimension, and are a weight all the same.
-    values = {id(m.values) for m in model.modules() if isinstance(m, SparseLinear)}
+    layers = filter(None, map(as_compressed, model.modules()))
+    values = {id(layer.values) for layer in layers}
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in model.parameters():

@@ -52,10 +52,11 @@ class Resumable:
 
     def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
         """Replace every number of the state by `f` of it, as 0-d tensors."""
-        counter = self.session.counter
-        counter.load(int(f(torch.tensor(step, device="cpu"))) for step in counter.steps)
+        every = [self.session.steps_of(algorithm) for algorithm in self.algorithms]
+        visited = [[int(f(torch.tensor(n, device="cpu"))) for n in steps] for steps in every]
         for algorithm in self.algorithms:
             algorithm.schedules.visit_state(f)
+        self.session.counter.load(_furthest(visited))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, besides the masks in the model, that the future of the run depends on.
@@ -98,8 +99,7 @@ class Resumable:
                 "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
             )
         load_all(self.algorithms, states)
-        every = zip_longest(*(state["steps"] for state in states), fillvalue=0)
-        self.session.load_steps(max(steps) for steps in every)
+        self.session.load_steps(_furthest([state["steps"] for state in states]))
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Take what belongs to this algorithm alone from a state that was checked."""
@@ -138,3 +138,8 @@ class Resumable:
         self.session = Session(self._hooks, steps)
         for algorithm in self.algorithms:
             algorithm.session = self.session
+
+
+def _furthest(every: Sequence[Sequence[int]]) -> list[int]:
+    """The highest of several counts for each optimizer."""
+    return [max(steps) for steps in zip_longest(*every, fillvalue=0)]

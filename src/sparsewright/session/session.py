@@ -233,7 +233,8 @@ class Session:
         """Return the steps of the furthest optimizer that steps parameters of some algorithms."""
         if len(self.counter.steps) < 2:
             return self.counter.furthest
-        members, counted = {id(r) for r in rules}, zip(self.followed, self.counter.steps, strict=False)
+        members = {id(rule) for rule in rules}
+        counted = zip(self.followed, self.counter.steps, strict=False)
         own = [n for f, n in counted if not members.isdisjoint(f.by_rule())]
         return max(own, default=self.counter.furthest)
 
@@ -295,8 +296,8 @@ class Session:
         """Hook what is new, and collect the dense gradients that the coming steps need."""
         self.follow()
         coming = dict.fromkeys(self.parameters.values(), self.counter.furthest + 1)
-        for followed, steps in zip(self.followed, self.counter.steps, strict=False):
-            coming |= dict.fromkeys(followed.parameters(), steps + 1)
+        for slot, followed in enumerate(self.followed):
+            coming |= dict.fromkeys(followed.parameters(), self.counter.steps_at(slot) + 1)
         for parameter, step in coming.items():
             self.arm([parameter], step)
 

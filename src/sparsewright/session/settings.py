@@ -25,9 +25,9 @@ class Choices(TypedDict, total=False):
     """The options that every algorithm passes on to `SparsityAlgorithm`."""
 
     seed: int
+    storage: str | None
     distribution: DistributionLike
     structure: StructureLike
-    storage: str | None
 
 
 class Settings:
@@ -44,7 +44,7 @@ class Settings:
     _own_levels: dict[Tensor, str]
 
     def _choose(
-        self, distribution: DistributionLike, structure: StructureLike, storage: str | None
+        self, storage: str | None, distribution: DistributionLike, structure: StructureLike
     ) -> None:
         """Take the choices of a constructor."""
         self._levels = Levels(make_distribution(distribution))
@@ -120,8 +120,13 @@ class Settings:
 
     @property
     def score_shaper(self) -> Structure:
-        """The same as `structure`."""
+        """The same as `structure`; setting it takes any score shaper."""
         return self._structure
+
+    @score_shaper.setter
+    def score_shaper(self, value: StructureLike) -> None:
+        self.structure = value
+        self._has_structure = False
 
     @property
     def autoupdate(self) -> bool:

@@ -22,6 +22,10 @@ class StepCounter:
         """The steps of the optimizer that has completed most."""
         return max(self.steps, default=0)
 
+    def steps_at(self, slot: int) -> int:
+        """Return the steps of one optimizer."""
+        return self.steps[slot] if slot < len(self.steps) else 0
+
     def load(self, steps: Iterable[int]) -> None:
         """Continue from other counts."""
         self.steps = list(steps)

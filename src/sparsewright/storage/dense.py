@@ -27,7 +27,7 @@ class DenseStorage(Storage):
         self._mask_name = param_name + MASK_SUFFIX
         self._counted: tuple[int, int, int] = (0, -1, 0)
         self._kept_in_shards = 0
-        self._seen_mask: Tensor | None = None
+        self._seen_pair = (0, 0)
 
     @property
     def shape(self) -> torch.Size:
@@ -37,18 +37,19 @@ class DenseStorage(Storage):
     @property
     def mask(self) -> Tensor:
         """The buffer; made real on the weight's device if the weight left the meta device."""
-        mask = self.module._buffers[self._mask_name]
+        mask, param = self.module._buffers[self._mask_name], self.param
         assert mask is not None
-        if mask is self._seen_mask and self.param is self._seen:
+        if self._seen_pair == (id(mask), id(param)):
             return mask
-        if mask.is_meta and not self.param.is_meta:
-            mask = torch.ones_like(self.param, dtype=torch.bool, requires_grad=False)
+        if mask.is_meta and not param.is_meta:
+            mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
             self.module._buffers[self._mask_name] = mask
-        if not sharded.is_sharded(mask) and sharded.is_sharded(self.param):
+        if not sharded.is_sharded(mask) and sharded.is_sharded(param):
             self._kept_in_shards = int(mask.sum())
-            mask = sharded.shard_like(mask, self.param)
+            mask = sharded.shard_like(mask, param)
             self.module._buffers[self._mask_name] = mask
-        self._seen_mask = mask
+        if self._shard is None and not mask.is_meta:
+            self._seen_pair = id(mask), id(param)
         return mask
 
     @property

@@ -68,9 +68,9 @@ def after_a_non_finite_gradient_on_rank_1(model, wrap):
     optimizer.zero_grad()
     model(batch(5 + dist.get_rank(), 4, 8)).pow(2).mean().backward()
     if dist.get_rank() == 1:
-        dense = sparsity._attachment.dense_gradients
         for parameter in sparsity.sparse_params.values():
-            local(dense.get(parameter))[~local(parameter.mask)] = torch.inf
+            dense = sparsity.session.tap_of(parameter).gradient().dense()
+            local(dense)[~local(parameter.mask)] = torch.inf
     optimizer.step()
     same = all(map(torch.equal, before, local_masks_of(sparsity)))
     for number in (2, 3):
