@@ -352,4 +352,4 @@ def test_an_algorithm_that_joined_later_does_not_hold_up_the_others():
     steps = []
     log_metrics(group, lambda scalars, step: steps.append((step, len(scalars))), every=4)
     train(model, optimizer, 6)
-    assert [step for step, _ in steps] == [4, 5]
+    assert [step for step, _ in steps] == [4]

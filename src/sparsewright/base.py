@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,16 +38,12 @@ from sparsewright.session.route import (
     initialize,
 )
 from sparsewright.session.session import Session
-from sparsewright.session.settings import Choices, Settings
+from sparsewright.session.settings import LevelLike, Settings, by_parameter
 from sparsewright.session.texts import describe, describe_html
 from sparsewright.session.walk import check_weight, find_owner, named_weights, root_of_apply
 from sparsewright.structures import StructureLike
 
-__all__ = ["Choices", "LevelLike", "SparseParameter", "SparsityAlgorithm"]
-
-LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
-"""A level: a number, a schedule or what stands for one, or a mapping `{parameter: any of these}`."""
-
+__all__ = ["SparseParameter", "SparsityAlgorithm"]
 
 _HINTS = ("min_sparsity", "max_sparsity", "sparsity")
 
@@ -124,11 +120,11 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
         self._check_choices()
 
     def _set_sparsity(self, sparsity: LevelLike) -> None:
-        if isinstance(sparsity, Mapping) and any(isinstance(key, Tensor) for key in sparsity):
-            for index, (param, level) in enumerate(sparsity.items()):
-                self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
-        else:
-            self.schedules.add("sparsity", sparsity)
+        own = by_parameter(sparsity)
+        for index, (param, level) in enumerate(own.items()):
+            self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
+        if not own:
+            self.schedules.add("sparsity", cast("ScheduleLike", sparsity))
 
     @property
     def sparsity(self) -> Mapping[Tensor, HyperParameterSchedule]:
@@ -162,7 +158,10 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
     def is_attached(self) -> bool:
         """Whether it was applied to a model or an optimizer, and not removed."""
         followed = (rule for f in self.session.followed for rule in f.rules)
-        return bool(self.sparse_params) or any(rule in self.algorithms for rule in followed)
+        return bool(self.sparse_params) or any(map(self._has, followed))
+
+    def _has(self, rule: object) -> bool:
+        return any(rule is algorithm for algorithm in self.algorithms)
 
     def get_sparse_params(
         self, obj: Tensor | nn.Module | Optimizer
@@ -178,7 +177,7 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
         """
         if isinstance(obj, Tensor):
             found = self.session.find(obj)
-            return found if found is not None and found.rule in self.algorithms else None
+            return found if found is not None and self._has(found.rule) else None
         if isinstance(obj, nn.Module):
             params: Iterable[Tensor] = obj.parameters()
         elif isinstance(obj, Optimizer):

@@ -68,7 +68,8 @@ def configure(config: Any) -> Group | None:
         return None
     group = Group()
     for _, param_filter, algorithm in read_routes(config, stop):
-        assert algorithm is not None  # the first mistake is raised
+        assert param_filter is not None  # the first mistake is raised
+        assert algorithm is not None
         group.add(param_filter, algorithm)
     return group
 
@@ -254,12 +255,11 @@ def _without(
     defaults = constructor_options(make)
     rest = {key: value for key, value in options.items() if key != name}
     if name == "sparsity" and name in defaults:
-        rest[name] = (
-            0.5 if issubclass(make, Static) else {"type": "linear", "init": 0.5, "slope": 0}
-        )
-    elif defaults.get(name) is inspect.Parameter.empty:
-        return None
-    return rest
+        levels = (0.5, {"type": "linear", "init": 0.5, "slope": 0})
+        every = [{**rest, name: level} for level in levels]
+        works = (each for each in every if isinstance(_attempt(make, each), SparsityAlgorithm))
+        return next(works, every[0])
+    return None if defaults.get(name) is inspect.Parameter.empty else rest
 
 
 def _attempt(

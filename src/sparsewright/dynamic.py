@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparsewright.base import Choices, LevelLike, SparsityAlgorithm
+from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import OptionTypeError
 from sparsewright.core.structure import RowBlocks
 from sparsewright.init import InitMethod
@@ -18,12 +18,13 @@ from sparsewright.schedules import UpdateLike
 from sparsewright.schedules.parse import make_update_schedule
 from sparsewright.session.mask_updates import change_masks
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.settings import Choices, LevelLike
 from sparsewright.session.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["DynamicSparsityAlgorithm", "WeightUpdate"]
+__all__ = ["DynamicSparsityAlgorithm"]
 
 
 class DynamicSparsityAlgorithm(SparsityAlgorithm):

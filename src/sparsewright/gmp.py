@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.base import Choices, LevelLike
 from sparsewright.core.errors import OptionError
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.schedules.schedule import constant_value
+from sparsewright.session.settings import Choices, LevelLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -105,7 +105,7 @@ class _Collector:
         if step.number % self.every == 0:
             scalars = self._scalars(step)
             if scalars:
-                self.log(scalars, step.number)
+                self.log(scalars, self.sparsity.step)
 
     def _scalars(self, step: Step) -> dict[str, float]:
         """Of every parameter that stepped, then over all of them."""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.base import Choices, LevelLike
 from sparsewright.core.errors import OptionError
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
+from sparsewright.session.settings import Choices, LevelLike
 from sparsewright.structures import Groups
 
 if TYPE_CHECKING:

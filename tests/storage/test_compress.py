@@ -193,7 +193,7 @@ def test_a_layer_built_compressed_is_trained_by_any_algorithm():
         model(torch.randn(8, 20)).square().mean().backward()
         optimizer.step()
     assert not torch.equal(model[0].weight_mask, before)
-    assert model[0].layout.nnz == sparse.core.masks.num_kept(0.8, 640)
+    assert model[0].layout.nnz == sparse.core.counts.num_kept(0.8, 640)
 
 
 def step(model, optimizer, seed=0):

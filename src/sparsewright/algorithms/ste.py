@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.base import Choices, LevelLike
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.schedules import UpdateLike
+from sparsewright.session.settings import Choices, LevelLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.core.errors import ShapeError
-from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.core.packing import read_mask
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.taps.captured import CapturedTap
 from sparsewright.torch_private import call_load_hooks
 

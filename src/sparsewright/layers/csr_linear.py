@@ -78,6 +78,39 @@ class SparseLinear(CompressedLayer):
         self.register_parameter("bias", bias)
         self.token = new_token()
 
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, mask: Tensor) -> SparseLinear:
+        """Return the same layer compressed.
+
+        The weight's Parameter becomes `values`, the very same object with other data, so that
+        optimizers which have it keep it. The gradient and the user's hooks follow. `linear` must
+        not be used any more.
+
+        Args:
+            linear: a layer on the CPU, float32.
+            mask: bool `[out, in]`.
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layout, weight = sparse.layout_from_mask(mask), linear._parameters["weight"]
+        assert weight is not None
+        replace_both(weight, lambda t: sparse.gather_dense(t, layout))
+        layer._take(weight, layout, linear._parameters["bias"])
+        move_hooks(linear, layer)
+        return layer.train(linear.training)
+
+    def to_linear(self) -> nn.Linear:
+        """Return the same layer as an `nn.Linear`; `values` becomes its weight, the same object.
+
+        The gradient and the user's hooks follow. This layer must not be used any more.
+        """
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = self.values
+        replace_both(linear.weight, self.scatter)
+        linear.register_parameter("bias", self.bias)
+        move_hooks(self, linear)
+        return linear.train(self.training)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle has: no tap, and a token of its own."""
         return {**super().__getstate__(), "token": new_token()}
@@ -175,24 +208,13 @@ class SparseLinearKind(LayerKind):
 
     def compress(self, module: nn.Module, mask: Tensor) -> SparseLinear:
         """Return the layer as a `SparseLinear`; `weight` becomes its `values`."""
-        layer = SparseLinear.__new__(SparseLinear)
-        nn.Module.__init__(layer)
-        layout, weight = sparse.layout_from_mask(mask), module._parameters["weight"]
-        assert weight is not None
-        replace_both(weight, lambda t: sparse.gather_dense(t, layout))
-        layer._take(weight, layout, module._parameters["bias"])
-        move_hooks(module, layer)
-        return layer.train(module.training)
+        assert isinstance(module, nn.Linear)
+        return SparseLinear.from_linear(module, mask)
 
     def decompress(self, layer: CompressedLayer) -> nn.Linear:
         """Return the layer as an `nn.Linear`; `values` becomes its `weight`."""
-        rows, cols = layer.weight_shape
-        linear = nn.Linear(cols, rows, bias=False, device="meta")
-        linear.weight = layer.values
-        replace_both(linear.weight, layer.scatter)
-        linear.register_parameter("bias", layer._parameters["bias"])
-        move_hooks(layer, linear)
-        return linear.train(layer.training)
+        assert isinstance(layer, SparseLinear)
+        return layer.to_linear()
 
     def tap(self, layer: CompressedLayer) -> CapturedTap:
         """Return a tap of the factors x and dy."""

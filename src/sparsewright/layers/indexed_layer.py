@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
 from sparsewright.layers.kind import Cost, LayerKind
 from sparsewright.taps.captured import CapturedTap, SummedTap

@@ -21,8 +21,8 @@ from sparsewright.core.filters import (
 from sparsewright.core.rows import as_structure
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import from_zeros, name_of_init_method
+from sparsewright.layers import dense_form
 from sparsewright.plan.forecast import Forecast
-from sparsewright.layers import dense_form, why_not_compress
 from sparsewright.session.route import check_place
 from sparsewright.session.walk import named_weights
 

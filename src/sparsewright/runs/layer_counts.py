@@ -13,9 +13,9 @@ from torch import Tensor
 from sparsewright.core.errors import CheckpointError, RunError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.formats.names import MASK_SUFFIX, natural_order
-from sparsewright.storage.compressed_file import FORMAT, load_compressed
 from sparsewright.runs.run_folder import last_checkpoint
 from sparsewright.runs.saved_state import read_state, read_tensors
+from sparsewright.storage.compressed_file import FORMAT, load_compressed
 
 
 @dataclass(frozen=True)

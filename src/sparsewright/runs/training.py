@@ -24,13 +24,13 @@ from sparsewright.core.errors import (
 from sparsewright.core.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.layers import as_compressed
-from sparsewright.session.convert import compress, decompress
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings
 from sparsewright.recipes.task import Task, key
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.layer_counts import Churn
 from sparsewright.runs.mask_history import MaskHistory
 from sparsewright.runs.validate_state import check_weights, load_optimizer
+from sparsewright.session.convert import compress, decompress
 
 
 def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:

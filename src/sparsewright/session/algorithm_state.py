@@ -17,7 +17,7 @@ from sparsewright.session.levels import Levels
 from sparsewright.session.session import Session
 
 if TYPE_CHECKING:
-    from sparsewright.session.rule import Rule
+    pass
 
 
 class Resumable:

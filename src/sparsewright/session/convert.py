@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright.core.errors import AttachError, LevelError, OptionError
 from sparsewright.core.filters import FilterLike, make_param_filter
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, kind_of, why_not_compress
 from sparsewright.session.parameter import SparseParameter

@@ -64,7 +64,7 @@ class Followed:
         followers = {id(rule) for rule in self.rules}
         every = zip(self._session.parameters.values(), own, strict=True)
         self._parameters = [p for p, at in every if at in stepped and id(p.rule) in followers]
-        self._by_rule: dict[int, list[SparseParameter]] = {}
+        self._by_rule = {}
         for parameter in self._parameters:
             self._by_rule.setdefault(id(parameter.rule), []).append(parameter)
 

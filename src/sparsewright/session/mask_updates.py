@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ from sparsewright.core.errors import AttachError, OptionError, ScoreError
 from sparsewright.core.events import MaskUpdate
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
-from sparsewright.session.rule import Rule
+from sparsewright.session.rule import DynamicRule, Rule
 from sparsewright.session.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ logger = logging.getLogger("sparsewright")
 
 
 @torch.no_grad()
-def change_masks(session: Session, rule: Rule, step: Step) -> None:
+def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
     """Let an algorithm update the masks of its parameters, one after the other.
 
     A mask stays where the gradient is missing or not finite.
@@ -76,7 +76,7 @@ def _has_gradient(session: Session, rule: Rule, parameter: SparseParameter) -> b
 
 
 def _update_of(
-    session: Session, rule: Rule, parameter: SparseParameter, step: int
+    session: Session, rule: DynamicRule, parameter: SparseParameter, step: int
 ) -> WeightUpdate:
     """What the algorithm may look at."""
     gradient = session.tap_of(parameter).gradient() if rule.needs_dense_gradient else None

@@ -17,6 +17,7 @@ from sparsewright.storage.states import States
 if TYPE_CHECKING:
     from sparsewright.session.rule import Rule
 
+
 class SparseParameter:
     """A weight and its mask. Made by a sparsity algorithm when it is applied to a model.
 

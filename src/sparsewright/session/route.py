@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.core.errors import AttachError, warn
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import as_compressed, dense_form
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from sparsewright.core.hooks import Hooks
+from sparsewright.core.structure import Structure
 from sparsewright.schedules.schedule_set import ScheduleSet
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Rule(Protocol):
     """
 
     autoupdate: bool
-    needs_dense_gradient: bool
+    needs_dense_gradient: ClassVar[bool]
     schedules: ScheduleSet
     seed: int
     shadows: dict[str, Tensor]
@@ -44,8 +45,6 @@ class Rule(Protocol):
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None: ...
 
     def update(self, optimizer: Optimizer | None = None) -> None: ...
-
-    def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]: ...
 
     def schedule_of(self, parameter: SparseParameter) -> str: ...
 
@@ -62,3 +61,10 @@ class Rule(Protocol):
     def _is_due(self, step: int) -> bool: ...
 
 
+class DynamicRule(Rule, Protocol):
+    """An algorithm whose masks change."""
+
+    @property
+    def structure(self) -> Structure: ...
+
+    def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]: ...

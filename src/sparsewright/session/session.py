@@ -269,6 +269,7 @@ class Session:
             yield step
         finally:
             self._open = outer
+            self.free_gradients(step.parameters)
             self.arm(step.parameters, step.number + 1)
         end_step(self, step)
 
@@ -280,6 +281,12 @@ class Session:
         """Call the hooks on the session and on some of its algorithms, each once."""
         for hooks in {id(h): h for h in (self.hooks, *(r._hooks for r in rules))}.values():
             hooks.call(kind, *args)
+
+    def free_gradients(self, parameters: Iterable[SparseParameter]) -> None:
+        """Free what was collected of dense gradients."""
+        for parameter in parameters:
+            if parameter.rule.needs_dense_gradient:
+                self._gradients[parameter.name].tap.free()
 
     def arm(self, parameters: Iterable[SparseParameter], coming: int) -> None:
         """Collect the dense gradients that a coming step needs, and no others."""
@@ -316,7 +323,7 @@ class Session:
             parameter = self.parameters.pop(name)
             self._gradients.pop(name).remove()
             vacate(parameter.module, parameter.storage.param_name)
-            parameter.storage.remove(parameter.states())
+            parameter.storage.remove(parameter.states)
         self._hooked = []
         self._by_id = {}
         self.end_before_forward()

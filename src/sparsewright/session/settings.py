@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, TypedDict, cast
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from sparsewright.core.errors import OptionError
 from sparsewright.core.filters import ParamFilter
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
-from sparsewright.schedules.schedule import constant_value
+from sparsewright.schedules.schedule import ScheduleLike, constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.replicas import ReplicaGroup, check_process_group
@@ -19,6 +20,16 @@ from sparsewright.structures import StructureLike, make_structure
 
 if TYPE_CHECKING:
     from sparsewright.base import SparsityAlgorithm
+
+
+LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
+"""A level: a number, a schedule or what stands for one, or a mapping `{parameter: any of these}`."""
+
+
+def by_parameter(sparsity: object) -> Mapping[Tensor, ScheduleLike]:
+    """Return levels that were given by parameter; an empty mapping if they were not."""
+    is_one = isinstance(sparsity, Mapping) and any(isinstance(key, Tensor) for key in sparsity)
+    return cast("Mapping[Tensor, ScheduleLike]", sparsity) if is_one else {}
 
 
 class Choices(TypedDict, total=False):
@@ -51,7 +62,9 @@ class Settings:
         self._structure = make_structure(structure)
         self._has_structure = structure is not None
         self._autoupdate = True
-        self._storage: str | None = self.storages[0] if storage is None else self._checked_storage(storage)
+        self._storage: str | None = (
+            self.storages[0] if storage is None else self._checked_storage(storage)
+        )
 
     def _checked_storage(self, storage: str) -> str:
         """The name of a storage that the algorithm can use.
@@ -141,7 +154,7 @@ class Settings:
     @property
     def storage(self) -> str:
         """How weights are held; `"mixed"` if those of a Group are not alike."""
-        storages = {algorithm._storage for algorithm in self.algorithms or [self]}
+        storages = {algorithm._storage for algorithm in self.algorithms} or {self._storage}
         return "mixed" if len(storages) > 1 else storages.pop() or self.storages[0]
 
     @storage.setter
@@ -163,4 +176,3 @@ class Settings:
     @process_group.setter
     def process_group(self, group: ReplicaGroup) -> None:
         self.session.process_group = check_process_group(group)
-

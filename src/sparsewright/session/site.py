@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.core.packing import MASK_SUFFIX
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import shown_name
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage, hold

@@ -64,9 +64,7 @@ def begin_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Ru
     return step
 
 
-def _count(
-    session: Session, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]
-) -> None:
+def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]) -> None:
     """Count one step, unless others began it and these algorithms join late."""
     counter, members = session.counter, [id(rule) for rule in rules]
     late = 0 if counter.has_done(slot, members) else 1

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -114,13 +114,13 @@ class CompressedStorage(Storage):
         self.layer.loaded = None
 
     @torch.no_grad()
-    def remove(self, states: States) -> None:
+    def remove(self, states: Callable[[], States]) -> None:
         """Put a dense layer back in its place; a layer that took nobody's place stays."""
         kind = kind_of(self.layer)
         if self.places and kind is not None:
             shape = self.param.shape
             put(kind.decompress(self.layer), self.places)
-            replace_shaped(states, shape, lambda t: self.layer.scatter(t.detach()))
+            replace_shaped(states(), shape, lambda t: self.layer.scatter(t.detach()))
 
     @staticmethod
     def why_not_step(optimizer: Optimizer) -> str:

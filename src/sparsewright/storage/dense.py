@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.optim import Optimizer
 
 from sparsewright import kernels
 from sparsewright.core.errors import ShapeError
-from sparsewright.core.packing import MASK_SUFFIX, read_mask
+from sparsewright.core.packing import read_mask
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
 from sparsewright.storage.storage import Storage
@@ -124,7 +126,7 @@ class DenseStorage(Storage):
     def after_load(self, states: States) -> None:
         """Do nothing: the states keep their shape."""
 
-    def remove(self, states: States) -> None:
+    def remove(self, states: Callable[[], States]) -> None:
         """Take the buffer off."""
         del self.module._buffers[self._mask_name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -58,7 +59,8 @@ class ShadowedStorage(DenseStorage):
     def weight(self) -> Tensor:
         """Return the dense weight, made anew."""
         param = self.param
-        dense = torch.where(*map(sharded.local, (self.mask, param, self.shadow)))
+        mask, shadow = sharded.local(self.mask), sharded.local(self.shadow)
+        dense = torch.where(mask, sharded.local(param), shadow)
         return sharded.from_local(dense, param) if sharded.is_sharded(param) else dense
 
     @torch.no_grad()
@@ -104,7 +106,7 @@ class ShadowedStorage(DenseStorage):
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return None: `after_step` has pruned the weight."""
 
-    def remove(self, states: States) -> None:
+    def remove(self, states: Callable[[], States]) -> None:
         """Take the buffer off and drop the shadow."""
         super().remove(states)
         self._shadows.pop(self._full_name, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -142,8 +143,8 @@ class Storage(ABC):
         """Let optimizer states follow to the mask that was loaded."""
 
     @abstractmethod
-    def remove(self, states: States) -> None:
-        """Leave an ordinary module that trains on."""
+    def remove(self, states: Callable[[], States]) -> None:
+        """Leave an ordinary module that trains on; `states` gives the optimizer states."""
 
     @staticmethod
     @abstractmethod
