@@ -10,19 +10,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 import harness
 import torch
 from bench_step import ALGORITHMS, Trainer
-
-
-def peak_of(run):
-    """Peak resident bytes of this process while `run` runs."""
-    Path("/proc/self/clear_refs").write_text("5")
-    run()
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 def child(name, what, width, layers, tokens):
@@ -32,7 +23,10 @@ def child(name, what, width, layers, tokens):
         trainer.step()
     if what == "update step":
         trainer.move_to(99)
-    print(peak_of(trainer.step), sum(p.numel() for p in trainer.model.parameters() if p.ndim > 1))
+    print(
+        harness.peak_of(trainer.step),
+        sum(p.numel() for p in trainer.model.parameters() if p.ndim > 1),
+    )
 
 
 def main():

@@ -2,7 +2,7 @@
 
 Reads `results/*.csv` as written by the benchmarks, and `thresholds.csv`: benchmark, case, against,
 largest ratio allowed. A case that was not measured is not an error; one without a threshold is
-not checked, nor is a file of something else, such as the rates of `scale.py`.
+not checked, nor is a file of something else, such as the rates of `tools/cluster`.
 """
 
 from __future__ import annotations

@@ -108,6 +108,14 @@ def write(rows: list[dict[str, Any]], name: str) -> Path:
     return path
 
 
+def peak_of(run: Callable[[], object]) -> int:
+    """Peak resident bytes of this process while `run` runs."""
+    Path("/proc/self/clear_refs").write_text("5")
+    run()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
 class Transformer(nn.Module):
     """A causal transformer without embeddings: 12 d^2 weights in each layer.
 

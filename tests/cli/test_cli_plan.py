@@ -12,6 +12,7 @@ import yaml
 from helpers.cli_process import Command
 from helpers.planned import ENTRY, as_json, lines_of
 from helpers.processes import shown_on_a_terminal
+from sparsewright.plan.costs import index_bytes
 
 
 def test_plan_of_a_train_config_is_what_the_run_does(command: Command) -> None:
@@ -114,7 +115,8 @@ def test_costs(plan) -> None:
         "end": 16 * 304 + 280,
     }
     compressed = as_json(plan({**ENTRY, "storage": "compressed"}, "models:with_inputs", "--json"))
-    assert compressed["bytes"]["end"] == 16 * 24 + 28 * (16 + 16)
+    index = index_bytes(20, 10, 20) + index_bytes(4, 20, 8)
+    assert compressed["bytes"]["end"] == 16 * 24 + 28 * 16 + index
     without = as_json(plan(ENTRY, "models:mlp", "--json"))
     assert without["flops"]["dense"] == 3 * 2 * 280
     assert "let the factory give (model, inputs)" in " ".join(without["notes"])
@@ -148,7 +150,7 @@ def test_tied_weights_count_once_and_frozen_ones_have_no_gradient(plan) -> None:
     )
     assert embed["flops"]["last update"] == pytest.approx(product * (2 * (2 * share + 1) + 2))
     compressed = as_json(plan({**section, "storage": "compressed"}, "models:Tied", "--json"))
-    assert compressed["bytes"]["end"] == 100 * 16 + 10 * (4 + 16)
+    assert compressed["bytes"]["end"] == 100 * 16 + 10 * 4 + index_bytes(10, 10, 10)
     (line,) = lines_of(plan({**section, "param_filter": "head.*"}, "models:Tied"))
     assert line.endswith("; head.weight is tied to embed.weight, under whose name it is decided")
 

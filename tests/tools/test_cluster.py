@@ -1,4 +1,4 @@
-"""The cost model of `benchmarks/scale.py`: against numbers by hand, the library, and itself."""
+"""The cluster simulator, `tools/cluster`: against numbers by hand, the library, and itself."""
 
 import csv
 import math
@@ -8,40 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
-import scale
-import scale_models
-import scale_rates
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scale_cost import (
-    ALGORITHMS,
-    HISTOGRAM_BYTES,
-    PRECISIONS,
-    Cluster,
-    Collective,
-    Rates,
-    Training,
-    Weight,
-    index_bytes,
-    memory,
-    rounds_of,
-    step_traffic,
-    update_extra,
-    update_seconds,
-    update_traffic,
-)
+from tools.cluster import __main__ as program
+from tools.cluster import measure, models
+from tools.cluster.memory import PRECISIONS, Training, Weight, memory, update_extra
+from tools.cluster.topology import Cluster, Collective
+from tools.cluster.traffic import step_traffic, update_traffic
+from tools.cluster.update_time import Rates, update_seconds
 from torch import nn
 
 from sparsewright import kernels
-from sparsewright.kernels import sparse
+from sparsewright.plan.costs import HISTOGRAM_BYTES, METHODS, index_bytes
 
-BENCHMARKS = Path(scale.__file__).parent
+ROOT = Path(program.__file__).parents[2]
 # One sparse weight of 4 x 10 and a dense one of 8.
 TWO = [Weight("fc.weight", (4, 10), True), Weight("norm.weight", (8,), False)]
 SQUARES = [Weight("a", (64, 64), True), Weight("b", (128, 64), True), Weight("c", (64,), False)]
 
-algorithms = st.sampled_from(ALGORITHMS)
+algorithms = st.sampled_from(sorted(METHODS))
 precisions = st.sampled_from(sorted(PRECISIONS))
 
 
@@ -58,7 +44,7 @@ def moved(collectives):
     ],
 )
 def test_shapes_have_the_published_number_of_weights(name, weights, dense, sparse):
-    found = scale_models.weights_of(scale_models.build(name))
+    found = models.weights_of(models.build(name))
     norms = sum(w.numel for w in found if len(w.shape) == 1)
     assert sum(w.numel for w in found) == weights
     assert sum(w.numel for w in found if not w.sparse) == dense + norms
@@ -67,12 +53,12 @@ def test_shapes_have_the_published_number_of_weights(name, weights, dense, spars
 
 def test_a_decoder_runs_with_both_kinds_of_mlp():
     for gated, matrices in ((True, 7), (False, 6)):
-        model = scale_models.Decoder(scale_models.Shape(1, 32, 48, 4, 2, 50, gated))
+        model = models.Decoder(models.Shape(1, 32, 48, 4, 2, 50, gated))
         logits = model(torch.randint(50, (2, 5)))
         assert logits.shape == (2, 5, 50)
         logits.square().sum().backward()
         assert all(bool(p.grad.any()) for p in model.parameters())
-        assert sum(w.sparse for w in scale_models.weights_of(model)) == matrices
+        assert sum(w.sparse for w in models.weights_of(model)) == matrices
 
 
 def own_model():
@@ -81,15 +67,15 @@ def own_model():
 
 
 def test_a_model_of_ones_own_is_built_on_the_meta_device_and_filtered():
-    model = scale_models.build(f"{__name__}:own_model")
+    model = models.build(f"{__name__}:own_model")
     assert all(p.is_meta for p in model.parameters())
-    by_name = {w.name: w for w in scale_models.weights_of(model)}
+    by_name = {w.name: w for w in models.weights_of(model)}
     assert {name for name, w in by_name.items() if w.sparse} == {"0.weight", "2.weight"}
     assert by_name["2.weight"].shape == (4, 2, 3)
-    picked = scale_models.weights_of(model, lambda name, _: name.startswith("0."))
+    picked = models.weights_of(model, lambda name, _: name.startswith("0."))
     assert {w.name for w in picked if w.sparse} == {"0.weight", "0.bias"}
     with pytest.raises(SystemExit, match="8b"):
-        scale_models.build("8b")
+        models.build("8b")
 
 
 @pytest.mark.parametrize(
@@ -122,16 +108,6 @@ def test_memory_of_the_device_with_most_rows():
 def test_update_extra_by_hand(algorithm, precision, extra):
     training = Training(algorithm, precision=PRECISIONS[precision])
     assert update_extra(SQUARES, training, Cluster()) == extra
-
-
-@given(
-    st.integers(1, 40), st.integers(1, 600), st.floats(0, 1), st.integers(0, 2**31), st.booleans()
-)
-def test_index_bytes_are_those_of_the_library(rows, cols, density, seed, transpose):
-    shape = (cols, rows) if transpose else (rows, cols)
-    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
-    layout = sparse.layout_from_mask(mask)
-    assert index_bytes(*shape, layout.nnz) == layout.nbytes
 
 
 def test_compressed_memory_by_hand():
@@ -261,8 +237,8 @@ def test_what_is_not_measured_is_not_made_up():
     found = update_seconds(TWO, Training("rigl"), Cluster(), rates_of(1.0, without=["finite"]))
     assert found["selection"] == 80
     assert (found["other passes"], found["total"]) == (None, None)
-    assert scale.number(None) == "not measured"
-    assert scale.number(math.nan) == "not modelled"
+    assert program.number(None) == "not measured"
+    assert program.number(math.nan) == "not modelled"
 
 
 @given(algorithms, precisions, st.sampled_from(["ddp", "fsdp"]), st.integers(1, 60))
@@ -291,11 +267,6 @@ def test_hybrid_of_one_node_is_fully_sharded(precision, per_node, factor):
         assert traffic(SQUARES, training, hybrid) == traffic(SQUARES, training, fsdp)
 
 
-def test_rounds_of_sixteen_bits():
-    dtypes = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-    assert [rounds_of(dtype) for dtype in dtypes] == [2, 2, 3, 6]
-
-
 @given(
     st.integers(1, 300),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
@@ -308,13 +279,13 @@ def test_selection_by_histograms_is_exact(n, dtype, seed, data):
     score = torch.randn(1, n, generator=generator).to(dtype)
     score[torch.rand(1, n, generator=generator) < 0.5] = 0
     wanted = kernels.select(score, num)
-    assert torch.equal(scale_rates.select_sharded(score, num), wanted)
+    assert torch.equal(measure.select_sharded(score, num), wanted)
 
 
 def run(*arguments, results):
     environment = {**os.environ, "BENCHMARK_RESULTS": str(results)}
-    command = [sys.executable, str(BENCHMARKS / "scale.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "tools.cluster", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 def rows_of(path):
@@ -344,3 +315,15 @@ def test_the_command_measures_rates_and_prints_the_table(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "not measured" in result.stdout
     assert rows_of(tmp_path / "scale.csv")[0]["total s"] == ""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is reset through /proc"
+)
+def test_the_command_compares_with_measurement(tmp_path):
+    options = ["--sizes", "tiny", "--rounds", 2, "--algorithm", "rigl", "--dtypes", "float32"]
+    result = run("check", *options, results=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = rows_of(tmp_path / "scale-check.csv")
+    assert [row["case"].rpartition(", ")[2] for row in rows] == ["held", "peak", "update"]
+    assert all(float(row["ratio"]) >= 1 and row["machine"] for row in rows)

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sparsewright.plan.costs import bytes_of_steps, flops_of_steps
 from sparsewright.plan.forecast import Forecast
 from sparsewright.plan.make_plan import Entry, Plan, Weight
+from sparsewright.plan.phases import bytes_of_steps, flops_of_steps
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -12,15 +12,17 @@ import importlib.util
 import itertools
 import math
 
-import harness
-import scale_check
-import scale_cost
-import scale_models
-import scale_rates
 import torch
-from scale_cost import ALGORITHMS, PARALLEL, PRECISIONS, Cluster, Rates, Training
 
+from benchmarks import harness
 from sparsewright.core.filters import make_param_filter
+from sparsewright.plan.costs import METHODS
+from tools.cluster import check as checking
+from tools.cluster import measure, models
+from tools.cluster.memory import PRECISIONS, Training, Weight, memory
+from tools.cluster.topology import PARALLEL, Cluster
+from tools.cluster.traffic import step_traffic, update_traffic
+from tools.cluster.update_time import Rates, update_seconds
 
 GB, STATES = 1e9, {"adamw": 2, "momentum": 1, "sgd": 0}
 MEMORY = ["weights", "gradients", "optimizer state", "masks and index", "update extra"]
@@ -29,7 +31,7 @@ TIME = ["selection", "random", "other passes", "communication", "total"]
 
 def cost(
     model: str,
-    weights: list[scale_cost.Weight],
+    weights: list[Weight],
     training: Training,
     cluster: Cluster,
     rates: Rates,
@@ -39,13 +41,13 @@ def cost(
 
     Args:
         model: its name.
-        weights, training, cluster, rates: as in `scale_cost`.
+        weights, training, cluster, rates: as in `memory`, `step_traffic` and `update_seconds`.
         seconds_between: from one update to the next, without the update's own.
     """
-    held = scale_cost.memory(weights, training, cluster)
-    step = scale_cost.step_traffic(weights, training, cluster)
-    update = scale_cost.update_traffic(weights, training, cluster)
-    seconds = scale_cost.update_seconds(weights, training, cluster, rates)
+    held = memory(weights, training, cluster)
+    step = step_traffic(weights, training, cluster)
+    update = update_traffic(weights, training, cluster)
+    seconds = update_seconds(weights, training, cluster, rates)
     share = None
     if seconds_between is not None and seconds["total"] is not None:
         share = 100 * seconds["total"] / seconds_between
@@ -98,13 +100,13 @@ def show(rows: list[dict[str, object]], columns: list[str]) -> None:
 
 
 def print_costs(args: argparse.Namespace) -> None:
-    rates = scale_rates.read(args.rates, args.clock) if args.rates else Rates({})
+    rates = measure.read(args.rates, args.clock) if args.rates else Rates({})
     picks = make_param_filter(args.param_filter) if args.param_filter else None
     between = args.step_seconds and args.freq * args.step_seconds
     latency = None if args.latency_us is None else args.latency_us * 1e-6
     rows = []
     for model in args.model:
-        weights = scale_models.weights_of(scale_models.build(model), picks)
+        weights = models.weights_of(models.build(model), picks)
         sparse = sum(w.numel for w in weights if w.sparse)
         print(f"{model}: {sum(w.numel for w in weights):,} weights, {sparse:,} of them sparse")
         for parallel, algorithm in itertools.product(args.parallel, args.algorithm):
@@ -128,15 +130,15 @@ def print_costs(args: argparse.Namespace) -> None:
 
 def measure_rates(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    times = scale_rates.measure(args.sizes, args.dtypes, args.device, args.sparsity, args.rounds)
-    rows = scale_rates.medians(times, args.device)
+    times = measure.measure(args.sizes, args.dtypes, args.device, args.sparsity, args.rounds)
+    rows = measure.medians(times, args.device)
     show(rows, ["operation", "dtype", "entries", "cpu_s", "wall_s"])
     print(f"# {harness.machine()}\nwritten to {harness.write(rows, f'scale-rates-{args.device}')}")
 
 
 def check(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    rows = scale_check.compare(args.sizes, args.algorithm, args.dtypes, args.rounds)
+    rows = checking.compare(args.sizes, args.algorithm, args.dtypes, args.rounds)
     harness.report(rows, "scale-check")
 
 
@@ -146,7 +148,7 @@ def add_cost_options(parser: argparse.ArgumentParser) -> None:
     add("--devices", type=int, default=1)
     add("--per-node", type=int, default=8)
     add("--parallel", nargs="+", choices=PARALLEL, default=["ddp"])
-    add("--algorithm", nargs="+", choices=ALGORITHMS, default=["rigl"])
+    add("--algorithm", nargs="+", choices=METHODS, default=["rigl"])
     add("--sparsity", type=float, default=0.9)
     add("--freq", type=int, default=100, help="steps from one update to the next")
     add("--optimizer", choices=STATES, default="adamw")
@@ -157,7 +159,7 @@ def add_cost_options(parser: argparse.ArgumentParser) -> None:
     add("--inter", type=float, help="the same between nodes")
     add("--latency-us", type=float, help="microseconds of a collective call beyond its bytes")
     add("--step-seconds", type=float, help="of a step without updates")
-    add("--rates", help="file that `scale.py rates` wrote on such a device")
+    add("--rates", help="file that `python -m tools.cluster rates` wrote on such a device")
     add("--clock", choices=["wall_s", "cpu_s"], default="wall_s")
 
 
@@ -174,8 +176,9 @@ def main() -> None:
     add("--threads", type=int, default=1)
     add("--rounds", type=int, default=5)
     add = commands.add_parser("check", help="predicted against measured, on the CPU").add_argument
-    add("--sizes", nargs="+", choices=scale_check.SIZES, default=["6M", "25M", "101M"])
-    add("--algorithm", nargs="+", choices=ALGORITHMS[1:], default=list(ALGORITHMS[1:]))
+    changing = [name for name in METHODS if name != "static"]
+    add("--sizes", nargs="+", choices=checking.SIZES, default=["6M", "25M", "101M"])
+    add("--algorithm", nargs="+", choices=changing, default=changing)
     add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     add("--rounds", type=int, default=7)
     args = parser.parse_args()

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scale_cost import Weight
 from torch import Tensor, nn
 
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.session.walk import named_weights
+from tools.cluster.memory import Weight
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import harness
 import torch
-from scale_cost import Rates
 from torch import Tensor
 
+from benchmarks import harness
 from sparsewright import kernels
 from sparsewright.kernels import sharded
+from tools.cluster.update_time import Rates
 
 # Operands of one operation together, over all copies that it cycles through: more than a cache,
 # as an update meets each weight after all the others.
@@ -104,7 +104,7 @@ def medians(times: Times, device: str) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path, clock: str = "wall_s") -> Rates:
-    """The rates of a file that `scale.py rates` wrote.
+    """The rates of a file that `python -m tools.cluster rates` wrote.
 
     Args:
         path: CSV.

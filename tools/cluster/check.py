@@ -18,16 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
-import scale_cost
-import scale_models
-import scale_rates
 import torch
-from bench_memory import peak_of
-from scale_cost import PRECISIONS, Cluster, Training
+from benchmarks.harness import peak_of
 
 import sparsewright as sparse
+from benchmarks import harness
+from tools.cluster import measure, models
+from tools.cluster.memory import PRECISIONS, Training, memory
+from tools.cluster.topology import Cluster
+from tools.cluster.update_time import update_seconds
 
+ROOT = Path(__file__).parents[2]
 # layers, width: gated MLPs 8/3 as wide, 128 words; about 12 width^2 sparse weights a layer.
 SIZES = {"tiny": (1, 64), "6M": (8, 256), "25M": (8, 512), "101M": (8, 1024)}
 
@@ -40,9 +41,9 @@ RISING = {"type": "cubic", "init": 0.9, "final": 0.95, "begin": 0, "end": 100_00
 ALGORITHMS["gmp"] = {"algorithm": "gmp", "sparsity": RISING, "update": {"freq": 100}}
 
 
-def shape_of(layers: int, width: int) -> scale_models.Shape:
+def shape_of(layers: int, width: int) -> models.Shape:
     """A Llama of some layers and width, with so few words that it is all but sparse."""
-    return scale_models.Shape(layers, width, width * 8 // 3 // 64 * 64, 4, 2, 128)
+    return models.Shape(layers, width, width * 8 // 3 // 64 * 64, 4, 2, 128)
 
 
 def resident() -> int:
@@ -53,8 +54,8 @@ def resident() -> int:
 class Run:
     """One model in training, its update steps timed from one optimizer hook to the next."""
 
-    def __init__(self, shape: scale_models.Shape, name: str, precision: str) -> None:
-        self.model = scale_models.Decoder(shape).to(PRECISIONS[precision].weight)
+    def __init__(self, shape: models.Shape, name: str, precision: str) -> None:
+        self.model = models.Decoder(shape).to(PRECISIONS[precision].weight)
         # The fused AdamW has no temporaries of its own.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.clock = (0.0, 0.0)
@@ -100,10 +101,10 @@ def child(what: str, name: str, precision: str, layers: int, width: int, rounds:
         print(json.dumps({"held": held, "peak": peak_of(run.step) - base}))
         return
     # The rates in the same rounds, at the model's own sizes: other load on the machine meets both.
-    weights = scale_models.weights_of(run.model)
+    weights = models.weights_of(run.model)
     dtypes = sorted({"float32", str(PRECISIONS[precision].weight).removeprefix("torch.")})
     rated = [
-        scale_rates.cases(n, dtypes, "cpu", 0.9, sharded=False)
+        measure.cases(n, dtypes, "cpu", 0.9, sharded=False)
         for n in sorted({w.numel for w in weights if w.sparse})
     ]
     found = []
@@ -113,21 +114,21 @@ def child(what: str, name: str, precision: str, layers: int, width: int, rounds:
         run.move_to(98)
         run.step()
         update = [after - before for before, after in zip(plain, run.step(), strict=True)]
-        times: scale_rates.Times = {}
+        times: measure.Times = {}
         for cases in rated:
             times |= harness.interleave(cases, 1, warm_up=0)
-        found.append({"update": update, "rates": scale_rates.medians(times, "cpu")})
+        found.append({"update": update, "rates": measure.medians(times, "cpu")})
     print(json.dumps(found))
 
 
-def measure(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> Any:
-    command = [sys.executable, __file__, what, name, precision]
+def measured(what: str, name: str, precision: str, layers: int, width: int, rounds: int) -> Any:
+    command = [sys.executable, "-m", __spec__.name, what, name, precision]
     environment = dict(os.environ)
     if what == "memory":
         # Freed tensors go back to the system at once, so that what is resident is what is held.
         environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command += map(str, (layers, width, rounds))
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise SystemExit(result.stderr)
     return json.loads(result.stdout)
@@ -141,18 +142,18 @@ def compare(
     for size, precision, name in itertools.product(sizes, precisions, algorithms):
         run = (name, precision, *SIZES[size])
         with torch.device("meta"):
-            weights = scale_models.weights_of(scale_models.Decoder(shape_of(*SIZES[size])))
+            weights = models.weights_of(models.Decoder(shape_of(*SIZES[size])))
         case, training = f"{name}, {precision}, {size}", Training(name, 0.9, PRECISIONS[precision])
-        held = scale_cost.memory(weights, training, Cluster())
+        held = memory(weights, training, Cluster())
         extra = held.pop("update extra")
-        found = measure("memory", *run, 1)
+        found = measured("memory", *run, 1)
         wanted = {"held": sum(held.values()), "peak": sum(held.values()) + extra}
         rows += [row(f"{case}, {what}", [[found[what]]], [[wanted[what]]]) for what in wanted]
-        timed = measure("time", *run, rounds)
+        timed = measured("time", *run, rounds)
         seconds = []
         for clock in ("cpu_s", "wall_s"):
-            rates = [scale_rates.to_rates(each["rates"], clock) for each in timed]
-            parts = [scale_cost.update_seconds(weights, training, Cluster(), r) for r in rates]
+            rates = [measure.to_rates(each["rates"], clock) for each in timed]
+            parts = [update_seconds(weights, training, Cluster(), r) for r in rates]
             seconds.append([part["total"] for part in parts])
         updates = list(zip(*(each["update"] for each in timed), strict=True))
         rows.append(row(f"{case}, update", updates, seconds))
@@ -165,9 +166,9 @@ def row(case: str, found: Sequence[Sequence[float]], wanted: list[list[float]]) 
         statistics.median(a / b for a, b in zip(*kind, strict=True))
         for kind in zip(found, wanted, strict=True)
     ]
-    medians = [statistics.median(kind) for kind in found]
+    medians, predicted = ([statistics.median(kind) for kind in each] for each in (found, wanted))
     shown = "  ".join(
-        f"{m:.4g} / {m / r:.4g} = {r:.3f}" for m, r in zip(medians, ratios, strict=True)
+        f"{m:.4g} / {p:.4g} = {r:.3f}" for m, p, r in zip(medians, predicted, ratios, strict=True)
     )
     print(f"{case:28} measured / predicted: {shown}", flush=True)
     apart = [max(r, 1 / r) if r > 0 else math.inf for r in ratios]

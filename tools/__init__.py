@@ -1,0 +1,1 @@
+"""Programs for maintainers and for decisions; none of them is installed."""

@@ -1,0 +1,76 @@
+"""Seconds of an update, from measured rates and given bandwidths.
+
+Nothing here measures anything: a time whose rate is not there is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tools.cluster.memory import Training, Weight
+from tools.cluster.topology import Cluster
+from tools.cluster.traffic import update_traffic
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured times: (operation, dtype) -> (entries, seconds) of some sizes, ascending."""
+
+    times: dict[tuple[str, str], list[tuple[int, float]]]
+
+    def seconds(self, operation: str, dtype: torch.dtype, entries: int) -> float | None:
+        """Between two sizes in proportion, beyond the largest at its rate; None: not measured."""
+        measured = self.times.get((operation, str(dtype).removeprefix("torch.")))
+        if not measured:
+            return None
+        sizes, seconds = zip(*measured, strict=True)
+        if entries > sizes[-1]:
+            return seconds[-1] / sizes[-1] * entries
+        return float(np.interp(entries, sizes, seconds))
+
+
+def operations(training: Training, is_sharded: bool) -> dict[str, list[tuple[str, torch.dtype]]]:
+    """The operations of an update of one weight, by part; each is one pass over local entries."""
+    method, p, mask = training.method, training.precision, torch.bool
+    if not method.among:
+        return {"selection": [], "random": [], "other passes": []}
+    chosen = [
+        ("select sharded" if is_sharded else f"select {among}", dtype)
+        for among, dtype in method.selections(p)
+    ]
+    passes = [("finite", p.gradient), ("changes", mask), ("mask", mask), ("mask", mask)]
+    passes += [("prune", p.weight), ("prune", p.gradient)]
+    passes += [("prune", p.state)] * training.states + [("prune", torch.float32)] * p.master
+    passes += [("mask", mask)] * (3 * method.drops_and_grows)
+    passes += [("finite", p.gradient)] * method.needs_dense_gradient
+    random = [("random", torch.float32)] * method.has_random_score
+    return {"selection": chosen, "random": random, "other passes": passes}
+
+
+def update_seconds(
+    weights: Sequence[Weight], training: Training, cluster: Cluster, rates: Rates
+) -> dict[str, float | None]:
+    """Seconds of an update by part: selection, random, other passes, communication, total.
+
+    A part is None if a rate or bandwidth that it needs is not known; so is a total with such a
+    part. The time of compressed weights is not modelled (nan).
+    """
+    sparse, parts = [w for w in weights if w.sparse], {}
+    for part, passes in operations(training, cluster.shards > 1).items():
+        local = [w.local(cluster.shards) for w in sparse]
+        times = [rates.seconds(*pass_, entries) for entries in local for pass_ in passes]
+        parts[part] = math.nan if training.compressed else total(times)
+    moved = update_traffic(weights, training, cluster)
+    parts["communication"] = total([c.seconds(cluster.latency) for c in moved])
+    return {**parts, "total": total(parts.values())}
+
+
+def total(parts: Iterable[float | None]) -> float | None:
+    """The sum; None if one of the parts is not known."""
+    known = list(parts)
+    return None if None in known else sum(known, 0.0)
