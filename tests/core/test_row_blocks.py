@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sparsewright.core.errors import ScoreError
 from sparsewright.core.masks import drop_and_grow, make_mask_topk_sparsity
+from sparsewright.structures import Groups
 
 
 class Blocks:
@@ -18,6 +19,9 @@ class Blocks:
     def row_blocks(self):
         for start in range(0, self.shape[0], self.rows):
             yield start, self.whole[start : start + self.rows].clone()
+
+    def dense(self):
+        return torch.cat([block for _, block in self.row_blocks()])
 
 
 @given(
@@ -35,6 +39,15 @@ def test_blocks_equal_the_whole(rows, cols, block, level, values, seed):
     mask = make_mask_topk_sparsity(torch.rand(rows, cols, generator=generator), level)
     whole = drop_and_grow(weight * mask, mask, level, 0.4, growth)
     assert torch.equal(drop_and_grow(weight * mask, mask, level, 0.4, Blocks(growth, block)), whole)
+
+
+def test_blocks_equal_the_whole_in_groups():
+    weight, growth = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    for groups in (Groups(inputs=2), Groups(outputs=3)):
+        mask = groups.topk(weight, 0.5)
+        whole = drop_and_grow(weight, mask, 0.5, 0.4, growth, groups)
+        assert torch.equal(drop_and_grow(weight, mask, 0.5, 0.4, Blocks(growth, 4), groups), whole)
+        assert not torch.equal(whole, mask)
 
 
 def test_nan_in_a_block_raises():

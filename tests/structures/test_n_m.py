@@ -159,6 +159,15 @@ def test_a_rising_level_ends_at_n_of_m(shape):
     assert torch.equal(mask, at_once)
 
 
+@given(st.data(), weights_and_levels())
+def test_a_dense_start_without_drops_is_topk(data, case):
+    shape, n, m, level, _ = case
+    weight, growth = data.draw(scores(shape)), data.draw(scores(shape))
+    dense = torch.ones(shape, dtype=torch.bool)
+    new = NM(n, m).drop_and_grow(weight, dense, level, 0.0, growth)
+    assert torch.equal(new, NM(n, m).topk(weight, level, magnitude=True))
+
+
 @given(st.data(), weights())
 def test_n_equal_to_m_keeps_everything(data, weight):
     shape, _, m = weight

@@ -171,6 +171,7 @@ def test_structures_from_configs(given, expected):
         ({"type": "groups", "input": 2}, OptionError, r"key of structure 'groups' = 'input'.*"),
         ({"type": 3}, OptionError, r"type of structure = 3"),
         ("5:4", OptionError, r"n = 5"),
+        ("2:4:8", OptionError, r"type of structure = '2:4:8'"),
         ({"type": "n_m", "n": 2, "m": "4"}, OptionTypeError, r"m = '4'"),
         (124, OptionTypeError, r"structure = 124 .* quotes in YAML"),
         (NM, OptionTypeError, r"structure = "),
