@@ -1,0 +1,26 @@
+// select: per row, mark the `num` largest scores among the candidates; ties go to the lower index.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa.h"
+
+namespace sparsewright {
+
+enum class Format : int { float16 = 0, bfloat16 = 1, float32 = 2, float64 = 3 };
+
+struct SelectTask {
+    const void* score;     // [rows, n], contiguous
+    const uint8_t* among;  // [rows, n] or null
+    const int64_t* num;    // [rows]
+    uint8_t* out;          // [rows, n]
+    int64_t rows;
+    int64_t n;
+    Format format;
+    bool magnitude;
+};
+
+// The first row with a NaN among its candidates (out is then undefined), or -1.
+int64_t select(const SelectTask& task, int threads, Isa isa);
+
+}  // namespace sparsewright
