@@ -96,46 +96,6 @@ void build_blocks(const int32_t* row_ptr, const int32_t* col_idx, const int32_t*
     seg_ptr[rows * blocks] = row_ptr[rows];
 }
 
-const char* check_index(const int32_t* row_ptr, const int32_t* col_idx, int64_t nnz, int64_t rows,
-                        int64_t cols) {
-    if (row_ptr[0] != 0) return "row_ptr must start at 0";
-    for (int64_t r = 0; r < rows; ++r)
-        if (row_ptr[r + 1] < row_ptr[r]) return "row_ptr must not decrease";
-    if (row_ptr[rows] != nnz) return "row_ptr must end at the length of col_idx";
-    for (int64_t r = 0; r < rows; ++r) {
-        int64_t previous = -1;
-        for (int32_t e = row_ptr[r]; e < row_ptr[r + 1]; ++e) {
-            if (col_idx[e] < 0 || col_idx[e] >= cols) return "col_idx out of range";
-            if (col_idx[e] <= previous) return "col_idx must ascend strictly inside a row";
-            previous = col_idx[e];
-        }
-    }
-    return nullptr;
-}
-
-const char* check_blocks(const BlockedIndex& index, int64_t nnz) {
-    int64_t segments = index.rows * index.col_blocks();
-    if (index.seg_ptr[0] != 0 || index.seg_ptr[segments] != nnz)
-        return "seg_ptr must run from 0 to nnz";
-    for (int64_t s = 0; s < segments; ++s)
-        if (index.seg_ptr[s + 1] < index.seg_ptr[s]) return "seg_ptr must not decrease";
-    for (int64_t rb = 0; rb < index.row_blocks(); ++rb) {
-        for (int64_t cb = 0; cb < index.col_blocks(); ++cb) {
-            Cell cell = index.cell(rb, cb);
-            int64_t width = std::min(index.col_block, index.cols - cb * index.col_block);
-            for (int32_t e = cell.seg[0]; e < cell.seg[cell.rows]; ++e)
-                if (cell.col[e] >= width) return "a column lies outside its block";
-        }
-    }
-    std::vector<bool> seen(nnz);
-    for (int64_t e = 0; e < nnz; ++e) {
-        if (index.src[e] < 0 || index.src[e] >= nnz || seen[index.src[e]])
-            return "src must be a permutation";
-        seen[index.src[e]] = true;
-    }
-    return nullptr;
-}
-
 void gather_values(const float* values, const int32_t* src, int64_t nnz, float* out, int threads) {
     parallel_ranges(threads, nnz, 1 << 14, [&](int64_t begin, int64_t end) {
         int64_t e = begin;

@@ -38,11 +38,6 @@ void build_blocks(const int32_t* row_ptr, const int32_t* col_idx, const int32_t*
                   int64_t cols, int64_t row_block, int64_t col_block, int32_t* seg_ptr,
                   uint16_t* col, int32_t* src, int threads);
 
-// Each returns null if the index is sound, else what is wrong with it.
-const char* check_index(const int32_t* row_ptr, const int32_t* col_idx, int64_t nnz, int64_t rows,
-                        int64_t cols);
-const char* check_blocks(const BlockedIndex& index, int64_t nnz);
-
 void gather_values(const float* values, const int32_t* src, int64_t nnz, float* out, int threads);
 void gather_dense(const float* weight, const int32_t* row_ptr, const int32_t* col_idx, int64_t rows,
                   int64_t cols, float* values, int threads);

@@ -1,108 +1,148 @@
-// Arguments are addresses and sizes, checked by sparsewright.kernels.native: taking tensors here
-// (DLPack) cost more per tensor than all of Python's checks together.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
+#include <vector>
+
+#include "common/isa.h"
+#include "common/torch.h"
 #include "masks/counts.h"
 #include "masks/prune.h"
 #include "masks/select.h"
 #include "masks/uniform.h"
 
-namespace nb = nanobind;
-
+namespace sparsewright {
 namespace {
 
-using Address = std::uintptr_t;
+using Threads = std::optional<int>;
+using Mask = Array<const bool, 2>;
 
-template <class T>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
+const uint8_t* bytes(const bool* mask) { return reinterpret_cast<const uint8_t*>(mask); }
+
+// Fills `item`; returns why a pair cannot be pruned here, or null.
+const char* why_not_pair(nb::handle tensor, nb::handle mask, PruneItem& item) {
+    Tensor data, keep;
+    if (const char* why = read_tensor(tensor, data)) return why;
+    if (const char* why = read_tensor(mask, keep)) return why;
+    item = {static_cast<char*>(data.data), static_cast<const uint8_t*>(keep.data), data.numel(),
+            float_bytes(data.dtype)};
+    if (is_inference(tensor)) return "an inference tensor";
+    if (!item.itemsize || keep.dtype != Dtype::boolean) return "dtypes";
+    return lie_alike(data, keep) ? nullptr : "not one dense block of one shape in the same order";
 }
 
-void require(bool ok, const char* message) {
-    if (!ok) throw std::invalid_argument(message);
+void prune_items(const std::vector<PruneItem>& items, Threads asked, const std::string& isa) {
+    int64_t total = 0;
+    for (const auto& item : items) total += item.bytes();
+    const int threads = choose_threads(asked, total);
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    prune_many(items, threads, chosen);
 }
 
-void check_run(int64_t n, int threads) {
-    require(n >= 0, "a size is negative");
-    require(threads >= 1, "threads must be at least 1");
+// Returns "", or why nothing was done.
+const char* run_prune(nb::handle tensor, nb::handle mask, Threads threads, const std::string& isa) {
+    PruneItem item;
+    if (const char* why = why_not_pair(tensor, mask, item)) return why;
+    note_write(tensor);
+    prune_items({item}, threads, isa);
+    return "";
 }
 
-using Item = std::tuple<Address, Address, int64_t, int>;
-
-void prune_many(const std::vector<Item>& list, int threads, const std::string& isa) {
-    std::vector<sparsewright::PruneItem> items;
-    items.reserve(list.size());
-    for (const auto& [data, mask, numel, itemsize] : list) {
-        check_run(numel, threads);
-        require(itemsize == 2 || itemsize == 4 || itemsize == 8, "itemsize must be 2, 4 or 8");
-        items.push_back({pointer<char>(data), pointer<uint8_t>(mask), numel, itemsize});
+// Returns {}, or why nothing was done: {index of a pair: reason}.
+nb::dict run_prune_many(nb::sequence tensors, nb::sequence masks, Threads threads,
+                        const std::string& isa) {
+    const size_t size = nb::len(tensors);
+    require(size == nb::len(masks), "as many masks as tensors are needed");
+    std::vector<PruneItem> items(size);
+    nb::dict refused;
+    for (size_t i = 0; i < size; ++i) {
+        const nb::object tensor = tensors[i], mask = masks[i];
+        if (const char* why = why_not_pair(tensor, mask, items[i])) refused[nb::int_(i)] = why;
     }
-    const sparsewright::Isa chosen = sparsewright::isa_from_name(isa);
-    nb::gil_scoped_release release;
-    sparsewright::prune_many(items, threads, chosen);
+    if (refused.size() == 0 && size) {
+        note_write(tensors);
+        prune_items(items, threads, isa);
+    }
+    return refused;
 }
 
-void prune(Address data, Address mask, int64_t numel, int itemsize, int threads,
-           const std::string& isa) {
-    prune_many({{data, mask, numel, itemsize}}, threads, isa);
+// Returns why the kernels cannot read a tensor, or "".
+const char* run_why_not(nb::handle tensor) {
+    Tensor unused;
+    const char* why = read_tensor(tensor, unused);
+    return why ? why : "";
 }
 
-int64_t select_mask(Address score, int format, int64_t rows, int64_t n, Address num, Address among,
-                    Address out, bool magnitude, int threads, const std::string& isa) {
-    check_run(rows, threads);
-    check_run(n, threads);
-    require(format >= 0 && format <= 3, "unknown score format");
-    const sparsewright::SelectTask task{pointer<void>(score),
-                                        pointer<uint8_t>(among),
-                                        pointer<int64_t>(num),
-                                        pointer<uint8_t>(out),
-                                        rows,
-                                        n,
-                                        static_cast<sparsewright::Format>(format),
-                                        magnitude};
-    const sparsewright::Isa chosen = sparsewright::isa_from_name(isa);
+// Returns the first row with a NaN among its candidates, or -1.
+int64_t run_select(nb::handle score, Array<const int64_t, 1> num, std::optional<Mask> among,
+                   Array<bool, 2> out, bool magnitude, Threads asked, const std::string& isa) {
+    Tensor scores;
+    require(!read_tensor(score, scores) && scores.is_contiguous() && scores.dims == 2,
+            "score is not a contiguous tensor [rows, n]");
+    const int64_t rows = scores.sizes[0], n = scores.sizes[1];
+    require(num.numel() == rows, "num must be [rows]");
+    require(!among || (among->sizes[0] == rows && among->sizes[1] == n), "among must be [rows, n]");
+    require(out.sizes[0] == rows && out.sizes[1] == n, "out must be [rows, n]");
+    const SelectTask task{scores.data,  among ? bytes(among->data) : nullptr,
+                          num.data,     reinterpret_cast<uint8_t*>(out.data),
+                          rows,         n,
+                          scores.dtype, magnitude};
+    const int threads = choose_threads(asked, rows * n * float_bytes(scores.dtype));
+    const Isa chosen = isa_from_name(isa);
     nb::gil_scoped_release release;
-    return sparsewright::select(task, threads, chosen);
+    return select(task, threads, chosen);
 }
 
-void count_rows(Address mask, int64_t rows, int64_t n, Address counts, int threads,
-                const std::string& isa) {
-    check_run(rows, threads);
-    check_run(n, threads);
-    const sparsewright::Isa chosen = sparsewright::isa_from_name(isa);
+void run_count_rows(Mask mask, Array<int64_t, 1> counts, Threads asked, const std::string& isa) {
+    require(counts.numel() == mask.sizes[0], "counts must be [rows]");
+    const int threads = choose_threads(asked, mask.numel());
+    const Isa chosen = isa_from_name(isa);
     nb::gil_scoped_release release;
-    sparsewright::count_rows(pointer<uint8_t>(mask), rows, n, pointer<int64_t>(counts), threads,
-                             chosen);
+    count_rows(bytes(mask.data), mask.sizes[0], mask.sizes[1], counts.data, threads, chosen);
 }
 
-std::tuple<int64_t, int64_t> count_changes(Address old_mask, Address new_mask, int64_t n,
-                                           int threads, const std::string& isa) {
-    check_run(n, threads);
-    const sparsewright::Isa chosen = sparsewright::isa_from_name(isa);
+// Returns None where the entries of the masks do not lie in the same order.
+std::optional<std::pair<int64_t, int64_t>> run_count_changes(nb::handle old_mask,
+                                                             nb::handle new_mask, Threads asked,
+                                                             const std::string& isa) {
+    Tensor before, after;
+    require(!read_tensor(old_mask, before) && !read_tensor(new_mask, after), "not masks");
+    require(before.dtype == Dtype::boolean && after.dtype == Dtype::boolean, "masks must be bool");
+    if (!lie_alike(before, after)) return std::nullopt;
+    const int64_t n = before.numel();
+    const int threads = choose_threads(asked, n);
+    const Isa chosen = isa_from_name(isa);
     nb::gil_scoped_release release;
-    const auto changes = sparsewright::count_changes(
-        pointer<uint8_t>(old_mask), pointer<uint8_t>(new_mask), n, threads, chosen);
-    return {changes.dropped, changes.grown};
+    const Changes changes =
+        count_changes(static_cast<const uint8_t*>(before.data),
+                      static_cast<const uint8_t*>(after.data), n, threads, chosen);
+    return std::pair(changes.dropped, changes.grown);
 }
 
-void uniform(Address out, int64_t n, uint64_t key, uint64_t first, int threads,
-             const std::string& isa) {
-    check_run(n, threads);
-    const sparsewright::Isa chosen = sparsewright::isa_from_name(isa);
+void run_uniform(nb::handle tensor, uint64_t key, uint64_t first, Threads asked,
+                 const std::string& isa) {
+    Tensor out;
+    require(!read_tensor(tensor, out) && out.is_contiguous() && out.dtype == Dtype::float32,
+            "uniform numbers need a contiguous float32 tensor");
+    note_write(tensor);
+    const int threads = choose_threads(asked, out.numel() * 4);
+    const Isa chosen = isa_from_name(isa);
     nb::gil_scoped_release release;
-    sparsewright::uniform(pointer<float>(out), n, key, first, threads, chosen);
+    uniform(static_cast<float*>(out.data), out.numel(), key, first, threads, chosen);
 }
 
 }  // namespace
 
 void bind_masks(nb::module_& m) {
-    m.def("prune_", &prune);
-    m.def("prune_many_", &prune_many);
-    m.def("select", &select_mask);
-    m.def("count_rows", &count_rows);
-    m.def("count_changes", &count_changes);
-    m.def("uniform_", &uniform);
+    m.def("why_not", &run_why_not);
+    m.def("prune_", &run_prune);
+    m.def("prune_many_", &run_prune_many);
+    m.def("select", &run_select);
+    m.def("count_rows", &run_count_rows);
+    m.def("count_changes", &run_count_changes);
+    m.def("uniform_", &run_uniform);
 }
+
+}  // namespace sparsewright

@@ -112,17 +112,18 @@ int64_t select_rows(const SelectTask& task, T inf, int threads, Isa isa) {
 
 int64_t select(const SelectTask& task, int threads, Isa isa) {
     if (task.rows == 0 || task.n == 0) return -1;
-    switch (task.format) {
-        case Format::float16:
+    switch (task.dtype) {
+        case Dtype::float16:
             return select_rows<int16_t>(task, 0x7c00, threads, isa);
-        case Format::bfloat16:
+        case Dtype::bfloat16:
             return select_rows<int16_t>(task, 0x7f80, threads, isa);
-        case Format::float32:
+        case Dtype::float32:
             return select_rows<int32_t>(task, 0x7f800000, threads, isa);
-        case Format::float64:
+        case Dtype::float64:
             return select_rows<int64_t>(task, 0x7ff0000000000000, threads, isa);
+        default:
+            throw std::invalid_argument("score is not floating point");
     }
-    throw std::invalid_argument("unknown score format");
 }
 
 }  // namespace sparsewright

@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
 #include "common/isa.h"
 
 namespace sparsewright {
-
-enum class Format : int { float16 = 0, bfloat16 = 1, float32 = 2, float64 = 3 };
 
 struct SelectTask {
     const void* score;     // [rows, n], contiguous
@@ -16,7 +15,7 @@ struct SelectTask {
     uint8_t* out;          // [rows, n]
     int64_t rows;
     int64_t n;
-    Format format;
+    Dtype dtype;
     bool magnitude;
 };
 
