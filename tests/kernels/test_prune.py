@@ -111,24 +111,38 @@ def test_any_layout(make):
 
 
 def test_layout_check_is_strict():
+    mask = torch.zeros(8, 8, dtype=torch.bool)
     if native.info()["active"] == "reference":
-        assert native.against_prune(torch.ones(2), torch.ones(2, dtype=torch.bool))
+        assert native.prune_(torch.ones(8, 8), mask)
         return
-    mask = torch.ones(8, 8, dtype=torch.bool)
-    assert native.against_prune(torch.ones(8, 8), mask) is None
-    assert native.against_prune(torch.ones(8, 8).t(), mask.t()) is None
-    refused = [
-        (torch.ones(8, 8).t(), mask),
-        (torch.ones(8, 16)[:, ::2], torch.ones(8, 16, dtype=torch.bool)[:, ::2]),
-        (torch.ones(1, 8).expand(8, 8), mask[:1].expand(8, 8)),
-        (torch.ones(8, 8), mask.to(torch.uint8)),
-        (torch.ones(8, 7), mask),
-        (torch.ones(8, 8, dtype=torch.int32), mask),
-        (torch.ones(8, 8, device="meta"), mask),
-        (torch.ones(8, 8).to_sparse(), mask),
-    ]
-    for pair in refused:
-        assert native.against_prune(*pair)
+    for tensor, keep in ((torch.ones(8, 8), mask), (torch.ones(8, 8).t(), mask.t())):
+        assert native.prune_(tensor, keep) == ""
+        assert not tensor.any()
+    refused = {
+        "order": (torch.ones(8, 8).t(), mask),
+        "dense": (torch.ones(8, 16)[:, ::2], torch.zeros(8, 16, dtype=torch.bool)[:, ::2]),
+        "block": (torch.ones(1, 8).expand(8, 8), mask[:1].expand(8, 8)),
+        "dtypes": (torch.ones(8, 8), mask.to(torch.uint8)),
+        "shape": (torch.ones(8, 7), mask),
+        "dtype": (torch.ones(8, 8, dtype=torch.int32), mask),
+        "CPU": (torch.ones(8, 8, device="meta"), mask),
+        "sparse": (torch.ones(8, 8).to_sparse(), mask),
+        "subclass": (torch.ones(8, 8).as_subclass(Subclass), mask),
+        "8 dimensions": (torch.ones([1] * 9), mask[:1, :1].reshape([1] * 9)),
+    }
+    for reason, (tensor, keep) in refused.items():
+        assert reason in native.prune_(tensor, keep)
+        assert tensor.is_meta or bool((tensor.to_dense() == 1).all())
+    fine = (torch.ones(8, 8), mask)
+    tensors, masks = zip(fine, *refused.values(), fine, strict=True)
+    found = native.prune_many_(tensors, masks)
+    assert list(found) == list(range(1, len(refused) + 1))
+    assert all(reason in why for reason, why in zip(refused, found.values(), strict=True))
+    assert bool(fine[0].all())
+
+
+class Subclass(torch.Tensor):
+    """Whose memory may be anything."""
 
 
 def test_rejects_what_is_not_a_mask():
@@ -157,7 +171,12 @@ def test_autograd_sees_the_change():
 
 
 def test_inference_tensor():
+    mask = torch.tensor([True, False, True, False])
     with torch.inference_mode():
-        x = torch.ones(4)
-        public.prune_(x, torch.tensor([True, False, True, False]))
-    assert x.tolist() == [1, 0, 1, 0]
+        x, others = torch.ones(4), [torch.ones(4), torch.ones(4)]
+        public.prune_(x, mask)
+        public.prune_many_(others, [mask, mask])
+    assert [t.tolist() for t in (x, *others)] == [[1, 0, 1, 0]] * 3
+    for prune in (public.prune_, lambda tensor, mask: public.prune_many_([tensor], [mask])):
+        with pytest.raises(RuntimeError, match="inference tensor"):
+            prune(x, ~mask)

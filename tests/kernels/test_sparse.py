@@ -9,7 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparsewright.kernels import native, sparse, sparse_reference
+from sparsewright.kernels import native, sparse
+from sparsewright.kernels.reference import products
 
 ISAS = ["portable", "avx2", "avx512"]
 AVAILABLE = ISAS[: ISAS.index(native.info()["best_isa"]) + 1] if native.module() else []
@@ -78,7 +79,7 @@ def test_layout_is_the_mask(path, shape, density, seed):
     assert torch.equal(values, weight[mask])
     assert torch.equal(sparse.dense_mask(layout), mask)
     assert torch.equal(sparse.scatter_dense(values, layout), weight)
-    twin = sparse_reference.build_blocks(
+    twin = products.build_blocks(
         layout.row_ptr, layout.col_idx, None, cols, 512, layout.forward.col_block
     )
     forward = layout.forward
@@ -195,7 +196,13 @@ def test_what_is_written_to_is_never_a_converted_copy():
         "sddmm": ((*blocks, *sizes, x, y), (values.clone(),)),
     }
     for name, (read, written) in calls.items():
-        function = getattr(native.module(), name)
+        kernel = getattr(native.module(), name)
+        settings = {"transpose_index": ()}.get(name, (1,))  # threads and instruction set
+        settings += ("auto",) if name in ("spmm", "spmm_skinny", "sddmm") else ()
+
+        def function(*tensors, kernel=kernel, settings=settings):
+            kernel(*tensors, *settings)
+
         function(*read, *written)
         for index, tensor in enumerate(written):
             gaps = torch.stack([tensor, tensor], -1)[..., 0]

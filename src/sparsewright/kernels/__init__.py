@@ -44,12 +44,11 @@ def prune_(tensor: Tensor, mask: Tensor, *, threads: int | None = None) -> Tenso
         TypeError: `mask` is not bool.
         ValueError: the shapes differ.
     """
-    reason = native.against_prune(tensor, mask)
-    if reason is None:
-        native.prune_(tensor, mask, threads=threads)
-        return tensor
-    native.note_fallback("prune_", reason)
-    return reference.prune_(tensor, mask)
+    reason = native.prune_(tensor, mask, threads=threads)
+    if reason:
+        native.note_fallback("prune_", reason)
+        reference.prune_(tensor, mask)
+    return tensor
 
 
 def prune_many_(
@@ -63,20 +62,16 @@ def prune_many_(
     """
     if len(tensors) != len(masks):
         raise ValueError(f"{len(tensors)} tensors but {len(masks)} masks")
-    reasons = list(map(native.against_prune, tensors, masks))
-    if reasons and not any(reasons):
-        native.prune_many_(tensors, masks, threads=threads)
+    refused = native.prune_many_(tensors, masks, threads=threads)
+    if not refused:
         return
-    pairs = list(zip(tensors, masks, strict=True))
-    for tensor, mask in pairs:
-        reference.check_mask(tensor, mask)
-    taken = [pair for pair, reason in zip(pairs, reasons, strict=True) if reason is None]
-    if taken:
-        native.prune_many_(*zip(*taken, strict=True), threads=threads)
-    for (tensor, mask), reason in zip(pairs, reasons, strict=True):
-        if reason is not None:
-            native.note_fallback("prune_", reason)
-            reference.prune_(tensor, mask)
+    for index in refused:
+        reference.check_mask(tensors[index], masks[index])
+    taken = [index for index in range(len(tensors)) if index not in refused]
+    native.prune_many_([tensors[i] for i in taken], [masks[i] for i in taken], threads=threads)
+    for index, reason in refused.items():
+        native.note_fallback("prune_", reason)
+        reference.prune_(tensors[index], masks[index])
 
 
 def select(
@@ -115,30 +110,30 @@ def select(
     tensor([[ True, False,  True, False]])
     """
     num = reference.check_select(score, num, among)
-    reason = native.against_select(score, among)
-    if reason is None:
-        return native.select(score, num, among, magnitude, threads=threads)
-    native.note_fallback("select", reason)
-    return reference.select(score, num, among, magnitude)
+    reason = native.why_not(score) if among is None else native.why_not(score, among)
+    if reason:
+        native.note_fallback("select", reason)
+        return reference.select(score, num, among, magnitude)
+    return native.select(score, num, among, magnitude, threads=threads)
 
 
 def count_rows(mask: Tensor, *, threads: int | None = None) -> Tensor:
-    """Number of True in each row of a bool mask [rows, n]: int64 [rows] on the mask's device.
+    """Count the True entries in each row of a bool mask [rows, n]: int64 [rows], mask's device.
 
     Raises:
         TypeError: `mask` is not bool.
         ValueError: `mask` is not two-dimensional.
     """
-    reason = native.against_count(mask)
-    if reason is None and mask.dim() == 2:
-        return native.count_rows(mask, threads=threads)
-    result = reference.count_rows(mask)
-    native.note_fallback("count_rows", reason or "")
-    return result
+    reference.check_rows(mask)
+    reason = native.why_not(mask)
+    if reason:
+        native.note_fallback("count_rows", reason)
+        return reference.count_rows(mask)
+    return native.count_rows(mask, threads=threads)
 
 
 def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tuple[int, int]:
-    """How many entries the mask `new` lost and won against `old`: (dropped, grown), in one pass.
+    """Count the entries that the mask `new` lost and won against `old`: (dropped, grown).
 
     dropped = |old & ~new|, grown = |new & ~old|.
 
@@ -150,11 +145,12 @@ def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tu
     >>> count_changes(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
     (1, 1)
     """
-    reason = native.against_changes(old, new)
-    if reason is None:
-        return native.count_changes(old, new, threads=threads)
-    native.note_fallback("count_changes", reason)
-    return reference.count_changes(old, new)
+    reference.check_masks(old, new)
+    reason = native.why_not(old, new)
+    if reason:
+        native.note_fallback("count_changes", reason)
+        return reference.count_changes(old, new)
+    return native.count_changes(old, new, threads=threads)
 
 
 def uniform_(tensor: Tensor, key: int, first: int = 0, *, threads: int | None = None) -> Tensor:
@@ -179,10 +175,10 @@ def uniform_(tensor: Tensor, key: int, first: int = 0, *, threads: int | None = 
     generator SplitMix64; the upper 24 bits of each number.
     """
     reference.check_uniform(tensor, key, first)
-    reason = native.against_uniform(tensor)
-    if reason is None:
-        native.uniform_(tensor, key, first, threads=threads)
-    else:
+    reason = native.why_not(tensor)
+    if reason:
         native.note_fallback("uniform_", reason)
         reference.uniform_(tensor, key, first)
+    else:
+        native.uniform_(tensor, key, first, threads=threads)
     return tensor

@@ -14,22 +14,14 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from sparsewright.kernels.reference import raise_nan
 
-_ABI = 3
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer})
-_ITEMSIZE = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 4, torch.float64: 8}
-_FORMAT = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-
-# Starting and joining a thread costs 30-50 us, a pass over cached memory 15 us per MB: threads are
-# picked above this size, where every pass goes to memory. A thread count given is obeyed.
-_THREADED_BYTES = 16 << 20
+_ABI = 4
 
 _fallbacks: Counter[tuple[str, str]] = Counter()
 
@@ -66,15 +58,32 @@ _loaded, _isa, _why_not = _load()
 _module: Any = _loaded
 
 
-def info() -> dict[str, Any]:
+class Info(TypedDict):
     """Which kernels are active and why others are not.
 
-    Returns:
-        A dict with `active` ("native" or "reference"), `why_not` (the reason where native is not
-        active, else ""), `isa` and `best_isa`, `compiler`, `path` (of the library), `threads`,
-        `cpu` (torch's name for the capability), and `fallbacks`, `{"operation: reason": calls since
-        import}`.
+    Attributes:
+        active: "native" or "reference".
+        why_not: the reason where native is not active, else "".
+        isa, best_isa: the instruction set in use, and the best the CPU has.
+        compiler, path: of the library.
+        threads: torch's.
+        cpu: torch's name for the capability.
+        fallbacks: `{"operation: reason": calls since import}`.
     """
+
+    active: str
+    why_not: str
+    isa: str
+    best_isa: str
+    compiler: str
+    path: str
+    threads: int
+    cpu: str
+    fallbacks: dict[str, int]
+
+
+def info() -> Info:
+    """Return which kernels are active and why others are not: see `Info`."""
     return {
         "active": "reference" if _module is None else "native",
         "why_not": _why_not,
@@ -88,10 +97,14 @@ def info() -> dict[str, Any]:
     }
 
 
-def _pick_threads(threads: int | None, num_bytes: int) -> int:
-    if threads is not None:
-        return threads
-    return torch.get_num_threads() if num_bytes >= _THREADED_BYTES else 1
+def module() -> Any:
+    """Return the compiled module, or None."""
+    return _module
+
+
+def isa() -> str:
+    """Return the instruction set that is used."""
+    return _isa
 
 
 def note_fallback(operation: str, reason: str) -> None:
@@ -99,71 +112,28 @@ def note_fallback(operation: str, reason: str) -> None:
     _fallbacks[operation, reason] += 1
 
 
-def _against(tensor: Tensor) -> str | None:
-    """Why the memory of `tensor` must not be handed to native code."""
+def why_not(*tensors: Tensor) -> str:
+    """Return why the compiled kernels cannot read these tensors, or ""."""
     if _module is None:
         return _why_not
-    if type(tensor) not in _PLAIN:
-        return f"{type(tensor).__name__} is a tensor subclass"
-    if not tensor.is_cpu:
-        return f"a tensor is on {tensor.device.type}"
-    if tensor.layout is not torch.strided:
-        return f"a tensor has layout {tensor.layout}"
-    return None
+    for tensor in tensors:
+        reason: str = _module.why_not(tensor)
+        if reason or tensor.is_neg():
+            return reason or "a lazily negated view"
+    return ""
 
 
-def _same_dense_layout(a: Tensor, b: Tensor) -> bool:
-    """Both fill one block of memory, without gaps or overlap, in the same order."""
-    if a.stride() != b.stride():
-        return False
-    expected = 1
-    for stride, size in sorted(zip(a.stride(), a.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def against_prune(tensor: Tensor, mask: Tensor) -> str | None:
-    """Why prune_ cannot take this pair, or None. Tensors that share memory are not looked for."""
-    if (  # the common pair in one expression: 0.7 us, a third of a call on a small tensor
-        _module is not None
-        and type(tensor) in _PLAIN
-        and type(mask) in _PLAIN
-        and tensor.is_cpu
-        and mask.is_cpu
-        and tensor.layout is mask.layout is torch.strided
-        and tensor.dtype in _ITEMSIZE
-        and mask.dtype is torch.bool
-        and tensor.shape == mask.shape
-        and tensor.is_contiguous()
-        and mask.is_contiguous()
-        and not tensor.is_inference()
-    ):
-        return None
-    return _against(tensor) or _against(mask) or _against_pair(tensor, mask)
-
-
-def _against_pair(tensor: Tensor, mask: Tensor) -> str | None:
-    if tensor.dtype not in _ITEMSIZE or mask.dtype is not torch.bool:
-        return f"dtypes {tensor.dtype} and {mask.dtype}"
-    if tensor.shape != mask.shape:
-        return "shapes differ"
-    if not (tensor.is_contiguous() and mask.is_contiguous()) and not _same_dense_layout(
-        tensor, mask
-    ):
-        return "not one dense block in the same order"
-    return "an inference tensor" if tensor.is_inference() else None
+# From here on `threads` None is torch's number of threads from 16 MiB on, else 1.
 
 
 def prune_(
     tensor: Tensor, mask: Tensor, *, threads: int | None = None, isa: str | None = None
-) -> None:
-    """Native `prune_`; `against_prune` found nothing against it."""
-    numel, itemsize = tensor.numel(), _ITEMSIZE[tensor.dtype]
-    threads = _pick_threads(threads, numel * itemsize)
-    _module.prune_(tensor.data_ptr(), mask.data_ptr(), numel, itemsize, threads, isa or _isa)
-    increment_version(tensor)
+) -> str:
+    """Prune natively; return "", or why nothing was done."""
+    if _module is None:
+        return _why_not
+    reason: str = _module.prune_(tensor, mask, threads, isa or _isa)
+    return reason
 
 
 def prune_many_(
@@ -172,23 +142,12 @@ def prune_many_(
     *,
     threads: int | None = None,
     isa: str | None = None,
-) -> None:
-    """Native `prune_many_`, one call for all pairs."""
-    items = [
-        (tensor.data_ptr(), mask.data_ptr(), tensor.numel(), _ITEMSIZE[tensor.dtype])
-        for tensor, mask in zip(tensors, masks, strict=True)
-    ]
-    threads = _pick_threads(threads, sum(numel * size for _, _, numel, size in items))
-    _module.prune_many_(items, threads, isa or _isa)
-    increment_version(tensors)
-
-
-def against_select(score: Tensor, among: Tensor | None) -> str | None:
-    """Why select cannot take these (already checked to fit each other), or None."""
-    reason = _against(score) or (_against(among) if among is not None else None)
-    if reason is None and score.is_neg():
-        return "a lazily negated view"
-    return reason
+) -> dict[int, str]:
+    """Prune all pairs natively; return {}, or why nothing was done: index of a pair -> reason."""
+    if _module is None:
+        return dict.fromkeys(range(len(tensors)), _why_not)
+    refused: dict[int, str] = _module.prune_many_(tensors, masks, threads, isa or _isa)
+    return refused
 
 
 def select(
@@ -200,88 +159,35 @@ def select(
     threads: int | None = None,
     isa: str | None = None,
 ) -> Tensor:
-    """`num` is int64 [rows], contiguous, on the CPU (`reference.check_select` makes it so)."""
+    """Select natively; `num` is as `reference.check_select` returns it."""
     score = score.contiguous()
     among = None if among is None else among.contiguous()
     mask = score.new_empty(score.shape, dtype=torch.bool)
-    nan_row = _module.select(
-        score.data_ptr(),
-        _FORMAT[score.dtype],
-        *score.shape,
-        num.data_ptr(),
-        0 if among is None else among.data_ptr(),
-        mask.data_ptr(),
-        magnitude,
-        _pick_threads(threads, score.nbytes),
-        isa or _isa,
-    )
+    nan_row = _module.select(score, num, among, mask, magnitude, threads, isa or _isa)
     if nan_row >= 0:
         raise_nan(nan_row)
     return mask
 
 
-def against_count(mask: Tensor) -> str | None:
-    """Why count_rows cannot take this mask, or None."""
-    reason = _against(mask)
-    if reason is None and mask.dtype is not torch.bool:
-        return f"dtype {mask.dtype}"
-    return reason
-
-
 def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = None) -> Tensor:
-    """Native `count_rows`; int64 `[rows]`."""
-    mask = mask.contiguous()
+    """Count natively; int64 `[rows]`."""
     counts = mask.new_empty(mask.shape[0], dtype=torch.int64)
-    _module.count_rows(
-        mask.data_ptr(),
-        *mask.shape,
-        counts.data_ptr(),
-        _pick_threads(threads, mask.nbytes),
-        isa or _isa,
-    )
+    _module.count_rows(mask.contiguous(), counts, threads, isa or _isa)
     return counts
-
-
-def against_changes(old: Tensor, new: Tensor) -> str | None:
-    """Why count_changes cannot take these masks, or None."""
-    reason = against_count(old) or against_count(new)
-    if reason is None and old.shape != new.shape:
-        return "shapes differ"
-    return reason
 
 
 def count_changes(
     old: Tensor, new: Tensor, *, threads: int | None = None, isa: str | None = None
 ) -> tuple[int, int]:
-    """Native `count_changes`."""
-    if not _same_dense_layout(old, new):
-        old, new = old.contiguous(), new.contiguous()
-    threads = _pick_threads(threads, old.nbytes)
-    changes: tuple[int, int] = _module.count_changes(
-        old.data_ptr(), new.data_ptr(), old.numel(), threads, isa or _isa
-    )
+    """Count natively what was dropped and grown."""
+    changes: tuple[int, int] | None = _module.count_changes(old, new, threads, isa or _isa)
+    if changes is None:  # their entries do not lie in the same order
+        return count_changes(old.contiguous(), new.contiguous(), threads=threads, isa=isa)
     return changes
-
-
-def against_uniform(tensor: Tensor) -> str | None:
-    """Why uniform_ cannot fill this tensor (already checked), or None."""
-    return _against(tensor)
 
 
 def uniform_(
     tensor: Tensor, key: int, first: int, *, threads: int | None = None, isa: str | None = None
 ) -> None:
-    """Native `uniform_`; `against_uniform` found nothing against it."""
-    threads = _pick_threads(threads, tensor.nbytes)
-    _module.uniform_(tensor.data_ptr(), tensor.numel(), key, first, threads, isa or _isa)
-    increment_version(tensor)
-
-
-def module() -> Any:
-    """The compiled module, or None."""
-    return _module
-
-
-def isa() -> str:
-    """The instruction set that is used."""
-    return _isa
+    """Fill natively."""
+    _module.uniform_(tensor, key, first, threads, isa or _isa)

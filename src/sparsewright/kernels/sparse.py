@@ -6,13 +6,15 @@ Activations are row-major, float32 or bfloat16; sums are float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsewright.kernels import native, sparse_reference
+from sparsewright.kernels import native
+from sparsewright.kernels.reference import products
 
 # Up to so many tokens a pass over the CSR rows beats packing the activations into tiles.
 _SKINNY_TOKENS = 8
@@ -77,7 +79,7 @@ def layout_from_mask(mask: Tensor) -> Layout:
     """The index of a bool mask `[rows, cols]` on the CPU."""
     mask, module = mask.contiguous(), native.module()
     if module is None:
-        row_ptr, col_idx = sparse_reference.csr_from_mask(mask)
+        row_ptr, col_idx = products.csr_from_mask(mask)
     else:
         threads = torch.get_num_threads()
         row_ptr = mask.new_empty(mask.shape[0] + 1, dtype=torch.int32)
@@ -99,10 +101,10 @@ def layout_from_csr(row_ptr: Tensor, col_idx: Tensor, cols: int) -> Layout:
             not ascending inside a row.
     """
     rows = row_ptr.numel() - 1
-    sparse_reference.validate(row_ptr, col_idx, cols)
+    products.validate(row_ptr, col_idx, cols)
     module = native.module()
     if module is None:
-        t_row_ptr, t_col_idx, perm = sparse_reference.transpose_index(row_ptr, col_idx, cols)
+        t_row_ptr, t_col_idx, perm = products.transpose_index(row_ptr, col_idx, cols)
     else:
         t_row_ptr = row_ptr.new_empty(cols + 1)
         t_col_idx, perm = torch.empty_like(col_idx), torch.empty_like(col_idx)
@@ -125,7 +127,7 @@ def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: i
     row_block, col_block = 512, min(col_block, max(1, cols))
     module = native.module()
     if module is None:
-        arrays = sparse_reference.build_blocks(row_ptr, col_idx, perm, cols, row_block, col_block)
+        arrays = products.build_blocks(row_ptr, col_idx, perm, cols, row_block, col_block)
         return Blocks(rows, cols, row_block, col_block, *arrays)
     seg_ptr = row_ptr.new_empty(rows * -(-cols // col_block) + 1)
     col, src = col_idx.new_empty(nnz, dtype=torch.uint16), col_idx.new_empty(nnz)
@@ -140,7 +142,7 @@ def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
     """The live values of a dense weight `[rows, cols]`, in CSR order `[nnz]`; weight's dtype."""
     module = native.module()
     if module is None or weight.dtype != torch.float32:
-        return sparse_reference.gather_dense(weight, layout.row_ptr, layout.col_idx)
+        return products.gather_dense(weight, layout.row_ptr, layout.col_idx)
     values = weight.new_empty(layout.nnz)
     weight = weight.detach().contiguous()
     threads = torch.get_num_threads()
@@ -153,7 +155,7 @@ def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
     module = native.module()
     if module is None or values.dtype != torch.float32:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
-        return sparse_reference.scatter_dense(values.detach(), row_ptr, col_idx, layout.cols)
+        return products.scatter_dense(values.detach(), row_ptr, col_idx, layout.cols)
     weight = values.new_empty(layout.rows, layout.cols)
     values, threads = values.detach().contiguous(), torch.get_num_threads()
     module.scatter_dense(values, layout.row_ptr, layout.col_idx, weight, threads)
@@ -165,7 +167,7 @@ def dense_mask(layout: Layout) -> Tensor:
     module = native.module()
     if module is None:
         ones = torch.ones_like(layout.col_idx, dtype=torch.bool)
-        return sparse_reference.scatter_dense(ones, layout.row_ptr, layout.col_idx, layout.cols)
+        return products.scatter_dense(ones, layout.row_ptr, layout.col_idx, layout.cols)
     mask = layout.col_idx.new_empty(layout.rows, layout.cols, dtype=torch.bool)
     module.scatter_mask(layout.row_ptr, layout.col_idx, mask, torch.get_num_threads())
     return mask
@@ -176,8 +178,8 @@ def match_entries(old: Layout, new: Layout) -> Tensor:
     module = native.module()
     if module is None:
         positions = torch.arange(1, old.nnz + 1, dtype=torch.int32, device="cpu")
-        dense = sparse_reference.scatter_dense(positions, old.row_ptr, old.col_idx, old.cols)
-        return sparse_reference.gather_dense(dense, new.row_ptr, new.col_idx) - 1
+        dense = products.scatter_dense(positions, old.row_ptr, old.col_idx, old.cols)
+        return products.gather_dense(dense, new.row_ptr, new.col_idx) - 1
     source, threads = torch.empty_like(new.col_idx), torch.get_num_threads()
     module.match_entries(old.row_ptr, old.col_idx, new.row_ptr, new.col_idx, source, threads)
     return source
@@ -195,11 +197,10 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
     Returns:
         `[tokens, rows]`, x's dtype.
     """
-    module = _module_for(x, values) if values.dtype == torch.float32 else None
+    module = _module_for("linear", [x], [values, bias])
     if module is None:
-        return sparse_reference.linear(x, values, layout.row_ptr, layout.col_idx, bias)
-    x, values = x.detach().contiguous(), values.detach()
-    bias = None if bias is None else bias.detach()
+        return products.linear(x, values, layout.row_ptr, layout.col_idx, bias)
+    x = x.detach().contiguous()
     if x.shape[0] > _SKINNY_TOKENS:
         return _spmm(module, values, layout.forward, x, bias)
     y, threads = x.new_empty(x.shape[0], layout.rows), torch.get_num_threads()
@@ -210,18 +211,18 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
 
 def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """`dy W`: `[tokens, rows]` to `[tokens, cols]`, dy's dtype."""
-    module = _module_for(dy, values) if values.dtype == torch.float32 else None
+    module = _module_for("input_grad", [dy], [values])
     if module is None:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
-        return sparse_reference.input_grad(dy, values, row_ptr, col_idx, layout.cols)
-    return _spmm(module, values.detach(), layout.transposed, dy.detach().contiguous(), None)
+        return products.input_grad(dy, values, row_ptr, col_idx, layout.cols)
+    return _spmm(module, values, layout.transposed, dy.detach().contiguous(), None)
 
 
 def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """`dyᵀ x` at the live positions, float32 `[nnz]`; dy `[tokens, rows]`, x `[tokens, cols]`."""
-    module = _module_for(dy, x)
+    module = _module_for("values_grad", [dy, x])
     if module is None:
-        return sparse_reference.sampled_product(x, dy, layout.row_ptr, layout.col_idx)
+        return products.sampled_product(x, dy, layout.row_ptr, layout.col_idx)
     blocks, threads = layout.forward, torch.get_num_threads()
     grad = torch.empty(layout.nnz, dtype=torch.float32, device="cpu")
     module.sddmm(
@@ -231,14 +232,17 @@ def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     return grad
 
 
-def _module_for(activations: Tensor, other: Tensor) -> Any:
-    """The compiled module if it takes these tensors, else None."""
-    fits = activations.dtype in (torch.float32, torch.bfloat16) and other.dtype in (
-        torch.float32,
-        activations.dtype,
-    )
-    # `torch.func` transforms pass tensors without memory of their own.
-    return native.module() if fits and not torch._C._are_functorch_transforms_active() else None
+def _module_for(
+    operation: str, activations: Sequence[Tensor], weights: Sequence[Tensor | None] = ()
+) -> Any:
+    """Return the compiled module if it takes activations and values or bias, else None."""
+    given = [tensor for tensor in weights if tensor is not None]
+    odd = [t.dtype for t in activations if t.dtype not in (torch.float32, torch.bfloat16)]
+    odd += [t.dtype for t in given if t.dtype is not torch.float32]
+    reason = f"dtype {odd[0]}" if odd else native.why_not(*activations, *given)
+    if reason:
+        native.note_fallback(operation, reason)
+    return None if reason else native.module()
 
 
 def _spmm(module: Any, values: Tensor, b: Blocks, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,148 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+
+#include <vector>
+
+#include "common/isa.h"
+#include "common/torch.h"
+#include "masks/counts.h"
+#include "masks/prune.h"
+#include "masks/select.h"
+#include "masks/uniform.h"
+
+namespace sparsewright {
+namespace {
+
+using Threads = std::optional<int>;
+using Mask = Array<const bool, 2>;
+
+const uint8_t* bytes(const bool* mask) { return reinterpret_cast<const uint8_t*>(mask); }
+
+// Fills `item`; returns why a pair cannot be pruned here, or null.
+const char* why_not_pair(nb::handle tensor, nb::handle mask, PruneItem& item) {
+    Tensor data, keep;
+    if (const char* why = read_tensor(tensor, data)) return why;
+    if (const char* why = read_tensor(mask, keep)) return why;
+    item = {static_cast<char*>(data.data), static_cast<const uint8_t*>(keep.data), data.numel(),
+            float_bytes(data.dtype)};
+    if (is_inference(tensor)) return "an inference tensor";
+    if (!item.itemsize || keep.dtype != Dtype::boolean) return "dtypes";
+    return lie_alike(data, keep) ? nullptr : "not one dense block of one shape in the same order";
+}
+
+void prune_items(const std::vector<PruneItem>& items, Threads asked, const std::string& isa) {
+    int64_t total = 0;
+    for (const auto& item : items) total += item.bytes();
+    const int threads = choose_threads(asked, total);
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    prune_many(items, threads, chosen);
+}
+
+// Returns "", or why nothing was done.
+const char* run_prune(nb::handle tensor, nb::handle mask, Threads threads, const std::string& isa) {
+    PruneItem item;
+    if (const char* why = why_not_pair(tensor, mask, item)) return why;
+    note_write(tensor);
+    prune_items({item}, threads, isa);
+    return "";
+}
+
+// Returns {}, or why nothing was done: {index of a pair: reason}.
+nb::dict run_prune_many(nb::sequence tensors, nb::sequence masks, Threads threads,
+                        const std::string& isa) {
+    const size_t size = nb::len(tensors);
+    require(size == nb::len(masks), "as many masks as tensors are needed");
+    std::vector<PruneItem> items(size);
+    nb::dict refused;
+    for (size_t i = 0; i < size; ++i) {
+        const nb::object tensor = tensors[i], mask = masks[i];
+        if (const char* why = why_not_pair(tensor, mask, items[i])) refused[nb::int_(i)] = why;
+    }
+    if (refused.size() == 0 && size) {
+        note_write(tensors);
+        prune_items(items, threads, isa);
+    }
+    return refused;
+}
+
+// Returns why the kernels cannot read a tensor, or "".
+const char* run_why_not(nb::handle tensor) {
+    Tensor unused;
+    const char* why = read_tensor(tensor, unused);
+    return why ? why : "";
+}
+
+// Returns the first row with a NaN among its candidates, or -1.
+int64_t run_select(nb::handle score, Array<const int64_t, 1> num, std::optional<Mask> among,
+                   Array<bool, 2> out, bool magnitude, Threads asked, const std::string& isa) {
+    Tensor scores;
+    require(!read_tensor(score, scores) && scores.is_contiguous() && scores.dims == 2,
+            "score is not a contiguous tensor [rows, n]");
+    const int64_t rows = scores.sizes[0], n = scores.sizes[1];
+    require(num.numel() == rows, "num must be [rows]");
+    require(!among || (among->sizes[0] == rows && among->sizes[1] == n), "among must be [rows, n]");
+    require(out.sizes[0] == rows && out.sizes[1] == n, "out must be [rows, n]");
+    const SelectTask task{scores.data,  among ? bytes(among->data) : nullptr,
+                          num.data,     reinterpret_cast<uint8_t*>(out.data),
+                          rows,         n,
+                          scores.dtype, magnitude};
+    const int threads = choose_threads(asked, rows * n * float_bytes(scores.dtype));
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    return select(task, threads, chosen);
+}
+
+void run_count_rows(Mask mask, Array<int64_t, 1> counts, Threads asked, const std::string& isa) {
+    require(counts.numel() == mask.sizes[0], "counts must be [rows]");
+    const int threads = choose_threads(asked, mask.numel());
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    count_rows(bytes(mask.data), mask.sizes[0], mask.sizes[1], counts.data, threads, chosen);
+}
+
+// Returns None where the entries of the masks do not lie in the same order.
+std::optional<std::pair<int64_t, int64_t>> run_count_changes(nb::handle old_mask,
+                                                             nb::handle new_mask, Threads asked,
+                                                             const std::string& isa) {
+    Tensor before, after;
+    require(!read_tensor(old_mask, before) && !read_tensor(new_mask, after), "not masks");
+    require(before.dtype == Dtype::boolean && after.dtype == Dtype::boolean, "masks must be bool");
+    if (!lie_alike(before, after)) return std::nullopt;
+    const int64_t n = before.numel();
+    const int threads = choose_threads(asked, n);
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    const Changes changes =
+        count_changes(static_cast<const uint8_t*>(before.data),
+                      static_cast<const uint8_t*>(after.data), n, threads, chosen);
+    return std::pair(changes.dropped, changes.grown);
+}
+
+void run_uniform(nb::handle tensor, uint64_t key, uint64_t first, Threads asked,
+                 const std::string& isa) {
+    Tensor out;
+    require(!read_tensor(tensor, out) && out.is_contiguous() && out.dtype == Dtype::float32,
+            "uniform numbers need a contiguous float32 tensor");
+    note_write(tensor);
+    const int threads = choose_threads(asked, out.numel() * 4);
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    uniform(static_cast<float*>(out.data), out.numel(), key, first, threads, chosen);
+}
+
+}  // namespace
+
+void bind_masks(nb::module_& m) {
+    m.def("why_not", &run_why_not);
+    m.def("prune_", &run_prune);
+    m.def("prune_many_", &run_prune_many);
+    m.def("select", &run_select);
+    m.def("count_rows", &run_count_rows);
+    m.def("count_changes", &run_count_changes);
+    m.def("uniform_", &run_uniform);
+}
+
+}  // namespace sparsewright

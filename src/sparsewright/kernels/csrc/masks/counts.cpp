@@ -1,0 +1,36 @@
+#include "masks/counts.h"
+
+#include <atomic>
+
+#include "common/parallel.h"
+#include "masks/loops.h"
+
+namespace sparsewright {
+namespace {
+
+constexpr int64_t entries_per_thread = 1 << 20;
+
+}  // namespace
+
+void count_rows(const uint8_t* mask, int64_t rows, int64_t n, int64_t* counts, int threads,
+                Isa isa) {
+    const auto count = mask_loops(isa).count;
+    const int64_t grain = entries_per_thread / std::max<int64_t>(n, 1);
+    parallel_ranges(threads, rows, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) counts[r] = count(mask + r * n, n);
+    });
+}
+
+Changes count_changes(const uint8_t* old_mask, const uint8_t* new_mask, int64_t n, int threads,
+                      Isa isa) {
+    std::atomic<int64_t> dropped{0}, grown{0};
+    parallel_ranges(threads, n, entries_per_thread, [&](int64_t begin, int64_t end) {
+        int64_t lost, won;
+        mask_loops(isa).count_changes(old_mask + begin, new_mask + begin, end - begin, &lost, &won);
+        dropped += lost;
+        grown += won;
+    });
+    return {dropped, grown};
+}
+
+}  // namespace sparsewright

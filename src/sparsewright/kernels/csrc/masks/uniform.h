@@ -1,0 +1,12 @@
+// Uniform numbers by counter: out[i] depends on the key and on `first + i` alone.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa.h"
+
+namespace sparsewright {
+
+void uniform(float* out, int64_t n, uint64_t key, uint64_t first, int threads, Isa isa);
+
+}  // namespace sparsewright

@@ -1,0 +1,27 @@
+// The extension module. Each room binds its own functions; the arguments are torch tensors, checked
+// by sparsewright.kernels for what they mean and by common/torch.h for the memory they have.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "common/isa.h"
+#include "common/torch.h"
+
+namespace sparsewright {
+
+void bind_masks(nb::module_& m);
+void bind_csr(nb::module_& m);
+
+}  // namespace sparsewright
+
+NB_MODULE(_native, m) {
+    using namespace sparsewright;
+    find_torch();
+    m.doc() = "Native kernels. Internal: use sparsewright.kernels.";
+    m.attr("abi") = 4;
+    m.attr("compiler") = SPARSEWRIGHT_COMPILER;
+    m.attr("has_exchange_api") = has_exchange_api();
+    m.def("best_isa", [] { return name_of(best_isa()); });
+    m.def("resolve_isa", [](const std::string& name) { return name_of(isa_from_name(name)); });
+    bind_masks(m);
+    bind_csr(m);
+}

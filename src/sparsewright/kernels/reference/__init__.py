@@ -1,0 +1,39 @@
+"""The specification: every kernel in plain torch, for any device, layout and dtype torch takes.
+
+May be in it: one plain function per operation, and the checks of its arguments.
+"""
+
+from sparsewright.kernels.reference.masking import (
+    check_mask,
+    check_masks,
+    check_rows,
+    count_changes,
+    count_rows,
+    entries_finite,
+    prune_,
+)
+from sparsewright.kernels.reference.ranking import (
+    NanError,
+    check_select,
+    order_keys,
+    raise_nan,
+    select,
+)
+from sparsewright.kernels.reference.splitmix import check_uniform, uniform_
+
+__all__ = [
+    "NanError",
+    "check_mask",
+    "check_masks",
+    "check_rows",
+    "check_select",
+    "check_uniform",
+    "count_changes",
+    "count_rows",
+    "entries_finite",
+    "order_keys",
+    "prune_",
+    "raise_nan",
+    "select",
+    "uniform_",
+]
