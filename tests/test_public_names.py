@@ -111,7 +111,9 @@ def test_configure_is_callable_and_an_import_path():
 def test_utils_only_reexports():
     for name in set(sparsewright.utils.__all__) - {"ScheduleLike", "UpdateLike"}:
         home = getattr(sparsewright.utils, name).__module__
-        assert home.startswith(("sparsewright.core.", "sparsewright.schedules.", "sparsewright.structures."))
+        assert home.startswith(
+            ("sparsewright.core.", "sparsewright.schedules.", "sparsewright.structures.")
+        )
     assert sparsewright.utils.ScheduleLike is sparsewright.schedules.ScheduleLike
     assert sparsewright.utils.UpdateLike is sparsewright.schedules.UpdateLike
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, cast
 
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
 from sparsewright.session.convert import compress_own
 from sparsewright.session.optimizers import unwrapped
+from sparsewright.session.own_parameters import OwnParameters
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rng import make_generator
 from sparsewright.session.route import (
@@ -48,7 +49,7 @@ __all__ = ["SparseParameter", "SparsityAlgorithm"]
 _HINTS = ("min_sparsity", "max_sparsity", "sparsity")
 
 
-class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
+class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::
@@ -127,6 +128,16 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
             self.schedules.add("sparsity", cast("ScheduleLike", sparsity))
 
     @property
+    def algorithms(self) -> list[SparsityAlgorithm]:
+        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+        return list({id(algorithm): algorithm for _, algorithm in self._routes}.values())
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it decides masks itself; a Group leaves that to its algorithms."""
+        return len(self._routes) == 1 and self._routes[0][1] is self
+
+    @property
     def sparsity(self) -> Mapping[Tensor, HyperParameterSchedule]:
         """Parameter -> schedule of its level.
 
@@ -139,53 +150,6 @@ class SparsityAlgorithm(Observed, Settings, Resumable, ABC):
                 f"sparsity of a {name}", "each algorithm has its own; use group[i].sparsity"
             )
         return {p.param: self.schedules[self.schedule_of(p)] for p in self.sparse_params.values()}
-
-    @property
-    def sparse_params(self) -> Mapping[str, SparseParameter]:
-        """Full name -> sparse parameter."""
-        by_rule: dict[int, list[SparseParameter]] = {}
-        for parameter in self.session.parameters.values():
-            by_rule.setdefault(id(parameter.rule), []).append(parameter)
-        own = (by_rule.get(id(algorithm), []) for algorithm in self.algorithms)
-        return {parameter.name: parameter for parameters in own for parameter in parameters}
-
-    @property
-    def num_sparse_params(self) -> int:
-        """How many parameters are sparse."""
-        return len(self.sparse_params)
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether it was applied to a model or an optimizer, and not removed."""
-        followed = (rule for f in self.session.followed for rule in f.rules)
-        return bool(self.sparse_params) or any(map(self._has, followed))
-
-    def _has(self, rule: object) -> bool:
-        return any(rule is algorithm for algorithm in self.algorithms)
-
-    def get_sparse_params(
-        self, obj: Tensor | nn.Module | Optimizer
-    ) -> SparseParameter | Iterator[SparseParameter] | None:
-        """Look up sparse parameters.
-
-        Args:
-            obj: a tensor (gives its sparse parameter or None), or a module or an optimizer (gives
-                an iterator over the sparse parameters in it).
-
-        Raises:
-            OptionTypeError: anything else.
-        """
-        if isinstance(obj, Tensor):
-            found = self.session.find(obj)
-            return found if found is not None and self._has(found.rule) else None
-        if isinstance(obj, nn.Module):
-            params: Iterable[Tensor] = obj.parameters()
-        elif isinstance(obj, Optimizer):
-            params = (param for group in obj.param_groups for param in group["params"])
-        else:
-            raise OptionTypeError("get_sparse_params", obj, "a Tensor, a Module or an Optimizer")
-        wanted = {id(param) for param in params}
-        return (p for p in self.sparse_params.values() if id(p.param) in wanted)
 
     def apply(self, obj: nn.Module | Optimizer) -> None:
         """Sparsify a module or an optimizer.

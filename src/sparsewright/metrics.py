@@ -16,7 +16,7 @@ from sparsewright.core.events import MaskUpdate
 from sparsewright.core.hooks import HandleGroup, Removable
 from sparsewright.kernels.sharded import whole
 from sparsewright.session.parameter import SparseParameter
-from sparsewright.session.step import Step
+from sparsewright.session.stepping import Step
 
 __all__ = ["TensorBoard", "log_metrics"]
 

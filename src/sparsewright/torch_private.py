@@ -1,6 +1,6 @@
-"""The private names of torch that the library needs, one function each: a new torch breaks one file.
+"""The private names of torch that the library needs, one function each.
 
-Each has a test in `tests/test_torch_private.py`.
+A new torch breaks this file only. Each function has a test in `tests/test_torch_private.py`.
 """
 
 from __future__ import annotations

@@ -130,7 +130,10 @@ def test_an_overflow_at_the_first_fused_step_leaves_no_state_outside_of_the_mask
 def collected(sparsity):
     """Names of the parameters of which a dense gradient is still held."""
     algorithms = getattr(sparsity, "algorithms", [sparsity])
-    return [[name for name, p in a.sparse_params.items() if a.session.tap_of(p).gradient()] for a in algorithms]
+    return [
+        [name for name, p in a.sparse_params.items() if a.session.tap_of(p).gradient()]
+        for a in algorithms
+    ]
 
 
 class InnerMasters(torch.optim.Optimizer):

@@ -96,7 +96,8 @@ def test_exact_is_the_number_that_was_given(values, updates, step):
 
 
 @pytest.mark.parametrize(
-    "schedule", [s for s, _ in FORMULAS[1:]] + [Lambda(lambda s: s / 3)],
+    "schedule",
+    [s for s, _ in FORMULAS[1:]] + [Lambda(lambda s: s / 3)],
     ids=lambda s: type(s).__name__,
 )
 @given(step=st.integers(0, 200))

@@ -1,4 +1,4 @@
-"""A compressed layer in plain torch: the forward of its dense class, on a weight made from values."""
+"""Compressed layers in plain torch: the dense class's forward, on a weight made from values."""
 
 from __future__ import annotations
 

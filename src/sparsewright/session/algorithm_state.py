@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Resumable:
+class Resumable(ABC):
     """Everything, besides the masks in the model, that the future of a run depends on.
 
     Attributes:
@@ -37,13 +38,15 @@ class Resumable:
     _levels: Levels
     _level_names: dict[str, str]
 
-    if TYPE_CHECKING:
+    @property
+    @abstractmethod
+    def algorithms(self) -> Sequence[Any]:
+        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
 
-        @property
-        def algorithms(self) -> list[Any]: ...
-
-        @property
-        def is_single(self) -> bool: ...
+    @property
+    @abstractmethod
+    def is_single(self) -> bool:
+        """Whether it decides masks itself; a Group leaves that to its algorithms."""
 
     @property
     def step(self) -> int:

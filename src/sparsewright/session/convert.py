@@ -241,7 +241,8 @@ def _compress_layer(module: nn.Module, mask: Tensor, places: Sequence[Place]) ->
 
 def _decompress_layer(module: nn.Module, places: Sequence[Place]) -> None:
     kind, layer, held = kind_of(module), as_compressed(module), holder_of(module, "values")
-    assert kind is not None and layer is not None
+    assert kind is not None
+    assert layer is not None
     mask, shape = layer.weight_mask, layer.values.shape
     vacate(module, "values")
     dense = kind.decompress(layer)

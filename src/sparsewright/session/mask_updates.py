@@ -18,7 +18,7 @@ from sparsewright.session.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
-    from sparsewright.session.step import Step
+    from sparsewright.session.stepping import Step
 
 logger = logging.getLogger("sparsewright")
 

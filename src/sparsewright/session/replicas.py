@@ -76,7 +76,8 @@ def check_agreement(
     if not _is_equal([_digest(repr((layout, list(steps), list(seeds))).encode())], group, device):
         raise AttachError(
             "the sparse model differs between ranks",
-            f"names, shapes, steps {list(steps)} and seeds {list(seeds)} must be equal on all; {advice}",
+            f"names, shapes, steps {list(steps)} and seeds {list(seeds)} must be equal on all; "
+            f"{advice}",
         )
     # A sharded mask differs by nature; it is made from the whole weight.
     digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in sparse]

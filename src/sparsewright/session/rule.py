@@ -38,33 +38,46 @@ class Rule(Protocol):
     _hooks: Hooks
 
     @property
-    def storage(self) -> str: ...
+    def storage(self) -> str:
+        """The name of the storage of its weights."""
 
-    def check_parameter(self, name: str, param: Tensor) -> None: ...
+    def check_parameter(self, name: str, param: Tensor) -> None:
+        """Raise if a parameter cannot be sparsified."""
 
-    def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None: ...
+    def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
+        """Attach one parameter."""
 
-    def update(self, optimizer: Optimizer | None = None) -> None: ...
+    def update(self, optimizer: Optimizer | None = None) -> None:
+        """Do what follows an optimizer step."""
 
-    def schedule_of(self, parameter: SparseParameter) -> str: ...
+    def schedule_of(self, parameter: SparseParameter) -> str:
+        """Return the name of the schedule of a parameter's level."""
 
-    def level_bounds(self, parameter: SparseParameter) -> Sequence[float]: ...
+    def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:
+        """Return the smallest, largest and last level of a parameter."""
 
-    def csx_annotate_sparsity(self, param: SparseParameter) -> None: ...
+    def csx_annotate_sparsity(self, param: SparseParameter) -> None:
+        """Record capacity hints on a parameter."""
 
-    def level_at(self, parameter: SparseParameter, step: int) -> Tensor: ...
+    def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
+        """Return the level of a parameter at a step."""
 
-    def _make_mask(self, parameter: SparseParameter) -> Tensor: ...
+    def _make_mask(self, parameter: SparseParameter) -> Tensor:
+        """Return the mask before the first step."""
 
-    def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor: ...
+    def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor:
+        """Return a gradient pruned, that has just been accumulated."""
 
-    def _is_due(self, step: int) -> bool: ...
+    def _is_due(self, step: int) -> bool:
+        """Return whether masks change at a step."""
 
 
 class DynamicRule(Rule, Protocol):
     """An algorithm whose masks change."""
 
     @property
-    def structure(self) -> Structure: ...
+    def structure(self) -> Structure:
+        """Which entries of a weight stand or fall together."""
 
-    def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]: ...
+    def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
+        """Return the new masks of weights that are due."""

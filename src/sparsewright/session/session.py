@@ -19,8 +19,8 @@ from sparsewright.session.gradient_hook import GradientHook
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 from sparsewright.session.site import TiedSite, settle, vacate
-from sparsewright.session.step import Step, begin_step, end_step
 from sparsewright.session.step_counter import StepCounter
+from sparsewright.session.stepping import Step, begin_step, end_step
 from sparsewright.storage import Storage
 from sparsewright.storage.states import States
 from sparsewright.taps.tap import GradientTap

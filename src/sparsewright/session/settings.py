@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, TypedDict, cast
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypedDict, cast
 
 from torch import Tensor
 
 from sparsewright.core.errors import OptionError
-from sparsewright.core.filters import ParamFilter
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
 from sparsewright.schedules.schedule import ScheduleLike, constant_value
@@ -18,12 +18,8 @@ from sparsewright.session.replicas import ReplicaGroup, check_process_group
 from sparsewright.session.session import Session
 from sparsewright.structures import StructureLike, make_structure
 
-if TYPE_CHECKING:
-    from sparsewright.base import SparsityAlgorithm
-
-
 LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
-"""A level: a number, a schedule or what stands for one, or a mapping `{parameter: any of these}`."""
+"""A level: a number, a schedule or what stands for one; or a mapping `{parameter: level}`."""
 
 
 def by_parameter(sparsity: object) -> Mapping[Tensor, ScheduleLike]:
@@ -41,7 +37,7 @@ class Choices(TypedDict, total=False):
     structure: StructureLike
 
 
-class Settings:
+class Settings(ABC):
     """Settings of an algorithm; setting one on a Group sets it for all of its algorithms.
 
     Attributes:
@@ -51,7 +47,6 @@ class Settings:
     storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
     schedules: ScheduleSet
     session: Session
-    _routes: list[tuple[ParamFilter, SparsityAlgorithm]]
     _own_levels: dict[Tensor, str]
 
     def _choose(
@@ -78,14 +73,9 @@ class Settings:
         return storage
 
     @property
-    def algorithms(self) -> list[SparsityAlgorithm]:
+    @abstractmethod
+    def algorithms(self) -> Sequence[Settings]:
         """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
-        return list({id(algorithm): algorithm for _, algorithm in self._routes}.values())
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it decides masks itself; a Group leaves that to its algorithms."""
-        return len(self._routes) == 1 and self._routes[0][1] is self
 
     def _check_choices(self) -> None:
         """Raise if options do not go with each other.

@@ -1,4 +1,4 @@
-"""What a module knows of its sparse weights, and how they stay sparse when it loads a state dict."""
+"""What a module knows of its sparse weights, and how it loads them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def site_of(module: nn.Module, param_name: str) -> Site | None:
 
 
 def holder_of(module: nn.Module, param_name: str) -> tuple[SparseParameter, Session] | None:
-    """Return the sparse parameter that a living session has made of a parameter, and the session."""
+    """Return the sparse parameter made of a parameter, and its session, if that is alive."""
     site = site_of(module, param_name)
     if site is None or site.parameter is None or site.session is None:
         return None

@@ -1,4 +1,4 @@
-"""The base of storages with a dense weight and a persistent bool buffer `<param>_mask` beside it."""
+"""The base of storages with a dense weight and a bool buffer `<param>_mask` beside it."""
 
 from __future__ import annotations
 

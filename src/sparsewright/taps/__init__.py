@@ -1,1 +1,1 @@
-"""Gradient taps: how the dense gradient of an update step is collected, one object per parameter."""
+"""Gradient taps collect the dense gradient of an update step; one object for each parameter."""

@@ -1,0 +1,71 @@
+"""Which sparse parameters of a session are an algorithm's own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsewright.core.errors import OptionTypeError
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.session import Session
+
+
+class OwnParameters(ABC):
+    """Look-ups of sparse parameters; a Group has those of all of its algorithms."""
+
+    session: Session
+
+    @property
+    @abstractmethod
+    def algorithms(self) -> Sequence[object]:
+        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+
+    @property
+    def sparse_params(self) -> Mapping[str, SparseParameter]:
+        """Full name -> sparse parameter."""
+        by_rule: dict[int, list[SparseParameter]] = {}
+        for parameter in self.session.parameters.values():
+            by_rule.setdefault(id(parameter.rule), []).append(parameter)
+        own = (by_rule.get(id(algorithm), []) for algorithm in self.algorithms)
+        return {parameter.name: parameter for parameters in own for parameter in parameters}
+
+    @property
+    def num_sparse_params(self) -> int:
+        """How many parameters are sparse."""
+        return len(self.sparse_params)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it was applied to a model or an optimizer, and not removed."""
+        followed = (rule for f in self.session.followed for rule in f.rules)
+        return bool(self.sparse_params) or any(map(self._has, followed))
+
+    def _has(self, rule: object) -> bool:
+        return any(rule is algorithm for algorithm in self.algorithms)
+
+    def get_sparse_params(
+        self, obj: Tensor | nn.Module | Optimizer
+    ) -> SparseParameter | Iterator[SparseParameter] | None:
+        """Look up sparse parameters.
+
+        Args:
+            obj: a tensor (gives its sparse parameter or None), or a module or an optimizer (gives
+                an iterator over the sparse parameters in it).
+
+        Raises:
+            OptionTypeError: anything else.
+        """
+        if isinstance(obj, Tensor):
+            found = self.session.find(obj)
+            return found if found is not None and self._has(found.rule) else None
+        if isinstance(obj, nn.Module):
+            params: Iterable[Tensor] = obj.parameters()
+        elif isinstance(obj, Optimizer):
+            params = (param for group in obj.param_groups for param in group["params"])
+        else:
+            raise OptionTypeError("get_sparse_params", obj, "a Tensor, a Module or an Optimizer")
+        wanted = {id(param) for param in params}
+        return (p for p in self.sparse_params.values() if id(p.param) in wanted)
