@@ -20,8 +20,8 @@ from helpers.twins import (
     rows_of,
     scores,
 )
-from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
 from sparsewright.core.counts import as_decimal, num_kept, num_kept_each
+from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
 from sparsewright.core.masks import drop_and_grow
 from sparsewright.utils import (
     InputGroupScoreShaper,

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import sparsewright as sparse
 from sparsewright.core.errors import AttachError, ShapeError
-from sparsewright.nn import SparseLinear
 from sparsewright.layers.csr_product import sparse_linear
+from sparsewright.nn import SparseLinear
 
 
 def twins(rows=24, cols=40, level=0.7, bias=True):

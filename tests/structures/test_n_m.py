@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.twins import as_mask, best, kept_exactly, levels, masks, scores
 from sparsewright import init
 from sparsewright.core.counts import num_kept
 from sparsewright.core.errors import (
@@ -19,7 +20,6 @@ from sparsewright.core.errors import (
 )
 from sparsewright.structures import NM, Unstructured
 from sparsewright.utils import make_mask_topk_sparsity
-from helpers.twins import as_mask, best, kept_exactly, levels, masks, scores
 
 
 def groups_of(shape, m):
