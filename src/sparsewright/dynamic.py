@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.errors import AttachError, OptionTypeError, ScoreError
 from sparsewright.core.events import MaskUpdate
-from sparsewright.core.uniform import uniform
+from sparsewright.core.random_scores import uniform
 from sparsewright.core.update_schedules import FreqSchedule, ListSchedule, make_update_schedule
 from sparsewright.init import InitMethod
 from sparsewright.kernels.sharded import all_finite
