@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsewright.core.errors import OptionError
 from sparsewright.core.structure import Structure
-from sparsewright.core.uniform import uniform
+from sparsewright.core.random_scores import uniform
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rng import make_generator
 from sparsewright.taps.tap import DenseGradient
