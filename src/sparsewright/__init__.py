@@ -9,7 +9,7 @@
     sparsity.apply(optimizer)
 """
 
-from sparsewright import init, nn, utils
+from sparsewright import distributions, init, nn, structures, utils
 from sparsewright.base import SparseParameter, SparsityAlgorithm
 from sparsewright.configure import configure, default_sparse_param_filter
 from sparsewright.core.packing import pack_masks, unpack_masks
@@ -38,12 +38,14 @@ __all__ = [
     "configure",
     "decompress",
     "default_sparse_param_filter",
+    "distributions",
     "init",
     "load_compressed",
     "log_metrics",
     "nn",
     "pack_masks",
     "save_compressed",
+    "structures",
     "unpack_masks",
     "utils",
 ]
