@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import levels
+from helpers.twins import levels
 
 from sparsewright.core.counts import num_kept
 from sparsewright.core.errors import LevelError, OptionError, OptionTypeError

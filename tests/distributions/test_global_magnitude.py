@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from twins import DTYPES, best, kept_exactly, levels, scores
+from helpers.twins import DTYPES, best, kept_exactly, levels, scores
 
 from sparsewright.core.counts import num_kept
 from sparsewright.core.errors import LevelError, OptionError, ScoreError
