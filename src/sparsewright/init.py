@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.masks import make_mask_topk_sparsity
+from sparsewright.core.random_scores import uniform
 from sparsewright.core.structure import ScoreShaper
-from sparsewright.core.uniform import uniform
 from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.kernels import sharded
 

@@ -18,23 +18,30 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
-def make_of_type(what: str, options: Mapping[str, object], members: Sequence[type[T]]) -> T:
+def make_of_type(
+    what: str,
+    options: Mapping[str, object],
+    members: Sequence[type[T]],
+    aliases: Mapping[str, str] | None = None,
+) -> T:
     """Return an instance of the member that `type` names, made from the other keys.
 
     Args:
         what: the option's name, for errors.
         options: `type`, in any case, and the arguments of the constructor.
         members: classes with a `name`.
+        aliases: further names.
 
     Raises:
         OptionError: an unknown type or key, or a missing one.
     """
-    names: dict[str, type[T]] = {member.name: member for member in members}
+    names = {member.name: member for member in members}
+    known = names | {alias: names[name] for alias, name in (aliases or {}).items()}
     arguments = dict(options)
     if "type" not in arguments:
         raise OptionError(f"{what} without 'type'", options, f"type: {', '.join(names)}")
     kind = arguments.pop("type")
-    member = names.get(kind.lower()) if isinstance(kind, str) else None
+    member = known.get(kind.lower()) if isinstance(kind, str) else None
     if member is None:
         raise OptionError(f"type of {what}", kind, list(names))
     parameters = inspect.signature(member).parameters
