@@ -8,7 +8,7 @@ import torch
 import sparsewright as sparse
 from helpers.support import UserDefined, UserStatic, kept_of, make_mlp
 from sparsewright.configure import default_sparse_param_filter
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.utils import Constant, Cosine, Cycling, Linear, ListSchedule
 
 

@@ -5,7 +5,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import kept_of, make_mlp, train
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.utils import Constant, FreqSchedule
 
 DEPRECATED = "param_name_patterns and sparsity_schedule are deprecated"

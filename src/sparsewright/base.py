@@ -9,7 +9,11 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import (
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.core.hooks import Observed
+from sparsewright.core.state_dicts import check_seed
+from sparsewright.distributions import DistributionLike
+from sparsewright.errors import (
     AttachError,
     OptionError,
     OptionTypeError,
@@ -17,10 +21,6 @@ from sparsewright.core.errors import (
     ShapeError,
     warn,
 )
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
-from sparsewright.core.hooks import Observed
-from sparsewright.core.state_dicts import check_seed
-from sparsewright.distributions import DistributionLike
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.layers import dense_form
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike

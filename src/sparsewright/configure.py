@@ -11,17 +11,17 @@ from typing import Any, overload
 from sparsewright.algorithms import ALL
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
-from sparsewright.core.errors import (
+from sparsewright.core.filters import (
+    ParamFilter,
+    default_sparse_param_filter,
+    make_param_filter,
+)
+from sparsewright.errors import (
     OptionError,
     OptionTypeError,
     Report,
     SparsewrightError,
     stop,
-)
-from sparsewright.core.filters import (
-    ParamFilter,
-    default_sparse_param_filter,
-    make_param_filter,
 )
 from sparsewright.group import Group
 from sparsewright.session.texts import constructor_options

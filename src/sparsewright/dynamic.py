@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionTypeError
 from sparsewright.core.structure import RowBlocks
+from sparsewright.errors import OptionTypeError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import UpdateLike
 from sparsewright.schedules.parse import make_update_schedule

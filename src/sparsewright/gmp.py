@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
 from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.errors import OptionError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.schedules.schedule import constant_value

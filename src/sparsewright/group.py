@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import AttachError, OptionTypeError
 from sparsewright.core.filters import FilterLike, make_param_filter
+from sparsewright.errors import AttachError, OptionTypeError
 
 __all__ = ["Group"]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.counts import Level, as_decimal
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.masks import make_mask_topk_sparsity
 from sparsewright.core.random_scores import uniform
 from sparsewright.core.structure import ScoreShaper
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.kernels import sharded
 
 __all__ = ["InitMethod", "checkerboard", "from_zeros", "make_init_method", "random", "topk"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionError, OptionTypeError, needs
-from sparsewright.core.events import MaskUpdate
 from sparsewright.core.hooks import HandleGroup, Removable
+from sparsewright.errors import OptionError, OptionTypeError, needs
+from sparsewright.events import MaskUpdate
 from sparsewright.kernels.sharded import whole
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.stepping import Step

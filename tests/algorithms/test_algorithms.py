@@ -8,7 +8,7 @@ from torch.optim import SGD
 import sparsewright as sparse
 from helpers.support import make_mlp, train
 from helpers.twins import best, kept_exactly, rows_of
-from sparsewright.core.errors import LevelError, OptionError, ShapeError
+from sparsewright.errors import LevelError, OptionError, ShapeError
 from sparsewright.utils import Constant, FreqSchedule, ListSchedule, OutputGroupScoreShaper
 
 

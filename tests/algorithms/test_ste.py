@@ -9,7 +9,7 @@ from torch import nn
 
 import sparsewright as sparse
 from helpers.support import assert_same, batch, make_mlp, train
-from sparsewright.core.errors import OptionError, StateError
+from sparsewright.errors import OptionError, StateError
 
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, 0.1, momentum=0.9, weight_decay=1e-2),

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from sparsewright.core import errors
+from sparsewright import errors
 
 TREE = {
     errors.OptionError: (

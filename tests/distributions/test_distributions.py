@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sparsewright import distributions
-from sparsewright.core.errors import LevelError, OptionError, OptionTypeError
 from sparsewright.distributions import (
     ERK,
     Distribution,
@@ -16,6 +15,7 @@ from sparsewright.distributions import (
     make_distribution,
     uniform,
 )
+from sparsewright.errors import LevelError, OptionError, OptionTypeError
 
 SHAPES = {
     name: torch.Size(shape)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from helpers.twins import levels
 
+from helpers.twins import levels
 from sparsewright.core.counts import num_kept
-from sparsewright.core.errors import LevelError, OptionError, OptionTypeError
 from sparsewright.distributions import erk, uniform
+from sparsewright.errors import LevelError, OptionError, OptionTypeError
 
 shapes_of_layers = st.lists(
     st.lists(st.integers(1, 40), min_size=1, max_size=4).map(tuple), min_size=1, max_size=8

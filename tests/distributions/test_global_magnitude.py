@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from helpers.twins import DTYPES, best, kept_exactly, levels, scores
 
+from helpers.twins import DTYPES, best, kept_exactly, levels, scores
 from sparsewright.core.counts import num_kept
-from sparsewright.core.errors import LevelError, OptionError, ScoreError
 from sparsewright.distributions import global_magnitude
+from sparsewright.errors import LevelError, OptionError, ScoreError
 from sparsewright.utils import make_mask_topk_sparsity
 
 

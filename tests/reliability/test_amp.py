@@ -18,7 +18,7 @@ from helpers.support import (
     masks_of,
     state_tensors,
 )
-from sparsewright.core.errors import SparsityWarning
+from sparsewright.errors import SparsityWarning
 
 STEPS = 6
 FUSED = {

@@ -16,7 +16,7 @@ from torch import nn
 import sparsewright as sparse
 from helpers.support import assert_same
 from sparsewright.cli import main
-from sparsewright.core.errors import CheckpointError
+from sparsewright.errors import CheckpointError
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from helpers.report_runs import random_masks, write_run
-from sparsewright.core.errors import MissingPackageError, OptionError
+from sparsewright.errors import MissingPackageError, OptionError
 from sparsewright.formats.mask_bits import unpack_bits
 from sparsewright.report import page as page_module
 from sparsewright.report.command import write_report

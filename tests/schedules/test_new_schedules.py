@@ -7,7 +7,7 @@ from torch.optim import SGD
 import sparsewright as sparse
 from helpers.support import make_mlp, train
 from sparsewright import schedules
-from sparsewright.core.errors import OptionError
+from sparsewright.errors import OptionError
 from sparsewright.plan.forecast import forecast, guess_steps
 from sparsewright.schedules.formula import Formula
 from sparsewright.utils import HyperParameterSchedule, UpdateSchedule

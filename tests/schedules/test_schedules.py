@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import OptionError, OptionTypeError, StateError
+from sparsewright.errors import OptionError, OptionTypeError, StateError
 from sparsewright.schedules import ALL
 from sparsewright.schedules.schedule import constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.utils import FreqSchedule, ListSchedule, UpdateSchedule, make_update_schedule
 
 

@@ -9,7 +9,7 @@ from torch.optim import SGD, Adagrad, Adam
 
 import sparsewright as sparse
 from helpers.support import UserDefined, assert_pruned, kept_of, make_mlp, train
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     AttachError,
     OptionError,
     OptionTypeError,

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import UserDefined, assert_pruned, backward, kept_of, make_mlp, train
-from sparsewright.core.errors import AttachError, OptionTypeError
+from sparsewright.errors import AttachError, OptionTypeError
 
 ALGORITHMS = {
     "static": lambda: sparse.Static(0.5),

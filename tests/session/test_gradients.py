@@ -7,7 +7,7 @@ from torch.optim import SGD, Adam
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, backward, batch, make_mlp, masks_of, train
-from sparsewright.core.errors import OptionTypeError, ScoreError
+from sparsewright.errors import OptionTypeError, ScoreError
 
 
 class Watch(sparse.DynamicSparsityAlgorithm):

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, make_mlp, train
-from sparsewright.core.errors import AttachError, ScoreError
+from sparsewright.errors import AttachError, ScoreError
 
 MAKE = {
     "static": lambda: sparse.Static(0.5),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsewright import structures
-from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, ShapeError
 from sparsewright.core.rows import ShaperRows
+from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
 from sparsewright.structures import NM, Groups, Structure, Unstructured, make_structure
 from sparsewright.utils import InputGroupScoreShaper, ScoreFlattener, ScoreShaper
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sparsewright.cli.printing import printable
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     ConfigError,
     LevelError,
     OptionError,

@@ -14,7 +14,7 @@ import click
 
 from sparsewright.cli.exit_status import FILE, INTERRUPTED, reports_errors
 from sparsewright.cli.printing import print_layers, print_speeds, print_validation
-from sparsewright.core.errors import OptionTypeError
+from sparsewright.errors import OptionTypeError
 from sparsewright.metrics import Log, TensorBoard
 from sparsewright.runs import loop
 from sparsewright.runs.config import RECIPES, RunConfig

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import LevelError, OptionTypeError
+from sparsewright.errors import LevelError, OptionTypeError
 
 Level = float | Tensor
 """A fraction pruned, 0..1: a number or a 0-d tensor."""

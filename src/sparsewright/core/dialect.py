@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.filters import ParamFilter
 from sparsewright.core.step import Step
+from sparsewright.errors import OptionError, OptionTypeError
 
 _MARKS = ("param_name_patterns", "sparsity_schedule")
 

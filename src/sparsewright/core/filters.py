@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sparsewright.core.errors import OptionTypeError, close_names
+from sparsewright.errors import OptionTypeError, close_names
 
 ParamFilter = Callable[[str, Tensor], bool]
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.core.errors import OptionTypeError
-from sparsewright.core.events import MaskUpdate
+from sparsewright.errors import OptionTypeError
+from sparsewright.events import MaskUpdate
 
 SparsityHook = Callable[[Any, str, Tensor], Any]
 MaskUpdateHook = Callable[[MaskUpdate], Any]

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol, TypeVar
 
-from sparsewright.core.errors import OptionError
+from sparsewright.errors import OptionError
 
 
 class Named(Protocol):

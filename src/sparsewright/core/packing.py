@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import ShapeError
+from sparsewright.errors import ShapeError
 from sparsewright.formats.mask_bits import pack_bits, unpack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, needs
+from sparsewright.errors import OptionError, needs
 
 _PIXELS = 512  # of a mask's figure along one side; of a larger mask the density is shown
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sparsewright import kernels
 from sparsewright.core.counts import Level, num_kept, num_kept_each
-from sparsewright.core.errors import OptionError, ScoreError, ShapeError
 from sparsewright.core.selection import Selection, make_selection
 from sparsewright.core.structure import (
     RowBlocks,
@@ -20,6 +19,7 @@ from sparsewright.core.structure import (
     Structure,
     check_same_shape,
 )
+from sparsewright.errors import OptionError, ScoreError, ShapeError
 
 
 class RowStructure(Structure):

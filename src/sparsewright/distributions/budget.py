@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from sparsewright.core.counts import Level, as_decimal
-from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, close_names
 from sparsewright.core.filters import GlobFilter
+from sparsewright.errors import LevelError, OptionError, OptionTypeError, close_names
 
 Shapes = Mapping[str, Sequence[int]]
 """Full name -> shape."""

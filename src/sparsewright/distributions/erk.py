@@ -11,8 +11,8 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.errors import OptionError, OptionTypeError
 
 
 def erk(

@@ -10,8 +10,8 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.distributions.budget import matched
+from sparsewright.errors import OptionError, OptionTypeError
 
 LevelFunction = Callable[[Mapping[str, torch.Size], float], Mapping[str, float]]
 """`(shapes, level) -> {name: level}`."""

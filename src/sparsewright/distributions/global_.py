@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sparsewright.core.counts import Level, as_decimal, num_kept
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.core.errors import LevelError, OptionError, ScoreError
 from sparsewright.core.rows import Unstructured
+from sparsewright.errors import LevelError, OptionError, ScoreError
 from sparsewright.kernels import joint, sharded
 from sparsewright.kernels.reference import NanError
 

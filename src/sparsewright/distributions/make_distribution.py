@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sparsewright.core.distribution import Distribution
-from sparsewright.core.errors import OptionTypeError
 from sparsewright.core.options import make_of_type
 from sparsewright.distributions.erk import ERK
 from sparsewright.distributions.given import FromFunction, Layers, LevelFunction
 from sparsewright.distributions.global_ import GlobalMagnitude
 from sparsewright.distributions.uniform import Uniform
+from sparsewright.errors import OptionTypeError
 
 ALL: tuple[type[Distribution], ...] = (Uniform, ERK, GlobalMagnitude, Layers)
 """Every distribution that configs know: a new one is a file and a name here."""

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import AttachError, needs
 from sparsewright.core.hooks import Removable
+from sparsewright.errors import AttachError, needs
 from sparsewright.integrations import follow_only, is_attached
 from sparsewright.metrics import log_metrics
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import ShapeError
 from sparsewright.core.packing import read_mask
+from sparsewright.errors import ShapeError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.taps.captured import CapturedTap
 from sparsewright.torch_private import call_load_hooks

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import AttachError, ShapeError
+from sparsewright.errors import AttachError, ShapeError
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.kernels import sparse
 from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both

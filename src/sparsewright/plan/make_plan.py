@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionError, Report, SparsewrightError
 from sparsewright.core.filters import (
     ParamFilter,
     default_sparse_param_filter,
@@ -20,6 +19,7 @@ from sparsewright.core.filters import (
 )
 from sparsewright.core.rows import as_structure
 from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.errors import OptionError, Report, SparsewrightError
 from sparsewright.init import from_zeros, name_of_init_method
 from sparsewright.layers import dense_form
 from sparsewright.plan.forecast import Forecast

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
-from sparsewright.core.errors import ConfigError, SparsewrightError
+from sparsewright.errors import ConfigError, SparsewrightError
 from sparsewright.runs.user_objects import load_object, one_line
 
 Factory = Callable[[], Any]

@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.configure import read_routes
-from sparsewright.core.errors import OptionError, Report, SparsewrightError, SparsityWarning
 from sparsewright.core.filters import ParamFilter
+from sparsewright.errors import OptionError, Report, SparsewrightError, SparsityWarning
 from sparsewright.plan.forecast import Forecast, forecast, guess_steps
 from sparsewright.plan.make_plan import Plan, make_plan
 from sparsewright.plan.outline import (

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import OptionError, needs
+from sparsewright.errors import OptionError, needs
 from sparsewright.report import charts, tables
 from sparsewright.report.citations import cite
 from sparsewright.report.exports import show

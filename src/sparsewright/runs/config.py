@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     ConfigError,
     OptionError,
     OptionTypeError,

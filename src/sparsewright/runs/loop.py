@@ -16,7 +16,7 @@ import torch
 
 import sparsewright
 from sparsewright import kernels
-from sparsewright.core.errors import DivergenceError
+from sparsewright.errors import DivergenceError
 from sparsewright.metrics import Log, log_metrics
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.layer_counts import Layer, count_layers

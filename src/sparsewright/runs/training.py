@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.configure import configure
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     CheckpointError,
     OptionError,
     SparsewrightError,
     StateError,
     show,
 )
-from sparsewright.core.events import MaskUpdate
+from sparsewright.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.layers import as_compressed
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import ConfigError, close_names
+from sparsewright.errors import ConfigError, close_names
 
 
 def load_object(spec: str, allowed: str) -> Any:

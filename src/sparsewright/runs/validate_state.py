@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import StateError, show
+from sparsewright.errors import StateError, show
 from sparsewright.runs.layer_counts import count_layers
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsewright import schedules
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.schedules.formula import finite_number
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
 from sparsewright.schedules.updates import (

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sparsewright.core.errors import StateError, show
 from sparsewright.core.plots import plot_values
 from sparsewright.core.step import Step
+from sparsewright.errors import StateError, show
 
 
 class HyperParameterSchedule(ABC):

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsewright.core.errors import LevelError, StateError, show
 from sparsewright.core.state_dicts import load_all
+from sparsewright.errors import LevelError, StateError, show
 from sparsewright.schedules.parse import make_hyperparam_schedule
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike, constant_value
 

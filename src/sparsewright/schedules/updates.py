@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.plots import plot_updates
 from sparsewright.core.step import MAX_STEP, Step, as_tensor, device_of
+from sparsewright.errors import OptionError, OptionTypeError
 
 
 class UpdateSchedule(ABC):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import StateError, show
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.state_dicts import check_state, load_all
+from sparsewright.errors import StateError, show
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.session import Session

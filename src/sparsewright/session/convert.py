@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsewright.core.errors import AttachError, LevelError, OptionError
 from sparsewright.core.filters import FilterLike, make_param_filter
+from sparsewright.errors import AttachError, LevelError, OptionError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, kind_of, why_not_compress

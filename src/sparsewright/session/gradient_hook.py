@@ -7,7 +7,7 @@ import weakref
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage

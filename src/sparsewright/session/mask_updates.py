@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import AttachError, OptionError, ScoreError
-from sparsewright.core.events import MaskUpdate
+from sparsewright.errors import AttachError, OptionError, ScoreError
+from sparsewright.events import MaskUpdate
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import DynamicRule, Rule

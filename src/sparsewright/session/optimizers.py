@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.torch_private import has_step_hooks
 
 # With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may

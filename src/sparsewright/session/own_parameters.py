@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionTypeError
+from sparsewright.errors import OptionTypeError
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.session import Session
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionTypeError, ShapeError
 from sparsewright.core.plots import show_mask
+from sparsewright.errors import OptionTypeError, ShapeError
 from sparsewright.session.texts import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright import torch_private
-from sparsewright.core.errors import AttachError, OptionTypeError
+from sparsewright.errors import AttachError, OptionTypeError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import AttachError, warn
+from sparsewright.errors import AttachError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import as_compressed, dense_form
 from sparsewright.session.parameter import SparseParameter

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright import torch_private
-from sparsewright.core.errors import AttachError, warn
 from sparsewright.core.hooks import Hooks
+from sparsewright.errors import AttachError, warn
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook

@@ -8,9 +8,9 @@ from typing import ClassVar, TypedDict, cast
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
+from sparsewright.errors import OptionError
 from sparsewright.schedules.schedule import ScheduleLike, constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels

@@ -9,7 +9,7 @@ from types import FrameType
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
 from sparsewright.core.random_scores import uniform
 from sparsewright.core.structure import Structure
+from sparsewright.errors import OptionError
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rng import make_generator
 from sparsewright.taps.tap import DenseGradient

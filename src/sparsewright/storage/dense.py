@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright import kernels
-from sparsewright.core.errors import ShapeError
 from sparsewright.core.packing import read_mask
+from sparsewright.errors import ShapeError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States

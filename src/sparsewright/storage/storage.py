@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
 from sparsewright.taps.tap import GradientTap

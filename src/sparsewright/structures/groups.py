@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError, ShapeError
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.structure import Share
+from sparsewright.errors import OptionError, OptionTypeError, ShapeError
 
 _SIDES = ("output", "input")
 
