@@ -156,9 +156,9 @@ def test_remove_leaves_the_pruned_model():
 
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_other_storages_are_refused(storage):
-    with pytest.raises(OptionError, match="STE.*shadowed"):
+    with pytest.raises(OptionError, match=r"STE.*shadowed"):
         sparse.STE(0.5, storage=storage)
-    with pytest.raises(OptionError, match="STE.*shadowed"):
+    with pytest.raises(OptionError, match=r"STE.*shadowed"):
         sparse.configure({"algorithm": "ste", "sparsity": 0.5, "storage": storage})
 
 
