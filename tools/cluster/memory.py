@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsewright.core.masks import num_kept
+from sparsewright.core.counts import num_kept
 from sparsewright.plan.costs import METHODS, Method, Precision, held_bytes, index_bytes
 from tools.cluster.topology import Cluster
 
