@@ -34,7 +34,8 @@ ROOMS = [
     {"schedules", "structures", "distributions"},
     {"core"},
     {"kernels"},
-    {"formats", "torch_private", "errors", "events"},
+    {"errors"},
+    {"formats", "torch_private", "wording", "events"},
 ]
 # Import paths that only re-export, or that belong to no room.
 FACADES = {"__init__", "utils", "compat", "nn"}

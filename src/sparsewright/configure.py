@@ -17,6 +17,8 @@ from sparsewright.core.filters import (
     make_param_filter,
 )
 from sparsewright.errors import (
+    ExclusiveOptionsError,
+    MissingOptionError,
     OptionError,
     OptionTypeError,
     Report,
@@ -130,7 +132,7 @@ def _entries(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Flatten a config into dicts, one per entry, each with its place."""
     if depth > _DEEPEST:
-        deepest = f"{' or '.join(_NESTING)} nested {_DEEPEST} deep"
+        deepest = f"{' or '.join(_NESTING)} nested at most {_DEEPEST} deep"
         report(place, OptionError("sparsity", config, deepest))
         return
     if isinstance(config, Mapping):
@@ -144,7 +146,7 @@ def _entries(
             yield place, merged
             return
         if len(nested) > 1:
-            report(place, OptionError("sparsity", nested, "either groups or params, not both"))
+            report(place, ExclusiveOptionsError(nested))
         inner = next(merged.pop(key) for key in nested)
         if not isinstance(inner, list | tuple | Mapping):
             report(place, OptionTypeError(nested[0], inner, "a list of dicts"))
@@ -198,7 +200,7 @@ def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in _ALIASES:
         if old in renamed:
             if new in renamed:
-                raise OptionError(old, renamed[old], f"{new} or {old}, not both")
+                raise ExclusiveOptionsError([new, old])
             renamed[new] = renamed.pop(old)
     return renamed
 
@@ -210,7 +212,7 @@ def _make_algorithm(
     try:
         options = _rename(options)
         if "algorithm" not in options:
-            raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
+            raise MissingOptionError("algorithm", "sparsity", list(_ALGORITHMS), options)
         make = _find_algorithm(options.pop("algorithm"))
     except SparsewrightError as error:
         report(place, error)
@@ -275,7 +277,8 @@ def _attempt(
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
     if isinstance(algorithm, type) and issubclass(algorithm, SparsityAlgorithm):
         if inspect.isabstract(algorithm):
-            raise OptionError("algorithm", algorithm, "a class that is not abstract")
+            missing = ", ".join(sorted(algorithm.__abstractmethods__))
+            raise OptionError("algorithm", algorithm, f"a class that implements {missing}")
         return algorithm
     if not isinstance(algorithm, str):
         raise OptionTypeError("algorithm", algorithm, "a name or a subclass of SparsityAlgorithm")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from sparsewright.dynamic import DynamicSparsityAlgorithm
-from sparsewright.errors import OptionError
+from sparsewright.errors import ExclusiveOptionsError, OptionError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.schedules.schedule import constant_value
@@ -52,7 +52,7 @@ class GMP(DynamicSparsityAlgorithm):
     ) -> None:
         if schedule is not None:
             if sparsity is not None:
-                raise OptionError("schedule of gmp", schedule, "sparsity or schedule, not both")
+                raise ExclusiveOptionsError(["sparsity", "schedule"])
             sparsity = schedule
         super().__init__(sparsity, update, init_method, **choices)
         for name, level in self.schedules.items():

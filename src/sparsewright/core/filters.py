@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sparsewright.errors import OptionTypeError, close_names
+from sparsewright.errors import OptionTypeError
+from sparsewright.wording import close_names
 
 ParamFilter = Callable[[str, Tensor], bool]
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.errors import ShapeError
+from sparsewright.errors import ShapeError, StateError
 from sparsewright.formats.mask_bits import pack_bits, unpack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.wording import show
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -85,10 +86,11 @@ def read_mask(saved: Tensor, shape: torch.Size) -> Tensor:
         shape: shape of the weight.
 
     Raises:
-        ShapeError: it is no mask of that shape.
+        ShapeError: it is not a mask of that shape.
+        StateError: it is not a tensor.
     """
     if not isinstance(saved, Tensor):
-        raise ShapeError("a mask", (), f"it is a {type(saved).__name__}, not a tensor")
+        raise StateError("a mask", f"expected a tensor, not {show(saved)}")
     if is_packed(saved, shape):
         return unpack_mask(saved, shape)
     if saved.shape != shape:

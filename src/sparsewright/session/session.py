@@ -141,7 +141,7 @@ class Session:
         """
         followed, gone = self.find_followed(optimizer), list(rules)
         if followed is None or not any(rule in followed.rules for rule in gone):
-            raise AttachError(type(optimizer).__name__, "it is not followed")
+            raise AttachError(type(optimizer).__name__, "it is not sparsified")
         slot = self.followed.index(followed)
         if followed.leave(gone):
             self._drop(followed)
