@@ -16,6 +16,7 @@ DOCUMENTED = {
         *("SET", "RigL", "Group", "configure", "default_sparse_param_filter", "init", "utils"),
         *("pack_masks", "unpack_masks", "compress", "decompress", "nn"),
         *("save_compressed", "load_compressed", "log_metrics"),
+        *("distributions", "structures"),
     },
     "sparsewright.base": {"SparsityAlgorithm", "SparseParameter"},
     "sparsewright.dynamic": {"DynamicSparsityAlgorithm"},
@@ -35,6 +36,14 @@ DOCUMENTED = {
         *("ScheduleLike", "UpdateLike"),
         *("ScoreShaper", "ScoreFlattener", "OutputGroupScoreShaper", "InputGroupScoreShaper"),
         *("make_mask_topk_sparsity", "make_mask_drop_minimum", "make_mask_grow_maximum"),
+    },
+    "sparsewright.structures": {
+        *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM"),
+        *("StructureLike", "make_structure"),
+    },
+    "sparsewright.distributions": {
+        *("ALL", "Distribution", "Statistics", "Uniform", "ERK", "GlobalMagnitude", "Layers"),
+        *("uniform", "erk", "global_magnitude", "DistributionLike", "make_distribution"),
     },
     "sparsewright.metrics": {"TensorBoard", "log_metrics"},
     "sparsewright.compat": {"install", "uninstall"},

@@ -154,7 +154,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         return torch.ones_like(parameter.mask)
 
     def _is_due(self, step: int) -> bool:
-        return bool(self.update_schedule(step))
+        return self.update_schedule.is_due(step)
 
     def _level_steps(self) -> tuple[int, int | None]:
         schedule = self.update_schedule

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import levels
 
+from helpers.twins import levels
 from sparsewright.core.counts import num_kept
 from sparsewright.distributions import erk, uniform
 from sparsewright.errors import LevelError, OptionError, OptionTypeError

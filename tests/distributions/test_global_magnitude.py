@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from twins import DTYPES, best, kept_exactly, levels, scores
 
+from helpers.twins import DTYPES, best, kept_exactly, levels, scores
 from sparsewright.core.counts import num_kept
 from sparsewright.distributions import global_magnitude
 from sparsewright.errors import LevelError, OptionError, ScoreError

@@ -124,7 +124,7 @@ class Resumable(ABC):
             raise StateError(what, f"expected a dict, got {show(shadows)}")
         for name, shadow in shadows.items():
             parameter = self.session.parameters.get(name)
-            if not isinstance(shadow, Tensor):
+            if not isinstance(name, str) or not isinstance(shadow, Tensor):
                 raise StateError(what, f"{show(name)} is {show(shadow)}; allowed: a tensor")
             if parameter is not None and shadow.shape != parameter.shape:
                 raise StateError(what, f"{show(name)} is {show(shadow)}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright import kernels
+from sparsewright.errors import ShapeError
 from sparsewright.kernels import sharded
 from sparsewright.storage.dense import DenseStorage
 from sparsewright.storage.states import States
@@ -43,6 +44,8 @@ class ShadowedStorage(DenseStorage):
         param, shadow = self.param, self._shadows.get(self._full_name)
         if shadow is None:
             shadow = torch.zeros_like(param, requires_grad=False)
+        elif shadow.shape != param.shape:  # loaded before the weight was there to compare with
+            raise ShapeError(f"the shadow of {self._full_name}", shadow.shape, "not its weight's")
         elif sharded.is_sharded(param) and not sharded.is_sharded(shadow):
             shadow = sharded.shard_like(shadow, param)
         if (shadow.device, shadow.dtype) != (param.device, param.dtype):

@@ -28,7 +28,10 @@ class NanError(ValueError):
 
 
 def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor | None) -> Tensor:
-    """Raise where the arguments of select do not fit; return `num` as int64 [rows] on the CPU."""
+    """Raise where the arguments of select do not fit.
+
+    Returns: `num` as int64 `[rows]` on the CPU: contiguous, or one number expanded.
+    """
     if score.dtype not in _INTEGER:
         raise TypeError(f"score must be float16, bfloat16, float32 or float64, got {score.dtype}")
     if score.dim() != 2:
@@ -36,20 +39,14 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
     if among is not None:
         check_mask(score, among)
     rows = score.shape[0]
-    if isinstance(num, int):
-        counts = torch.full((rows,), num, dtype=torch.int64, device="cpu")
-    else:
-        given = torch.as_tensor(num, device="cpu")
-        if given.is_floating_point() and given.numel():
-            raise TypeError(f"num must be integers, got {given.dtype}")
-        counts = given.to(torch.int64).contiguous()
-    if counts.dim() == 0:
-        counts = counts.repeat(rows)
-    if counts.shape != (rows,):
-        raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(counts.shape)}")
-    if rows and int(counts.min()) < 0:
+    given = torch.as_tensor(num, device="cpu")
+    if given.is_floating_point() and given.numel():
+        raise TypeError(f"num must be integers, got {given.dtype}")
+    if given.shape not in ((), (rows,)):
+        raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(given.shape)}")
+    if rows and given.numel() and int(given.min()) < 0:
         raise ValueError("num must not be negative")
-    return counts
+    return given.to(torch.int64).contiguous().expand(rows)
 
 
 def order_keys(score: Tensor, magnitude: bool) -> Tensor:
