@@ -38,7 +38,7 @@ ROOMS = [
     {"formats", "torch_private", "wording", "events"},
 ]
 # Import paths that only re-export, or that belong to no room.
-FACADES = {"__init__", "utils", "compat", "nn"}
+FACADES = {"__init__", "utils", "typing", "compat", "nn"}
 ALGORITHMS = {"static", "gmp", "set", "rigl"}
 
 

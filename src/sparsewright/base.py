@@ -49,7 +49,7 @@ __all__ = ["SparseParameter", "SparsityAlgorithm"]
 _HINTS = ("min_sparsity", "max_sparsity", "sparsity")
 
 
-class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
+class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, Resumable):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, overload
 
@@ -37,11 +37,15 @@ _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
 _CHOICES = ("storage", "distribution", "structure")  # of any algorithm, whatever its constructor
 
 
+ConfigLike = float | Mapping[str, object] | Sequence[Mapping[str, object]]
+"""A config section: a number, a dict (one entry) or a list of dicts."""
+
+
 @overload
 def configure(config: None) -> None: ...
 @overload
-def configure(config: Any) -> Group: ...
-def configure(config: Any) -> Group | None:
+def configure(config: ConfigLike) -> Group: ...
+def configure(config: ConfigLike | None) -> Group | None:
     """Build a Group from a config section.
 
     Args:

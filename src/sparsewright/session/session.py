@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -45,7 +45,7 @@ class Session:
         self.followed: list[Followed] = []
         self.counter = StepCounter(steps)
         self.hooks = hooks
-        self.process_group: Any = replicas.AUTO
+        self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
