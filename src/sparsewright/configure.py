@@ -1,4 +1,4 @@
-"""From a config section (dict, list, number; what a YAML file holds) to a Group."""
+"""Build a Group from a config section: a dict, a list or a number, as in a YAML file."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def configure(config: ConfigLike | None) -> Group | None:
             list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
             glob's options over the rest; missing: `default_sparse_param_filter`), and the options
             of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
-            `balance_in_groups`, `balance_out_groups`, `seed`; and `storage`, `masked` or
-            `compressed`. Entries nested under `groups` or `params` are flattened, the outer keys
+            `balance_in_groups`, `balance_out_groups`, `seed`, `storage`, `distribution`,
+            `structure`. Entries nested under `groups` or `params` are flattened, the outer keys
             being their defaults.
 
     Returns:
@@ -64,7 +64,8 @@ def configure(config: ConfigLike | None) -> Group | None:
         sparsity: `sparsity: null` in YAML, which is None, or `{"sparsity": None}`.
 
     Raises:
-        OptionError: an unknown key, algorithm or value; names it and the nearest valid one.
+        OptionError: an unknown key, algorithm or value (names it and the nearest valid one), a
+            missing option, or options that do not work together.
         OptionTypeError: a value of the wrong type.
 
     >>> configure({"algorithm": "set", "sparsity": 0.9, "update": {"steps": [100, 200]}})
@@ -81,7 +82,7 @@ def configure(config: ConfigLike | None) -> Group | None:
 
 
 def _is_null(config: Any) -> bool:
-    """Whether it is `{"sparsity": None}`."""
+    """Return whether a config is `{"sparsity": None}`."""
     return (
         isinstance(config, Mapping) and list(config) == ["sparsity"] and config["sparsity"] is None
     )
@@ -90,14 +91,14 @@ def _is_null(config: Any) -> bool:
 def read_routes(
     config: Any, report: Report
 ) -> Iterator[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]:
-    """The pairs of a config's Group, in order, each with its place in the config.
+    """Yield the pairs of a config's Group, in order, each with its place in the config.
 
-    A part that is wrong is reported, then left out or set aside: a filter or an algorithm of which
-    nothing is left is None.
+    A wrong part is reported, then left out; a filter or an algorithm that is wrong as a whole is
+    None.
 
     Args:
         config: as for `configure`, but not None.
-        report: told of each mistake.
+        report: called for each mistake.
     """
     for place, entry in _entries(config, "sparsity", {}, report):
         try:
@@ -115,7 +116,7 @@ def read_routes(
 
 
 def _present_dialect(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry in the present keys; warns if it is not written in them."""
+    """Return the entry in the present keys; warn if it uses older ones."""
     if is_old_dialect(entry):
         warnings.warn(
             "the keys param_name_patterns and sparsity_schedule are deprecated; "
@@ -170,7 +171,7 @@ def _entries(
 
 
 def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults, less those that `config` gives under their other name."""
+    """Return the defaults without those that `config` gives under their other name."""
     aliases = () if is_old_dialect({**defaults, **config}) else _ALIASES
     hidden = {old for old, new in aliases if new in config}
     hidden |= {new for old, new in aliases if old in config}
@@ -180,7 +181,7 @@ def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) 
 def _split_filters(
     place: str, entry: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The entry's filter and options, once per pattern if each has options of its own."""
+    """Yield the entry's filter and options, once per pattern if each has its own options."""
     options = dict(entry)
     param_filter = options.pop("param_filter", None)
     if not isinstance(param_filter, Mapping):
@@ -199,7 +200,7 @@ def _split_filters(
 
 
 def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
+    """Return options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
     renamed = dict(options)
     for old, new in _ALIASES:
         if old in renamed:
@@ -212,7 +213,7 @@ def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
 def _make_algorithm(
     place: str, options: Mapping[str, Any], report: Report
 ) -> SparsityAlgorithm | None:
-    """The algorithm of an entry; what is wrong is reported and set aside."""
+    """Build the algorithm of an entry; report wrong options and go on without them."""
     try:
         options = _rename(options)
         if "algorithm" not in options:
@@ -257,7 +258,7 @@ def _construct(
 def _without(
     make: type[SparsityAlgorithm], options: dict[str, Any], name: str
 ) -> dict[str, Any] | None:
-    """Options without one of them; a level that will do for the level; None: it must be given."""
+    """Return options without one of them, a valid level for the level; None: it is required."""
     defaults = constructor_options(make)
     rest = {key: value for key, value in options.items() if key != name}
     if name == "sparsity" and name in defaults:
@@ -271,7 +272,7 @@ def _without(
 def _attempt(
     make: type[SparsityAlgorithm], options: dict[str, Any]
 ) -> SparsityAlgorithm | Exception:
-    """What a constructor makes of options, or what it has to say against them."""
+    """Return what a constructor makes of options, or the error that it raises."""
     try:
         return make(**options)
     except Exception as error:  # a user's class may raise anything; the caller reports it
@@ -297,7 +298,7 @@ def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
 def _user_defined(
     classes: Iterable[type[SparsityAlgorithm]],
 ) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
-    """Name and class of all usable ones outside this package, subclasses too; the latest last."""
+    """Yield name and class of all concrete subclasses outside this package, the latest last."""
     for each in classes:
         is_own = each.__module__.partition(".")[0] == "sparsewright"
         if not is_own and not inspect.isabstract(each):

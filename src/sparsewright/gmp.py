@@ -32,7 +32,8 @@ class GMP(DynamicSparsityAlgorithm):
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: a constant level, or both `sparsity` and `schedule`.
+        OptionError: a constant level.
+        ExclusiveOptionsError: both `sparsity` and `schedule`.
 
     Source: M. Zhu, S. Gupta, "To prune, or not to prune: exploring the efficacy of pruning for
     model compression", arXiv:1710.01878, section 3.

@@ -39,7 +39,7 @@ class RigL(DynamicSparsityAlgorithm):
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: both kinds of groups, or groups and a structure.
+        ExclusiveOptionsError: both kinds of groups, or groups and a structure.
         ShapeError: on applying, a dimension that the groups do not divide.
 
     Source: U. Evci et al., "Rigging the lottery: making all tickets winners", arXiv:1911.11134,

@@ -16,12 +16,12 @@ _MARKS = ("param_name_patterns", "sparsity_schedule")
 
 
 def is_old_dialect(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is written in the older dialect."""
+    """Return whether an entry is written in the older dialect."""
     return any(mark in entry for mark in _MARKS)
 
 
 def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An older entry in the present keys.
+    """Return an older entry in the present keys.
 
     `type` becomes `algorithm`; `param_name_patterns` (regular expressions searched for in the full
     name) a filter; `sparsity_schedule` (`[[step, level], ...]`) a level that steps; and `schedule`,

@@ -29,13 +29,13 @@ class Removable(Protocol):
 
 
 class Hooks:
-    """Functions registered by kind, called in the order of registering. Copies start empty."""
+    """Holds hooks by kind and calls them in the order of registration. Copies start empty."""
 
     def __init__(self) -> None:
         self._hooks: dict[str, OrderedDict[int, Callable[..., object]]] = {}
 
     def register(self, kind: str, hook: Callable[..., object]) -> RemovableHandle:
-        """Add a hook; the handle's `.remove()` takes it off.
+        """Register a hook; the handle's `.remove()` removes it.
 
         Raises:
             OptionTypeError: not a function.
@@ -90,7 +90,7 @@ class Observed(Generic[A]):
 
 
 class HandleGroup:
-    """Several handles as one."""
+    """Combines several handles into one."""
 
     def __init__(self, handles: list[Removable]) -> None:
         self._handles = handles

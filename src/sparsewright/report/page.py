@@ -31,7 +31,7 @@ _SCRIPTS = ("tabs.js", "tables.js", "charts.js", "decode.js", "viewer.js", "mask
 
 
 def make_page(runs: list[Run]) -> str:
-    """The report of one or several runs.
+    """Return the report of one or several runs.
 
     Raises:
         ReportError: so many runs or layers that the page would exceed `MOST_BYTES`.

@@ -62,10 +62,11 @@ class Settings(ABC):
         )
 
     def _checked_storage(self, storage: str) -> str:
-        """The name of a storage that the algorithm can use.
+        """Return a storage's name, if the algorithm can use it.
 
         Raises:
-            OptionError: it cannot, or there is none of that name.
+            OptionError: there is no storage of that name.
+            IncompatibleOptionError: the algorithm cannot use it.
         """
         name = type(self).__name__
         if storage not in Settings.storages:
@@ -81,11 +82,12 @@ class Settings(ABC):
         """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
 
     def _check_choices(self) -> None:
-        """Raise if options do not go with each other.
+        """Raise if options do not work together.
 
         Raises:
             LevelError: a constant level that the structure cannot hold.
-            OptionError: several levels for a structure that has one.
+            ExclusiveOptionsError: levels by parameter and a distribution.
+            IncompatibleOptionError: a distribution for a structure that has one level.
         """
         is_uniform, structure = self._levels.distribution.is_uniform, self._structure
         if not is_uniform and self._own_levels:

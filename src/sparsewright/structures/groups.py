@@ -30,7 +30,8 @@ class Groups(RowStructure):
         outputs: how many groups of output features (dimension 0); must divide them.
 
     Raises:
-        OptionError: both or neither, or a number below 1.
+        ExclusiveOptionsError, MissingOptionError: both or neither.
+        OptionError: a number below 1.
         OptionTypeError: not an integer.
 
     >>> rows, _ = Groups(inputs=2)(torch.arange(8).reshape(2, 4))
