@@ -198,7 +198,7 @@ def _report_idle(
         if route.filter is None or route.picked:
             continue
         near = near_names(route.filter, names)
-        allowed = "one that matches a parameter which no earlier entry takes"
+        allowed = "a filter that matches a parameter no earlier entry takes"
         hint = f"; close names: {', '.join(near)}" if near else ""
         for name, param, other in tied:
             if route.filter(name, param):

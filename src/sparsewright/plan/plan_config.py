@@ -14,7 +14,13 @@ from torch.nn.parameter import is_lazy
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.configure import read_routes
 from sparsewright.core.filters import ParamFilter
-from sparsewright.errors import OptionError, Report, SparsewrightError, SparsityWarning
+from sparsewright.errors import (
+    MissingOptionError,
+    OptionError,
+    Report,
+    SparsewrightError,
+    SparsityWarning,
+)
 from sparsewright.plan.forecast import Forecast, forecast, guess_steps
 from sparsewright.plan.make_plan import Plan, make_plan
 from sparsewright.plan.outline import (
@@ -109,7 +115,7 @@ def plan_file(
     plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
     if not plan.sparse and not problems:
         names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
-        allowed = f"a param_filter that matches some of {', '.join(names)}"
+        allowed = f"a section whose param_filter matches some of {', '.join(names)}"
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
     plan.states = _STATES.get(request.optimizer.name, momentum)
@@ -162,7 +168,9 @@ def _of_factory(path: Path, model: str, report: Report) -> _Request:
 def _routes(section: Any, report: Report) -> Routes:
     """The entries of a section; warnings of old spellings are shown as warnings."""
     if section is None or section == {"sparsity": None}:
-        report("sparsity", OptionError("sparsity", None, "a number, a dict, a list of dicts"))
+        report(
+            "sparsity", MissingOptionError("sparsity", allowed="a number, a dict, a list of dicts")
+        )
         return []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

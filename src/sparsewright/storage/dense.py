@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from sparsewright import kernels
 from sparsewright.core.packing import read_mask
-from sparsewright.errors import ShapeError
+from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
@@ -123,7 +123,7 @@ class DenseStorage(Storage):
         elif mask in state_dict:
             try:
                 state_dict[mask] = read_mask(state_dict[mask], own.shape)
-            except ShapeError as error:
+            except SparsewrightError as error:
                 errors.append(f"{mask}: {error}")
                 state_dict[mask] = own  # else torch copies what was refused
         return was_dense
