@@ -38,6 +38,9 @@ _WRAPPERS = {
 }
 """Classes that wrap a whole module: the name they give it."""
 
+Formulas = Mapping[Any, Callable[..., int]]
+Count = Callable[[Sequence[Tensor], int], None]
+
 
 def backward_pass() -> int:
     """Return the number of the backward pass that is running; -1 outside of one."""
@@ -62,21 +65,19 @@ def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 
 @contextmanager
-def counting_flops(count: Callable[[Sequence[Tensor], int], None]) -> Iterator[None]:
-    """Call `count(tensors, flops)` for each product, convolution and attention in the block.
+def counting_flops(formulas: Formulas, count: Count) -> Iterator[None]:
+    """Call `count(tensors, flops)` for each operator in the block that has a formula.
 
-    `tensors` are the operator's arguments. A product and its sum are two FLOPs.
+    Args:
+        formulas: `torch.utils.flop_counter.flop_registry`; its module takes 20 ms to import.
+        count: is given the operator's tensor arguments and its FLOPs.
     """
-    from torch.utils.flop_counter import flop_registry  # 20 ms that plans only need
-
-    with _Counting(flop_registry, count):
+    with _Counting(formulas, count):
         yield
 
 
 class _Counting(TorchDispatchMode):
-    def __init__(
-        self, formulas: Mapping[Any, Any], count: Callable[[Sequence[Tensor], int], None]
-    ) -> None:
+    def __init__(self, formulas: Formulas, count: Count) -> None:
         TorchDispatchMode.__init__(self)
         self.formulas, self.count = formulas, count
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import flop_registry
 
 from sparsewright.core.errors import ConfigError, SparsewrightError
 from sparsewright.runs.user_objects import load_object, one_line
@@ -94,6 +95,6 @@ def count_flops(outline: Outline, weights: Mapping[str, Tensor]) -> dict[str, in
         found = (names.get(memory_id(tensor)) for tensor in tensors)
         flops[next(filter(None, found), "")] += new
 
-    with counting_flops(count):
+    with counting_flops(flop_registry, count):
         run(outline)
     return dict(flops)
