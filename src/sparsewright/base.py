@@ -41,8 +41,9 @@ from sparsewright.session.route import (
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, by_parameter
 from sparsewright.session.texts import describe, describe_html
-from sparsewright.session.walk import check_weight, find_owner, named_weights, root_of_apply
+from sparsewright.session.walk import check_weight, find_owner, named_weights
 from sparsewright.structures import StructureLike
+from sparsewright.torch_private import root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 

@@ -92,10 +92,9 @@ class SparseLinear(CompressedLayer):
         """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layout, weight = sparse.layout_from_mask(mask), linear._parameters["weight"]
-        assert weight is not None
+        layout, weight = sparse.layout_from_mask(mask), linear.get_parameter("weight")
         replace_both(weight, lambda t: sparse.gather_dense(t, layout))
-        layer._take(weight, layout, linear._parameters["bias"])
+        layer._take(weight, layout, linear.bias)
         move_hooks(linear, layer)
         return layer.train(linear.training)
 
@@ -197,9 +196,9 @@ class SparseLinearKind(LayerKind):
     def why_not(self, module: nn.Module) -> str:
         """Return why a layer cannot be compressed; "" if it can."""
         reason = super().why_not(module)
-        weight = module._parameters.get("weight")
-        if reason or weight is None:
+        if reason:
             return reason
+        weight = module.get_parameter("weight")
         if weight.device.type != "cpu":
             return f"its weight is on {weight.device.type}; the kernels run on the CPU"
         if weight.dtype != torch.float32:

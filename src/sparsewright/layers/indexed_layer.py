@@ -87,8 +87,7 @@ class IndexedKind(LayerKind):
         """Return the layer, with all of its attributes, compressed."""
         layer = self.compressed.__new__(self.compressed)
         assert isinstance(layer, IndexedLayer)
-        weight = module._parameters["weight"]
-        assert weight is not None
+        weight = module.get_parameter("weight")
         vars(layer).update(vars(module))
         layer.weight_shape, layer.positions = weight.shape, mask.reshape(-1).nonzero().squeeze(1)
         replace_both(weight, layer.gather)

@@ -219,9 +219,9 @@ class _Shown:
 
 def _can_compress(owner: nn.Module, param_name: str) -> bool:
     """Whether `compress` takes a weight, as far as its layer tells."""
-    weight = owner._parameters[param_name]
+    weight = owner.get_parameter(param_name)
     is_weight = type(owner) is nn.Linear and param_name == "weight"
-    return is_weight and weight is not None and weight.dtype == torch.float32
+    return is_weight and weight.dtype == torch.float32
 
 
 def _sparse(name: str, dense: Tensor, param: Tensor, entry: Entry, is_compressed: bool) -> Weight:

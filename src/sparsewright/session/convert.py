@@ -23,10 +23,11 @@ from sparsewright.session.route import logger
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of, vacate
-from sparsewright.session.walk import named_modules, wrapped_name
+from sparsewright.session.walk import named_modules
 from sparsewright.storage import CompressedStorage, MaskedStorage, Storage
 from sparsewright.storage.compressed import Place, put
 from sparsewright.storage.states import replace_shaped
+from sparsewright.torch_private import wrapped_name
 
 WhyNot = Callable[[str, nn.Module, Tensor], str]
 """`(name, layer, mask) -> why the layer stays masked`; "" if it does not."""
@@ -136,7 +137,7 @@ def _compress_where(model: nn.Module, why_not: WhyNot) -> list[Conversion]:
         for param_name, mask in _masks(module):
             name = f"{path}.{param_name}" if path else param_name
             reason = why_not_compress(module, param_name)
-            if not reason and uses[id(module._parameters[param_name])] > 1:
+            if not reason and uses[id(module.get_parameter(param_name))] > 1:
                 reason = "its weight is tied to another layer's"
             if not reason and module not in places:
                 reason = "the model itself is this layer, so it has no parent to hold another"
