@@ -174,6 +174,19 @@ def test_bfloat16_values(path):
         torch.testing.assert_close(dx.double(), dy[:tokens].double() @ weight, **close)
 
 
+class Subclass(torch.Tensor):
+    """Whose memory may be anything."""
+
+
+def test_what_the_kernels_do_not_read_takes_the_reference():
+    _, weight, layout, values = make(6, 1, 0.9, 0)
+    before = sum(native.info()["fallbacks"].values())
+    for x in (torch._neg_view(torch.randn(3, 1)), torch.randn(3, 1).as_subclass(Subclass)):
+        y = sparse.linear(x, values, layout, None)
+        torch.testing.assert_close(y.as_subclass(torch.Tensor), x @ weight.T, check_dtype=True)
+    assert sum(native.info()["fallbacks"].values()) == before + 2
+
+
 @pytest.mark.skipif(not AVAILABLE, reason="built without a C++ compiler")
 def test_what_is_written_to_is_never_a_converted_copy():
     """Memory of another form raises: the results would be in a temporary."""
