@@ -34,7 +34,7 @@ from scale_cost import (
 from torch import nn
 
 from sparsewright import kernels
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
 
 BENCHMARKS = Path(scale.__file__).parent
 # One sparse weight of 4 x 10 and a dense one of 8.
@@ -130,7 +130,7 @@ def test_update_extra_by_hand(algorithm, precision, extra):
 def test_index_bytes_are_those_of_the_library(rows, cols, density, seed, transpose):
     shape = (cols, rows) if transpose else (rows, cols)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
-    layout = sparse.layout_from_mask(mask)
+    layout = csr.layout_from_mask(mask)
     assert index_bytes(*shape, layout.nnz) == layout.nbytes
 
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sparsewright.core.errors import AttachError, LevelError, OptionError
 from sparsewright.core.filters import make_param_filter
 from sparsewright.core.packing import MASK_SUFFIX
-from sparsewright.kernels import sharded, sparse
+from sparsewright.kernels import csr, sharded
 from sparsewright.nn.linear import SparseLinear, check_compressible
 from sparsewright.runtime.attach import Attachment, Owner, logger
 from sparsewright.runtime.loading import attached_to
@@ -236,7 +236,7 @@ def _compress_layer(
     layer = SparseLinear.from_linear(linear, mask)
     put(layer, sites)
     storage = CompressedStorage(layer, list(sites))
-    _move(attached, storage, shape, lambda t: sparse.gather_dense(t, layer.layout))
+    _move(attached, storage, shape, lambda t: csr.gather_dense(t, layer.layout))
     return attached
 
 
@@ -246,7 +246,7 @@ def _decompress_layer(layer: SparseLinear, sites: Sequence[tuple[nn.Module, str]
     linear.register_buffer("weight" + MASK_SUFFIX, mask)
     put(linear, sites)
     storage = MaskedStorage(linear, "weight")
-    _move(attached, storage, shape, lambda t: sparse.scatter_dense(t, layer.layout))
+    _move(attached, storage, shape, lambda t: csr.scatter_dense(t, layer.layout))
     return attached
 
 

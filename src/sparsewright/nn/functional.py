@@ -9,8 +9,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from sparsewright.kernels import sparse
-from sparsewright.kernels.sparse import Blocks, Layout
+from sparsewright.kernels import csr
+from sparsewright.kernels.csr import Blocks, Layout
 
 Factors = tuple[Tensor, Tensor]
 """x `[tokens, cols]` and dy `[tokens, rows]`: the dense gradient of the weight is `dyᵀ x`."""
@@ -71,7 +71,7 @@ def sparse_linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
-        return sparse.linear(x, values, layout, bias)
+        return csr.linear(x, values, layout, bias)
 
     # Apart from `forward`, for `torch.func.grad`.
     @staticmethod
@@ -86,8 +86,8 @@ class _SparseLinear(torch.autograd.Function):
         x, values = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
             _capture(ctx.layout.row_ptr, x, dy, may_be_reused=False)
-        dx = sparse.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
-        dvalues = sparse.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
+        dx = csr.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
+        dvalues = csr.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
         dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return dx, dvalues, dbias, None
 
@@ -114,7 +114,7 @@ def _unflatten(index: list[Tensor], sizes: list[int]) -> Layout:
 def _op(
     x: Tensor, values: Tensor, bias: Tensor | None, index: list[Tensor], sizes: list[int]
 ) -> Tensor:
-    return sparse.linear(x, values, _unflatten(index, sizes), bias)
+    return csr.linear(x, values, _unflatten(index, sizes), bias)
 
 
 @_op.register_fake
@@ -128,7 +128,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor]:
     layout = _unflatten(index, sizes)
     _capture(layout.row_ptr, x, dy, may_be_reused=True)
-    return sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)
+    return csr.input_grad(dy, values, layout), csr.values_grad(dy, x, layout)
 
 
 @_backward_op.register_fake

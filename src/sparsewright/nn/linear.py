@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsewright.core.errors import AttachError, ShapeError
 from sparsewright.core.packing import read_mask
 from sparsewright.init import InitMethod, call_init_method, make_init_method
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
 from sparsewright.nn.functional import Factors, capture_factors, sparse_linear
 
 # All that `register_forward_hook` and its like write to.
@@ -63,12 +63,12 @@ class SparseLinear(nn.Module):
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
         weight = _float32(out_features, in_features).uniform_(-bound, bound)
         mask = call_init_method(make_init_method(init_method), weight, sparsity)
-        layout = sparse.layout_from_mask(mask)
-        self._take(nn.Parameter(sparse.gather_dense(weight, layout)), layout, None)
+        layout = csr.layout_from_mask(mask)
+        self._take(nn.Parameter(csr.gather_dense(weight, layout)), layout, None)
         if bias:
             self.bias = nn.Parameter(_float32(out_features).uniform_(-bound, bound))
 
-    def _take(self, values: nn.Parameter, layout: sparse.Layout, bias: nn.Parameter | None) -> None:
+    def _take(self, values: nn.Parameter, layout: csr.Layout, bias: nn.Parameter | None) -> None:
         self.in_features, self.out_features = layout.cols, layout.rows
         self.values, self.layout = values, layout
         self.register_parameter("bias", bias)
@@ -88,10 +88,10 @@ class SparseLinear(nn.Module):
         """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layout = sparse.layout_from_mask(mask)
+        layout = csr.layout_from_mask(mask)
         weight = linear._parameters["weight"]
         assert weight is not None
-        _replace_both(weight, lambda t: sparse.gather_dense(t, layout))
+        _replace_both(weight, lambda t: csr.gather_dense(t, layout))
         layer._take(weight, layout, linear._parameters["bias"])
         _move_hooks(linear, layer)
         return layer.train(linear.training)
@@ -103,7 +103,7 @@ class SparseLinear(nn.Module):
         """
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         linear.weight = self.values
-        _replace_both(linear.weight, lambda t: sparse.scatter_dense(t, self.layout))
+        _replace_both(linear.weight, lambda t: csr.scatter_dense(t, self.layout))
         linear.register_parameter("bias", self.bias)
         _move_hooks(self, linear)
         return linear.train(self.training)
@@ -115,12 +115,12 @@ class SparseLinear(nn.Module):
         Writing to it changes nothing, and a term of the loss that is made of it (weight decay, a
         norm) has no gradient: make it of `values`.
         """
-        return sparse.scatter_dense(self.values, self.layout)
+        return csr.scatter_dense(self.values, self.layout)
 
     @property
     def weight_mask(self) -> Tensor:
         """The mask, bool `[out, in]`, made anew."""
-        return sparse.dense_mask(self.layout)
+        return csr.dense_mask(self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`.
@@ -151,7 +151,7 @@ class SparseLinear(nn.Module):
         """
         is_capturing = self.captured is not None
         capture_factors(self, False)
-        old, self.layout = self.layout, sparse.layout_from_mask(mask)
+        old, self.layout = self.layout, csr.layout_from_mask(mask)
         capture_factors(self, is_capturing)
         carry = carry_over(old, self.layout)
         _replace_both(self.values, carry)
@@ -198,7 +198,7 @@ class SparseLinear(nn.Module):
             if not torch.equal(mask, self.weight_mask):
                 self.set_mask(mask)
         if weight is not None:
-            self.values.copy_(sparse.gather_dense(weight.to(self.values.dtype), self.layout))
+            self.values.copy_(csr.gather_dense(weight.to(self.values.dtype), self.layout))
         if self.bias is not None:
             if bias is None:
                 missing_keys.append(prefix + "bias")
@@ -216,9 +216,9 @@ class SparseLinear(nn.Module):
         )
 
 
-def carry_over(old: sparse.Layout, new: sparse.Layout) -> Callable[[Tensor], Tensor]:
+def carry_over(old: csr.Layout, new: csr.Layout) -> Callable[[Tensor], Tensor]:
     """A function that carries a tensor `[nnz]` from one index to another: what is new is 0."""
-    source = sparse.match_entries(old, new)
+    source = csr.match_entries(old, new)
     is_new, source = source < 0, source.clamp_(min=0)
 
     def carry(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from sparsewright.runtime.parameter import SparseParameter
 from sparsewright.runtime.storage import MaskedStorage, replace_shaped
 
 if TYPE_CHECKING:
-    from sparsewright.kernels.sparse import Layout
+    from sparsewright.kernels.csr import Layout
     from sparsewright.runtime.attach import Attachment
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsewright import kernels
 from sparsewright.core.errors import AttachError
 from sparsewright.core.packing import MASK_SUFFIX
-from sparsewright.kernels import sharded, sparse
+from sparsewright.kernels import csr, sharded
 from sparsewright.nn.linear import SparseLinear
 
 States = list[Any]
@@ -256,7 +256,7 @@ class CompressedStorage(Storage):
     def take_states(self, states: States) -> None:
         """Gather what is shaped like the weight."""
         layout = self.module.layout
-        replace_shaped(states, self.shape, lambda t: sparse.gather_dense(t, layout))
+        replace_shaped(states, self.shape, lambda t: csr.gather_dense(t, layout))
 
     def prune_states(self, states: States) -> None:
         """Nothing to do."""
@@ -267,7 +267,7 @@ class CompressedStorage(Storage):
         if self.sites:
             layout, shape = self.module.layout, self.param.shape
             put(self.module.to_linear(), self.sites)
-            replace_shaped(states, shape, lambda t: sparse.scatter_dense(t, layout))
+            replace_shaped(states, shape, lambda t: csr.scatter_dense(t, layout))
 
 
 def put(layer: nn.Module, sites: Iterable[tuple[nn.Module, str]]) -> None:
