@@ -223,9 +223,10 @@ def _make_algorithm(
         report(place, error)
         return None
     taken = constructor_options(make)
-    known = dict.fromkeys([*taken, *_CHOICES, "param_filter"])
-    for key in [key for key in options if key not in known]:
-        report(place, OptionError(f"key of {make.__name__}", key, list(known)))
+    allowed = dict.fromkeys([*taken, *_CHOICES])
+    for key in [key for key in options if key not in allowed]:
+        known = [*allowed, "param_filter"]
+        report(place, OptionError(f"key of {make.__name__}", key, known))
         del options[key]
     later = {key: options.pop(key) for key in _CHOICES if key in options and key not in taken}
     algorithm = _construct(place, make, options, report)
