@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import sparsewright
 from sparsewright.dynamic import DynamicSparsityAlgorithm
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
 from sparsewright.plan.costs import (
     HISTOGRAM_BYTES,
     METHODS,
@@ -27,7 +27,7 @@ MIXED = Precision(torch.bfloat16, torch.bfloat16, torch.float32, master=True)
 def test_index_bytes_are_those_of_the_library(rows, cols, density, seed, transpose):
     shape = (cols, rows) if transpose else (rows, cols)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
-    layout = sparse.layout_from_mask(mask)
+    layout = csr.layout_from_mask(mask)
     assert index_bytes(*shape, layout.nnz) == layout.nbytes
 
 
