@@ -59,10 +59,9 @@ def close(first, second):
 @every_kind
 @pytest.mark.parametrize("algorithm", ["rigl", "set", "static"])
 def test_trains_as_its_masked_layer(kind, algorithm):
-    config = {"algorithm": algorithm} | ({} if algorithm != "static" else {"update": None})
     runs = {}
     for storage in ("masked", "compressed"):
-        options = {key: value for key, value in {**RIGL, **config}.items()}
+        options = {**RIGL, "algorithm": algorithm}
         if algorithm == "static":
             options = {"algorithm": "static", "sparsity": 0.5}
         model, shape = make(kind)
