@@ -184,15 +184,16 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
     def sparsify_module(self, module: nn.Module) -> None:
         """Attach each parameter below `module` to the first algorithm whose filter picks it.
 
-        An algorithm that is not in a Group picks by `default_sparse_param_filter`.
+        An algorithm that is not in a Group picks by `default_sparse_param_filter`. Under that
+        filter, a weight that the option `structure` does not fit stays dense.
         """
         picked: set[int] = set()
 
-        def route(name: str, param: Tensor) -> SparsityAlgorithm | None:
+        def route(name: str, param: Tensor) -> tuple[ParamFilter, SparsityAlgorithm] | None:
             for index, (param_filter, algorithm) in enumerate(self._routes):
                 if param_filter(name, param):
                     picked.add(index)
-                    return algorithm
+                    return param_filter, algorithm
             return None
 
         attach_routed(self.session, module, route)
