@@ -76,6 +76,9 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
         name: what configurations call it.
         paper: where it comes from, such as `"arXiv:1911.11134"`; "" if it needs no source.
         needs_dense_gradient: whether updates read the gradient of pruned connections too.
+        selections: for estimates of cost, the entries (`"all"`, `"live"`, `"pruned"`) that each
+            selection of a mask update chooses from, and what it ranks them by (`"weight"`,
+            `"gradient"`, `"random"`).
         session: what holds all that is on models and optimizers; a Group's algorithms share one.
         init_method: the function that makes the first mask.
         seed: the seed.
@@ -89,6 +92,7 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     needs_dense_gradient: ClassVar[bool] = False
+    selections: ClassVar[tuple[tuple[str, str], ...]] = ()
     storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
     """The storages that the algorithm can use; the first is its own choice."""
 
@@ -321,6 +325,18 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
         """Return the level of a parameter at a step, 0..1; a 0-d tensor."""
         asked = self.schedules.value(self.schedule_of(parameter), step)
         return self._levels.of(parameter, asked, self._own_parameters)
+
+    def update_steps(self, until: int) -> Sequence[int]:
+        """Return the steps among `0..until` at which masks are made or changed, ascending.
+
+        Step 0 is before the first step: training starts sparse if it is among them.
+        """
+        return [0]
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Length of a run that the updates are made for, in steps; None if nothing limits it."""
+        return None
 
     def _own_parameters(self) -> Iterable[SparseParameter]:
         return self.sparse_params.values()

@@ -344,7 +344,9 @@ def test_a_structure_that_fits_nothing_is_a_warning():
 
 NAMED = {
     "glob": lambda: sparse.Group({"*.weight": sparse.Static(structure="2:4")}),
-    "function": lambda: sparse.Group([(lambda name, p: p.ndim > 1, sparse.Static(structure="2:4"))]),
+    "function": lambda: sparse.Group(
+        [(lambda name, p: p.ndim > 1, sparse.Static(structure="2:4"))]
+    ),
     "shaper": lambda: _with(sparse.Static(0.5), "score_shaper", sparse.structures.NM(2, 4)),
     "balance": lambda: sparse.RigL(sparsity=0.5, balance_in_groups=4),
 }
