@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,8 +45,11 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     Attributes:
         needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
+        selections: a subclass that does not choose its mask anew, by |w|, says what it does.
         update_schedule: the update schedule.
     """
+
+    selections: ClassVar[tuple[tuple[str, str], ...]] = (("all", "weight"),)
 
     def __init__(
         self,
@@ -147,6 +150,15 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         with self.session.stepping(optimizer, [self]) as step:
             if self._is_due(step.number):
                 change_masks(self.session, self, step)
+
+    def update_steps(self, until: int) -> Sequence[int]:
+        """Return the update steps among `0..until`, ascending."""
+        return self.update_schedule.steps(until)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Length of a run that the update schedule is made for; None if nothing limits it."""
+        return self.update_schedule.planned_steps
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         if self.starts_sparse:

@@ -49,6 +49,7 @@ class RigL(DynamicSparsityAlgorithm):
     name: ClassVar[str] = "rigl"
     paper: ClassVar[str] = "arXiv:1911.11134"
     needs_dense_gradient: ClassVar[bool] = True
+    selections: ClassVar[tuple[tuple[str, str], ...]] = (("live", "weight"), ("pruned", "gradient"))
 
     def __init__(
         self,

@@ -25,11 +25,14 @@ class Distribution(ABC):
     Attributes:
         name: the `type` in a config.
         needs_weights: whether it looks at weights, so that its levels depend on the step.
+        has_exact_total: whether all layers together keep `num_kept(level, N)` of N entries, as long
+            as every entry is a unit of one row.
         is_uniform: whether every layer gets the level that was asked for.
     """
 
     name: ClassVar[str]
     needs_weights: ClassVar[bool] = False
+    has_exact_total: ClassVar[bool] = False
     is_uniform: bool = False
 
     @abstractmethod

@@ -116,6 +116,7 @@ class GlobalMagnitude(Distribution):
 
     name: ClassVar[str] = "global"
     needs_weights: ClassVar[bool] = True
+    has_exact_total: ClassVar[bool] = True
 
     normalize: str = "none"
     minimum: float = 0.0

@@ -223,5 +223,16 @@ class SparseLinearKind(LayerKind):
         return layer.tap
 
     def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
-        """Return 16 bytes of index a value: its column, and its entries in both block orders."""
-        return Cost(kept * dtype.itemsize, 16 * kept, 2 * kept)
+        """Return the bytes of values and index, and the FLOPs of the live connections."""
+        rows, cols = shape
+        return Cost(kept * dtype.itemsize, _index_bytes(rows, cols, kept), 2 * kept)
+
+
+def _index_bytes(rows: int, cols: int, kept: int) -> int:
+    """The bytes of an index: CSR, and the blocks of it and of its transpose."""
+    density = kept / max(1, rows * cols)
+    width = 160 if density > 0.15 else 192 if density > 0.07 else 256
+    segments = 0
+    for height, length in ((rows, cols), (cols, rows)):
+        segments += height * math.ceil(length / min(width, max(1, length))) + 1
+    return 4 * (rows + 1) + 4 * kept + 4 * segments + 2 * (2 + 4) * kept

@@ -55,7 +55,7 @@ class Settings(ABC):
         """Take the choices of a constructor."""
         self._levels = Levels(make_distribution(distribution))
         self._structure = make_structure(structure)
-        self._has_structure = structure is not None
+        self._is_structure_given = structure is not None
         self._autoupdate = True
         self._storage: str | None = (
             self.storages[0] if storage is None else self._checked_storage(storage)
@@ -123,8 +123,17 @@ class Settings(ABC):
     @structure.setter
     def structure(self, value: StructureLike) -> None:
         self._structure = make_structure(value)
-        self._has_structure = value is not None
+        self._is_structure_given = value is not None
         self._check_choices()
+
+    @property
+    def skips_misfits(self) -> bool:
+        """Whether weights that the structure does not fit stay dense under the default filter.
+
+        That of the option `structure` is meant for all weights that it fits; groups to balance and
+        a score shaper are meant for every weight.
+        """
+        return self._is_structure_given
 
     @property
     def score_shaper(self) -> Structure:
@@ -134,7 +143,7 @@ class Settings(ABC):
     @score_shaper.setter
     def score_shaper(self, value: StructureLike) -> None:
         self.structure = value
-        self._has_structure = False
+        self._is_structure_given = False
 
     @property
     def autoupdate(self) -> bool:

@@ -78,7 +78,7 @@ def _value(algorithm: Any, name: str, default: Any) -> Any:
         return None if repr(schedule) == repr(make_update_schedule(None)) else schedule
     if name == "distribution" and algorithm.distribution.is_uniform:
         return default
-    if name == "structure" and not algorithm._has_structure:
+    if name == "structure" and not algorithm._is_structure_given:
         return default
     if name == "storage" and algorithm.storage == algorithm.storages[0]:
         return default
