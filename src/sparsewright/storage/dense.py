@@ -42,7 +42,8 @@ class DenseStorage(Storage):
         """The buffer; made real on the weight's device if the weight left the meta device."""
         mask = self.module._buffers[self._mask_name]
         assert mask is not None
-        if self._seen_pair == (id(mask), id(self.module._parameters.get(self.param_name))):
+        seen = id(mask), id(self.module._parameters.get(self.param_name))
+        if self._shard is None and seen == self._seen_pair:
             return mask
         param = self.param
         if mask.is_meta and not param.is_meta:

@@ -68,7 +68,7 @@ class Storage(ABC):
                 f"it is no longer a Parameter of its {layer}; parametrize before apply",
             )
         if sharded.is_sharded(param):
-            self._shard = param
+            self._shard, self._seen = param, None  # the whole weight can be freed
         if self._shard is None:
             self._seen = param
             return param
