@@ -84,7 +84,9 @@ def test_trains_and_resumes(algorithm, structure, distribution, storage):
             check(sparsity, optimizer, own.schedules.value("sparsity", step + 1))
         if step == 4:
             data = saved(model, optimizer, sparsity)
-    assert {key.removesuffix("_mask") for key in model.state_dict()} == set(make_model().state_dict())
+    assert {key.removesuffix("_mask") for key in model.state_dict()} == set(
+        make_model().state_dict()
+    )
     again, resumed, other = attach(config)
     for each, state in zip((again, other, resumed), loaded(data), strict=True):
         each.load_state_dict(state)
