@@ -69,7 +69,7 @@ class Settings(ABC):
             IncompatibleOptionError: the algorithm cannot use it.
         """
         name = type(self).__name__
-        if storage not in Settings.storages:
+        if not isinstance(storage, str) or storage not in Settings.storages:
             raise OptionError("storage", storage, self.storages)
         if storage not in self.storages:
             needed = " or ".join(map(repr, self.storages))
