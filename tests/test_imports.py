@@ -34,10 +34,11 @@ ROOMS = [
     {"schedules", "structures", "distributions"},
     {"core"},
     {"kernels"},
-    {"formats", "torch_private", "errors", "events"},
+    {"errors"},
+    {"formats", "torch_private", "wording", "events"},
 ]
 # Import paths that only re-export, or that belong to no room.
-FACADES = {"__init__", "utils", "compat", "nn"}
+FACADES = {"__init__", "utils", "typing", "compat", "nn"}
 ALGORITHMS = {"static", "gmp", "set", "rigl"}
 
 

@@ -15,7 +15,7 @@ from sparsewright.core.state_dicts import check_seed
 from sparsewright.distributions import DistributionLike
 from sparsewright.errors import (
     AttachError,
-    OptionError,
+    MissingOptionError,
     OptionTypeError,
     ScoreError,
     ShapeError,
@@ -41,15 +41,16 @@ from sparsewright.session.route import (
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, by_parameter
 from sparsewright.session.texts import describe, describe_html
-from sparsewright.session.walk import check_weight, find_owner, named_weights, root_of_apply
+from sparsewright.session.walk import check_weight, find_owner, named_weights
 from sparsewright.structures import StructureLike
+from sparsewright.torch_private import root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 
 _HINTS = ("min_sparsity", "max_sparsity", "sparsity")
 
 
-class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
+class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, Resumable):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::
@@ -174,7 +175,7 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
         elif isinstance(obj, Optimizer):
             self.sparsify_optimizer(obj)
         else:
-            raise OptionTypeError("apply", obj, "a Module or an Optimizer")
+            raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
 
     def __call__(self, obj: nn.Module | Optimizer) -> None:
         """Let `model.apply(sparsity)` do the same as `sparsity.apply(model)`.
@@ -218,12 +219,12 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
 
         Raises:
             AttachError: its shape is not known yet, or it is sharded in a way not supported.
-            OptionError: the levels were given by parameter, and it is not among them.
+            MissingOptionError: the levels were given by parameter, and it is not among them.
             ShapeError: the structure does not fit its shape.
         """
         check_weight(name, param)
         if self._own_levels and not param.is_meta and param not in self._own_levels:
-            raise OptionError("sparsity", name, "one of the parameters that levels were given for")
+            raise MissingOptionError(f"a level for {name!r}", "the levels by parameter")
         try:
             self.structure.rows(param.shape)
         except ShapeError as error:

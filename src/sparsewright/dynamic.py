@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.structure import RowBlocks
-from sparsewright.errors import OptionTypeError
+from sparsewright.errors import AlgorithmError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import UpdateLike
 from sparsewright.schedules.parse import make_update_schedule
@@ -118,26 +118,27 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         It is summed over micro-batches, and there on update steps, inside `update_mask`, if
         `needs_dense_gradient`.
         """
-        return self._updated("dense_gradient of", p).gradient()
+        return self._updated("dense_gradient", p).gradient()
 
     def gradient_score(self, p: Tensor) -> Tensor | RowBlocks:
         """Return `dense_gradient` as a score; that of a compressed weight is not multiplied out."""
-        return self._updated("gradient_score of", p).dense_gradient().score()
+        return self._updated("gradient_score", p).dense_gradient().score()
 
     def generator(self, p: Tensor) -> torch.Generator:
         """Return a CPU generator for this weight at this step: the same on every rank."""
-        return self._updated("generator of", p).generator()
+        return self._updated("generator", p).generator()
 
     def random_score(self, p: Tensor) -> Tensor:
         """Return uniform numbers in [0, 1), float32, shaped like `p`, from `generator(p)`.
 
         Of a sharded weight each rank gets its own part of the same numbers.
         """
-        return self._updated("random_score of", p).random()
+        return self._updated("random_score", p).random()
 
     def _updated(self, what: str, p: Tensor) -> WeightUpdate:
         if self._updating is None or self._updating.weight is not p:
-            raise OptionTypeError(what, p, "the weight that update_mask was called with")
+            problem = "call it inside update_mask, with the weight that update_mask was given"
+            raise AlgorithmError(f"{type(self).__name__}.{what}", problem)
         return self._updating
 
     def update(self, optimizer: Optimizer | None = None) -> None:

@@ -169,7 +169,7 @@ def make_init_method(init_method: str | InitMethod) -> InitMethod:
 
 
 def name_of_init_method(init_method: InitMethod) -> str | InitMethod:
-    """The name under which `make_init_method` finds an initialiser, or the function itself."""
+    """Return the name under which `make_init_method` finds an initialiser, or the function."""
     return next((name for name, fn in _METHODS.items() if fn is init_method), init_method)
 
 

@@ -1,16 +1,24 @@
 """The private names of torch that the library needs, one function each.
 
 A new torch breaks this file only. Each function has a test in `tests/test_torch_private.py`.
+
+The dicts `_parameters`, `_buffers` and `_modules` of a module are used where they are needed: every
+extension of torch reads them, and no public name gives an entry with its owner at that cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"  # DistributedDataParallel reads it
 _MODULE_HOOKS = (
@@ -18,6 +26,20 @@ _MODULE_HOOKS = (
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
     *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
 )
+# By the name of the class: to import torch's compiler takes a second.
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": (
+        "_checkpoint_wrapped_module"
+    ),
+}
+"""Classes that wrap a whole module: the name they give it."""
+
+Formulas = Mapping[Any, Callable[..., int]]
+Count = Callable[[Sequence[Tensor], int], None]
 
 
 def backward_pass() -> int:
@@ -26,10 +48,54 @@ def backward_pass() -> int:
     return number
 
 
-def is_transformed() -> bool:
-    """Return whether a transform of `torch.func` is active; its tensors have no memory."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active
+def version(tensor: Tensor) -> int:
+    """Return the number of in-place writes to a tensor."""
+    return tensor._version
+
+
+def memory_id(tensor: Tensor) -> int:
+    """Return a number that all views of one tensor share, also on the meta device."""
+    number: int = tensor.untyped_storage()._cdata
+    return number
+
+
+def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Return nested tuples, lists and dicts with `fn` of each tensor in them."""
+    return tree_map(lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+@contextmanager
+def counting_flops(formulas: Formulas, count: Count) -> Iterator[None]:
+    """Call `count(tensors, flops)` for each operator in the block that has a formula.
+
+    Args:
+        formulas: `torch.utils.flop_counter.flop_registry`; its module takes 20 ms to import.
+        count: is given the operator's tensor arguments and its FLOPs.
+    """
+    with _Counting(formulas, count):
+        yield
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self, formulas: Formulas, count: Count) -> None:
+        TorchDispatchMode.__init__(self)
+        self.formulas, self.count = formulas, count
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = self.formulas.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                made_of_others = func.decompose(*args, **kwargs)
+            if made_of_others is not NotImplemented:
+                return made_of_others
+        out = func(*args, **kwargs)
+        if formula is not None:
+            tensors = [arg for arg in args if isinstance(arg, Tensor)]
+            self.count(tensors, formula(*args, **kwargs, out_val=out))
+        return out
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
@@ -37,9 +103,10 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
     return "_optimizer_step_post_hooks" in vars(optimizer)
 
 
-def version(tensor: Tensor) -> int:
-    """Return the number of in-place writes to a tensor."""
-    return tensor._version
+def is_skipped(optimizer: Optimizer) -> bool:
+    """Return whether a fused step under a `GradScaler` did nothing, after an overflow."""
+    found_inf: Any = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
 
 
 def move_hooks(old: nn.Module, new: nn.Module) -> None:
@@ -52,6 +119,27 @@ def call_load_hooks(module: nn.Module, state_dict: dict[str, Any], prefix: str, 
     """Call the hooks that run before a module loads its part of a state dict."""
     for hook in module._load_state_dict_pre_hooks.values():
         hook(state_dict, prefix, *rest)
+
+
+def wrapped_name(module: nn.Module) -> str | None:
+    """Return the name under which a wrapper (compile, DDP, EMA) holds its module; else None."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
+
+
+def root_of_apply(fn: object, module: nn.Module) -> nn.Module:
+    """Return the module on which the user called `module.apply(fn)`; `module` if called directly.
+
+    `nn.Module.apply` visits children first and does not pass on where it was called. The outermost
+    of its frames that carries `fn` knows.
+    """
+    root = module
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is nn.Module.apply.__code__ and frame.f_locals.get("fn") is fn:
+            root = frame.f_locals["self"]
+        frame = frame.f_back
+    return root
 
 
 def hide_from_ddp(module: nn.Module, names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from sparsewright.distributions import (
     make_distribution,
     uniform,
 )
-from sparsewright.errors import LevelError, OptionError, OptionTypeError
+from sparsewright.errors import LevelError, MissingOptionError, OptionError, OptionTypeError
 
 SHAPES = {
     name: torch.Size(shape)
@@ -118,7 +118,11 @@ def test_a_function_of_the_users():
     ("result", "error", "message"),
     [
         (0.5, OptionTypeError, r"result of .* a dict \{name: level\}"),
-        ({"conv1.weight": 0.5}, OptionError, r"a level for 'conv2.weight' too"),
+        (
+            {"conv1.weight": 0.5},
+            MissingOptionError,
+            r"^a level for 'conv2.weight' is missing",
+        ),
         (dict.fromkeys([*SHAPES, "fc2.weight"], 0.5), OptionError, r"'fc2.weight'.*'fc.weight'"),
         (dict.fromkeys(SHAPES, 1.5), LevelError, r"for 'conv1.weight' = 1.5 is out of range"),
         (dict.fromkeys(SHAPES, None), OptionTypeError, r"for 'conv1.weight' = None"),
@@ -154,7 +158,11 @@ def test_distributions_from_configs(given, expected):
     ("given", "error", "message"),
     [
         ("ekr", OptionError, r"type of distribution = 'ekr'.*did you mean 'erk'"),
-        ({"power": 1}, OptionError, r"distribution without 'type' .* uniform, erk, global, layers"),
+        (
+            {"power": 1},
+            MissingOptionError,
+            r"^type is missing from distribution = .*: uniform, erk, global, layers",
+        ),
         ({"type": "erk", "powr": 1}, OptionError, r"key of distribution 'erk' = 'powr'.*'power'"),
         ({"type": "erk", "power": "1"}, OptionTypeError, r"power = '1'"),
         ({"type": "erk", "budget": "every"}, OptionError, r"budget = 'every'"),
@@ -162,7 +170,11 @@ def test_distributions_from_configs(given, expected):
         ({"type": "global", "normalize": "l1"}, OptionError, r"normalize = 'l1'"),
         ({"type": "global", "minimum": -1}, LevelError, r"minimum = -1"),
         ({"layers": 3}, OptionTypeError, r"layers = 3"),
-        ("layers", OptionError, r"distribution 'layers' without 'layers'"),
+        (
+            "layers",
+            MissingOptionError,
+            r"^layers is missing from distribution = {'type'",
+        ),
         (0.5, OptionTypeError, r"distribution = 0.5"),
         (ERK, OptionTypeError, r"distribution = "),
     ],

@@ -123,7 +123,7 @@ def test_layers_of_zeros_and_none_at_all():
 def test_bad_weights_and_options_raise():
     weights = {"a": torch.ones(2), "b": torch.tensor([1.0, math.nan])}
     for options in ({}, {"normalize": "l2"}, {"minimum": 0.1}):
-        with pytest.raises(ScoreError, match="b has NaN"):
+        with pytest.raises(ScoreError, match="b contains NaN"):
             global_magnitude(weights, 0.1, **options)
     with pytest.raises(OptionError, match=r"normalize = 'l3'.*none, l2, mean"):
         global_magnitude(weights, 0.5, normalize="l3")

@@ -228,6 +228,13 @@ def test_takes_what_is_not_contiguous_or_needs_grad():
     assert torch.equal(public.select(base.t(), 5, among.t()), expected)
 
 
+def test_a_lazily_negated_view_is_ranked_by_its_values():
+    negated = torch._neg_view(torch.randn(3, 7))
+    assert negated.is_contiguous()
+    expected = public.select(negated.resolve_neg(), 1, None, False)
+    assert torch.equal(public.select(negated, 1, None, False), expected)
+
+
 def test_a_row_with_fewer_candidates_marks_them_all(kernels):
     mask = torch.rand(7, 100) < 0.3
     assert torch.equal(kernels.select(mask.float(), 100, mask), mask)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helpers.support import UserDefined
 from sparsewright.algorithms import ALL
 from sparsewright.dynamic import DynamicSparsityAlgorithm
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
 from sparsewright.layers import kind_of
 from sparsewright.plan.costs import (
     HISTOGRAM_BYTES,
@@ -30,7 +30,7 @@ MIXED = Precision(torch.bfloat16, torch.bfloat16, torch.float32, master=True)
 def test_bytes_of_an_index_are_those_of_the_library(rows, cols, density, seed, transpose):
     shape = (cols, rows) if transpose else (rows, cols)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
-    layout = sparse.layout_from_mask(mask)
+    layout = csr.layout_from_mask(mask)
     cost = kind_of(torch.nn.Linear(1, 1)).cost(shape, layout.nnz, torch.float32)
     assert (cost.value_bytes, cost.index_bytes) == (4 * layout.nnz, layout.nbytes)
     assert cost.flops == 2 * layout.nnz

@@ -112,7 +112,7 @@ def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(
     assert problems == [Problem("sparsity", expected)]
     _, problems = plan_of(tmp_path, {**section, "structure": "1:5"}, "small")
     (problem,) = problems
-    assert problem.message.endswith("and a structure that fits them")
+    assert problem.message.endswith("and whose structure fits them")
 
 
 @pytest.mark.parametrize(

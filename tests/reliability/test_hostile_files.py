@@ -56,7 +56,7 @@ def test_every_bit_of_a_compressed_file(tmp_path: Path) -> None:
 
 def rewrite(path: Path, shapes: str, tensors: dict) -> None:
     """A compressed file with these shapes, and the digest that belongs to them."""
-    from sparsewright.nn import checkpoint as module
+    from sparsewright.storage import compressed_file as module
 
     metadata = {"format": module.FORMAT, "shapes": shapes}
     save_file(tensors, path, {**metadata, "sha256": module._digest(tensors, shapes)})

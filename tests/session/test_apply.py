@@ -11,7 +11,7 @@ import sparsewright as sparse
 from helpers.support import UserDefined, assert_pruned, kept_of, make_mlp, train
 from sparsewright.errors import (
     AttachError,
-    OptionError,
+    MissingOptionError,
     OptionTypeError,
     ShapeError,
     SparsityWarning,
@@ -206,7 +206,9 @@ def test_nothing_matched_warns_and_lists_the_names():
 )
 def test_anything_but_a_module_or_optimizer_raises(make):
     for wrong in (torch.zeros(2), [make_mlp()], None, nn.Linear):
-        with pytest.raises(OptionTypeError, match=r"allowed: a Module or an Optimizer"):
+        with pytest.raises(
+            OptionTypeError, match=r"the argument of apply = .*allowed: a Module or an Optimizer"
+        ):
             make().apply(wrong)
 
 
@@ -259,7 +261,9 @@ def test_levels_by_parameter():
     model = make_mlp()
     levels = {model[0].weight: 0.75, model[2].weight: 0.25}
     sparsity = sparse.Static(levels)
-    with pytest.raises(OptionError, match=r"sparsity = '2.bias'.*levels were given for"):
+    with pytest.raises(
+        MissingOptionError, match=r"a level for '2.bias' is missing from the levels by"
+    ):
         sparsity.sparsify_parameter(model[2], "2.bias", model[2].bias)
     sparsity.apply(model)
     assert kept_of(sparsity) == {"0.weight": 32, "2.weight": 48}

@@ -199,7 +199,9 @@ def test_get_sparse_params():
     found = sparsity.get_sparse_params(optimizer)
     assert iter(found) is found
     assert [p.name for p in found] == ["2.weight"]
-    with pytest.raises(OptionTypeError, match=r"get_sparse_params = '0.weight' has type str"):
+    with pytest.raises(
+        OptionTypeError, match=r"argument of get_sparse_params = '0.weight' has type str"
+    ):
         sparsity.get_sparse_params("0.weight")
 
 

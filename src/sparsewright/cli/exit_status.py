@@ -19,13 +19,14 @@ from sparsewright.errors import (
     LevelError,
     OptionError,
     OptionTypeError,
+    ReportError,
     ShapeError,
     SparsewrightError,
 )
 
 FILE = click.Path(path_type=Path)
 FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
-_USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ShapeError)
+_USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ReportError, ShapeError)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -41,7 +41,7 @@ def as_decimal(level: object, what: str = "sparsity") -> Decimal:
 
 
 def num_kept(level: Level, n: int) -> int:
-    """How many of `n` competing entries a level keeps: `floor(round((1 - level) * n, 6))`.
+    """Return how many of `n` competing entries stay: `floor(round((1 - level) * n, 6))`.
 
     The product is exact: `level` is read as the shortest decimal of what was given, so a level
     means the same in float32 and float64, at any `n`.

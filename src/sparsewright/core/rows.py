@@ -19,7 +19,7 @@ from sparsewright.core.structure import (
     Structure,
     check_same_shape,
 )
-from sparsewright.errors import OptionError, ScoreError, ShapeError
+from sparsewright.errors import MissingOptionError, ScoreError, ShapeError
 
 
 class RowStructure(Structure):
@@ -35,7 +35,9 @@ class RowStructure(Structure):
     def level(self, asked: Level | None) -> Level:
         """Return the level as it was asked for: rows hold any, rounded down to whole units."""
         if asked is None:
-            raise OptionError("sparsity", None, "a number 0..1, a schedule, a list, a function")
+            raise MissingOptionError(
+                "sparsity", allowed="a number 0..1, a schedule, a list, a function"
+            )
         return asked
 
     def num_kept(self, shape: torch.Size, sparsity: Level) -> int:

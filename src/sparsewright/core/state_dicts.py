@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from sparsewright.core.step import MAX_STEP
-from sparsewright.errors import OptionError, OptionTypeError, StateError, show
+from sparsewright.errors import OptionError, OptionTypeError, StateError
+from sparsewright.wording import show
 
 
 class Stateful(Protocol):

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.filters import GlobFilter
-from sparsewright.errors import LevelError, OptionError, OptionTypeError, close_names
+from sparsewright.errors import LevelError, OptionError, OptionTypeError
+from sparsewright.wording import close_names
 
 Shapes = Mapping[str, Sequence[int]]
 """Full name -> shape."""

@@ -11,7 +11,7 @@ import torch
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
 from sparsewright.distributions.budget import matched
-from sparsewright.errors import OptionError, OptionTypeError
+from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError
 
 LevelFunction = Callable[[Mapping[str, torch.Size], float], Mapping[str, float]]
 """`(shapes, level) -> {name: level}`."""
@@ -87,7 +87,9 @@ class FromFunction(Distribution):
                 raise OptionError(f"name from {self!r}", name, list(shapes))
         for name in shapes:
             if name not in levels:
-                raise OptionError(f"result of {self!r}", levels, f"a level for {name!r} too")
+                raise MissingOptionError(
+                    f"a level for {name!r}", f"the result of {self!r}", value=levels
+                )
         return {name: float(as_decimal(levels[name], f"{what} for {name!r}")) for name in shapes}
 
     def __repr__(self) -> str:

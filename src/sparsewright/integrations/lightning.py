@@ -10,13 +10,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.hooks import Removable
 from sparsewright.errors import AttachError, needs
 from sparsewright.integrations import follow_only, is_attached
+from sparsewright.integrations.trainer_private import (
+    after_hook,
+    forget_hooks,
+    log_interval,
+    logged_step,
+)
 from sparsewright.metrics import log_metrics
 
 with needs("SparsityCallback", "lightning", extra="lightning"):
@@ -72,7 +77,7 @@ class SparsityCallback(Callback):
                 self.sparsity.apply(pl_module)
 
         # Callbacks are set up before the module, and layers may be made in its setup.
-        _after(pl_module, "setup" if stage == "fit" else "on_load_checkpoint", sparsify)
+        after_hook(pl_module, "setup" if stage == "fit" else "on_load_checkpoint", sparsify)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget a checkpoint that was not loaded, and stop logging."""
@@ -85,22 +90,20 @@ class SparsityCallback(Callback):
         self._leave(pl_module)
 
     def _leave(self, pl_module: LightningModule) -> None:
-        for hook in ("setup", "on_load_checkpoint"):
-            vars(pl_module).pop(hook, None)
+        forget_hooks(pl_module, "setup", "on_load_checkpoint")
         self._stop_logging()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the optimizers, and log."""
         follow_only(self.sparsity, trainer.optimizers)
         self._stop_logging()
-        # The trainer has it from its logger connector; its class does not declare it.
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = log_interval(trainer)
         if trainer.loggers and every and trainer.is_global_zero:
 
             def log(scalars: dict[str, float], step: int) -> None:
                 for logger in trainer.loggers:
                     # Not the algorithm's step: the axis of everything else, as Lightning counts it.
-                    logger.log_metrics(scalars, trainer.fit_loop.epoch_loop._batches_that_stepped)
+                    logger.log_metrics(scalars, logged_step(trainer))
 
             self._logging = log_metrics(self.sparsity, log, every=every)
 
@@ -124,16 +127,3 @@ class SparsityCallback(Callback):
             StateError: it is the state of another algorithm.
         """
         self.sparsity.load_state_dict(state_dict)
-
-
-def _after(module: LightningModule, hook: str, then: Callable[[], None]) -> None:
-    """Call a function once, after the next call of one of the module's own hooks."""
-    vars(module).pop(hook, None)  # of a run that ended before the hook was called
-    own = getattr(module, hook)
-
-    def both(*args: Any, **kwargs: Any) -> None:
-        vars(module).pop(hook, None)
-        own(*args, **kwargs)
-        then()
-
-    setattr(module, hook, both)

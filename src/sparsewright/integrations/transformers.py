@@ -19,6 +19,7 @@ from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.hooks import Removable
 from sparsewright.errors import AttachError, needs
 from sparsewright.integrations import follow_only, is_attached
+from sparsewright.integrations.trainer_private import saved_states
 from sparsewright.metrics import log_metrics
 
 with needs("SparsityCallback", "transformers", extra="transformers"):
@@ -80,7 +81,7 @@ class SparsityCallback(TrainerCallback):
         """
         if not is_attached(self.sparsity, kwargs["model"]):
             self._start_again(kwargs["model"], state)
-        saved = _saved_states(state).get(_KEY)
+        saved = saved_states(state).get(_KEY)
         if saved is not None:
             self.sparsity.load_state_dict(saved)
         follow_only(self.sparsity, [kwargs["optimizer"]])
@@ -113,7 +114,7 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Put the state where a checkpoint saved after this step takes it from; keep in step."""
-        _saved_states(state)[_KEY] = self.sparsity.state_dict()
+        saved_states(state)[_KEY] = self.sparsity.state_dict()
         if state.global_step - self.sparsity.step != self._ahead:
             self._follow(state)
 
@@ -136,9 +137,3 @@ class SparsityCallback(TrainerCallback):
         if self._logging is not None:
             self._logging.remove()
             self._logging = None
-
-
-def _saved_states(state: TrainerState) -> dict[str, Any]:
-    """What `trainer_state.json` keeps of callbacks, by name (though annotated as a list)."""
-    states: dict[str, Any] = vars(state)["stateful_callbacks"]
-    return states

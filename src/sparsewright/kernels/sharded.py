@@ -21,18 +21,18 @@ _BLOCK = 1 << 22  # entries looked at together: bounds the temporaries
 
 
 def _module() -> Any:
-    """The module of DTensor, which takes half a second to import; None: nobody has used it."""
+    """Return the module of DTensor, or None if nobody imported it: that takes half a second."""
     return sys.modules.get("torch.distributed.tensor")
 
 
 def is_sharded(tensor: object) -> bool:
-    """Whether a tensor is a DTensor."""
+    """Return whether a tensor is a DTensor."""
     module = _module()
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Any) -> Tensor:
-    """This rank's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    """Return this rank's part of a sharded tensor, sharing memory; any other tensor unchanged."""
     part: Tensor = tensor
     if is_sharded(tensor):
         with torch.no_grad():
@@ -55,7 +55,7 @@ class Shards:
 
 
 def shards_of(tensor: Any) -> Shards:
-    """Where the parts of a DTensor are.
+    """Return where the parts of a DTensor are.
 
     Raises:
         ValueError: it is spread in a way whose flat order is not the order of the ranks.
@@ -83,7 +83,7 @@ def group_of(tensor: Tensor) -> dist.ProcessGroup | None:
 
 
 def shard_like(tensor: Tensor, like: Any) -> Tensor:
-    """A whole tensor, equal on all ranks, spread as `like`; nothing is sent."""
+    """Spread a whole tensor, equal on all ranks, as `like`; nothing is sent."""
     if is_sharded(tensor) or not is_sharded(like):
         return tensor
     spread: Tensor = _module().distribute_tensor(
@@ -93,7 +93,7 @@ def shard_like(tensor: Tensor, like: Any) -> Tensor:
 
 
 def from_local(part: Tensor, like: Any) -> Tensor:
-    """The DTensor, shaped and spread as `like`, of which this rank's part is `part`."""
+    """Return the DTensor, shaped and spread as `like`, of which this rank holds `part`."""
     spread: Tensor = type(like).from_local(
         part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
@@ -101,26 +101,29 @@ def from_local(part: Tensor, like: Any) -> Tensor:
 
 
 def whole(tensor: Any) -> Tensor:
-    """A small sharded result in full, on every rank; any other tensor as it is."""
+    """Return a small sharded result in full, on every rank; any other tensor unchanged."""
     full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return full
 
 
 def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum of small tensors over the ranks of a group, in place."""
+    """Sum small tensors over the ranks of a group, in place."""
     if group is not None:
         dist.all_reduce(counts, group=group)
     return counts
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether every entry of a tensor is finite, on whichever rank."""
+    """Return whether every entry of a tensor is finite, on all ranks."""
     bad = (~entries_finite(local(tensor))).long()
     return not int(sum_over(bad, group_of(tensor)))
 
 
 def count_rows(mask: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Number of True per row over all ranks; `mask` as in `select`. int64 `[rows]` on the CPU."""
+    """Count the True entries per row over all ranks: int64 `[rows]` on the CPU.
+
+    `mask` is as in `select`.
+    """
     counts = torch.stack([row.sum() for row in mask.split(list(lengths))])
     return sum_over(counts, group).cpu()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.core.packing import read_mask
-from sparsewright.errors import ShapeError
+from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.taps.captured import CapturedTap
 from sparsewright.torch_private import call_load_hooks
@@ -116,7 +116,7 @@ class CompressedLayer(nn.Module, ABC):
         if prefix + _MASK in state_dict:
             try:
                 mask = read_mask(state_dict[prefix + _MASK], self.weight_shape)
-            except ShapeError as error:
+            except SparsewrightError as error:
                 error_msgs.append(f"{prefix}weight_mask: {error}")
                 return
             if not torch.equal(mask, self.weight_mask):

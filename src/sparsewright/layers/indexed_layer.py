@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from sparsewright.errors import ShapeError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
 from sparsewright.layers.kind import Cost, LayerKind
@@ -38,6 +39,15 @@ class IndexedLayer(CompressedLayer):
         if tap is not None and tap.is_armed and weight.requires_grad:
             weight.register_hook(tap.capture)
         return weight
+
+    @weight.setter
+    def weight(self, dense: Tensor) -> None:
+        """Take the live entries of a dense tensor."""
+        if dense.shape != self.weight_shape:
+            shape = tuple(self.weight_shape)
+            raise ShapeError("a weight", dense.shape, f"the layer's has shape {shape}")
+        with torch.no_grad():
+            self.values.copy_(self.gather(dense))
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the live entries of a dense tensor."""
@@ -77,8 +87,7 @@ class IndexedKind(LayerKind):
         """Return the layer, with all of its attributes, compressed."""
         layer = self.compressed.__new__(self.compressed)
         assert isinstance(layer, IndexedLayer)
-        weight = module._parameters["weight"]
-        assert weight is not None
+        weight = module.get_parameter("weight")
         vars(layer).update(vars(module))
         layer.weight_shape, layer.positions = weight.shape, mask.reshape(-1).nonzero().squeeze(1)
         replace_both(weight, layer.gather)

@@ -141,7 +141,7 @@ def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> N
         if route.filter is None or route.picked:
             continue
         near = near_names(route.filter, names)
-        allowed = "one that matches a parameter which no earlier entry takes"
+        allowed = "a filter that matches a parameter no earlier entry takes"
         hint = f"; close names: {', '.join(near)}" if near else ""
         for each in found:
             if each.tied_to and route.filter(each.name, each.dense):

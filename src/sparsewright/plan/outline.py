@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from sparsewright.errors import ConfigError, SparsewrightError
 from sparsewright.runs.user_objects import load_object, one_line
+from sparsewright.torch_private import counting_flops, map_tensors, memory_id
 
 Factory = Callable[[], Any]
 """Gives a module, or `(module, inputs)`: a tensor, a tuple of arguments or a dict of keywords."""
@@ -76,9 +75,7 @@ def run(outline: Outline) -> None:
     """Send the inputs through the model, where its parameters are."""
     devices = [param.device for param in outline.model.parameters() if not is_lazy(param)]
     device = devices[0] if devices else torch.device("meta")
-    inputs = tree_map(
-        lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, outline.inputs
-    )
+    inputs = map_tensors(lambda tensor: tensor.to(device), outline.inputs)
     with contextlib.redirect_stdout(sys.stderr):
         if isinstance(inputs, Mapping):
             outline.model(**inputs)
@@ -91,33 +88,13 @@ def count_flops(outline: Outline, weights: Mapping[str, Tensor]) -> dict[str, in
 
     A product and its sum are two. Counted are matrix products, convolutions and attention.
     """
-    with _Counting(weights) as counting:
+    names = {memory_id(weight): name for name, weight in weights.items()}
+    flops: Counter[str] = Counter()
+
+    def count(tensors: Sequence[Tensor], new: int) -> None:
+        found = (names.get(memory_id(tensor)) for tensor in tensors)
+        flops[next(filter(None, found), "")] += new
+
+    with counting_flops(flop_registry, count):
         run(outline)
-    return dict(counting.flops)
-
-
-class _Counting(TorchDispatchMode):
-    """Counts what passes, and finds the weight by the storage that all its views share."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        TorchDispatchMode.__init__(self)
-        self.names = {w.untyped_storage()._cdata: name for name, w in weights.items()}
-        self.flops: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is None:
-            with self:
-                made_of_others = func.decompose(*args, **kwargs)
-            if made_of_others is not NotImplemented:
-                return made_of_others
-        out = func(*args, **kwargs)
-        if formula is not None:
-            tensors = [arg for arg in args if isinstance(arg, Tensor)]
-            found = [self.names.get(t.untyped_storage()._cdata) for t in tensors]
-            name = next((name for name in found if name), "")
-            self.flops[name] += formula(*args, **kwargs, out_val=out)
-        return out
+    return dict(flops)

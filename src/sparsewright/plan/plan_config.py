@@ -14,7 +14,13 @@ from torch.nn.parameter import is_lazy
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.configure import read_routes
 from sparsewright.core.filters import ParamFilter
-from sparsewright.errors import OptionError, Report, SparsewrightError, SparsityWarning
+from sparsewright.errors import (
+    MissingOptionError,
+    OptionError,
+    Report,
+    SparsewrightError,
+    SparsityWarning,
+)
 from sparsewright.plan.contents import Plan
 from sparsewright.plan.forecast import Forecast, forecast, guess_steps
 from sparsewright.plan.make_plan import make_plan
@@ -112,9 +118,9 @@ def plan_file(
     plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
     if not plan.sparse and not problems:
         names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
-        allowed = f"a param_filter that matches some of {', '.join(names)}"
+        allowed = f"a section whose param_filter matches some of {', '.join(names)}"
         if any(algorithm.skips_misfits for algorithm in algorithms):
-            allowed += ", and a structure that fits them"
+            allowed += ", and whose structure fits them"
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
     plan.states = _STATES.get(request.optimizer.name, momentum)
@@ -170,7 +176,9 @@ def _routes(request: _Request, report: Report) -> Routes:
     """The entries of a section; warnings of old spellings are shown as warnings."""
     section = request.sparsity
     if section is None or section == {"sparsity": None}:
-        report("sparsity", OptionError("sparsity", None, "a number, a dict, a list of dicts"))
+        report(
+            "sparsity", MissingOptionError("sparsity", allowed="a number, a dict, a list of dicts")
+        )
         return []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

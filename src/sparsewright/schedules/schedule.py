@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparsewright.core.plots import plot_values
 from sparsewright.core.step import Step
-from sparsewright.errors import StateError, show
+from sparsewright.errors import StateError
+from sparsewright.wording import show
 
 
 class HyperParameterSchedule(ABC):

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.state_dicts import check_state, load_all
-from sparsewright.errors import StateError, show
+from sparsewright.errors import StateError
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.session import Session
+from sparsewright.wording import show
 
 if TYPE_CHECKING:
     pass

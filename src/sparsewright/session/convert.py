@@ -23,10 +23,11 @@ from sparsewright.session.route import logger
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of, vacate
-from sparsewright.session.walk import named_modules, wrapped_name
+from sparsewright.session.walk import named_modules
 from sparsewright.storage import CompressedStorage, MaskedStorage, Storage
 from sparsewright.storage.compressed import Place, put
 from sparsewright.storage.states import replace_shaped
+from sparsewright.torch_private import wrapped_name
 
 WhyNot = Callable[[str, nn.Module, Tensor], str]
 """`(name, layer, mask) -> why the layer stays masked`; "" if it does not."""
@@ -162,7 +163,7 @@ class Surroundings:
 
     def why_not_replace(self, module: nn.Module, param_name: str) -> str:
         """Return why no other layer can stand in a layer's place; "" if one can."""
-        if self._uses[id(module._parameters[param_name])] > 1:
+        if self._uses[id(module.get_parameter(param_name))] > 1:
             return "its weight is tied to another layer's"
         if module not in self.places:
             return "the model itself is this layer, so it has no parent to hold another"

@@ -9,9 +9,10 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.session.optimizers import is_skipped, params_of
+from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
+from sparsewright.torch_private import is_skipped
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session

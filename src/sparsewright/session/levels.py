@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sparsewright.core.counts import as_decimal
 from sparsewright.distributions import Distribution
-from sparsewright.errors import StateError, show
+from sparsewright.errors import StateError
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.wording import show
 
 
 class Levels:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.optim import Optimizer
 
@@ -48,9 +46,3 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
 def params_of(optimizer: Optimizer) -> list[int]:
     """Return the ids of the parameters that an optimizer steps, in order."""
     return [id(param) for group in optimizer.param_groups for param in group["params"]]
-
-
-def is_skipped(optimizer: Optimizer) -> bool:
-    """Return whether a fused step under a `GradScaler` did nothing, after an overflow."""
-    found_inf: Any = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)

@@ -103,8 +103,7 @@ def attach_parameter(
     Raises:
         AttachError: the name of the buffer is taken.
     """
-    param = module._parameters[param_name]
-    assert param is not None
+    param = module.get_parameter(param_name)
     has_mask = as_compressed(module) is not None or _add_mask(module, param_name, param, name)
     storage = hold(module, param_name, rule.storage, name, rule.shadows)
     parameter = session.add_parameter(name, storage, rule)

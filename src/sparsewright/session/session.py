@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -45,7 +45,7 @@ class Session:
         self.followed: list[Followed] = []
         self.counter = StepCounter(steps)
         self.hooks = hooks
-        self.process_group: Any = replicas.AUTO
+        self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
@@ -142,7 +142,7 @@ class Session:
         """
         followed, gone = self.find_followed(optimizer), list(rules)
         if followed is None or not any(rule in followed.rules for rule in gone):
-            raise AttachError(type(optimizer).__name__, "it is not followed")
+            raise AttachError(type(optimizer).__name__, "it is not sparsified")
         slot = self.followed.index(followed)
         if followed.leave(gone):
             self._drop(followed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
-from sparsewright.errors import OptionError
+from sparsewright.errors import ExclusiveOptionsError, IncompatibleOptionError, OptionError
 from sparsewright.schedules.schedule import ScheduleLike, constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
@@ -62,14 +62,18 @@ class Settings(ABC):
         )
 
     def _checked_storage(self, storage: str) -> str:
-        """The name of a storage that the algorithm can use.
+        """Return a storage's name, if the algorithm can use it.
 
         Raises:
-            OptionError: it cannot, or there is none of that name.
+            OptionError: there is no storage of that name.
+            IncompatibleOptionError: the algorithm cannot use it.
         """
+        name = type(self).__name__
+        if storage not in Settings.storages:
+            raise OptionError("storage", storage, self.storages)
         if storage not in self.storages:
-            name = type(self).__name__
-            raise OptionError(f"storage of {name}", storage, list(self.storages))
+            needed = " or ".join(map(repr, self.storages))
+            raise IncompatibleOptionError("storage", storage, name, f"needs {needed}")
         return storage
 
     @property
@@ -78,22 +82,23 @@ class Settings(ABC):
         """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
 
     def _check_choices(self) -> None:
-        """Raise if options do not go with each other.
+        """Raise if options do not work together.
 
         Raises:
             LevelError: a constant level that the structure cannot hold.
-            OptionError: several levels for a structure that has one.
+            ExclusiveOptionsError: levels by parameter and a distribution.
+            IncompatibleOptionError: a distribution for a structure that has one level.
         """
         is_uniform, structure = self._levels.distribution.is_uniform, self._structure
         if not is_uniform and self._own_levels:
-            raise OptionError(
-                "distribution", self.distribution, "levels by parameter or a distribution, not both"
-            )
+            raise ExclusiveOptionsError(["levels by parameter", "a distribution"])
         if not is_uniform and structure.has_one_level:
-            raise OptionError(
+            raise IncompatibleOptionError(
                 "distribution",
                 self.distribution,
-                f"'uniform' with the structure {structure!r}, which has one level",
+                f"structure = {structure!r}",
+                "has one level only",
+                ["uniform"],
             )
         for name, schedule in self.schedules.items():
             level = constant_value(schedule)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from types import FrameType
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -12,24 +10,7 @@ from torch.nn.parameter import is_lazy
 from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
-
-# By the name of the class: to import torch's compiler takes a second.
-_WRAPPERS = {
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.optim.swa_utils.AveragedModel": "module",
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": (
-        "_checkpoint_wrapped_module"
-    ),
-}
-"""Classes of torch that wrap a whole module: the name they give it."""
-
-
-def wrapped_name(module: nn.Module) -> str | None:
-    """The name under which a wrapper of torch (compile, DDP, EMA) holds its module; else None."""
-    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
-    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
+from sparsewright.torch_private import wrapped_name
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -75,21 +56,6 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.P
             else:
                 reason = ""
             yield name, owner, param_name, param, reason
-
-
-def root_of_apply(fn: object, module: nn.Module) -> nn.Module:
-    """The module on which the user called `module.apply(fn)`, or `module` if called directly.
-
-    `nn.Module.apply` visits children first and says nothing of where it was called; the outermost
-    of its frames that carries `fn` does.
-    """
-    root = module
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is nn.Module.apply.__code__ and frame.f_locals.get("fn") is fn:
-            root = frame.f_locals["self"]
-        frame = frame.f_back
-    return root
 
 
 def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Module, str]:

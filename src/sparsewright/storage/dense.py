@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from sparsewright import kernels
 from sparsewright.core.packing import read_mask
-from sparsewright.errors import ShapeError
+from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
@@ -19,6 +19,7 @@ from sparsewright.storage.storage import Storage
 from sparsewright.taps.shards import ShardedTap
 from sparsewright.taps.tap import GradientTap
 from sparsewright.taps.whole import WholeTap
+from sparsewright.torch_private import version
 
 
 class DenseStorage(Storage):
@@ -46,11 +47,11 @@ class DenseStorage(Storage):
         param = self.param
         if mask.is_meta and not param.is_meta:
             mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
-            self.module._buffers[self._mask_name] = mask
+            setattr(self.module, self._mask_name, mask)
         if not sharded.is_sharded(mask) and sharded.is_sharded(param):
             self._kept_in_shards = int(mask.sum())
             mask = sharded.shard_like(mask, param)
-            self.module._buffers[self._mask_name] = mask
+            setattr(self.module, self._mask_name, mask)
         if self._shard is None and not mask.is_meta:
             self._seen_pair = id(mask), id(param)
         return mask
@@ -65,8 +66,9 @@ class DenseStorage(Storage):
         mask = self.mask
         if sharded.is_sharded(mask):
             return self._kept_in_shards
-        if self._counted[:2] != (id(mask), mask._version):
-            self._counted = (id(mask), mask._version, int(mask.sum()))
+        at = id(mask), version(mask)
+        if self._counted[:2] != at:
+            self._counted = (*at, int(mask.sum()))
         return self._counted[2]
 
     def recount(self) -> None:
@@ -115,15 +117,14 @@ class DenseStorage(Storage):
     def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
         """Let a dense checkpoint in: a mask that it does not have stays as it is."""
         weight, mask = prefix + self.param_name, prefix + self._mask_name
-        own = self.module._buffers[self._mask_name]
-        assert own is not None
+        own = self.module.get_buffer(self._mask_name)
         was_dense = weight in state_dict and mask not in state_dict
         if was_dense:
             state_dict[mask] = own
         elif mask in state_dict:
             try:
                 state_dict[mask] = read_mask(state_dict[mask], own.shape)
-            except ShapeError as error:
+            except SparsewrightError as error:
                 errors.append(f"{mask}: {error}")
                 state_dict[mask] = own  # else torch copies what was refused
         return was_dense
@@ -133,7 +134,7 @@ class DenseStorage(Storage):
 
     def remove(self, states: Callable[[], States]) -> None:
         """Take the buffer off."""
-        del self.module._buffers[self._mask_name]
+        delattr(self.module, self._mask_name)
 
     def why_not_spread(self) -> str:
         """Return "": masks are sharded like their weights."""

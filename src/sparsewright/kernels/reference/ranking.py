@@ -39,14 +39,19 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
     if among is not None:
         check_mask(score, among)
     rows = score.shape[0]
-    given = torch.as_tensor(num, device="cpu")
-    if given.is_floating_point() and given.numel():
-        raise TypeError(f"num must be integers, got {given.dtype}")
-    if given.shape not in ((), (rows,)):
-        raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(given.shape)}")
-    if rows and given.numel() and int(given.min()) < 0:
+    if isinstance(num, int):
+        least, counts = num, torch.full((1,), num, dtype=torch.int64, device="cpu").expand(rows)
+    else:
+        counts = torch.as_tensor(num, device="cpu")
+        if counts.is_floating_point() and counts.numel():
+            raise TypeError(f"num must be integers, got {counts.dtype}")
+        if counts.dim() and counts.shape != (rows,):
+            raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(counts.shape)}")
+        least = int(counts.min()) if counts.numel() else 0
+        counts = counts.to(torch.int64).contiguous() if counts.dim() else counts.long().expand(rows)
+    if rows and least < 0:
         raise ValueError("num must not be negative")
-    return given.to(torch.int64).contiguous().expand(rows)
+    return counts
 
 
 def order_keys(score: Tensor, magnitude: bool) -> Tensor:

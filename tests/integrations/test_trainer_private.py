@@ -1,0 +1,132 @@
+"""What the integrations rely on in trainers without their promise: one test for each function."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import TrainerState
+from transformers.trainer_callback import ExportableState
+
+from sparsewright.integrations import trainer_private
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        # Lightning 2.6 under torch 2.13, and its advice on runs as small as these.
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning:lightning",
+        r".*does not have many workers:lightning.pytorch.utilities.warnings.PossibleUserWarning",
+    )
+]
+
+
+class Small(LightningModule):
+    """Two layers with an optimizer each, which makes two of Lightning's global steps a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        self.calls = []
+
+    def setup(self, stage):
+        self.calls.append("setup " + stage)
+
+    def on_load_checkpoint(self, checkpoint):
+        self.calls.append("load")
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(layer.parameters(), 0.1) for layer in self.net]
+
+    def training_step(self, batch, index):
+        loss = self.net(batch[0]).pow(2).mean()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+        self.log("loss", loss)
+
+    def test_step(self, batch, index):
+        return None
+
+
+class Recorder(Logger):
+    """Notes the step of each log, and `logged_step` at that moment."""
+
+    name, version = "recorder", 0
+
+    def __init__(self):
+        super().__init__()
+        self.trainer, self.steps = None, []
+
+    def log_metrics(self, metrics, step=None):
+        self.steps.append((step, trainer_private.logged_step(self.trainer)))
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+def data():
+    return DataLoader(TensorDataset(torch.ones(16, 4)), batch_size=4)
+
+
+def make_trainer(folder, **options):
+    return Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"logger": False, "enable_checkpointing": False, **options},
+    )
+
+
+def test_after_hook(tmp_path):
+    module, trainer = Small(), make_trainer(tmp_path)
+    trainer_private.after_hook(module, "setup", lambda: module.calls.append("given up"))
+    trainer_private.after_hook(module, "setup", lambda: module.calls.append("then"))
+    trainer.fit(module, data())
+    assert module.calls == ["setup fit", "then"]
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    trainer_private.after_hook(module, "on_load_checkpoint", lambda: module.calls.append("loaded"))
+    module.calls.clear()
+    trainer.test(module, data(), ckpt_path=tmp_path / "checkpoint", verbose=False)
+    assert module.calls == ["setup test", "load", "loaded"]
+    assert not {"setup", "on_load_checkpoint"} & vars(module).keys()
+
+
+def test_forget_hooks(tmp_path):
+    module = Small()
+    trainer_private.after_hook(module, "setup", lambda: module.calls.append("then"))
+    trainer_private.forget_hooks(module, "setup", "on_load_checkpoint")
+    make_trainer(tmp_path).fit(module, data())
+    assert module.calls == ["setup fit"]
+
+
+def test_log_interval(tmp_path):
+    assert trainer_private.log_interval(make_trainer(tmp_path, log_every_n_steps=7)) == 7
+
+
+def test_logged_step(tmp_path):
+    recorder = Recorder()
+    recorder.trainer = make_trainer(tmp_path, logger=recorder, log_every_n_steps=1)
+    recorder.trainer.fit(Small(), data())
+    assert recorder.steps == [(step, step) for step in range(4)]
+    assert recorder.trainer.global_step == 8
+
+
+def test_saved_states(tmp_path):
+    """A state that is put under a name of its own survives the file, beside those of callbacks."""
+
+    class Exported(ExportableState):
+        def state(self):
+            return {"args": {}, "attributes": {}}
+
+    state = TrainerState(stateful_callbacks=[Exported()])
+    trainer_private.saved_states(state)["sparsity"] = {"step": 3, "levels": [0.5, None]}
+    state.save_to_json(str(tmp_path / "state.json"))
+    loaded = TrainerState.load_from_json(str(tmp_path / "state.json"))
+    states = trainer_private.saved_states(loaded)
+    assert states.keys() == {"sparsity", "Exported"}
+    assert states["sparsity"] == {"step": 3, "levels": [0.5, None]}

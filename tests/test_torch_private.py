@@ -1,0 +1,247 @@
+"""What the library relies on in torch without torch's promise: one test for each function."""
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.flop_counter import flop_registry
+
+import sparsewright
+from sparsewright import torch_private
+
+ROOT = Path(sparsewright.__file__).parent
+IN_PLACE = {"_parameters", "_buffers", "_modules"}  # every extension of torch reads them
+OVERRIDDEN = {"_load_from_state_dict", "_save_to_state_dict"}  # nn.Module's own extension points
+
+
+@pytest.fixture
+def process_group():
+    """One process that is a group of its own."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_backward_pass():
+    seen = []
+    for _ in range(2):
+        x = torch.ones(2, requires_grad=True)
+        a, b = 2 * x, 3 * x
+        for tensor in (a, b):
+            tensor.register_hook(lambda grad: seen.append(torch_private.backward_pass()))
+        (a + b).sum().backward()
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    assert torch_private.backward_pass() == -1 not in seen
+
+
+def test_version():
+    tensor, other = torch.zeros(2, 3), torch.zeros(2, 3)
+    counts = [torch_private.version(tensor)]
+    for write in (lambda: tensor.add_(1), lambda: tensor[0].zero_(), lambda: tensor.copy_(other)):
+        write()
+        counts.append(torch_private.version(tensor))
+    assert counts == sorted(set(counts))
+    tensor.sum()
+    assert torch_private.version(tensor) == counts[-1]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_memory_id(device):
+    tensor, other = (torch.empty(2, 3, device=device) for _ in range(2))
+    for view in (tensor.T, tensor[1:], tensor.detach(), tensor.view(6)):
+        assert torch_private.memory_id(view) == torch_private.memory_id(tensor)
+    assert torch_private.memory_id(other) != torch_private.memory_id(tensor)
+    assert torch_private.memory_id(tensor.clone()) != torch_private.memory_id(tensor)
+
+
+def test_map_tensors():
+    tree = {"x": torch.ones(2), "rest": [torch.ones(1), ("text", 3, None)]}
+    mapped = torch_private.map_tensors(lambda tensor: tensor + 1, tree)
+    assert mapped["rest"][1] == ("text", 3, None)
+    assert mapped["x"].tolist() == [2, 2]
+    assert mapped["rest"][0].tolist() == [2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_counting_flops(device):
+    """2 operations a term, and the weight is among the tensors, whatever `Linear` is made of."""
+    counted = []
+    linear, conv = nn.Linear(3, 5, device=device), nn.Conv2d(2, 4, 3, device=device)
+    with torch_private.counting_flops(
+        flop_registry, lambda tensors, flops: counted.append((tensors, flops))
+    ):
+        linear(torch.zeros(7, 3, device=device)).relu()
+        conv(torch.zeros(1, 2, 8, 8, device=device))
+    assert [flops for _, flops in counted] == [2 * (7 * 3 * 5), 2 * (36 * 4 * 2 * 9)]
+    for layer, (tensors, _) in zip((linear, conv), counted, strict=True):
+        ids = {torch_private.memory_id(tensor) for tensor in tensors}
+        assert torch_private.memory_id(layer.weight) in ids
+
+
+def test_counting_flops_of_attention():
+    q, counted = torch.zeros(1, 2, 7, 6, device="meta"), []
+    with torch_private.counting_flops(flop_registry, lambda _, flops: counted.append(flops)):
+        nn.functional.scaled_dot_product_attention(q, q, q)
+    assert sum(counted) == 2 * (2 * 2 * 7 * 7 * 6)
+
+
+def test_has_step_hooks():
+    class Bare(torch.optim.Optimizer):
+        def __init__(self):
+            self.param_groups = []
+
+    assert torch_private.has_step_hooks(torch.optim.SGD(nn.Linear(2, 2).parameters()))
+    assert not torch_private.has_step_hooks(Bare())
+
+
+@pytest.mark.parametrize("factor", [1.0, math.inf], ids=["finite", "overflow"])
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
+def test_is_skipped(make, factor):
+    """A fused optimizer is called after an overflow too, and its hooks can tell."""
+    param, seen = nn.Parameter(torch.ones(3)), []
+    optimizer, scaler = make([param], lr=0.1, fused=True), torch.amp.GradScaler("cpu", 4.0)
+    optimizer.register_step_post_hook(lambda *_: seen.append(torch_private.is_skipped(optimizer)))
+    scaler.scale(param.sum() * factor).backward()
+    scaler.step(optimizer)
+    assert seen == [math.isinf(factor)]
+    assert torch.equal(param, torch.ones(3)) == math.isinf(factor)
+    scaler.update()
+    param.grad = torch.ones(3)
+    optimizer.step()
+    assert seen[1:] == [False]
+
+
+def test_move_hooks():
+    old, new, calls = nn.Linear(2, 2), nn.Linear(2, 2), []
+    handles = [
+        old.register_forward_hook(lambda *_: calls.append("forward")),
+        old.register_forward_hook(lambda *_, **__: calls.append("kwargs"), with_kwargs=True),
+        old.register_forward_hook(lambda *_: calls.append("always"), always_call=True),
+        old.register_forward_pre_hook(lambda *_: calls.append("pre")),
+        old.register_forward_pre_hook(lambda *_: calls.append("pre kwargs"), with_kwargs=True),
+        old.register_full_backward_hook(lambda *_: calls.append("backward")),
+        old.register_full_backward_pre_hook(lambda *_: calls.append("backward pre")),
+    ]
+    old(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    expected = list(calls)
+    assert len(expected) == len(handles)
+    calls.clear()
+    torch_private.move_hooks(old, new)
+    new(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    assert calls == expected
+    calls.clear()
+    for handle in handles:
+        handle.remove()
+    new(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    assert calls == []
+
+
+def test_call_load_hooks():
+    """The same hooks with the same arguments as when torch loads a module."""
+    linear, seen = nn.Linear(2, 2), []
+    linear.register_load_state_dict_pre_hook(lambda *args: seen.append(args))
+    linear.load_state_dict(linear.state_dict())
+    ((module, _, prefix, *rest),) = seen
+    assert module is linear
+    torch_private.call_load_hooks(linear, {"a": 1}, prefix, *rest)
+    assert seen[1:] == [(linear, {"a": 1}, prefix, *rest)]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_wrapped_name():
+    inner = nn.Linear(2, 2)
+    wrappers = [
+        torch.compile(inner, backend="eager"),
+        DistributedDataParallel(inner),
+        DataParallel(inner),
+        checkpoint_wrapper(inner),
+    ]
+    for wrapper in wrappers:
+        name = torch_private.wrapped_name(wrapper)
+        assert wrapper.get_submodule(name) is inner
+        assert [child for child, _ in wrapper.named_children()] == [name]
+    average = AveragedModel(inner)
+    assert type(average.get_submodule(torch_private.wrapped_name(average))) is nn.Linear
+    assert torch_private.wrapped_name(inner) is None
+    assert torch_private.wrapped_name(nn.ModuleDict({"module": inner})) is None
+
+
+def test_root_of_apply():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    roots = []
+
+    def visit(module):
+        roots.append(torch_private.root_of_apply(visit, module))
+
+    model.apply(visit)
+    assert len(roots) == 4
+    assert all(root is model for root in roots)
+    roots.clear()
+    model.apply(lambda module: visit(module) if module is model[0] else None)
+    visit(model[1])
+    assert [root is module for root, module in zip(roots, model, strict=True)] == [True, True]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_hide_from_ddp_and_show_to_ddp():
+    """Which buffers the wrapper sends is asked of the wrapper."""
+
+    def sent(model):
+        return [id(buffer) for buffer in DistributedDataParallel(model).modules_buffers]
+
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    model[1].register_buffer("weight_mask", torch.ones(2, 2, dtype=torch.bool))
+    before = sent(model)
+    assert id(model[1].weight_mask) in before
+    torch_private.hide_from_ddp(model, ["1.weight_mask"])
+    assert sent(model) == [one for one in before if one != id(model[1].weight_mask)]
+    torch_private.hide_from_ddp(model, ["0.running_mean"])
+    torch_private.show_to_ddp(model, ["1.weight_mask"])
+    assert sent(model) == [one for one in before if one != id(model[0].running_mean)]
+    torch_private.show_to_ddp(model, ["0.running_mean"])
+    assert sent(model) == before
+    assert vars(model).keys() == vars(nn.Sequential()).keys()
+
+
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if not path.stem.endswith("_private")]
+
+
+def private_names(node):
+    """The private names that a node of a syntax tree reads from another library."""
+    names = []
+    if isinstance(node, ast.Attribute):
+        names = [node.attr]
+    elif isinstance(node, ast.ImportFrom) and node.module.split(".")[0] not in OWN_OR_TYPES:
+        names = [*node.module.split("."), *(alias.name for alias in node.names)]
+    return {name for name in names if is_private(name)} - OWN_NAMES
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def own_names():
+    """Every name that a file of the library gives to something."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield node.name
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+OWN_OR_TYPES = {"sparsewright", "_typeshed"}
+OWN_NAMES = set(own_names()) - OVERRIDDEN
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_other_file_uses_private_names_of_another_library(path):
+    tree = ast.parse(path.read_text())
+    assert set().union(*map(private_names, ast.walk(tree))) <= IN_PLACE

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Run the tests under every supported minor version of torch and of Python.
+#
+#   tools/torch_versions.sh [--quick] [--torch LIST] [--python LIST] [--jobs N] [FOLDER]
+#
+#   --quick    run the tests of torch's private names, core, kernels, layers and session only
+#   --torch    versions such as 2.6,2.13; alone: under python3
+#   --python   versions such as 3.10,3.13; alone: with the torch of constraints.txt
+#   --jobs     pairs of both that are tested at the same time, a process each (default 1)
+#   FOLDER     gets a virtual environment and a log for each pair (default .venvs/); the next run
+#              uses them again
+#
+# Without lists: every torch under python3, and the torch of constraints.txt under every Python.
+# Prints a table. Fails if a test fails or an environment cannot be made; skips, with a line that
+# says so, a pair without an interpreter or without a build of torch.
+#
+# Builds without CUDA, 1 GB each, come from PyTorch's index. With an empty PIP_EXTRA_INDEX_URL all
+# come from the index that pip uses anyway, which on Linux may mean 5 GB each.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+EVERY_TORCH=2.6,2.7,2.8,2.9,2.10,2.11,2.12,2.13,2.14
+EVERY_PYTHON=3.10,3.11,3.12,3.13,3.14
+QUICK=(tests/test_torch_private.py tests/{core,kernels,layers,session})
+ALL=(tests/test_*.py tests/{core,kernels,schedules,structures,distributions,layers,storage,session}
+    tests/{algorithms,contract})
+
+export PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL-https://download.pytorch.org/whl/cpu}
+export PIP_DISABLE_PIP_VERSION_CHECK=1 SPARSEWRIGHT_REQUIRE_NATIVE=true
+
+tests=("${ALL[@]}") torch='' python='' jobs=1 folder=.venvs
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) tests=("${QUICK[@]}"); shift ;;
+        --torch) torch=$2; shift 2 ;;
+        --python) python=$2; shift 2 ;;
+        --jobs) jobs=$2; shift 2 ;;
+        -*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        *) folder=$1; shift ;;
+    esac
+done
+mkdir -p "$folder/wheels" "$folder/rows"
+folder=$(realpath "$folder")
+rm -rf "$folder"/wheels/* "$folder"/rows/*
+
+# An interpreter of a minor version: on the PATH, or one of pyenv's.
+find_python() {
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+        "$candidate" -c '' 2>/dev/null && echo "$candidate" && return
+    done
+    return 1
+}
+
+# Build the package for one Python, once for all versions of torch: it links to none of them.
+build() {
+    find_python "$1" >/dev/null || return
+    echo "building for Python $1" >&2
+    "$(find_python "$1")" -m pip wheel -q --no-deps -w "$folder/wheels/$1" . \
+        >"$folder/wheels/$1.log" 2>&1 || tail -5 "$folder/wheels/$1.log" >&2
+}
+
+# Make or renew one environment; its torch and the packages that are there already stay.
+install() {
+    local env=$1 torch=$2 python=$3
+    [ -x "$env/bin/python" ] || "$(find_python "$python")" -m venv "$env" || return
+    "$env/bin/pip" uninstall -q -y sparsewright
+    "$env/bin/pip" install -q "torch==$torch.*" 'pytest>=8' 'hypothesis>=6.100' \
+        'pytorch-optimizer>=3' "$(echo "$folder/wheels/$python"/*.whl)[cli,tensorboard,plot,report]"
+}
+
+# Test one pair, and leave its row of the table.
+check() {
+    local torch=$1 python=$2 env="$folder/torch-$1-python-$2" began=$SECONDS summary status count
+    local row="$folder/rows/$1-$2" log="$folder/torch-$1-python-$2.log"
+    if ! find_python "$python" >/dev/null; then
+        echo "torch $torch, Python $python: skipped, there is no such Python here" >&2
+        return
+    fi
+    if ! install "$env" "$torch" "$python" >"$log" 2>&1; then
+        if grep -q 'No matching distribution found for torch' "$log"; then
+            echo "torch $torch, Python $python: skipped, the index has no such torch" >&2
+            return
+        fi
+        echo "torch $torch, Python $python: no environment, see $log" >&2
+        echo "| $torch | $python | - | no environment | - | - |" >"$row"
+        return
+    fi
+    began=$SECONDS
+    "$env/bin/python" -m pytest -q -p no:cacheprovider "${tests[@]}" >"$log" 2>&1
+    status=$?
+    summary=$(tail -1 "$log")
+    count() { grep -oE "[0-9]+ $1" <<<"$summary" | grep -oE '[0-9]+' || echo 0; }
+    local failed=$(($(count failed) + $(count error)))
+    [ $status -eq 0 ] || [ $failed -gt 0 ] || failed="pytest exit $status"
+    torch=$("$env/bin/python" -c 'from importlib.metadata import version; print(version("torch"))')
+    python=$("$env/bin/python" -c 'import platform; print(platform.python_version())')
+    echo "| $torch | $python | $(count passed) | $failed | $(count skipped) |" \
+        "$((SECONDS - began)) |" | tee "$row" >&2
+}
+
+# Every combination of two lists.
+pairs() {
+    local torch python
+    for torch in ${1//,/ }; do for python in ${2//,/ }; do echo "$torch $python"; done; done
+}
+
+main_python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+main_torch=$(sed -n 's/^torch==\([0-9]*\.[0-9]*\).*/\1/p' constraints.txt)
+if [ -n "$torch$python" ]; then
+    list=$(pairs "${torch:-$main_torch}" "${python:-$main_python}")
+else
+    list=$(pairs "$EVERY_TORCH" "$main_python" && pairs "$main_torch" "$EVERY_PYTHON")
+fi
+list=$(sort -uV <<<"$list")
+for python in $(cut -d' ' -f2 <<<"$list" | sort -uV); do build "$python"; done
+while read -r torch python; do
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    check "$torch" "$python" &
+done <<<"$list"
+wait
+
+printf '\n| torch | Python | passed | failed | skipped | seconds |\n|---|---|---:|---:|---:|---:|\n'
+cat $(ls "$folder"/rows/* 2>/dev/null | sort -V)
+! grep -hvE '^\| [^|]+ \| [^|]+ \| [0-9]+ \| 0 \|' "$folder"/rows/* >/dev/null
