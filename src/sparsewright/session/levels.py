@@ -88,7 +88,7 @@ class Levels:
         Raises:
             StateError: it is no such state.
         """
-        saved = state.get("levels", [])
+        saved = state.get("levels", [])  # none unless the weights decide
         if isinstance(saved, list) and not saved:
             self._asked, self._levels = None, {}
             return
