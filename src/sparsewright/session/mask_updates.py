@@ -94,7 +94,7 @@ def _change(
     update.free()
     session.tap_of(parameter).free()
     if session.replicas() is not None:
-        problem = parameter.storage.why_not_resize(int(new.sum()))
+        problem = parameter.storage.why_not_change(new)
         if problem:
             raise AttachError(parameter.name, problem)
     dropped, grown = parameter.change_mask(new)

@@ -189,5 +189,5 @@ class Storage(ABC):
         """Return why the weight cannot be a shard; "" if it can."""
 
     @abstractmethod
-    def why_not_resize(self, kept: int) -> str:
-        """Return why replicas cannot change to so many live connections; "" if they can."""
+    def why_not_change(self, new: Tensor) -> str:
+        """Return why replicas cannot change to a mask; "" if they can."""
