@@ -79,10 +79,10 @@ def prune_case(n: int, dtype: torch.dtype, threads: int):
     }
 
 
-def prune_list_case(n: int, threads: int):
-    xs = [torch.randn(n) for _ in range(36)]
+def prune_list_case(size: int, n: int, threads: int):
+    xs = [torch.randn(n) for _ in range(size)]
     targets, masks = [torch.empty(n) for _ in xs], [torch.rand(n) < 0.1 for _ in xs]
-    return f"prune list of 36 x {n}", {
+    return f"prune list of {size} x {n}", {
         "copy_ loop": lambda: [t.copy_(x) for t, x in zip(targets, xs, strict=True)],
         "_foreach_copy_": lambda: torch._foreach_copy_(targets, xs),
         "prune_many_": lambda: kernels.prune_many_(xs, masks, threads=threads),
@@ -94,8 +94,8 @@ def prune_cases(threads: int, quick: bool):
     for n in [1 << 14, 1 << 20] + ([] if quick else [1 << 24]):
         for dtype in (torch.float32, torch.bfloat16):
             yield prune_case(n, dtype, threads)
-    for n in (1024, 1 << 16):
-        yield prune_list_case(n, threads)
+    for size, n in ((500, 64), (36, 1024), (36, 1 << 16)):
+        yield prune_list_case(size, n, threads)
 
 
 def gmp_case(name: str, score: torch.Tensor, kept: int, threads: int):
@@ -148,7 +148,7 @@ def select_cases(threads: int, quick: bool):
 
 def row_case(rows: int, length: int, threads: int):
     score = torch.randn(rows, length)
-    k = max(1, length // 10)
+    k = length // 2 if length <= 16 else length // 10
     return f"rows {rows}x{length}", {
         "topk": lambda: topk_mask(score, k),
         "select": lambda: kernels.select(score, k, threads=threads),
@@ -156,9 +156,18 @@ def row_case(rows: int, length: int, threads: int):
     }
 
 
+def count_case(mask: torch.Tensor, threads: int):
+    return f"count rows {mask.shape[0]}x{mask.shape[1]}", {
+        "sum": lambda: mask.sum(1),
+        "count_rows": lambda: kernels.count_rows(mask, threads=threads),
+    }
+
+
 def row_cases(threads: int, quick: bool):
-    for rows, length in ((4096, 4096), (65536, 64), (65536, 256), (1 << 20, 8), (200_000, 5)):
+    for rows, length in ((4096, 4096), (65536, 64), (65536, 256), (1 << 22, 4), (1 << 20, 8)):
         yield row_case(rows // 16 if quick else rows, length, threads)
+        mask = torch.rand(rows // 16 if quick else rows, length) < 0.5
+        yield count_case(mask, threads)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import kept_of, make_mlp, train
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.errors import ExclusiveOptionsError, OptionError, OptionTypeError
 from sparsewright.utils import Constant, FreqSchedule
 
 DEPRECATED = "param_name_patterns and sparsity_schedule are deprecated"
@@ -88,7 +88,11 @@ def test_one_point_is_a_constant_level():
         ({"sparsity_schedule": [[0.5, 0.5]]}, OptionTypeError, r"an entry .*0.5, 0.5"),
         ({"sparsity_schedule": [[0, 1.5]]}, OptionError, r"an entry .*0 <= level <= 1"),
         ({"sparsity_schedule": [[3, 0.1], [3, 0.2]]}, OptionError, r"steps ascending"),
-        ({"sparsity_schedule": [[0, 0.1]], "sparsity": 0.5}, OptionError, r"not both"),
+        (
+            {"sparsity_schedule": [[0, 0.1]], "sparsity": 0.5},
+            ExclusiveOptionsError,
+            r"^give sparsity or sparsity_schedule, not both$",
+        ),
         ({"param_name_patterns": "(", "sparsity": 0.5}, OptionError, r"param_name_patterns = '\('"),
         ({"param_name_patterns": 3, "sparsity": 0.5}, OptionTypeError, r"param_name_patterns = 3"),
         ({"param_name_patterns": [3], "sparsity": 0.5}, OptionTypeError, r"param_name_patterns"),

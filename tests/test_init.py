@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers.twins import DTYPES, as_mask, best, contests, kept_exactly, levels, rows_of, scores
 from sparsewright import SET, Static, init
-from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, ScoreError
+from sparsewright.errors import LevelError, OptionError, OptionTypeError, ScoreError
 from sparsewright.utils import InputGroupScoreShaper, OutputGroupScoreShaper
 
 METHODS = [init.random, init.topk, init.checkerboard]

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import backward, batch, make_mlp, train
-from sparsewright.core.errors import MissingPackageError, OptionError, OptionTypeError
+from sparsewright.errors import MissingPackageError, OptionError, OptionTypeError
 from sparsewright.metrics import TensorBoard, log_metrics
 
 

@@ -15,8 +15,8 @@ from torch.optim import SGD
 import sparsewright as sparse
 from helpers.support import assert_same, make_mlp, masks_of, train
 from sparsewright import utils
-from sparsewright.core.errors import MissingPackageError, OptionError
 from sparsewright.core.plots import show_mask
+from sparsewright.errors import MissingPackageError, OptionError
 
 mpl.use("Agg")
 from matplotlib import pyplot
@@ -62,7 +62,7 @@ def trained(algorithm):
     """The algorithm after some training, and the model."""
     algorithm, model = copy.deepcopy(algorithm), make_mlp(hidden=16)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sparse.core.errors.SparsityWarning)
+        warnings.simplefilter("ignore", sparse.errors.SparsityWarning)
         algorithm.apply(model)
     optimizer = SGD(model.parameters(), 0.1)
     algorithm.apply(optimizer)

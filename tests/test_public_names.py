@@ -15,7 +15,9 @@ DOCUMENTED = {
         *("SparsityAlgorithm", "SparseParameter", "Static", "DynamicSparsityAlgorithm", "GMP"),
         *("SET", "RigL", "Group", "configure", "default_sparse_param_filter", "init", "utils"),
         *("pack_masks", "unpack_masks", "compress", "decompress", "nn"),
-        *("save_compressed", "load_compressed", "log_metrics"),
+        *("save_compressed", "load_compressed", "log_metrics", "info"),
+        *("STE", "MaskUpdate", "WeightUpdate"),
+        *("errors", "schedules", "structures", "distributions"),
     },
     "sparsewright.base": {"SparsityAlgorithm", "SparseParameter"},
     "sparsewright.dynamic": {"DynamicSparsityAlgorithm"},
@@ -35,6 +37,33 @@ DOCUMENTED = {
         *("ScheduleLike", "UpdateLike"),
         *("ScoreShaper", "ScoreFlattener", "OutputGroupScoreShaper", "InputGroupScoreShaper"),
         *("make_mask_topk_sparsity", "make_mask_drop_minimum", "make_mask_grow_maximum"),
+    },
+    "sparsewright.structures": {
+        *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM"),
+        *("StructureLike", "make_structure"),
+    },
+    "sparsewright.distributions": {
+        *("ALL", "Distribution", "Statistics", "Uniform", "ERK", "GlobalMagnitude", "Layers"),
+        *("uniform", "erk", "global_magnitude", "DistributionLike", "make_distribution"),
+    },
+    "sparsewright.errors": {
+        *("SparsewrightError", "SparsityWarning", "OptionError", "OptionTypeError", "LevelError"),
+        *("MissingOptionError", "ExclusiveOptionsError", "IncompatibleOptionError"),
+        *("ShapeError", "ScoreError", "AlgorithmError", "StateError", "AttachError"),
+        *("ConfigError", "CheckpointError", "RunError", "ReportError", "DivergenceError"),
+        "MissingPackageError",
+    },
+    "sparsewright.events": {"MaskUpdate"},
+    "sparsewright.typing": {
+        *("ConfigLike", "Level", "LevelLike", "ScheduleLike", "UpdateLike", "StructureLike"),
+        *("DistributionLike", "FilterLike", "ParamFilter", "InitMethod", "ReplicaGroup", "Choices"),
+        *("SparsityHook", "MaskUpdateHook", "LogFunction", "Removable", "Step"),
+    },
+    "sparsewright.algorithms": {"ALL", "Static", "GMP", "SET", "RigL", "STE"},
+    "sparsewright.schedules": {
+        *("ALL", "UPDATES", "HyperParameterSchedule", "UpdateSchedule"),
+        *("Constant", "Linear", "Exp", "Power", "Cosine", "Cycling", "Lambda", "Cubic"),
+        *("FreqSchedule", "ListSchedule", "ScheduleLike", "UpdateLike"),
     },
     "sparsewright.metrics": {"TensorBoard", "log_metrics"},
     "sparsewright.compat": {"install", "uninstall"},
@@ -83,7 +112,7 @@ def test_what_a_public_module_defines_without_underscore_is_in_all(name):
         and value.__module__ == name
     }
     # Helpers that others in the library call.
-    helpers = {"call_init_method", "name_of_init_method", "read_routes"}
+    helpers = {"call_init_method", "name_of_init_method", "read_routes", "stop", "warn", "needs"}
     assert defined - helpers <= set(module.__all__)
 
 

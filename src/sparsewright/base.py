@@ -9,18 +9,18 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import (
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.core.hooks import Observed
+from sparsewright.core.state_dicts import check_seed
+from sparsewright.distributions import DistributionLike
+from sparsewright.errors import (
     AttachError,
-    OptionError,
+    MissingOptionError,
     OptionTypeError,
     ScoreError,
     ShapeError,
     warn,
 )
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
-from sparsewright.core.hooks import Observed
-from sparsewright.core.state_dicts import check_seed
-from sparsewright.distributions import DistributionLike
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.layers import dense_form
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
@@ -50,7 +50,7 @@ __all__ = ["SparseParameter", "SparsityAlgorithm"]
 _HINTS = ("min_sparsity", "max_sparsity", "sparsity")
 
 
-class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
+class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, Resumable):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
 
     ::
@@ -77,6 +77,9 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
         name: what configurations call it.
         paper: where it comes from, such as `"arXiv:1911.11134"`; "" if it needs no source.
         needs_dense_gradient: whether updates read the gradient of pruned connections too.
+        selections: for estimates of cost, the entries (`"all"`, `"live"`, `"pruned"`) that each
+            selection of a mask update chooses from, and what it ranks them by (`"weight"`,
+            `"gradient"`, `"random"`).
         session: what holds all that is on models and optimizers; a Group's algorithms share one.
         init_method: the function that makes the first mask.
         seed: the seed.
@@ -90,6 +93,7 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     needs_dense_gradient: ClassVar[bool] = False
+    selections: ClassVar[tuple[tuple[str, str], ...]] = ()
     storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
     """The storages that the algorithm can use; the first is its own choice."""
 
@@ -171,7 +175,7 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
         elif isinstance(obj, Optimizer):
             self.sparsify_optimizer(obj)
         else:
-            raise OptionTypeError("apply", obj, "a Module or an Optimizer")
+            raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
 
     def __call__(self, obj: nn.Module | Optimizer) -> None:
         """Let `model.apply(sparsity)` do the same as `sparsity.apply(model)`.
@@ -185,15 +189,16 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
     def sparsify_module(self, module: nn.Module) -> None:
         """Attach each parameter below `module` to the first algorithm whose filter picks it.
 
-        An algorithm that is not in a Group picks by `default_sparse_param_filter`.
+        An algorithm that is not in a Group picks by `default_sparse_param_filter`. Under that
+        filter, a weight that the option `structure` does not fit stays dense.
         """
         picked: set[int] = set()
 
-        def route(name: str, param: Tensor) -> SparsityAlgorithm | None:
+        def route(name: str, param: Tensor) -> tuple[ParamFilter, SparsityAlgorithm] | None:
             for index, (param_filter, algorithm) in enumerate(self._routes):
                 if param_filter(name, param):
                     picked.add(index)
-                    return algorithm
+                    return param_filter, algorithm
             return None
 
         attach_routed(self.session, module, route)
@@ -214,12 +219,12 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
 
         Raises:
             AttachError: its shape is not known yet, or it is sharded in a way not supported.
-            OptionError: the levels were given by parameter, and it is not among them.
+            MissingOptionError: the levels were given by parameter, and it is not among them.
             ShapeError: the structure does not fit its shape.
         """
         check_weight(name, param)
         if self._own_levels and not param.is_meta and param not in self._own_levels:
-            raise OptionError("sparsity", name, "one of the parameters that levels were given for")
+            raise MissingOptionError(f"a level for {name!r}", "the levels by parameter")
         try:
             self.structure.rows(param.shape)
         except ShapeError as error:
@@ -321,6 +326,18 @@ class SparsityAlgorithm(Observed, Settings, OwnParameters, Resumable):
         """Return the level of a parameter at a step, 0..1; a 0-d tensor."""
         asked = self.schedules.value(self.schedule_of(parameter), step)
         return self._levels.of(parameter, asked, self._own_parameters)
+
+    def update_steps(self, until: int) -> Sequence[int]:
+        """Return the steps among `0..until` at which masks are made or changed, ascending.
+
+        Step 0 is before the first step: training starts sparse if it is among them.
+        """
+        return [0]
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Length of a run that the updates are made for, in steps; None if nothing limits it."""
+        return None
 
     def _own_parameters(self) -> Iterable[SparseParameter]:
         return self.sparse_params.values()

@@ -1,27 +1,29 @@
-"""From a config section (dict, list, number; what a YAML file holds) to a Group."""
+"""Build a Group from a config section: a dict, a list or a number, as in a YAML file."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, overload
 
 from sparsewright.algorithms import ALL
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
-from sparsewright.core.errors import (
+from sparsewright.core.filters import (
+    ParamFilter,
+    default_sparse_param_filter,
+    make_param_filter,
+)
+from sparsewright.errors import (
+    ExclusiveOptionsError,
+    MissingOptionError,
     OptionError,
     OptionTypeError,
     Report,
     SparsewrightError,
     stop,
-)
-from sparsewright.core.filters import (
-    ParamFilter,
-    default_sparse_param_filter,
-    make_param_filter,
 )
 from sparsewright.group import Group
 from sparsewright.session.texts import constructor_options
@@ -35,11 +37,15 @@ _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
 _CHOICES = ("storage", "distribution", "structure")  # of any algorithm, whatever its constructor
 
 
+ConfigLike = float | Mapping[str, object] | Sequence[Mapping[str, object]]
+"""A config section: a number, a dict (one entry) or a list of dicts."""
+
+
 @overload
 def configure(config: None) -> None: ...
 @overload
-def configure(config: Any) -> Group: ...
-def configure(config: Any) -> Group | None:
+def configure(config: ConfigLike) -> Group: ...
+def configure(config: ConfigLike | None) -> Group | None:
     """Build a Group from a config section.
 
     Args:
@@ -49,8 +55,8 @@ def configure(config: Any) -> Group | None:
             list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
             glob's options over the rest; missing: `default_sparse_param_filter`), and the options
             of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
-            `balance_in_groups`, `balance_out_groups`, `seed`; and `storage`, `masked` or
-            `compressed`. Entries nested under `groups` or `params` are flattened, the outer keys
+            `balance_in_groups`, `balance_out_groups`, `seed`, `storage`, `distribution`,
+            `structure`. Entries nested under `groups` or `params` are flattened, the outer keys
             being their defaults.
 
     Returns:
@@ -58,7 +64,8 @@ def configure(config: Any) -> Group | None:
         sparsity: `sparsity: null` in YAML, which is None, or `{"sparsity": None}`.
 
     Raises:
-        OptionError: an unknown key, algorithm or value; names it and the nearest valid one.
+        OptionError: an unknown key, algorithm or value (names it and the nearest valid one), a
+            missing option, or options that do not work together.
         OptionTypeError: a value of the wrong type.
 
     >>> configure({"algorithm": "set", "sparsity": 0.9, "update": {"steps": [100, 200]}})
@@ -75,7 +82,7 @@ def configure(config: Any) -> Group | None:
 
 
 def _is_null(config: Any) -> bool:
-    """Whether it is `{"sparsity": None}`."""
+    """Return whether a config is `{"sparsity": None}`."""
     return (
         isinstance(config, Mapping) and list(config) == ["sparsity"] and config["sparsity"] is None
     )
@@ -84,14 +91,14 @@ def _is_null(config: Any) -> bool:
 def read_routes(
     config: Any, report: Report
 ) -> Iterator[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]:
-    """The pairs of a config's Group, in order, each with its place in the config.
+    """Yield the pairs of a config's Group, in order, each with its place in the config.
 
-    A part that is wrong is reported, then left out or set aside: a filter or an algorithm of which
-    nothing is left is None.
+    A wrong part is reported, then left out; a filter or an algorithm that is wrong as a whole is
+    None.
 
     Args:
         config: as for `configure`, but not None.
-        report: told of each mistake.
+        report: called for each mistake.
     """
     for place, entry in _entries(config, "sparsity", {}, report):
         try:
@@ -109,7 +116,7 @@ def read_routes(
 
 
 def _present_dialect(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry in the present keys; warns if it is not written in them."""
+    """Return the entry in the present keys; warn if it uses older ones."""
     if is_old_dialect(entry):
         warnings.warn(
             "the keys param_name_patterns and sparsity_schedule are deprecated; "
@@ -130,7 +137,7 @@ def _entries(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Flatten a config into dicts, one per entry, each with its place."""
     if depth > _DEEPEST:
-        deepest = f"{' or '.join(_NESTING)} nested {_DEEPEST} deep"
+        deepest = f"{' or '.join(_NESTING)} nested at most {_DEEPEST} deep"
         report(place, OptionError("sparsity", config, deepest))
         return
     if isinstance(config, Mapping):
@@ -144,7 +151,7 @@ def _entries(
             yield place, merged
             return
         if len(nested) > 1:
-            report(place, OptionError("sparsity", nested, "either groups or params, not both"))
+            report(place, ExclusiveOptionsError(nested))
         inner = next(merged.pop(key) for key in nested)
         if not isinstance(inner, list | tuple | Mapping):
             report(place, OptionTypeError(nested[0], inner, "a list of dicts"))
@@ -164,7 +171,7 @@ def _entries(
 
 
 def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults, less those that `config` gives under their other name."""
+    """Return the defaults without those that `config` gives under their other name."""
     aliases = () if is_old_dialect({**defaults, **config}) else _ALIASES
     hidden = {old for old, new in aliases if new in config}
     hidden |= {new for old, new in aliases if old in config}
@@ -174,7 +181,7 @@ def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) 
 def _split_filters(
     place: str, entry: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The entry's filter and options, once per pattern if each has options of its own."""
+    """Yield the entry's filter and options, once per pattern if each has its own options."""
     options = dict(entry)
     param_filter = options.pop("param_filter", None)
     if not isinstance(param_filter, Mapping):
@@ -193,12 +200,12 @@ def _split_filters(
 
 
 def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
+    """Return options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
     renamed = dict(options)
     for old, new in _ALIASES:
         if old in renamed:
             if new in renamed:
-                raise OptionError(old, renamed[old], f"{new} or {old}, not both")
+                raise ExclusiveOptionsError([new, old])
             renamed[new] = renamed.pop(old)
     return renamed
 
@@ -206,19 +213,20 @@ def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
 def _make_algorithm(
     place: str, options: Mapping[str, Any], report: Report
 ) -> SparsityAlgorithm | None:
-    """The algorithm of an entry; what is wrong is reported and set aside."""
+    """Build the algorithm of an entry; report wrong options and go on without them."""
     try:
         options = _rename(options)
         if "algorithm" not in options:
-            raise OptionError("sparsity without 'algorithm'", options, f"{', '.join(_ALGORITHMS)}")
+            raise MissingOptionError("algorithm", "sparsity", list(_ALGORITHMS), options)
         make = _find_algorithm(options.pop("algorithm"))
     except SparsewrightError as error:
         report(place, error)
         return None
     taken = constructor_options(make)
-    known = dict.fromkeys([*taken, *_CHOICES, "param_filter"])
-    for key in [key for key in options if key not in known]:
-        report(place, OptionError(f"key of {make.__name__}", key, list(known)))
+    allowed = dict.fromkeys([*taken, *_CHOICES])
+    for key in [key for key in options if key not in allowed]:
+        known = [*allowed, "param_filter"]
+        report(place, OptionError(f"key of {make.__name__}", key, known))
         del options[key]
     later = {key: options.pop(key) for key in _CHOICES if key in options and key not in taken}
     algorithm = _construct(place, make, options, report)
@@ -251,7 +259,7 @@ def _construct(
 def _without(
     make: type[SparsityAlgorithm], options: dict[str, Any], name: str
 ) -> dict[str, Any] | None:
-    """Options without one of them; a level that will do for the level; None: it must be given."""
+    """Return options without one of them, a valid level for the level; None: it is required."""
     defaults = constructor_options(make)
     rest = {key: value for key, value in options.items() if key != name}
     if name == "sparsity" and name in defaults:
@@ -265,7 +273,7 @@ def _without(
 def _attempt(
     make: type[SparsityAlgorithm], options: dict[str, Any]
 ) -> SparsityAlgorithm | Exception:
-    """What a constructor makes of options, or what it has to say against them."""
+    """Return what a constructor makes of options, or the error that it raises."""
     try:
         return make(**options)
     except Exception as error:  # a user's class may raise anything; the caller reports it
@@ -275,7 +283,8 @@ def _attempt(
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
     if isinstance(algorithm, type) and issubclass(algorithm, SparsityAlgorithm):
         if inspect.isabstract(algorithm):
-            raise OptionError("algorithm", algorithm, "a class that is not abstract")
+            missing = ", ".join(sorted(algorithm.__abstractmethods__))
+            raise OptionError("algorithm", algorithm, f"a class that implements {missing}")
         return algorithm
     if not isinstance(algorithm, str):
         raise OptionTypeError("algorithm", algorithm, "a name or a subclass of SparsityAlgorithm")
@@ -290,7 +299,7 @@ def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
 def _user_defined(
     classes: Iterable[type[SparsityAlgorithm]],
 ) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
-    """Name and class of all usable ones outside this package, subclasses too; the latest last."""
+    """Yield name and class of all concrete subclasses outside this package, the latest last."""
     for each in classes:
         is_own = each.__module__.partition(".")[0] == "sparsewright"
         if not is_own and not inspect.isabstract(each):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionTypeError
 from sparsewright.core.structure import RowBlocks
+from sparsewright.errors import AlgorithmError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import UpdateLike
 from sparsewright.schedules.parse import make_update_schedule
@@ -45,8 +45,11 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     Attributes:
         needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
+        selections: a subclass that does not choose its mask anew, by |w|, says what it does.
         update_schedule: the update schedule.
     """
+
+    selections: ClassVar[tuple[tuple[str, str], ...]] = (("all", "weight"),)
 
     def __init__(
         self,
@@ -115,26 +118,27 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         It is summed over micro-batches, and there on update steps, inside `update_mask`, if
         `needs_dense_gradient`.
         """
-        return self._updated("dense_gradient of", p).gradient()
+        return self._updated("dense_gradient", p).gradient()
 
     def gradient_score(self, p: Tensor) -> Tensor | RowBlocks:
         """Return `dense_gradient` as a score; that of a compressed weight is not multiplied out."""
-        return self._updated("gradient_score of", p).dense_gradient().score()
+        return self._updated("gradient_score", p).dense_gradient().score()
 
     def generator(self, p: Tensor) -> torch.Generator:
         """Return a CPU generator for this weight at this step: the same on every rank."""
-        return self._updated("generator of", p).generator()
+        return self._updated("generator", p).generator()
 
     def random_score(self, p: Tensor) -> Tensor:
         """Return uniform numbers in [0, 1), float32, shaped like `p`, from `generator(p)`.
 
         Of a sharded weight each rank gets its own part of the same numbers.
         """
-        return self._updated("random_score of", p).random()
+        return self._updated("random_score", p).random()
 
     def _updated(self, what: str, p: Tensor) -> WeightUpdate:
         if self._updating is None or self._updating.weight is not p:
-            raise OptionTypeError(what, p, "the weight that update_mask was called with")
+            problem = "call it inside update_mask, with the weight that update_mask was given"
+            raise AlgorithmError(f"{type(self).__name__}.{what}", problem)
         return self._updating
 
     def update(self, optimizer: Optimizer | None = None) -> None:
@@ -147,13 +151,22 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             if self._is_due(step.number):
                 change_masks(self.session, self, step)
 
+    def update_steps(self, until: int) -> Sequence[int]:
+        """Return the update steps among `0..until`, ascending."""
+        return self.update_schedule.steps(until)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Length of a run that the update schedule is made for; None if nothing limits it."""
+        return self.update_schedule.planned_steps
+
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         if self.starts_sparse:
             return super()._make_mask(parameter)
         return torch.ones_like(parameter.mask)
 
     def _is_due(self, step: int) -> bool:
-        return bool(self.update_schedule(step))
+        return self.update_schedule.is_due(step)
 
     def _level_steps(self) -> tuple[int, int | None]:
         schedule = self.update_schedule

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
 from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.errors import ExclusiveOptionsError, OptionError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.schedules.schedule import constant_value
@@ -32,7 +32,8 @@ class GMP(DynamicSparsityAlgorithm):
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: a constant level, or both `sparsity` and `schedule`.
+        OptionError: a constant level.
+        ExclusiveOptionsError: both `sparsity` and `schedule`.
 
     Source: M. Zhu, S. Gupta, "To prune, or not to prune: exploring the efficacy of pruning for
     model compression", arXiv:1710.01878, section 3.
@@ -52,7 +53,7 @@ class GMP(DynamicSparsityAlgorithm):
     ) -> None:
         if schedule is not None:
             if sparsity is not None:
-                raise OptionError("schedule of gmp", schedule, "sparsity or schedule, not both")
+                raise ExclusiveOptionsError(["sparsity", "schedule"])
             sparsity = schedule
         super().__init__(sparsity, update, init_method, **choices)
         for name, level in self.schedules.items():

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import AttachError, OptionTypeError
 from sparsewright.core.filters import FilterLike, make_param_filter
+from sparsewright.errors import AttachError, OptionTypeError
 
 __all__ = ["Group"]
 
@@ -51,7 +51,9 @@ class Group(SparsityAlgorithm):
             AttachError: the algorithm was applied without the Group.
         """
         if isinstance(algorithm, Group):
-            raise OptionTypeError("algorithm", algorithm, "one algorithm; extend() adds a Group's")
+            raise OptionTypeError(
+                "algorithm", algorithm, "a single algorithm; use extend() to add those of a Group"
+            )
         if not isinstance(algorithm, SparsityAlgorithm):
             raise OptionTypeError("algorithm", algorithm, "a SparsityAlgorithm")
         param_filter = make_param_filter(filter)
@@ -63,7 +65,7 @@ class Group(SparsityAlgorithm):
         """Let an algorithm share the session, and what was set on the Group."""
         if not algorithm.session.is_empty:
             name = type(algorithm).__name__
-            raise AttachError(name, "applied already; add it to the Group before apply")
+            raise AttachError(name, "it was applied already; add it to the Group before apply")
         if self._storage is not None:
             algorithm.storage = self._storage
         algorithm.autoupdate = algorithm.autoupdate and self._autoupdate
@@ -78,7 +80,7 @@ class Group(SparsityAlgorithm):
             AttachError: the other Group was applied.
         """
         if not isinstance(group, Group):
-            raise OptionTypeError("group", group, "a Group; add() adds one algorithm")
+            raise OptionTypeError("group", group, "a Group; use add() to add one algorithm")
         for param_filter, algorithm in list(group._routes):
             self.add(param_filter, algorithm)
 

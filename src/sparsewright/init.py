@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.counts import Level, as_decimal
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.masks import make_mask_topk_sparsity
+from sparsewright.core.random_scores import uniform
 from sparsewright.core.structure import ScoreShaper
-from sparsewright.core.uniform import uniform
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.kernels import sharded
 
 __all__ = ["InitMethod", "checkerboard", "from_zeros", "make_init_method", "random", "topk"]
@@ -169,7 +169,7 @@ def make_init_method(init_method: str | InitMethod) -> InitMethod:
 
 
 def name_of_init_method(init_method: InitMethod) -> str | InitMethod:
-    """The name under which `make_init_method` finds an initialiser, or the function itself."""
+    """Return the name under which `make_init_method` finds an initialiser, or the function."""
     return next((name for name, fn in _METHODS.items() if fn is init_method), init_method)
 
 

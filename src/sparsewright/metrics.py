@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from os import PathLike, fspath
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionError, OptionTypeError, needs
-from sparsewright.core.events import MaskUpdate
 from sparsewright.core.hooks import HandleGroup, Removable
+from sparsewright.errors import OptionError, OptionTypeError, needs
+from sparsewright.events import MaskUpdate
 from sparsewright.kernels.sharded import whole
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.stepping import Step
 
 __all__ = ["TensorBoard", "log_metrics"]
 
-Log = Callable[[dict[str, float], int], Any]
+LogFunction = Callable[[dict[str, float], int], object]
 """`(scalars by name, step)`; what it returns is not used."""
 
 
-def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Removable:
+def log_metrics(sparsity: SparsityAlgorithm, log: LogFunction, *, every: int = 1) -> Removable:
     """Call `log(scalars, step)` after steps of a sparsified optimizer.
 
     Of each sparse parameter that the optimizer stepped, by its full name:
@@ -70,7 +69,7 @@ def log_metrics(sparsity: SparsityAlgorithm, log: Log, *, every: int = 1) -> Rem
 class _Collector:
     """Gathers the scalars of one step from the hooks of a session."""
 
-    def __init__(self, sparsity: SparsityAlgorithm, log: Log, every: int) -> None:
+    def __init__(self, sparsity: SparsityAlgorithm, log: LogFunction, every: int) -> None:
         self.sparsity, self.log, self.every = sparsity, log, every
         self.norms: dict[str, float] = {}
         self.updates: dict[str, MaskUpdate] = {}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
 from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.errors import ExclusiveOptionsError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.session.settings import Choices, LevelLike
@@ -39,7 +39,7 @@ class RigL(DynamicSparsityAlgorithm):
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: both kinds of groups, or groups and a structure.
+        ExclusiveOptionsError: both kinds of groups, or groups and a structure.
         ShapeError: on applying, a dimension that the groups do not divide.
 
     Source: U. Evci et al., "Rigging the lottery: making all tickets winners", arXiv:1911.11134,
@@ -49,6 +49,7 @@ class RigL(DynamicSparsityAlgorithm):
     name: ClassVar[str] = "rigl"
     paper: ClassVar[str] = "arXiv:1911.11134"
     needs_dense_gradient: ClassVar[bool] = True
+    selections: ClassVar[tuple[tuple[str, str], ...]] = (("live", "weight"), ("pruned", "gradient"))
 
     def __init__(
         self,
@@ -61,16 +62,16 @@ class RigL(DynamicSparsityAlgorithm):
         init_method: str | InitMethod = "random",
         **choices: Unpack[Choices],
     ) -> None:
-        given = {
+        options = {
             "balance_in_groups": balance_in_groups,
             "balance_out_groups": balance_out_groups,
             "structure": choices.get("structure"),
         }
-        both = [name for name, value in given.items() if value is not None]
-        if len(both) > 1:
-            raise OptionError(both[1], given[both[1]], f"{both[0]} or {both[1]}, not both")
+        given = [name for name, value in options.items() if value is not None]
+        if len(given) > 1:
+            raise ExclusiveOptionsError(given)
         super().__init__(sparsity, update, init_method, **choices)
-        if both and "structure" not in both:
+        if given and "structure" not in given:
             self._structure = Groups(balance_in_groups, balance_out_groups)
         self.schedules.add("drop_fraction", drop_fraction)
         self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups

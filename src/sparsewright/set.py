@@ -37,6 +37,7 @@ class SET(DynamicSparsityAlgorithm):
 
     name: ClassVar[str] = "set"
     paper: ClassVar[str] = "arXiv:1707.04780"
+    selections: ClassVar[tuple[tuple[str, str], ...]] = (("live", "weight"), ("pruned", "random"))
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch.optim import Optimizer
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import LevelError, OptionError
+from sparsewright.errors import LevelError, OptionError
 from sparsewright.init import InitMethod, from_zeros, make_init_method
 from sparsewright.schedules.schedule import constant_value
 from sparsewright.session.settings import Choices, LevelLike

@@ -8,7 +8,13 @@ from torch.optim import SGD
 import sparsewright as sparse
 from helpers.support import make_mlp, train
 from helpers.twins import best, kept_exactly, rows_of
-from sparsewright.core.errors import LevelError, OptionError, ShapeError
+from sparsewright.errors import (
+    ExclusiveOptionsError,
+    LevelError,
+    MissingOptionError,
+    OptionError,
+    ShapeError,
+)
 from sparsewright.utils import Constant, FreqSchedule, ListSchedule, OutputGroupScoreShaper
 
 
@@ -193,9 +199,9 @@ def test_bad_levels_raise_at_construction():
         for option in ({"sparsity": 1.1}, {"sparsity": [0.5, 2]}, {"drop_fraction": -1}):
             with pytest.raises(LevelError):
                 cls(**{"sparsity": 0.5, **option})
-    with pytest.raises(OptionError, match="sparsity or schedule, not both"):
+    with pytest.raises(ExclusiveOptionsError, match=r"^give sparsity or schedule, not both$"):
         sparse.GMP([0.1], schedule=[0.1])
-    with pytest.raises(OptionError, match="sparsity = None"):
+    with pytest.raises(MissingOptionError, match=r"^sparsity is missing"):
         sparse.Static()
 
 

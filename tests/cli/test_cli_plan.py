@@ -7,12 +7,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from helpers.cli_process import Command
 from helpers.planned import ENTRY, as_json, lines_of
 from helpers.processes import shown_on_a_terminal
-from sparsewright.plan.costs import index_bytes
+from sparsewright.layers import kind_of
+
+
+def index_bytes(rows: int, cols: int, kept: int) -> int:
+    kind = kind_of(torch.nn.Linear(1, 1))
+    assert kind is not None
+    return kind.cost((rows, cols), kept, torch.float32).index_bytes
 
 
 def test_plan_of_a_train_config_is_what_the_run_does(command: Command) -> None:

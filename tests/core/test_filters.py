@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsewright.core.errors import OptionTypeError
 from sparsewright.core.filters import default_sparse_param_filter, make_param_filter
+from sparsewright.errors import OptionTypeError
 
 MATRIX, VECTOR = torch.zeros(2, 2), torch.zeros(2)
 

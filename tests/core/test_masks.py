@@ -21,8 +21,8 @@ from helpers.twins import (
     scores,
 )
 from sparsewright.core.counts import as_decimal, num_kept, num_kept_each
-from sparsewright.core.errors import LevelError, OptionTypeError, ScoreError, ShapeError
 from sparsewright.core.masks import drop_and_grow
+from sparsewright.errors import LevelError, OptionTypeError, ScoreError, ShapeError
 from sparsewright.utils import (
     InputGroupScoreShaper,
     OutputGroupScoreShaper,

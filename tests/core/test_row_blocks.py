@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import ScoreError
 from sparsewright.core.masks import drop_and_grow, make_mask_topk_sparsity
+from sparsewright.errors import ScoreError
 from sparsewright.structures import Groups
 
 

@@ -50,8 +50,10 @@ EXPECTED = {
     "masks_of_a_copied_sharded_model_are_taken_over_and_counted": [32, 16],
     "norms_of_sharded_gradients_are_those_of_the_whole": [3, True, True],
     "a_shaper_of_the_users_own_does_not_know_shards": "ShapeError: a sharded weight",
-    "nan_in_a_group_on_one_rank_is_told_to_all": "ScoreError: score has NaN",
-    "nan_on_one_rank_is_told_to_all": "ScoreError: score has NaN",
+    "levels_by_magnitude_over_shards_are_those_over_the_whole": [[], True],
+    "nan_in_one_layer_on_one_rank_is_told_to_all": "ScoreError: b contains NaN",
+    "nan_in_a_group_on_one_rank_is_told_to_all": "ScoreError: score contains NaN",
+    "nan_on_one_rank_is_told_to_all": "ScoreError: score contains NaN",
 }
 
 

@@ -35,10 +35,11 @@ def documented(site):
     return found
 
 
+MODULES = {"init", "utils", "nn", "errors", "schedules", "structures", "distributions"}
 PUBLIC = [
     f"{module}.{name}"
     for module, names in DOCUMENTED.items()
-    for name in sorted(names - {"init", "utils", "nn"} if module == "sparsewright" else names)
+    for name in sorted(names - MODULES if module == "sparsewright" else names)
 ]
 
 

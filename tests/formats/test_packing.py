@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import sparsewright as sparse
 from helpers.support import make_mlp
-from sparsewright.core.errors import ShapeError
 from sparsewright.core.packing import pack_mask, read_mask, unpack_mask
+from sparsewright.errors import ShapeError
 
 
 @given(st.lists(st.booleans(), max_size=40))

@@ -52,7 +52,7 @@ def _child(arguments: list[str], folder: str, file_limit: int | None) -> None:
     import warnings
 
     from sparsewright.cli import main
-    from sparsewright.core.errors import SparsityWarning
+    from sparsewright.errors import SparsityWarning
 
     warnings.simplefilter("error")
     warnings.simplefilter("default", SparsityWarning)

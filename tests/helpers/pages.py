@@ -16,7 +16,7 @@ import yaml
 
 import sparsewright
 from helpers.processes import run_session
-from sparsewright.core.errors import SparsewrightError
+from sparsewright.errors import SparsewrightError
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, assert_same, batch, make_mlp
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sparsewright as sparse
 from helpers.script_process import run_script
 from helpers.support import assert_pruned, assert_same, batch, make_mlp, masks_of
-from sparsewright.core.errors import AttachError, StateError
+from sparsewright.errors import AttachError, StateError
 from sparsewright.integrations.lightning import SparsityCallback
 
 pytestmark = [

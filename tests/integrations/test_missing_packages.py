@@ -14,6 +14,6 @@ def test_the_error_names_the_extra(package):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
-        f"sparsewright.core.errors.MissingPackageError: SparsityCallback needs the package "
+        f"sparsewright.errors.MissingPackageError: SparsityCallback needs the package "
         f"'{package}', which cannot be imported; pip install 'sparsewright[{package}]'"
     )

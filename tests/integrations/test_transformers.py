@@ -15,7 +15,7 @@ from transformers import (
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, assert_same, masks_of
-from sparsewright.core.errors import AttachError, StateError
+from sparsewright.errors import AttachError, StateError
 from sparsewright.integrations.transformers import SparsityCallback
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"

@@ -5,7 +5,9 @@ from sparsewright import kernels as public
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 3), (3, 0), (1, 1), (5, 63), (4, 64), (3, 1001), (2, 1_500_000)]
+    "shape",
+    [(0, 3), (3, 0), (1, 1), (5, 63), (4, 64), (3, 1001), (2, 1_500_000), (1_200_000, 4)]
+    + [(40, n) for n in (1, 2, 5, 7, 8, 9, 16, 33)],
 )
 def test_count_rows(kernels, shape):
     mask = torch.rand(shape) < 0.3

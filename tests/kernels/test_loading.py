@@ -110,7 +110,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 def test_tensors_are_read_by_their_attributes_where_torch_has_no_table_of_functions():
     """As in torch before 2.10: the tests that depend on how a tensor lies in memory pass."""
     files = [str(Path(__file__).with_name(name)) for name in ("test_prune.py", "test_counts.py")]
-    files += [f"{Path(__file__).with_name('test_sparse.py')}::{name}" for name in MEMORY_TESTS]
+    files += [f"{Path(__file__).with_name('test_csr.py')}::{name}" for name in MEMORY_TESTS]
     done = subprocess.run([sys.executable, "-c", BY_ATTRIBUTES, *files], capture_output=True)
     assert done.returncode == 0, done.stdout.decode()
 

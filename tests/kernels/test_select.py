@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsewright import kernels as public
+from sparsewright.kernels import reference
 
 ANY = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 KINDS = ["normal", "ties", "zeros", "wide", "bits", "sorted", "constant"]
@@ -62,6 +63,45 @@ def test_equals_brute_force(kernels, dtype, kind, rows, n, density, part, magnit
     num = [int(part * n * (row + 1) / rows) for row in range(rows)]
     expected = brute_force(score, num, among, magnitude)
     assert torch.equal(kernels.select(score, num, among, magnitude), expected)
+
+
+@ANY
+@given(
+    kind=st.sampled_from(KINDS),
+    rows=st.integers(0, 600),
+    n=st.integers(1, 34),
+    density=st.sampled_from([None, 0.0, 0.5]),
+    one_number=st.booleans(),
+    magnitude=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_many_tiny_rows(kernels, dtype, kind, rows, n, density, one_number, magnitude, seed):
+    generator = torch.Generator().manual_seed(seed)
+    score = make_score(kind, rows, n, dtype, generator)
+    among = None if density is None else torch.rand(rows, n, generator=generator) < density
+    num = torch.randint(0, n + 3, (rows,), generator=generator).tolist()
+    num = [seed % (n + 2)] * rows if one_number else num
+    expected = brute_force(score, num, among, magnitude)
+    given_num = seed % (n + 2) if one_number else num
+    assert torch.equal(kernels.select(score, given_num, among, magnitude), expected)
+
+
+@pytest.mark.parametrize("n", [1, 4, 16, 17])
+def test_nan_in_the_first_of_many_tiny_rows_is_named(kernels, dtype, n):
+    score = torch.ones(70_000, n, dtype=dtype)
+    score[69_000:, n - 1] = score[301, 0] = math.nan
+    with pytest.raises(ValueError, match=r"row 301$"):
+        kernels.select(score, 1)
+    among = torch.ones(score.shape, dtype=torch.bool)
+    among[301, 0] = False
+    with pytest.raises(ValueError, match=r"row 69000$"):
+        kernels.select(score, 1, among)
+
+
+def test_one_number_for_all_rows_takes_no_memory():
+    num = reference.check_select(torch.ones(5000, 4), 2, None)
+    assert num.tolist() == [2] * 5000
+    assert num.untyped_storage().nbytes() == 8
 
 
 @lru_cache
@@ -186,6 +226,13 @@ def test_takes_what_is_not_contiguous_or_needs_grad():
     among = torch.rand(40, 30) < 0.5
     expected = public.select(base.detach().t().contiguous(), 5, among.t().contiguous())
     assert torch.equal(public.select(base.t(), 5, among.t()), expected)
+
+
+def test_a_lazily_negated_view_is_ranked_by_its_values():
+    negated = torch._neg_view(torch.randn(3, 7))
+    assert negated.is_contiguous()
+    expected = public.select(negated.resolve_neg(), 1, None, False)
+    assert torch.equal(public.select(negated, 1, None, False), expected)
 
 
 def test_a_row_with_fewer_candidates_marks_them_all(kernels):

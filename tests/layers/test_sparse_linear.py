@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsewright as sparse
-from sparsewright.core.errors import AttachError, ShapeError
+from sparsewright.errors import AttachError, ShapeError
 from sparsewright.layers.csr_product import sparse_linear
 from sparsewright.nn import SparseLinear
 

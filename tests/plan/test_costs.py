@@ -5,18 +5,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sparsewright
+from helpers.support import UserDefined
+from sparsewright.algorithms import ALL
 from sparsewright.dynamic import DynamicSparsityAlgorithm
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
+from sparsewright.layers import kind_of
 from sparsewright.plan.costs import (
     HISTOGRAM_BYTES,
     METHODS,
+    Method,
     Precision,
     held_bytes,
-    index_bytes,
     selection_rounds,
     step_flops,
 )
+from sparsewright.storage.storage import Footprint
 
 MIXED = Precision(torch.bfloat16, torch.bfloat16, torch.float32, master=True)
 
@@ -24,11 +27,13 @@ MIXED = Precision(torch.bfloat16, torch.bfloat16, torch.float32, master=True)
 @given(
     st.integers(1, 40), st.integers(1, 600), st.floats(0, 1), st.integers(0, 2**31), st.booleans()
 )
-def test_index_bytes_are_those_of_the_library(rows, cols, density, seed, transpose):
+def test_bytes_of_an_index_are_those_of_the_library(rows, cols, density, seed, transpose):
     shape = (cols, rows) if transpose else (rows, cols)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
-    layout = sparse.layout_from_mask(mask)
-    assert index_bytes(*shape, layout.nnz) == layout.nbytes
+    layout = csr.layout_from_mask(mask)
+    cost = kind_of(torch.nn.Linear(1, 1)).cost(shape, layout.nnz, torch.float32)
+    assert (cost.value_bytes, cost.index_bytes) == (4 * layout.nnz, layout.nbytes)
+    assert cost.flops == 2 * layout.nnz
 
 
 def test_rounds_of_sixteen_bits():
@@ -47,10 +52,12 @@ def test_rounds_of_sixteen_bits():
     ],
 )
 def test_held_bytes_by_hand(precision, states, is_frozen, bytes_each):
-    held = held_bytes(7, 5, precision, states, is_frozen=is_frozen)
+    held = held_bytes(Footprint(7, 5), precision, states, is_frozen=is_frozen)
     assert (held.weight, held.gradient, held.state) == tuple(7 * n for n in bytes_each)
     assert held.mask == 5
     assert held.total == 7 * sum(bytes_each) + 5
+    shadowed = held_bytes(Footprint(7, 5, 3), precision, states, is_frozen=is_frozen)
+    assert shadowed.total == held.total + 3 * bytes_each[0]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,7 @@ def test_held_bytes_by_hand(precision, states, is_frozen, bytes_each):
         ("gmp", 1, [("all", torch.bfloat16)]),
         ("set", 7, [("live", torch.bfloat16), ("pruned", torch.float32)]),
         ("rigl", 3, [("live", torch.bfloat16), ("pruned", torch.bfloat16)]),
+        ("ste", 1, [("all", torch.bfloat16)]),
     ],
 )
 def test_updates_by_hand(name, temporary, selections):
@@ -68,14 +76,17 @@ def test_updates_by_hand(name, temporary, selections):
 
 
 def test_methods_are_those_of_the_library():
-    classes = {cls.__name__.lower(): cls for cls in (sparsewright.Static, sparsewright.GMP)}
-    classes |= {"set": sparsewright.SET, "rigl": sparsewright.RigL}
-    assert set(METHODS) == set(classes)
-    for name, cls in classes.items():
-        is_dynamic = issubclass(cls, DynamicSparsityAlgorithm)
-        needs = is_dynamic and cls.needs_dense_gradient
-        assert METHODS[name].needs_dense_gradient == needs, name
-        assert bool(METHODS[name].among) == is_dynamic, name
+    assert list(METHODS) == [cls.name for cls in ALL]
+    for cls in ALL:
+        method = METHODS[cls.name]
+        assert method.needs_dense_gradient == cls.needs_dense_gradient, cls.name
+        assert bool(method.choices) == issubclass(cls, DynamicSparsityAlgorithm), cls.name
+        reads_gradient = any(score == "gradient" for _, score in method.choices)
+        assert reads_gradient == cls.needs_dense_gradient, cls.name
+
+
+def test_a_new_algorithm_chooses_by_magnitude_unless_it_says_otherwise():
+    assert Method.of(UserDefined) == METHODS["gmp"]
 
 
 def test_histograms_fit_the_kernels_digit():

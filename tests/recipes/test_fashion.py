@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.image_files import idx, write_images
-from sparsewright.core.errors import ConfigError, OptionError
+from sparsewright.errors import ConfigError, OptionError
 from sparsewright.recipes import fashion
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.training import Training

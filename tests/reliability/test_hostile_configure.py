@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import sparsewright as sparse
 from helpers.support import backward, make_mlp
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     OptionError,
     OptionTypeError,
     SparsewrightError,

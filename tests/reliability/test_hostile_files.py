@@ -16,7 +16,7 @@ from torch import nn
 import sparsewright as sparse
 from helpers.support import assert_same
 from sparsewright.cli import main
-from sparsewright.core.errors import CheckpointError
+from sparsewright.errors import CheckpointError
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_every_bit_of_a_compressed_file(tmp_path: Path) -> None:
 
 def rewrite(path: Path, shapes: str, tensors: dict) -> None:
     """A compressed file with these shapes, and the digest that belongs to them."""
-    from sparsewright.nn import checkpoint as module
+    from sparsewright.storage import compressed_file as module
 
     metadata = {"format": module.FORMAT, "shapes": shapes}
     save_file(tensors, path, {**metadata, "sha256": module._digest(tensors, shapes)})

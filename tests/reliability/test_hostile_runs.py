@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import sparsewright as sparse
 from helpers.cli_process import Command
 from sparsewright.cli import main
-from sparsewright.core.errors import CheckpointError, SparsewrightError
+from sparsewright.errors import CheckpointError, SparsewrightError
 from sparsewright.runs import loop
 from sparsewright.runs.run_folder import SUMS, RunFolder, checksums
 

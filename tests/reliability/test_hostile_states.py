@@ -12,7 +12,7 @@ import torch
 import sparsewright as sparse
 from helpers.cases import ALGORITHMS, attach, every_algorithm, step_once
 from helpers.support import assert_same, masks_of
-from sparsewright.core.errors import StateError
+from sparsewright.errors import StateError
 
 JUNK = [
     None,

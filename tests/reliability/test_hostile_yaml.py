@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsewright.cli import main
-from sparsewright.core.errors import ConfigError, SparsewrightError, SparsityWarning
+from sparsewright.errors import ConfigError, SparsewrightError, SparsityWarning
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.yaml_file import read_yaml
 

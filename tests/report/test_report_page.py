@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from helpers.report_runs import random_masks, write_run
-from sparsewright.core.errors import MissingPackageError, OptionError
+from sparsewright.errors import MissingPackageError, ReportError
 from sparsewright.formats.mask_bits import unpack_bits
 from sparsewright.report import page as page_module
 from sparsewright.report.command import write_report
@@ -118,7 +118,7 @@ def test_a_page_that_cannot_be_small_is_refused(
 ) -> None:
     run = a_run(tmp_path / "run", {"fc": (9, 9)}, (0, 3))
     monkeypatch.setattr(page_module, "MOST_BYTES", 1_000_000)
-    with pytest.raises(OptionError, match="1,000,000 bytes at most"):
+    with pytest.raises(ReportError, match=r"report of run: .* more than 1,000,000; choose fewer"):
         make_page([run])
 
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from helpers.report_runs import WrittenRun, random_masks, write_run, write_snapshot
-from sparsewright.core.errors import CheckpointError, ConfigError
+from sparsewright.errors import CheckpointError, ConfigError
 from sparsewright.report.read import read_run, read_runs
 
 SHAPES = {"b.10.weight": (6, 3, 2, 2), "b.9.weight": (7, 9)}

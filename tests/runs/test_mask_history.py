@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import sparsewright
-from sparsewright.core.errors import StateError
 from sparsewright.core.packing import pack_mask, unpack_mask
+from sparsewright.errors import StateError
 from sparsewright.runs.mask_history import MaskHistory, is_snapshot_due
 from sparsewright.runs.run_folder import RunFolder
 
@@ -33,7 +33,7 @@ class Followed:
         self.facts: dict[str, dict[str, int]] = {}
         self.group.register_mask_update_hook(self.update)
 
-    def update(self, update: sparsewright.core.events.MaskUpdate) -> None:
+    def update(self, update: sparsewright.events.MaskUpdate) -> None:
         self.facts[update.name] = self.history.record(update)
         self.masks[update.name].append(self.group.sparse_params[update.name].mask.clone())
 
@@ -141,7 +141,7 @@ def test_a_weight_without_rows_has_no_rows_of_any_kind() -> None:
         warnings.simplefilter("ignore")  # torch warns of initializing nothing
         group.apply(nn.Linear(3, 0))
     history = MaskHistory(group)
-    update = sparsewright.core.events.MaskUpdate(1, "weight", 0, 0, 0.5, 0.5, 0, 0)
+    update = sparsewright.events.MaskUpdate(1, "weight", 0, 0, 0.5, 0.5, 0, 0)
     assert history.record(update) == {"rows": 0, "dead_rows": 0, "never_grown_rows": 0}
 
 
@@ -155,6 +155,6 @@ def test_a_connection_that_comes_back_is_grown() -> None:
     never = []
     for mask in (torch.zeros_like(first), first):
         parameter.mask = mask
-        update = sparsewright.core.events.MaskUpdate(1, "weight", 2, 1, 0.5, 0.5, 1, 1)
+        update = sparsewright.events.MaskUpdate(1, "weight", 2, 1, 0.5, 0.5, 1, 1)
         never.append(history.record(update)["never_grown_rows"])
     assert never == [1, 0]

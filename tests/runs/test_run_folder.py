@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsewright.core.errors import CheckpointError, RunError
+from sparsewright.errors import CheckpointError, RunError
 from sparsewright.runs.run_folder import RunFolder, last_checkpoint
 
 WEIGHTS = {"w": torch.arange(6.0)}

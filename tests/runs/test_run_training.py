@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsewright.core.events import MaskUpdate
+from sparsewright.events import MaskUpdate
 from sparsewright.recipes.sections import LoopSettings
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.layer_counts import Churn, count_layers

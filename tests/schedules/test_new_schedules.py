@@ -7,7 +7,7 @@ from torch.optim import SGD
 import sparsewright as sparse
 from helpers.support import make_mlp, train
 from sparsewright import schedules
-from sparsewright.core.errors import OptionError
+from sparsewright.errors import OptionError
 from sparsewright.plan.forecast import forecast, guess_steps
 from sparsewright.schedules.formula import Formula
 from sparsewright.utils import HyperParameterSchedule, UpdateSchedule
@@ -121,11 +121,11 @@ def test_members_of_the_lists_work_in_configs_repr_and_forecasts():
     ("options", "message"),
     [
         ({"sparsity": {"type": "sin", "peak": 1}}, "cycling, lambda, sine; did you mean 'sine'"),
-        ({"sparsity": {"type": "sine"}}, "sparsity 'sine' without 'peak'"),
+        ({"sparsity": {"type": "sine"}}, "^peak is missing from sparsity = {'type': 'sine'}$"),
         ({"sparsity": {"type": "sine", "peek": 1}}, "'peek'.*did you mean 'peak'"),
         ({"update": {"frist": 5}}, "freq, start, stop, steps, first, count; .*'first'"),
         ({"update": {"first": 5, "freq": 2}}, r"\(freq, start, stop\) or \(steps\) or \(first, co"),
-        ({"update": {"count": 5}}, "update without 'first'"),
+        ({"update": {"count": 5}}, "^first is missing from update = {'count': 5}$"),
     ],
 )
 def test_errors_name_the_members_of_the_lists(options, message):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import LevelError
+from sparsewright.errors import LevelError
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.utils import Constant, Cubic, Cycling, HyperParameterSchedule, Lambda, Linear
 

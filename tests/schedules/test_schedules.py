@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import OptionError, OptionTypeError, StateError
+from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError, StateError
 from sparsewright.schedules import ALL
 from sparsewright.schedules.schedule import constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet
@@ -278,9 +278,9 @@ def test_make(given, expected):
     [
         ({"type": "linaer", "init": 0}, OptionError, "constant, linear.*did you mean 'linear'"),
         ({"type": 3}, OptionError, "type of schedule = 3"),
-        ({"init": 0.1}, OptionError, "schedule without 'type'"),
+        ({"init": 0.1}, MissingOptionError, "^type is missing from schedule = .* constant, linear"),
         ({"type": "linear", "init": 0, "slop": 1}, OptionError, "'slop'.*did you mean 'slope'"),
-        ({"type": "linear", "init": 0}, OptionError, "without 'slope'"),
+        ({"type": "linear", "init": 0}, MissingOptionError, "^slope is missing from schedule = "),
         ({"type": "linear", "init": "x", "slope": 1}, OptionTypeError, "init of Linear = 'x'"),
         ({"type": "linear", "init": math.nan, "slope": 1}, OptionError, "init of Linear = nan"),
         ({"type": "cosine", "init": 1, "half_period": 0}, OptionError, "half_period of Cosine = 0"),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.errors import ExclusiveOptionsError, OptionError, OptionTypeError
 from sparsewright.utils import FreqSchedule, ListSchedule, UpdateSchedule, make_update_schedule
 
 
@@ -63,7 +63,11 @@ def test_make(update, steps):
     ("update", "error", "message"),
     [
         ({"frq": 5}, OptionError, "key of update = 'frq'.*did you mean 'freq'"),
-        ({"steps": [1], "freq": 5}, OptionError, r"either \(freq, start, stop\) or \(steps\)"),
+        (
+            {"steps": [1], "freq": 5},
+            ExclusiveOptionsError,
+            r"^give \(freq, start, stop\) or \(steps\) in update = {'freq': 5, .*}, not both$",
+        ),
         ({"freq": 0}, OptionError, "freq of update = 0.*integer >= 1"),
         (0, OptionError, "freq of update = 0"),
         ({"start": -1}, OptionError, "start of update = -1.*integer >= 0"),

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import UserDefined, assert_pruned, backward, kept_of, make_mlp, train
-from sparsewright.core.errors import AttachError, OptionTypeError
+from sparsewright.errors import AttachError, OptionTypeError
 
 ALGORITHMS = {
     "static": lambda: sparse.Static(0.5),
@@ -199,7 +199,9 @@ def test_get_sparse_params():
     found = sparsity.get_sparse_params(optimizer)
     assert iter(found) is found
     assert [p.name for p in found] == ["2.weight"]
-    with pytest.raises(OptionTypeError, match=r"get_sparse_params = '0.weight' has type str"):
+    with pytest.raises(
+        OptionTypeError, match=r"argument of get_sparse_params = '0.weight' has type str"
+    ):
         sparsity.get_sparse_params("0.weight")
 
 

@@ -7,7 +7,7 @@ from torch.optim import SGD, Adam
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, backward, batch, make_mlp, masks_of, train
-from sparsewright.core.errors import OptionTypeError, ScoreError
+from sparsewright.errors import AlgorithmError, ScoreError
 
 
 class Watch(sparse.DynamicSparsityAlgorithm):
@@ -70,7 +70,9 @@ def test_non_update_steps_hold_no_dense_gradient():
         # Only the step that leads to an update listens to the gradient before it is pruned.
         assert bool(weight._backward_hooks) == (step % 3 == 0)
         train(model, optimizer, 1, start=step)
-        with pytest.raises(OptionTypeError, match="dense_gradient"):
+        with pytest.raises(
+            AlgorithmError, match=r"Watch.dense_gradient: call it inside update_mask"
+        ):
             algorithm.dense_gradient(weight)
 
 
@@ -215,12 +217,12 @@ def test_nan_weights_raise_and_name_parameter_and_step():
     backward(model)
     with torch.no_grad():
         model[2].weight[algorithm.sparse_params["2.weight"].mask] = torch.nan
-    with pytest.raises(ScoreError, match=r"score of 2.weight at step 1 has NaN"):
+    with pytest.raises(ScoreError, match=r"score of 2.weight at step 1 contains NaN"):
         optimizer.step()
     model = make_mlp()
     with torch.no_grad():
         model[2].weight[0, 0] = torch.nan
-    with pytest.raises(ScoreError, match=r"score of 2.weight has NaN"):
+    with pytest.raises(ScoreError, match=r"score of 2.weight contains NaN"):
         sparse.Static(0.5, "topk").apply(model)
 
 

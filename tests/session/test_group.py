@@ -9,7 +9,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import kept_of, make_mlp, masks_of, train
-from sparsewright.core.errors import AttachError, OptionTypeError, SparsityWarning, StateError
+from sparsewright.errors import AttachError, OptionTypeError, SparsityWarning, StateError
 from sparsewright.utils import Cycling
 
 

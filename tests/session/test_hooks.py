@@ -7,7 +7,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import UserDefined, make_mlp, train
-from sparsewright.core.errors import OptionTypeError
+from sparsewright.errors import OptionTypeError
 
 
 def run(sparsity, model, steps, targets=None, computed=None, events=None):

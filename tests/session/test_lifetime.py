@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, make_mlp, train
-from sparsewright.core.errors import AttachError, ScoreError
+from sparsewright.errors import AttachError, ScoreError
 
 MAKE = {
     "static": lambda: sparse.Static(0.5),
@@ -89,7 +89,7 @@ def test_one_optimizer_is_let_go_and_the_next_goes_on():
     del first
     gc.collect()
     assert freed() is None
-    with pytest.raises(AttachError, match="SGD: it is not followed"):
+    with pytest.raises(AttachError, match="SGD: it is not sparsified"):
         sparsity.remove(SGD(model.parameters(), 0.1))
     assert_pruned(sparsity, second)
 

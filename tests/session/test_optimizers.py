@@ -6,7 +6,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import backward, make_mlp, train
-from sparsewright.core.errors import SparsityWarning
+from sparsewright.errors import SparsityWarning
 
 
 def steps_at_which_masks_change(model, sparsity, optimizer, steps):

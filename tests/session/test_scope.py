@@ -6,7 +6,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, make_mlp, train
-from sparsewright.core.errors import AttachError, OptionTypeError
+from sparsewright.errors import AttachError, OptionTypeError
 
 MAKE = {
     "static": lambda: sparse.Static(0.5),

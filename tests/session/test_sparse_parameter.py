@@ -6,7 +6,7 @@ from torch.optim import Adam
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, kept_of, make_mlp, train
-from sparsewright.core.errors import OptionTypeError, ShapeError
+from sparsewright.errors import OptionTypeError, ShapeError
 
 
 def test_sparse_params_are_what_api_says():

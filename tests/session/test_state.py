@@ -12,7 +12,7 @@ from torch.optim import SGD
 
 import sparsewright as sparse
 from helpers.support import UserDefined, assert_same, make_mlp, masks_of, train
-from sparsewright.core.errors import StateError
+from sparsewright.errors import StateError
 
 COSINE = {"type": "cosine", "init": 0.5, "half_period": 20}
 ALGORITHMS = {

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sparsewright as sparse
-from sparsewright.core.errors import CheckpointError
+from sparsewright.errors import CheckpointError
 
 
 def make_model(level=0.9):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsewright as sparse
-from sparsewright.core.errors import AttachError, LevelError, OptionError, ShapeError
+from sparsewright.errors import AttachError, LevelError, OptionError, ShapeError
 from sparsewright.nn import SparseLinear
 from sparsewright.session.convert import measure_speed
 

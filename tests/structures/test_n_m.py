@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.twins import as_mask, best, kept_exactly, levels, masks, scores
 from sparsewright import init
 from sparsewright.core.counts import num_kept
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     LevelError,
     OptionError,
     OptionTypeError,

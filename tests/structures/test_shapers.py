@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 
 from helpers.twins import contests, rows_of
-from sparsewright.core.errors import OptionError, OptionTypeError, ShapeError
+from sparsewright.errors import OptionError, OptionTypeError, ShapeError
 from sparsewright.utils import (
     InputGroupScoreShaper,
     OutputGroupScoreShaper,

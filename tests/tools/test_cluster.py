@@ -20,7 +20,8 @@ from tools.cluster.update_time import Rates, update_seconds
 from torch import nn
 
 from sparsewright import kernels
-from sparsewright.plan.costs import HISTOGRAM_BYTES, METHODS, index_bytes
+from sparsewright.layers import kind_of
+from sparsewright.plan.costs import HISTOGRAM_BYTES, METHODS
 
 ROOT = Path(program.__file__).parents[2]
 # One sparse weight of 4 x 10 and a dense one of 8.
@@ -111,18 +112,36 @@ def test_update_extra_by_hand(algorithm, precision, extra):
 
 
 def test_compressed_memory_by_hand():
-    weights = [Weight("fc.weight", (1024, 4096), True)]
-    training = Training("rigl", 0.9, compressed=True)
+    kind = kind_of(nn.Linear(1, 1))
+    weights = [Weight("fc.weight", (1024, 4096), True, kind)]
+    training = Training("rigl", 0.9, stored="compressed")
     held, nnz = memory(weights, training, Cluster(8)), 419_430
     assert held["weights"] == held["gradients"] == 4 * nnz
     assert held["optimizer state"] == 8 * nnz
-    assert held["masks and index"] == index_bytes(1024, 4096, nnz)
+    assert held["masks and index"] == kind.cost((1024, 4096), nnz, torch.float32).index_bytes
     assert math.isnan(held["update extra"])
     assert sum(v for v in held.values() if v == v) / (16 * 4096 * 1024) == pytest.approx(0.2, 0.05)
     assert moved(step_traffic(weights, training, Cluster(8))) == 2 * 7 / 8 * 4 * nnz
     assert math.isnan(update_seconds(weights, training, Cluster(), rates_of(1))["total"])
     with pytest.raises(ValueError, match="not sharded"):
         memory(weights, training, Cluster(8, parallel="fsdp"))
+
+
+def test_shadowed_memory_by_hand():
+    held = memory(TWO, Training("ste", precision=PRECISIONS["mixed"]), Cluster())
+    # 48 entries, and the shadow of 40 of them; gradient, state and master are dense.
+    assert held["weights"] == 2 * (48 + 40)
+    assert held["gradients"] == 2 * 48
+    assert held["optimizer state"] == 12 * 48
+    assert held["masks and index"] == 40
+    assert math.isnan(held["update extra"])
+    with pytest.raises(ValueError, match="ste with storage masked: allowed: shadowed"):
+        memory(TWO, Training("ste", stored="masked"), Cluster())
+
+
+def test_what_has_no_kind_stays_masked():
+    held = memory(TWO, Training("rigl", stored="compressed"), Cluster())
+    assert held["masks and index"] == 40
 
 
 def test_bytes_of_a_ring():
@@ -247,7 +266,7 @@ def test_bytes_moved_rise_with_the_devices_and_those_held_fall(algorithm, precis
     small, large = (Cluster(devices, 64, parallel) for devices in (n, n + 1))
     for traffic in (step_traffic, update_traffic):
         assert moved(traffic(SQUARES, training, small)) <= moved(traffic(SQUARES, training, large))
-    held = [sum(memory(SQUARES, training, c).values()) for c in (small, large)]
+    held = [sum(v for v in memory(SQUARES, training, c).values() if v == v) for c in (small, large)]
     assert held[0] >= held[1]
     assert parallel == "fsdp" or held[0] == held[1]
 

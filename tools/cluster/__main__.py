@@ -17,6 +17,7 @@ import torch
 from benchmarks import harness
 from sparsewright.core.filters import make_param_filter
 from sparsewright.plan.costs import METHODS
+from sparsewright.storage import ALL as STORAGES
 from tools.cluster import check as checking
 from tools.cluster import measure, models
 from tools.cluster.memory import PRECISIONS, Training, Weight, memory
@@ -112,7 +113,7 @@ def print_costs(args: argparse.Namespace) -> None:
         for parallel, algorithm in itertools.product(args.parallel, args.algorithm):
             training = Training(
                 algorithm, args.sparsity, PRECISIONS[args.precision], STATES[args.optimizer],
-                args.storage == "compressed",
+                args.storage,
             )  # fmt: skip
             cluster = Cluster(
                 args.devices, args.per_node, parallel, args.intra, args.inter, latency
@@ -153,7 +154,7 @@ def add_cost_options(parser: argparse.ArgumentParser) -> None:
     add("--freq", type=int, default=100, help="steps from one update to the next")
     add("--optimizer", choices=STATES, default="adamw")
     add("--precision", choices=PRECISIONS, default="float32")
-    add("--storage", choices=["masked", "compressed"], default="masked")
+    add("--storage", choices=[cls.name for cls in STORAGES], default="", help="the method's own")
     add("--param-filter", help="glob of the sparse weights; default: the library's own")
     add("--intra", type=float, help="GB/s of a device, one direction, inside its node")
     add("--inter", type=float, help="the same between nodes")
@@ -176,9 +177,8 @@ def main() -> None:
     add("--threads", type=int, default=1)
     add("--rounds", type=int, default=5)
     add = commands.add_parser("check", help="predicted against measured, on the CPU").add_argument
-    changing = [name for name in METHODS if name != "static"]
     add("--sizes", nargs="+", choices=checking.SIZES, default=["6M", "25M", "101M"])
-    add("--algorithm", nargs="+", choices=changing, default=changing)
+    add("--algorithm", nargs="+", choices=checking.ALGORITHMS, default=list(checking.ALGORITHMS))
     add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     add("--rounds", type=int, default=7)
     args = parser.parse_args()

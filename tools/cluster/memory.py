@@ -8,8 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsewright.core.masks import num_kept
-from sparsewright.plan.costs import METHODS, Method, Precision, held_bytes, index_bytes
+from sparsewright.algorithms import ALL
+from sparsewright.core.counts import num_kept
+from sparsewright.layers import LayerKind
+from sparsewright.plan.costs import METHODS, Method, Precision, held_bytes
+from sparsewright.storage import ALL as STORAGES
+from sparsewright.storage import CompressedStorage, MaskedStorage, Storage
+from sparsewright.storage.storage import Footprint
 from tools.cluster.topology import Cluster
 
 PRECISIONS = {
@@ -21,11 +26,19 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter of a model: its name, its shape, and whether it is trained sparse."""
+    """One parameter of a model.
+
+    Args:
+        name: full name.
+        shape: its shape.
+        sparse: whether it is trained sparse.
+        kind: the kind of its layer; None: it cannot be compressed.
+    """
 
     name: str
     shape: tuple[int, ...]
     sparse: bool
+    kind: LayerKind | None = None
 
     @property
     def numel(self) -> int:
@@ -33,7 +46,11 @@ class Weight:
 
     def local(self, shards: int) -> int:
         """Entries on the device with the most, sharded by rows."""
-        return math.ceil(self.shape[0] / shards) * math.prod(self.shape[1:])
+        return self.part(shards).numel()
+
+    def part(self, shards: int) -> torch.Size:
+        """Shape on the device with the most, sharded by rows."""
+        return torch.Size([math.ceil(self.shape[0] / shards), *self.shape[1:]])
 
 
 @dataclass(frozen=True)
@@ -45,46 +62,60 @@ class Training:
         sparsity: level, 0..1.
         precision: dtypes.
         states: optimizer tensors of a weight's shape (AdamW 2, SGD with momentum 1).
-        compressed: whether sparse matrices are stored as values and index (float32, CPU).
+        stored: name of the storage of sparse weights; "": the algorithm's own.
     """
 
     algorithm: str = "rigl"
     sparsity: float = 0.9
     precision: Precision = PRECISIONS["float32"]
     states: int = 2
-    compressed: bool = False
+    stored: str = ""
+
+    @property
+    def storage(self) -> type[Storage]:
+        """How sparse weights are stored that can be.
+
+        Raises:
+            ValueError: the algorithm cannot train weights that are stored so.
+        """
+        able = next(cls for cls in ALL if cls.name == self.algorithm).storages
+        name = self.stored or able[0]
+        if name not in able:
+            raise ValueError(f"{self.algorithm} with storage {name}: allowed: {', '.join(able)}")
+        return next(cls for cls in STORAGES if cls.name == name)
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether sparse weights are stored as values and index, where they can be."""
+        return self.storage is CompressedStorage
 
     @property
     def method(self) -> Method:
         """What its mask updates do."""
         return METHODS[self.algorithm]
 
-    def live(self, weight: Weight, shards: int = 1) -> int:
-        """Entries of a weight that one device stores."""
-        if self.compresses(weight):
-            return num_kept(self.sparsity, weight.numel)
-        return weight.local(shards)
-
-    def compresses(self, weight: Weight) -> bool:
-        """Whether a weight is stored as values and index."""
-        return self.compressed and weight.sparse and len(weight.shape) == 2
+    def footprint(self, weight: Weight, shards: int = 1) -> Footprint:
+        """What one device stores of a weight."""
+        part = weight.part(shards)
+        if not weight.sparse:
+            return Footprint(part.numel(), 0)
+        storage = MaskedStorage if self.is_compressed and weight.kind is None else self.storage
+        kept = num_kept(self.sparsity, part.numel())
+        return storage.footprint(part, kept, self.precision.weight, weight.kind)
 
 
 def memory(weights: Sequence[Weight], training: Training, cluster: Cluster) -> dict[str, float]:
     """Bytes of one device: weights, gradients, optimizer state, masks and index, update extra.
 
-    The extra is what an update step holds on top; a compressed weight's is not modelled (nan).
+    The extra is what an update step holds on top; it is modelled for masked weights only (else
+    nan).
     """
-    if training.compressed and cluster.shards > 1:
+    if training.is_compressed and cluster.shards > 1:
         raise ValueError("compressed weights are replicated, not sharded: use ddp")
-    held = []
-    for weight in weights:
-        live = training.live(weight, cluster.shards)
-        mask = live if weight.sparse else 0
-        if training.compresses(weight):
-            mask = index_bytes(*weight.shape, live)
-        held.append(held_bytes(live, mask, training.precision, training.states))
-    extra = math.nan if training.compressed else update_extra(weights, training, cluster)
+    stored = [training.footprint(weight, cluster.shards) for weight in weights]
+    held = [held_bytes(each, training.precision, training.states) for each in stored]
+    is_modelled = training.storage is MaskedStorage
+    extra = update_extra(weights, training, cluster) if is_modelled else math.nan
     return {
         "weights": float(sum(each.weight for each in held)),
         "gradients": float(sum(each.gradient for each in held)),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.core.filters import default_sparse_param_filter
+from sparsewright.layers import kind_of
 from sparsewright.session.walk import named_weights
 from tools.cluster.memory import Weight
 
@@ -86,10 +87,12 @@ def weights_of(
 ) -> list[Weight]:
     """Every parameter of a model once, and whether it is sparse by the filter (None: default)."""
     picks, seen, weights = picks or default_sparse_param_filter, set(), []
-    for name, _, _, param, reason in named_weights(model):
+    for name, owner, param_name, param, reason in named_weights(model):
         if id(param) not in seen:
             seen.add(id(param))
-            weights.append(Weight(name, tuple(param.shape), not reason and picks(name, param)))
+            kind = kind_of(owner) if param_name == "weight" else None
+            sparse = not reason and picks(name, param)
+            weights.append(Weight(name, tuple(param.shape), sparse, kind))
     return weights
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsewright.plan.costs import HISTOGRAM_BYTES, held_bytes, selection_rounds
+from sparsewright.storage.storage import Footprint
 from tools.cluster.memory import Training, Weight
 from tools.cluster.topology import Cluster, Collective
 
@@ -14,7 +15,8 @@ def step_traffic(
 ) -> list[Collective]:
     """What every step moves between devices. It is what dense training moves: none is ours."""
     shards, replicas = cluster.shards, cluster.replicas
-    held = [held_bytes(training.live(w), 0, training.precision, 0) for w in weights]
+    stepped = [Footprint(training.footprint(w).entries, 0) for w in weights]
+    held = [held_bytes(each, training.precision, 0) for each in stepped]
     payload, gradient = sum(each.weight for each in held), sum(each.gradient for each in held)
     moved = []
     if shards > 1:

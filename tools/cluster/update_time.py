@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sparsewright.storage import MaskedStorage
 from tools.cluster.memory import Training, Weight
 from tools.cluster.topology import Cluster
 from tools.cluster.traffic import update_traffic
@@ -37,7 +38,7 @@ class Rates:
 def operations(training: Training, is_sharded: bool) -> dict[str, list[tuple[str, torch.dtype]]]:
     """The operations of an update of one weight, by part; each is one pass over local entries."""
     method, p, mask = training.method, training.precision, torch.bool
-    if not method.among:
+    if not method.choices:
         return {"selection": [], "random": [], "other passes": []}
     chosen = [
         ("select sharded" if is_sharded else f"select {among}", dtype)
@@ -58,13 +59,13 @@ def update_seconds(
     """Seconds of an update by part: selection, random, other passes, communication, total.
 
     A part is None if a rate or bandwidth that it needs is not known; so is a total with such a
-    part. The time of compressed weights is not modelled (nan).
+    part. The time is modelled for masked weights only (else nan).
     """
     sparse, parts = [w for w in weights if w.sparse], {}
     for part, passes in operations(training, cluster.shards > 1).items():
         local = [w.local(cluster.shards) for w in sparse]
         times = [rates.seconds(*pass_, entries) for entries in local for pass_ in passes]
-        parts[part] = math.nan if training.compressed else total(times)
+        parts[part] = total(times) if training.storage is MaskedStorage else math.nan
     moved = update_traffic(weights, training, cluster)
     parts["communication"] = total([c.seconds(cluster.latency) for c in moved])
     return {**parts, "total": total(parts.values())}

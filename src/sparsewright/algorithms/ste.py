@@ -30,7 +30,7 @@ class STE(DynamicSparsityAlgorithm):
             only be `"shadowed"`.
 
     Raises:
-        OptionError: another storage: pruned connections must be kept somewhere.
+        IncompatibleOptionError: another storage, which would not keep the pruned connections.
 
     Source: Y. Bengio, N. Leonard, A. Courville, "Estimating or propagating gradients through
     stochastic neurons for conditional computation", arXiv:1308.3432, section 4; for N:M masks

@@ -14,18 +14,19 @@ from typing import Any
 import click
 
 from sparsewright.cli.printing import printable
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     ConfigError,
     LevelError,
     OptionError,
     OptionTypeError,
+    ReportError,
     ShapeError,
     SparsewrightError,
 )
 
 FILE = click.Path(path_type=Path)
 FAILURE, MISUSE, INTERRUPTED = 1, 2, 130
-_USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ShapeError)
+_USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ReportError, ShapeError)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

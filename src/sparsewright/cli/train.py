@@ -14,8 +14,8 @@ import click
 
 from sparsewright.cli.exit_status import FILE, INTERRUPTED, reports_errors
 from sparsewright.cli.printing import print_layers, print_speeds, print_validation
-from sparsewright.core.errors import OptionTypeError
-from sparsewright.metrics import Log, TensorBoard
+from sparsewright.errors import OptionTypeError
+from sparsewright.metrics import LogFunction, TensorBoard
 from sparsewright.runs import loop
 from sparsewright.runs.config import RECIPES, RunConfig
 from sparsewright.runs.progress import Progress
@@ -112,17 +112,21 @@ def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[st
     return {"data": data, "loop": chosen}
 
 
-def _log_of(spec: str) -> Log:
+def _log_of(spec: str) -> LogFunction:
     """The user's function that `module:function` names."""
     found = load_object(spec, "module:function, such as my_logs:send")
     if not callable(found):
         raise OptionTypeError("--log", found, "a function (scalars, step)")
-    log: Log = found
+    log: LogFunction = found
     return log
 
 
 def _train(
-    training: Training, folder: RunFolder, until: int | None, tensorboard: bool, logs: list[Log]
+    training: Training,
+    folder: RunFolder,
+    until: int | None,
+    tensorboard: bool,
+    logs: list[LogFunction],
 ) -> int:
     """Train in an open folder; show progress and the result."""
     again = f"sparsewright train --resume {shlex.quote(str(folder.path))}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import LevelError, OptionTypeError
+from sparsewright.errors import LevelError, OptionTypeError
 
 Level = float | Tensor
 """A fraction pruned, 0..1: a number or a 0-d tensor."""
@@ -41,7 +41,7 @@ def as_decimal(level: object, what: str = "sparsity") -> Decimal:
 
 
 def num_kept(level: Level, n: int) -> int:
-    """How many of `n` competing entries a level keeps: `floor(round((1 - level) * n, 6))`.
+    """Return how many of `n` competing entries stay: `floor(round((1 - level) * n, 6))`.
 
     The product is exact: `level` is read as the shortest decimal of what was given, so a level
     means the same in float32 and float64, at any `n`.

@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.filters import ParamFilter
 from sparsewright.core.step import Step
+from sparsewright.errors import ExclusiveOptionsError, OptionError, OptionTypeError
 
 _MARKS = ("param_name_patterns", "sparsity_schedule")
 
 
 def is_old_dialect(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is written in the older dialect."""
+    """Return whether an entry is written in the older dialect."""
     return any(mark in entry for mark in _MARKS)
 
 
 def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An older entry in the present keys.
+    """Return an older entry in the present keys.
 
     `type` becomes `algorithm`; `param_name_patterns` (regular expressions searched for in the full
     name) a filter; `sparsity_schedule` (`[[step, level], ...]`) a level that steps; and `schedule`,
@@ -34,15 +34,13 @@ def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in (("type", "algorithm"), ("schedule", "update")):
         if old in options:
             if new in options:
-                raise OptionError(old, options[old], f"{new} or {old}, not both")
+                raise ExclusiveOptionsError([new, old])
             options[new] = options.pop(old)
     if "param_name_patterns" in options:
         options["param_filter"] = _regex_filter(options.pop("param_name_patterns"))
     if "sparsity_schedule" in options:
         if "sparsity" in options:
-            raise OptionError(
-                "sparsity_schedule", options["sparsity_schedule"], "sparsity or it, not both"
-            )
+            raise ExclusiveOptionsError(["sparsity", "sparsity_schedule"])
         points = _points(options.pop("sparsity_schedule"))
         if len(points) == 1:
             options["sparsity"] = points[0][1]

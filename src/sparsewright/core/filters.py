@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sparsewright.core.errors import OptionTypeError, close_names
+from sparsewright.errors import OptionTypeError
+from sparsewright.wording import close_names
 
 ParamFilter = Callable[[str, Tensor], bool]
 
@@ -19,7 +20,7 @@ DENSE_BY_DEFAULT = ("embedding", "norm", "lm_head", "pe_helper")
 
 
 def default_sparse_param_filter(name: str, param: Tensor) -> bool:
-    """Whether a parameter is sparsified when nothing else is said.
+    """Return whether a parameter is sparsified by default.
 
     Weights with more than one dimension are, unless the lower-cased full name has `embedding`,
     `norm`, `lm_head` or `pe_helper` in it.
@@ -32,7 +33,7 @@ def default_sparse_param_filter(name: str, param: Tensor) -> bool:
 
 
 def why_dense_by_default(name: str, param: Tensor) -> str:
-    """Why `default_sparse_param_filter` leaves a parameter dense; "" if it does not."""
+    """Return why `default_sparse_param_filter` leaves a parameter dense; "" if it does not."""
     # How many dimensions a lazy parameter will have is not known; attaching it raises and says so.
     if not is_lazy(param) and param.ndim <= 1:
         return "it has one dimension" if param.ndim else "it has no dimension"
@@ -54,7 +55,7 @@ class GlobFilter:
         self.patterns = list(patterns)
 
     def __call__(self, name: str, param: Tensor | None) -> bool:
-        """Whether one of the globs matches `name`."""
+        """Return whether one of the globs matches `name`."""
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def __repr__(self) -> str:
@@ -80,7 +81,7 @@ def make_param_filter(param_filter: object) -> ParamFilter:
 
 
 def show_filter(param_filter: ParamFilter) -> str:
-    """A filter as the text that makes it; a function of the user's does not read back.
+    """Return a filter as the text that makes it; a user's function does not read back.
 
     >>> show_filter(GlobFilter(["*.fc1.*"])), show_filter(default_sparse_param_filter)
     ("'*.fc1.*'", 'default_sparse_param_filter')
@@ -90,7 +91,7 @@ def show_filter(param_filter: ParamFilter) -> str:
 
 
 def near_names(param_filter: ParamFilter, names: Sequence[str]) -> list[str]:
-    """Names that are spelt like the globs of a filter, nearest first; of a function, none.
+    """Return names that are spelt like a filter's globs, nearest first; none for a function.
 
     >>> near_names(GlobFilter(["*atention*"]), ["attention", "mlp"])
     ['attention']

@@ -1,36 +1,41 @@
-"""The user's hooks: functions that are told what a run does."""
+"""The user's hooks: functions that are called during a run."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.core.errors import OptionTypeError
-from sparsewright.core.events import MaskUpdate
+from sparsewright.errors import OptionTypeError
+from sparsewright.events import MaskUpdate
 
-SparsityHook = Callable[[Any, str, Tensor], Any]
-MaskUpdateHook = Callable[[MaskUpdate], Any]
+A = TypeVar("A")
+
+SparsityHook = Callable[[A, str, Tensor], object]
+"""`(algorithm, name, level)`; what it returns is not used."""
+
+MaskUpdateHook = Callable[[MaskUpdate], object]
+"""`(update)`; what it returns is not used."""
 
 
 class Removable(Protocol):
-    """A handle."""
+    """A handle of something that was registered."""
 
     def remove(self) -> None:
-        """Take off what the handle stands for."""
+        """Remove what was registered."""
 
 
 class Hooks:
-    """Functions registered by kind, called in the order of registering. Copies start empty."""
+    """Holds hooks by kind and calls them in the order of registration. Copies start empty."""
 
     def __init__(self) -> None:
-        self._hooks: dict[str, OrderedDict[int, Callable[..., Any]]] = {}
+        self._hooks: dict[str, OrderedDict[int, Callable[..., object]]] = {}
 
-    def register(self, kind: str, hook: Callable[..., Any]) -> RemovableHandle:
-        """Add a hook; the handle's `.remove()` takes it off.
+    def register(self, kind: str, hook: Callable[..., object]) -> RemovableHandle:
+        """Register a hook; the handle's `.remove()` removes it.
 
         Raises:
             OptionTypeError: not a function.
@@ -43,10 +48,10 @@ class Hooks:
         return handle
 
     def has(self, kind: str) -> bool:
-        """Whether anybody listens."""
+        """Return whether a hook of this kind is registered."""
         return bool(self._hooks.get(kind))
 
-    def call(self, kind: str, *args: Any) -> None:
+    def call(self, kind: str, *args: object) -> None:
         """Call every hook of a kind."""
         for hook in list(self._hooks.get(kind, {}).values()):
             hook(*args)
@@ -55,13 +60,16 @@ class Hooks:
         return type(self), ()
 
 
-class Observed:
-    """What users may watch: each `register_...` returns a handle whose `.remove()` takes it off."""
+class Observed(Generic[A]):
+    """Registers hooks: each `register_...` returns a handle whose `.remove()` removes the hook.
+
+    `A` is the type of the algorithm that hooks are called with.
+    """
 
     def __init__(self) -> None:
         self._hooks = Hooks()
 
-    def register_target_sparsity_hook(self, hook: SparsityHook) -> Removable:
+    def register_target_sparsity_hook(self, hook: SparsityHook[A]) -> Removable:
         """Call `hook(sparsity, name, target)` after each step, once per distinct schedule.
 
         `name` is the common prefix of the names of the parameters that share the schedule, and `*`;
@@ -69,7 +77,7 @@ class Observed:
         """
         return self._hooks.register("target", hook)
 
-    def register_computed_sparsity_hook(self, hook: SparsityHook) -> Removable:
+    def register_computed_sparsity_hook(self, hook: SparsityHook[A]) -> Removable:
         """Call `hook(sparsity, name, computed)` after each step, once per parameter.
 
         `computed` is the fraction pruned as measured from the mask, a 0-d tensor, 0..1.
@@ -82,7 +90,7 @@ class Observed:
 
 
 class HandleGroup:
-    """Several handles as one."""
+    """Combines several handles into one."""
 
     def __init__(self, handles: list[Removable]) -> None:
         self._handles = handles

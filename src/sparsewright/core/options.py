@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeVar
 
-from sparsewright.core.errors import OptionError
+from sparsewright.errors import MissingOptionError, OptionError
 
 
 class Named(Protocol):
@@ -18,30 +18,50 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
-def make_of_type(what: str, options: Mapping[str, object], members: Sequence[type[T]]) -> T:
+def make_of_type(
+    what: str,
+    options: Mapping[str, object],
+    members: Sequence[type[T]],
+    aliases: Mapping[str, str] | None = None,
+) -> T:
     """Return an instance of the member that `type` names, made from the other keys.
 
     Args:
         what: the option's name, for errors.
         options: `type`, in any case, and the arguments of the constructor.
         members: classes with a `name`.
+        aliases: further names.
 
     Raises:
         OptionError: an unknown type or key, or a missing one.
     """
-    names: dict[str, type[T]] = {member.name: member for member in members}
+    names = {member.name: member for member in members}
+    known = names | {alias: names[name] for alias, name in (aliases or {}).items()}
     arguments = dict(options)
     if "type" not in arguments:
-        raise OptionError(f"{what} without 'type'", options, f"type: {', '.join(names)}")
+        raise MissingOptionError("type", what, list(names), options)
     kind = arguments.pop("type")
-    member = names.get(kind.lower()) if isinstance(kind, str) else None
+    member = known.get(kind.lower()) if isinstance(kind, str) else None
     if member is None:
         raise OptionError(f"type of {what}", kind, list(names))
     parameters = inspect.signature(member).parameters
-    for key in arguments:
-        if key not in parameters:
-            raise OptionError(f"key of {what} {kind!r}", key, list(parameters))
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in arguments:
-            raise OptionError(f"{what} {kind!r} without {name!r}", options, list(parameters))
+    check_known(f"key of {what} {kind!r}", arguments, parameters)
+    check_complete(what, options, parameters)
     return member(**arguments)
+
+
+def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise OptionError if an option is not one of the known names."""
+    names = list(known)
+    for key in options:
+        if key not in names:
+            raise OptionError(what, key, names)
+
+
+def check_complete(
+    what: str, options: Mapping[str, object], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """Raise MissingOptionError if an argument without a default is missing."""
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise MissingOptionError(name, what, value=options)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import ShapeError
+from sparsewright.errors import ShapeError, StateError
 from sparsewright.formats.mask_bits import pack_bits, unpack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.wording import show
 
 
 def pack_mask(mask: Tensor) -> Tensor:
-    """A bool mask as bits: entry i of the flattened mask is bit `i % 8` of byte `i // 8`.
+    """Pack a bool mask into bits: entry i of the flattened mask is bit `i % 8` of byte `i // 8`.
 
     Args:
         mask: bool, any shape, any device.
@@ -29,7 +30,7 @@ def pack_mask(mask: Tensor) -> Tensor:
 
 
 def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
-    """The bool mask of a shape that `pack_mask` packed.
+    """Return the bool mask that `pack_mask` packed.
 
     Raises:
         ShapeError: so many bytes do not hold a mask of that shape, or unused bits are set.
@@ -41,12 +42,12 @@ def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
 
 
 def is_packed(tensor: Tensor, shape: torch.Size) -> bool:
-    """Whether a tensor has the form of a packed mask of that shape."""
+    """Return whether a tensor has the form of a packed mask of that shape."""
     return tensor.dtype == torch.uint8 and tensor.shape == ((shape.numel() + 7) // 8,)
 
 
 def pack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict with every mask as bits, an eighth of the bytes.
+    """Return a state dict with every mask as bits, an eighth of the bytes.
 
     Such a dict loads into a sparsified model by `model.load_state_dict` as it is.
 
@@ -65,7 +66,7 @@ def pack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unpack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict that `pack_masks` was given, up to the masks' device.
+    """Return the state dict that `pack_masks` was given, up to the masks' device.
 
     Raises:
         ShapeError: a packed mask whose bits do not fit its weight.
@@ -78,17 +79,18 @@ def unpack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_mask(saved: Tensor, shape: torch.Size) -> Tensor:
-    """The bool mask that a checkpoint holds, in whichever form.
+    """Return the bool mask that a checkpoint holds, whatever its form.
 
     Args:
         saved: bool, packed bits, or any dtype with nothing but 0 and 1.
         shape: shape of the weight.
 
     Raises:
-        ShapeError: it is no mask of that shape.
+        ShapeError: it is not a mask of that shape.
+        StateError: it is not a tensor.
     """
     if not isinstance(saved, Tensor):
-        raise ShapeError("a mask", (), f"it is a {type(saved).__name__}, not a tensor")
+        raise StateError("a mask", f"expected a tensor, not {show(saved)}")
     if is_packed(saved, shape):
         return unpack_mask(saved, shape)
     if saved.shape != shape:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, needs
+from sparsewright.errors import OptionError, needs
 
 _PIXELS = 512  # of a mask's figure along one side; of a larger mask the density is shown
 
 
 def axes_or_new(ax: Any, what: str) -> Any:
-    """The axes to draw on: those given, or those of a new figure.
+    """Return the axes to draw on: those given, or those of a new figure.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -66,7 +66,7 @@ def show_mask(mask: Tensor, title: str, ax: Any) -> Any:
 
 
 def density(mask: NDArray[np.bool_], most: int) -> NDArray[np.float64]:
-    """A mask `[rows, cols]` as live shares of blocks, no more than `most` along either side.
+    """Return a mask `[rows, cols]` as live shares of blocks, no more than `most` along either side.
 
     >>> density(np.array([[True, False, True, True]]), 2)
     array([[0.5, 1. ]])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sparsewright import kernels
 from sparsewright.core.counts import Level, num_kept, num_kept_each
-from sparsewright.core.errors import OptionError, ScoreError, ShapeError
 from sparsewright.core.selection import Selection, make_selection
 from sparsewright.core.structure import (
     RowBlocks,
@@ -20,6 +19,7 @@ from sparsewright.core.structure import (
     Structure,
     check_same_shape,
 )
+from sparsewright.errors import MissingOptionError, ScoreError, ShapeError
 
 
 class RowStructure(Structure):
@@ -35,7 +35,9 @@ class RowStructure(Structure):
     def level(self, asked: Level | None) -> Level:
         """Return the level as it was asked for: rows hold any, rounded down to whole units."""
         if asked is None:
-            raise OptionError("sparsity", None, "a number 0..1, a schedule, a list, a function")
+            raise MissingOptionError(
+                "sparsity", allowed="a number 0..1, a schedule, a list, a function"
+            )
         return asked
 
     def num_kept(self, shape: torch.Size, sparsity: Level) -> int:

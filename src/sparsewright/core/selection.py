@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sparsewright import kernels
-from sparsewright.core.errors import ScoreError, ShapeError
 from sparsewright.core.structure import Structure
+from sparsewright.errors import ScoreError, ShapeError
 from sparsewright.kernels import sharded
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
 from sparsewright.core.step import MAX_STEP
+from sparsewright.errors import OptionError, OptionTypeError, StateError
+from sparsewright.wording import show
 
 
 class Stateful(Protocol):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.counts import Level
-from sparsewright.core.errors import ShapeError
+from sparsewright.errors import ShapeError
 
 Unshaper = Callable[[Tensor], Tensor]
 

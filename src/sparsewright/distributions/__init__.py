@@ -1,20 +1,23 @@
-"""STUB."""
+"""Distributions, one a file: which layer gets which level."""
 
+from sparsewright.core.distribution import Distribution, Statistics
+from sparsewright.distributions.erk import ERK, erk
+from sparsewright.distributions.given import Layers
+from sparsewright.distributions.global_ import GlobalMagnitude, global_magnitude
+from sparsewright.distributions.make_distribution import ALL, DistributionLike, make_distribution
+from sparsewright.distributions.uniform import Uniform, uniform
 
-class Uniform:
-    is_uniform = True
-    needs_weights = False
-
-    def __call__(self, shapes, level, statistics):
-        return dict.fromkeys(shapes, level)
-
-    def __repr__(self):
-        return "Uniform()"
-
-
-Distribution = Uniform
-DistributionLike = object
-
-
-def make_distribution(value):
-    return Uniform()
+__all__ = [
+    "ALL",
+    "ERK",
+    "Distribution",
+    "DistributionLike",
+    "GlobalMagnitude",
+    "Layers",
+    "Statistics",
+    "Uniform",
+    "erk",
+    "global_magnitude",
+    "make_distribution",
+    "uniform",
+]

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import AttachError, needs
 from sparsewright.core.hooks import Removable
+from sparsewright.errors import AttachError, needs
 from sparsewright.integrations import follow_only, is_attached
 from sparsewright.integrations.trainer_private import (
     after_hook,

@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import AttachError, needs
 from sparsewright.core.hooks import Removable
+from sparsewright.errors import AttachError, needs
 from sparsewright.integrations import follow_only, is_attached
 from sparsewright.integrations.trainer_private import saved_states
 from sparsewright.metrics import log_metrics

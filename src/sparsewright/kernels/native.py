@@ -59,17 +59,7 @@ _module: Any = _loaded
 
 
 class Info(TypedDict):
-    """Which kernels are active and why others are not.
-
-    Attributes:
-        active: "native" or "reference".
-        why_not: the reason where native is not active, else "".
-        isa, best_isa: the instruction set in use, and the best the CPU has.
-        compiler, path: of the library.
-        threads: torch's.
-        cpu: torch's name for the capability.
-        fallbacks: `{"operation: reason": calls since import}`.
-    """
+    """The facts that `info` returns."""
 
     active: str
     why_not: str
@@ -83,7 +73,14 @@ class Info(TypedDict):
 
 
 def info() -> Info:
-    """Return which kernels are active and why others are not: see `Info`."""
+    """Return which kernels are active and why others are not.
+
+    Returns:
+        A dict with `active` ("native" or "reference"), `why_not` (the reason where native is not
+        active, else ""), `isa` and `best_isa`, `compiler`, `path` (of the library), `threads`,
+        `cpu` (torch's name for the capability), and `fallbacks`, `{"operation: reason": calls since
+        import}`.
+    """
     return {
         "active": "reference" if _module is None else "native",
         "why_not": _why_not,

@@ -6,7 +6,7 @@ No rank ever holds more than its shard. Each collective must be entered by every
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,18 @@ _BLOCK = 1 << 22  # entries looked at together: bounds the temporaries
 
 
 def _module() -> Any:
-    """The module of DTensor, which takes half a second to import; None: nobody has used it."""
+    """Return the module of DTensor, or None if nobody imported it: that takes half a second."""
     return sys.modules.get("torch.distributed.tensor")
 
 
 def is_sharded(tensor: object) -> bool:
-    """Whether a tensor is a DTensor."""
+    """Return whether a tensor is a DTensor."""
     module = _module()
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Any) -> Tensor:
-    """This rank's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    """Return this rank's part of a sharded tensor, sharing memory; any other tensor unchanged."""
     part: Tensor = tensor
     if is_sharded(tensor):
         with torch.no_grad():
@@ -55,7 +55,7 @@ class Shards:
 
 
 def shards_of(tensor: Any) -> Shards:
-    """Where the parts of a DTensor are.
+    """Return where the parts of a DTensor are.
 
     Raises:
         ValueError: it is spread in a way whose flat order is not the order of the ranks.
@@ -76,8 +76,14 @@ def shards_of(tensor: Any) -> Shards:
     return Shards(tensor.shape, mesh.get_group(spread[0]), index, first)
 
 
+def group_of(tensor: Tensor) -> dist.ProcessGroup | None:
+    """Return the ranks that each hold a part of a tensor; None: every rank holds all of it."""
+    group: dist.ProcessGroup | None = shards_of(tensor).group if is_sharded(tensor) else None
+    return group
+
+
 def shard_like(tensor: Tensor, like: Any) -> Tensor:
-    """A whole tensor, equal on all ranks, spread as `like`; nothing is sent."""
+    """Spread a whole tensor, equal on all ranks, as `like`; nothing is sent."""
     if is_sharded(tensor) or not is_sharded(like):
         return tensor
     spread: Tensor = _module().distribute_tensor(
@@ -87,7 +93,7 @@ def shard_like(tensor: Tensor, like: Any) -> Tensor:
 
 
 def from_local(part: Tensor, like: Any) -> Tensor:
-    """The DTensor, shaped and spread as `like`, of which this rank's part is `part`."""
+    """Return the DTensor, shaped and spread as `like`, of which this rank holds `part`."""
     spread: Tensor = type(like).from_local(
         part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
@@ -95,26 +101,29 @@ def from_local(part: Tensor, like: Any) -> Tensor:
 
 
 def whole(tensor: Any) -> Tensor:
-    """A small sharded result in full, on every rank; any other tensor as it is."""
+    """Return a small sharded result in full, on every rank; any other tensor unchanged."""
     full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return full
 
 
 def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum of small tensors over the ranks of a group, in place."""
+    """Sum small tensors over the ranks of a group, in place."""
     if group is not None:
         dist.all_reduce(counts, group=group)
     return counts
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether every entry of a tensor is finite, on whichever rank."""
+    """Return whether every entry of a tensor is finite, on all ranks."""
     bad = (~entries_finite(local(tensor))).long()
-    return not int(sum_over(bad, shards_of(tensor).group if is_sharded(tensor) else None))
+    return not int(sum_over(bad, group_of(tensor)))
 
 
 def count_rows(mask: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Number of True per row over all ranks; `mask` as in `select`. int64 `[rows]` on the CPU."""
+    """Count the True entries per row over all ranks: int64 `[rows]` on the CPU.
+
+    `mask` is as in `select`.
+    """
     counts = torch.stack([row.sum() for row in mask.split(list(lengths))])
     return sum_over(counts, group).cpu()
 
@@ -156,8 +165,15 @@ def select(
         raise NanError("score is NaN at a candidate")
     keys = order_keys(score, magnitude)
     rows = list(zip(keys.split(list(lengths)), among.split(list(lengths)), strict=True))
+
+    def histogram(prefix: Sequence[int], digit: Digit) -> Tensor:
+        counts = torch.zeros(len(rows), digit.values, dtype=torch.int64, device=score.device)
+        for row, (part, candidate) in enumerate(rows):
+            count_digits(counts[row], part, candidate, prefix[row], digit)
+        return sum_over(counts, group).cpu()
+
     wanted = torch.minimum(torch.tensor(list(num), device="cpu"), facts[1:])
-    kth, at_kth = _kth_largest(rows, wanted, group)
+    kth, at_kth = kth_largest(torch.iinfo(keys.dtype).bits, wanted, histogram)
     own_ties = torch.zeros(len(rows), dtype=torch.int64, device=score.device)
     for row, (part, candidate) in enumerate(rows):
         own_ties[row] = ((part == kth[row]) & candidate).sum()
@@ -169,42 +185,70 @@ def select(
     return torch.cat(marked) if marked else torch.zeros_like(among)
 
 
-def _kth_largest(
-    rows: list[tuple[Tensor, Tensor]], wanted: Tensor, group: dist.ProcessGroup | None
+@dataclass(frozen=True)
+class Digit:
+    """Some bits of a key: `width` of them above the lowest `shift`, out of `bits`."""
+
+    shift: int
+    width: int
+    bits: int
+
+    @property
+    def values(self) -> int:
+        """How many values it has."""
+        return 1 << self.width
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the sign is in it."""
+        return self.shift + self.width == self.bits
+
+
+def kth_largest(
+    bits: int, wanted: Tensor, histogram: Callable[[Sequence[int], Digit], Tensor]
 ) -> tuple[list[int], list[int]]:
-    """The `wanted[row]`-th largest key of each row, and how many entries equal to it to mark."""
-    dtype, device = rows[0][0].dtype, rows[0][0].device
-    bits = torch.iinfo(dtype).bits
+    """Find the k-th largest integer of each row, digit by digit.
+
+    Args:
+        bits: width of the integers.
+        wanted: k of each row, at most its length.
+        histogram: for the digits found so far of each row and the next digit, how often each of
+            its values occurs among the integers that begin so: int64 `[rows, values]`, on the CPU.
+
+    Returns:
+        The `wanted[row]`-th largest, and how many equal to it are among the `wanted[row]` largest.
+    """
     left: list[int] = wanted.tolist()
-    prefix = [0] * len(rows)
+    prefix = [0] * len(left)
     shift = bits
     while shift:
         width = min(_DIGIT, shift)
         shift -= width
-        counts = torch.zeros(len(rows), 1 << width, dtype=torch.int64, device=device)
-        for row, (keys, among) in enumerate(rows):
-            for block, candidate in zip(keys.split(_BLOCK), among.split(_BLOCK), strict=True):
-                _count_digits(counts[row], block[candidate], prefix[row], shift, width, bits)
-        above = sum_over(counts, group).flip(1).cumsum(1).cpu()
+        digit = Digit(shift, width, bits)
+        above = histogram(prefix, digit).flip(1).cumsum(1)
         for row, total in enumerate(above):
             place = int(torch.searchsorted(total, left[row])) if left[row] else 0
-            digit = (1 << width) - 1 - place
+            value = digit.values - 1 - place
             left[row] -= int(total[place - 1]) if place else 0
-            first = shift + width == bits
-            prefix[row] = digit - (1 << (width - 1)) if first else (prefix[row] << width) + digit
+            sign = digit.values >> 1 if digit.is_first else 0
+            prefix[row] = (prefix[row] << width) + value - sign
     return prefix, left
 
 
-def _count_digits(
-    counts: Tensor, keys: Tensor, prefix: int, shift: int, width: int, bits: int
+def count_digits(
+    counts: Tensor, keys: Tensor, among: Tensor | None, prefix: int, digit: Digit
 ) -> None:
-    """Add the histogram of the digit at `shift` of those keys that begin with `prefix`."""
-    if shift + width == bits:
-        digits = (keys >> shift) + (1 << (width - 1))  # the sign bit turned into an order
-    else:
-        keys = keys[(keys >> (shift + width)) == prefix]
-        digits = (keys >> shift) & ((1 << width) - 1)
-    counts += torch.bincount(digits, minlength=1 << width)
+    """Add to `counts` the histogram of a digit of those candidates that begin with `prefix`."""
+    for start in range(0, len(keys), _BLOCK):
+        block = keys[start : start + _BLOCK]
+        if among is not None:
+            block = block[among[start : start + _BLOCK]]
+        if digit.is_first:
+            values = (block >> digit.shift) + (digit.values >> 1)  # the sign turned into an order
+        else:
+            block = block[(block >> (digit.shift + digit.width)) == prefix]
+            values = (block >> digit.shift) & (digit.values - 1)
+        counts += torch.bincount(values, minlength=digit.values)
 
 
 def _before(own: Tensor, group: dist.ProcessGroup | None, index: int) -> list[int]:

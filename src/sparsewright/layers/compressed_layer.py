@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import ShapeError
 from sparsewright.core.packing import read_mask
+from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.taps.captured import CapturedTap
 from sparsewright.torch_private import call_load_hooks
@@ -116,7 +116,7 @@ class CompressedLayer(nn.Module, ABC):
         if prefix + _MASK in state_dict:
             try:
                 mask = read_mask(state_dict[prefix + _MASK], self.weight_shape)
-            except ShapeError as error:
+            except SparsewrightError as error:
                 error_msgs.append(f"{prefix}weight_mask: {error}")
                 return
             if not torch.equal(mask, self.weight_mask):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import AttachError, ShapeError
+from sparsewright.errors import AttachError, ShapeError
 from sparsewright.init import InitMethod, call_init_method, make_init_method
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
 from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
 from sparsewright.layers.csr_product import (
     compiled_sparse_linear,
@@ -65,13 +65,13 @@ class SparseLinear(CompressedLayer):
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
         weight = _float32(out_features, in_features).uniform_(-bound, bound)
         mask = call_init_method(make_init_method(init_method), weight, sparsity)
-        layout = sparse.layout_from_mask(mask)
-        values = nn.Parameter(sparse.gather_dense(weight, layout))
+        layout = csr.layout_from_mask(mask)
+        values = nn.Parameter(csr.gather_dense(weight, layout))
         self._take(values, layout, None)
         if bias:
             self.bias = nn.Parameter(_float32(out_features).uniform_(-bound, bound))
 
-    def _take(self, values: nn.Parameter, layout: sparse.Layout, bias: nn.Parameter | None) -> None:
+    def _take(self, values: nn.Parameter, layout: csr.Layout, bias: nn.Parameter | None) -> None:
         self.in_features, self.out_features = layout.cols, layout.rows
         self.weight_shape = torch.Size([layout.rows, layout.cols])
         self.values, self.layout = values, layout
@@ -92,8 +92,8 @@ class SparseLinear(CompressedLayer):
         """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layout, weight = sparse.layout_from_mask(mask), linear.get_parameter("weight")
-        replace_both(weight, lambda t: sparse.gather_dense(t, layout))
+        layout, weight = csr.layout_from_mask(mask), linear.get_parameter("weight")
+        replace_both(weight, lambda t: csr.gather_dense(t, layout))
         layer._take(weight, layout, linear.bias)
         move_hooks(linear, layer)
         return layer.train(linear.training)
@@ -116,11 +116,11 @@ class SparseLinear(CompressedLayer):
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the live entries `[nnz]` of a dense tensor `[out, in]`."""
-        return sparse.gather_dense(dense, self.layout)
+        return csr.gather_dense(dense, self.layout)
 
     def scatter(self, values: Tensor) -> Tensor:
         """Return `[nnz]` values as a dense tensor `[out, in]`, detached."""
-        return sparse.scatter_dense(values, self.layout)
+        return csr.scatter_dense(values, self.layout)
 
     @property
     def weight(self) -> Tensor:
@@ -129,12 +129,12 @@ class SparseLinear(CompressedLayer):
         Writing to it changes nothing, and a term of the loss that is made of it (weight decay, a
         norm) has no gradient: make it of `values`.
         """
-        return sparse.scatter_dense(self.values, self.layout)
+        return csr.scatter_dense(self.values, self.layout)
 
     @property
     def weight_mask(self) -> Tensor:
         """The mask, bool `[out, in]`, made anew."""
-        return sparse.dense_mask(self.layout)
+        return csr.dense_mask(self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`.
@@ -157,7 +157,7 @@ class SparseLinear(CompressedLayer):
 
     def reindex(self, mask: Tensor) -> Carry:
         """Make the index of a mask `[out, in]`."""
-        old, self.layout = self.layout, sparse.layout_from_mask(mask)
+        old, self.layout = self.layout, csr.layout_from_mask(mask)
         return carry_over(old, self.layout)
 
     def extra_repr(self) -> str:
@@ -169,9 +169,9 @@ class SparseLinear(CompressedLayer):
         )
 
 
-def carry_over(old: sparse.Layout, new: sparse.Layout) -> Carry:
+def carry_over(old: csr.Layout, new: csr.Layout) -> Carry:
     """A function that carries a tensor `[nnz]` from one index to another: what is new is 0."""
-    source = sparse.match_entries(old, new)
+    source = csr.match_entries(old, new)
     is_new, source = source < 0, source.clamp_(min=0)
 
     def carry(tensor: Tensor) -> Tensor:
@@ -223,5 +223,16 @@ class SparseLinearKind(LayerKind):
         return layer.tap
 
     def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
-        """Return 16 bytes of index a value: its column, and its entries in both block orders."""
-        return Cost(kept * dtype.itemsize, 16 * kept, 2 * kept)
+        """Return the bytes of values and index, and the FLOPs of the live connections."""
+        rows, cols = shape
+        return Cost(kept * dtype.itemsize, _index_bytes(rows, cols, kept), 2 * kept)
+
+
+def _index_bytes(rows: int, cols: int, kept: int) -> int:
+    """The bytes of an index: CSR, and the blocks of it and of its transpose."""
+    density = kept / max(1, rows * cols)
+    width = 160 if density > 0.15 else 192 if density > 0.07 else 256
+    segments = 0
+    for height, length in ((rows, cols), (cols, rows)):
+        segments += height * math.ceil(length / min(width, max(1, length))) + 1
+    return 4 * (rows + 1) + 4 * kept + 4 * segments + 2 * (2 + 4) * kept

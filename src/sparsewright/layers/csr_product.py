@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from sparsewright.kernels import sparse
-from sparsewright.kernels.sparse import Blocks, Layout
+from sparsewright.kernels import csr
+from sparsewright.kernels.csr import Blocks, Layout
 from sparsewright.taps.captured import FactoredTap
 
 # Compiled code knows a layer by its tensors alone. A token, a 0-d tensor whose number the operator
@@ -68,7 +68,7 @@ class _SparseLinear(torch.autograd.Function):
     def forward(
         x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout, tap: FactoredTap | None
     ) -> Tensor:
-        return sparse.linear(x, values, layout, bias)
+        return csr.linear(x, values, layout, bias)
 
     # Apart from `forward`, for `torch.func.grad`.
     @staticmethod
@@ -83,8 +83,8 @@ class _SparseLinear(torch.autograd.Function):
         x, values = ctx.saved_tensors
         if ctx.needs_input_grad[1] and ctx.tap is not None and ctx.tap.is_armed:
             ctx.tap.capture(x, dy)
-        dx = sparse.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
-        dvalues = sparse.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
+        dx = csr.input_grad(dy, values, ctx.layout) if ctx.needs_input_grad[0] else None
+        dvalues = csr.values_grad(dy, x, ctx.layout) if ctx.needs_input_grad[1] else None
         dbias = dy.sum(0, dtype=values.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return dx, dvalues, dbias, None, None
 
@@ -116,7 +116,7 @@ def _op(
     index: Sequence[Tensor],
     sizes: Sequence[int],
 ) -> Tensor:
-    return sparse.linear(x, values, _unflatten(index, sizes), bias)
+    return csr.linear(x, values, _unflatten(index, sizes), bias)
 
 
 @_op.register_fake
@@ -139,7 +139,7 @@ def _backward_op(
     tap = _taps.get(int(token))
     if tap is not None and tap.is_armed:
         tap.capture(x.clone(), dy.clone())  # compiled code writes to its buffers again
-    return sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)
+    return csr.input_grad(dy, values, layout), csr.values_grad(dy, x, layout)
 
 
 @_backward_op.register_fake

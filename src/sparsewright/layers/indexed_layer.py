@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from sparsewright.errors import ShapeError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
 from sparsewright.layers.kind import Cost, LayerKind
@@ -38,6 +39,15 @@ class IndexedLayer(CompressedLayer):
         if tap is not None and tap.is_armed and weight.requires_grad:
             weight.register_hook(tap.capture)
         return weight
+
+    @weight.setter
+    def weight(self, dense: Tensor) -> None:
+        """Take the live entries of a dense tensor."""
+        if dense.shape != self.weight_shape:
+            shape = tuple(self.weight_shape)
+            raise ShapeError("a weight", dense.shape, f"the layer's has shape {shape}")
+        with torch.no_grad():
+            self.values.copy_(self.gather(dense))
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the live entries of a dense tensor."""

@@ -1,7 +1,7 @@
 """What one weight costs: bytes that it holds, what its mask update takes, FLOPs of its step.
 
-Pure arithmetic, and the one source of these numbers: `sparsewright plan` and `tools/cluster` add
-them up.
+Pure arithmetic: `sparsewright plan` and `tools/cluster` add these numbers up. What a storage, a
+kind of layer and an algorithm have to say of themselves they are asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+
+from sparsewright.algorithms import ALL
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.storage.storage import Footprint
 
 _HISTOGRAM_BITS = 11  # of the scores' keys, in each round of a selection over shards
 HISTOGRAM_BYTES = 8 << _HISTOGRAM_BITS
@@ -35,7 +39,7 @@ class HeldBytes:
     """Bytes that a weight holds between steps.
 
     Attributes:
-        weight: its entries, or its live values.
+        weight: its entries, or its live values; a shadow included.
         gradient: one for each of them.
         state: of the optimizer, with float32 masters.
         mask: the mask, or the index of live values.
@@ -53,21 +57,21 @@ class HeldBytes:
 
 
 def held_bytes(
-    entries: int, mask: int, precision: Precision, states: int, *, is_frozen: bool = False
+    footprint: Footprint, precision: Precision, states: int, *, is_frozen: bool = False
 ) -> HeldBytes:
     """Return what a weight holds.
 
     Args:
-        entries: numbers that are stored: all, or of a compressed weight the live ones.
-        mask: bytes of its mask (one for each entry), or of its index (`index_bytes`).
+        footprint: what its storage says that it takes.
         precision: dtypes.
         states: numbers that the optimizer keeps for each that it steps.
         is_frozen: whether it has no gradient, and so no state.
 
-    >>> held_bytes(10, 10, Precision.of(torch.float32), states=2).total
+    >>> held_bytes(Footprint(10, 10), Precision.of(torch.float32), states=2).total
     170
     """
-    weight = entries * precision.weight.itemsize
+    entries, mask = footprint.entries, footprint.mask_bytes
+    weight = (entries + footprint.shadow) * precision.weight.itemsize
     if is_frozen:
         return HeldBytes(weight, 0, 0, mask)
     gradient = entries * precision.gradient.itemsize
@@ -75,42 +79,44 @@ def held_bytes(
     return HeldBytes(weight, gradient, state, mask)
 
 
-def index_bytes(rows: int, cols: int, kept: int) -> int:
-    """Return the bytes of a compressed weight's index: CSR, and the blocks of it and its transpose.
-
-    Args:
-        rows: outputs of the layer.
-        cols: its inputs.
-        kept: live connections.
-    """
-    density = kept / max(1, rows * cols)
-    width = 160 if density > 0.15 else 192 if density > 0.07 else 256
-    segments = 0
-    for height, length in ((rows, cols), (cols, rows)):
-        segments += height * math.ceil(length / min(width, max(1, length))) + 1
-    return 4 * (rows + 1) + 4 * kept + 4 * segments + 2 * (2 + 4) * kept
-
-
 @dataclass(frozen=True)
 class Method:
     """What a mask update of one weight does.
 
     Attributes:
-        among: the entries that each of its selections chooses from: `all`, `live`, `pruned`.
-        counts: bytes of the counts that shards add up, beside those of its selections.
-        has_random_score: whether connections grow by random numbers (float32).
-        needs_dense_gradient: whether they grow by the dense gradient.
+        choices: the entries that each of its selections chooses from, and their score, as
+            `SparsityAlgorithm.selections`.
+        needs_dense_gradient: whether it reads the dense gradient.
     """
 
-    among: tuple[str, ...] = ()
-    counts: tuple[int, ...] = ()
-    has_random_score: bool = False
+    choices: tuple[tuple[str, str], ...] = ()
     needs_dense_gradient: bool = False
+
+    @classmethod
+    def of(cls, algorithm: type[SparsityAlgorithm]) -> Method:
+        """Return what the mask updates of a class of algorithms do."""
+        return cls(algorithm.selections, algorithm.needs_dense_gradient)
+
+    @property
+    def has_random_score(self) -> bool:
+        """Whether connections are chosen by random numbers (float32)."""
+        return any(score == "random" for _, score in self.choices)
 
     @property
     def drops_and_grows(self) -> bool:
         """Whether connections are dropped and others grown, instead of chosen anew."""
-        return len(self.among) > 1
+        return len(self.choices) > 1
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Bytes of the counts that shards add up, beside those of its selections.
+
+        Whether the gradient, and the dense one, is finite; the live connections to drop from; what
+        was dropped, what was grown, and what is live.
+        """
+        if not self.choices:
+            return ()
+        return 8, *[8] * self.needs_dense_gradient, *[8] * self.drops_and_grows, 24
 
     @property
     def temporary_bytes(self) -> int:
@@ -118,21 +124,20 @@ class Method:
 
         The new mask; those of drop and grow are three.
         """
-        masks = 3 if self.drops_and_grows else len(self.among)
+        masks = 3 if self.drops_and_grows else len(self.choices)
         return masks + 4 * self.has_random_score
 
     def selections(self, precision: Precision) -> list[tuple[str, torch.dtype]]:
         """Return among which entries each selection is, and its scores' dtype."""
-        grown = torch.float32 if self.has_random_score else precision.gradient
-        return list(zip(self.among, (precision.weight, grown), strict=False))
+        dtypes = {
+            "weight": precision.weight,
+            "gradient": precision.gradient,
+            "random": torch.float32,
+        }
+        return [(among, dtypes[score]) for among, score in self.choices]
 
 
-METHODS = {
-    "static": Method(),
-    "gmp": Method(("all",), (8, 24)),
-    "set": Method(("live", "pruned"), (8, 8, 24), has_random_score=True),
-    "rigl": Method(("live", "pruned"), (8, 8, 8, 24), needs_dense_gradient=True),
-}
+METHODS = {algorithm.name: Method.of(algorithm) for algorithm in ALL}
 
 
 def selection_rounds(dtype: torch.dtype) -> int:

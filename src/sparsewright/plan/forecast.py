@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.counts import as_decimal
-from sparsewright.dynamic import DynamicSparsityAlgorithm
 
 POINTS = 51  # of a curve: with its numbers it fits a terminal of 80 columns
 _STEPS = 1000  # length of a run if no schedule has an end
@@ -48,9 +47,7 @@ class Forecast:
 
 def forecast(algorithm: SparsityAlgorithm, steps: int) -> Forecast:
     """Follow an algorithm's schedules over a run; the algorithm stays as it is."""
-    due: Sequence[int] = [0]
-    if isinstance(algorithm, DynamicSparsityAlgorithm):
-        due = algorithm.update_schedule.steps(steps)
+    due = algorithm.update_steps(steps)
     points = sorted({round(steps * i / (POINTS - 1)) for i in range(POINTS)})
     updates = due[1:] if due and due[0] == 0 else due
     made = [bisect_right(due, step) - 1 for step in points]  # index of the update in force
@@ -90,7 +87,5 @@ def guess_steps(algorithms: Sequence[SparsityAlgorithm]) -> int:
     ends: list[int | None] = [
         schedule.last_step for a in algorithms for _, schedule in a.schedules.items()
     ]
-    for algorithm in algorithms:
-        if isinstance(algorithm, DynamicSparsityAlgorithm):
-            ends.append(algorithm.update_schedule.planned_steps)
+    ends += [algorithm.planned_steps for algorithm in algorithms]
     return max((end for end in ends if end is not None), default=0) or _STEPS

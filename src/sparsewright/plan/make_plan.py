@@ -1,8 +1,8 @@
-"""A plan: which weights become sparse, how sparse, when, and what a step then costs."""
+"""A plan: which weights become sparse, how sparse, when, and how they are held."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.errors import OptionError, Report, SparsewrightError
 from sparsewright.core.filters import (
     ParamFilter,
     default_sparse_param_filter,
@@ -18,99 +17,39 @@ from sparsewright.core.filters import (
     show_filter,
     why_dense_by_default,
 )
-from sparsewright.core.rows import as_structure
-from sparsewright.dynamic import DynamicSparsityAlgorithm
-from sparsewright.init import from_zeros, name_of_init_method
-from sparsewright.layers import dense_form
+from sparsewright.errors import OptionError, Report, SparsewrightError
+from sparsewright.layers import dense_form, kind_of
+from sparsewright.plan.contents import Entry, Kept, Plan, Weight
 from sparsewright.plan.forecast import Forecast
-from sparsewright.session.route import check_place
+from sparsewright.plan.held import storage_of
+from sparsewright.plan.kept import count_kept
+from sparsewright.session.convert import Surroundings
+from sparsewright.session.route import check_place, why_misfit
 from sparsewright.session.walk import named_weights
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One entry of the configuration: a filter and an algorithm.
-
-    Attributes:
-        place: where it is in the configuration.
-        filter: what it picks.
-        algorithm: the algorithm.
-        forecast: what that will do.
-    """
-
-    place: str
-    filter: ParamFilter
-    algorithm: SparsityAlgorithm
-    forecast: Forecast
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One parameter of the model.
-
-    Attributes:
-        name: full name.
-        shape: its shape.
-        dtype: its dtype.
-        entry: the entry that it goes to; None: it stays dense.
-        reason: why it stays dense.
-        kept: live connections before the first step and after the last; None: not known before
-            the weights are. Of a dense parameter all.
-        is_compressed: whether only live values are stored.
-        is_frozen: whether it has no gradient.
-        tied_to: the name under which the same parameter came before; "" if it did not.
-    """
+@dataclass
+class _Found:
+    """A parameter of the model, as filters see it."""
 
     name: str
-    shape: torch.Size
-    dtype: torch.dtype
-    entry: Entry | None
-    reason: str
-    kept: tuple[int | None, int | None]
-    is_compressed: bool = False
-    is_frozen: bool = False
-    tied_to: str = ""
-
-    @property
-    def total(self) -> int:
-        """Entries."""
-        return self.shape.numel()
+    owner: nn.Module
+    param_name: str
+    param: nn.Parameter
+    dense: Tensor
+    tied_to: str
+    why_dense: str
 
 
 @dataclass
-class Plan:
-    """What a configuration will do to a model.
-
-    Attributes:
-        entries: the entries, in order.
-        weights: all parameters, in the model's order.
-        flops: name of a weight ("": everything else) -> FLOPs of a forward pass; None: not known.
-        per: what `flops` are counted for.
-        states: numbers that the optimizer keeps for each that it steps.
-        notes: what could not be found out, and why.
-    """
-
-    entries: list[Entry]
-    weights: list[Weight]
-    flops: dict[str, int] = field(default_factory=dict)
-    per: str = ""
-    states: int = 2
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def sparse(self) -> list[Weight]:
-        """The weights that become sparse."""
-        return [weight for weight in self.weights if weight.entry is not None]
-
-
 class _Route:
     """An entry while parameters are routed; its parts are None if they are wrong."""
 
-    def __init__(
-        self, place: str, filter: ParamFilter | None, algorithm: SparsityAlgorithm | None
-    ) -> None:
-        self.place, self.filter, self.algorithm = place, filter, algorithm
-        self.picked: list[str] = []
+    place: str
+    filter: ParamFilter | None
+    algorithm: SparsityAlgorithm | None
+    picked: list[str] = field(default_factory=list)
+    taken: dict[str, Tensor] = field(default_factory=dict)
 
     def why_not(self, name: str, param: Tensor) -> str:
         """Why the filter leaves a parameter."""
@@ -131,78 +70,82 @@ def make_plan(
         model: the model; may be on the meta device, and is not changed.
         routes: place, filter and algorithm of each entry, in order; None: wrong, and reported.
         forecasts: by the algorithm's id.
-        report: told of filters that pick nothing, and of parameters that cannot be sparse.
+        report: told of filters that pick nothing, of parameters that cannot be sparse, and of
+            levels that cannot be held.
     """
-    found = [_Route(*route) for route in routes]
-    entries = {
-        id(r): Entry(r.place, r.filter, r.algorithm, forecasts[id(r.algorithm)])
-        for r in found
-        if r.filter is not None and id(r.algorithm) in forecasts and r.algorithm is not None
-    }
-    weights: list[Weight] = []
-    first: dict[int, str] = {}
-    tied: list[tuple[str, Tensor, str]] = []
+    entries = [_Route(*route) for route in routes]
+    found = _parameters(model)
+    takers = [_take(entries, each, report) for each in found]
+    _report_idle(entries, found, report)
+    made: dict[int, tuple[Entry, Mapping[str, Kept]]] = {}
+    for route in entries:
+        entry = _make_entry(route, forecasts, report)
+        if entry is not None:
+            made[id(route)] = entry
+    surroundings = Surroundings(model)
+    weights = []
+    for each, taker in zip(found, takers, strict=True):
+        if taker is None:
+            weights.append(_dense(each))
+        elif id(taker) in made and each.name in taker.taken:
+            weights.append(_sparse(each, *made[id(taker)], surroundings))
+    plan = Plan([entry for entry, _ in made.values()], weights)
+    plan.notes = [
+        f"{entry.place}: how many connections each weight keeps depends on their values; costs "
+        "assume the same level for all of them"
+        for entry, each in made.values()
+        if None not in entry.kept and any(None in kept for kept in each.values())
+    ]
+    return plan
+
+
+def _parameters(model: nn.Module) -> list[_Found]:
+    """Every parameter by name, with the reason why no entry may have it."""
+    found, first = [], dict[int, str]()
     for name, owner, param_name, param, reason in named_weights(model):
-        dense = dense_form(owner, param)
         other = first.setdefault(id(param), name)
         tied_to = other if other != name else ""
-        if tied_to:
-            tied.append((name, dense, tied_to))
-        chosen = None if reason else _choose(found, name, dense)
-        if chosen is None:
-            why = reason or _why_dense(found, name, dense)
-            whole = 0 if is_lazy(param) else dense.numel()
-            shape = torch.Size() if is_lazy(param) else dense.shape
-            kept, is_frozen = (whole, whole), not param.requires_grad
-            weights.append(
-                Weight(
-                    name, shape, param.dtype, None, why, kept, is_frozen=is_frozen, tied_to=tied_to
-                )
-            )
-        elif chosen.algorithm is not None:
-            try:
-                chosen.algorithm.check_parameter(name, dense)
-                check_place(owner, param_name, param, name)
-            except SparsewrightError as error:
-                report(chosen.place, error)
-                continue
-            if id(chosen) in entries:
-                is_compressed = chosen.algorithm.storage == "compressed" and _can_compress(
-                    owner, param_name
-                )
-                weights.append(_sparse(name, dense, param, entries[id(chosen)], is_compressed))
-    _report_idle(found, list(first.values()), tied, report)
-    return Plan(list(entries.values()), weights)
+        dense = dense_form(owner, param)
+        found.append(_Found(name, owner, param_name, param, dense, tied_to, reason))
+    return found
 
 
-def _choose(routes: list[_Route], name: str, param: Tensor) -> _Route | None:
-    """The first route whose filter picks a parameter."""
+def _take(routes: list[_Route], found: _Found, report: Report) -> _Route | None:
+    """The route that has a parameter; None: it stays dense, and `why_dense` says why."""
+    if found.why_dense:
+        return None
+    name, dense = found.name, found.dense
     for route in routes:
-        if route.filter is not None and route.filter(name, param):
+        if route.filter is not None and route.filter(name, dense):
             route.picked.append(name)
+            if route.algorithm is None:
+                return route
+            try:
+                found.why_dense = why_misfit(route.algorithm, name, dense, route.filter)
+                if found.why_dense:
+                    return None
+                check_place(found.owner, found.param_name, found.param, name)
+                route.taken[name] = dense
+            except SparsewrightError as error:
+                report(route.place, error)
             return route
+    reasons = [route.why_not(name, dense) for route in routes if route.filter is not None]
+    found.why_dense = "; ".join(dict.fromkeys(reasons)) or "there is no entry"
     return None
 
 
-def _why_dense(routes: list[_Route], name: str, param: Tensor) -> str:
-    """Why no filter picks a parameter, once for each different reason."""
-    reasons = [r.why_not(name, param) for r in routes if r.filter is not None]
-    return "; ".join(dict.fromkeys(reasons)) or "there is no entry"
-
-
-def _report_idle(
-    routes: list[_Route], names: list[str], tied: list[tuple[str, Tensor, str]], report: Report
-) -> None:
-    """Report the filters that pick nothing; `tied`: name, parameter, the name that decides."""
+def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> None:
+    """Report the filters that pick nothing."""
+    names = [each.name for each in found if not each.tied_to]
     for route in routes:
         if route.filter is None or route.picked:
             continue
         near = near_names(route.filter, names)
-        allowed = "one that matches a parameter which no earlier entry takes"
+        allowed = "a filter that matches a parameter no earlier entry takes"
         hint = f"; close names: {', '.join(near)}" if near else ""
-        for name, param, other in tied:
-            if route.filter(name, param):
-                hint = f"; {name} is tied to {other}, under whose name it is decided"
+        for each in found:
+            if each.tied_to and route.filter(each.name, each.dense):
+                hint = f"; {each.name} is tied to {each.tied_to}, under whose name it is decided"
                 break
         report(route.place, OptionError("param_filter", _Shown(route.filter), allowed + hint))
 
@@ -217,30 +160,48 @@ class _Shown:
         return self.text
 
 
-def _can_compress(owner: nn.Module, param_name: str) -> bool:
-    """Whether `compress` takes a weight, as far as its layer tells."""
-    weight = owner.get_parameter(param_name)
-    is_weight = type(owner) is nn.Linear and param_name == "weight"
-    return is_weight and weight.dtype == torch.float32
+def _make_entry(
+    route: _Route, forecasts: dict[int, Forecast], report: Report
+) -> tuple[Entry, Mapping[str, Kept]] | None:
+    """The entry of a route and what each of its weights keeps; None if anything is wrong."""
+    algorithm, forecast = route.algorithm, forecasts.get(id(route.algorithm))
+    if route.filter is None or algorithm is None or forecast is None:
+        return None
+    try:
+        each, total = count_kept(algorithm, forecast, route.taken)
+    except Exception as error:  # a user's distribution may raise anything
+        report(route.place, error)
+        return None
+    whole = sum(weight.numel() for weight in route.taken.values())
+    return Entry(route.place, route.filter, algorithm, forecast, whole, total), each
 
 
-def _sparse(name: str, dense: Tensor, param: Tensor, entry: Entry, is_compressed: bool) -> Weight:
-    forecast, algorithm = entry.forecast, entry.algorithm
-    init = name_of_init_method(algorithm.init_method)
-    start: int | None = _kept(algorithm, dense, forecast.level[0][1])
-    if forecast.starts_sparse and (init == name_of_init_method(from_zeros) or callable(init)):
-        start = None
-    end = _kept(algorithm, dense, forecast.level[-1][1]) if forecast.updates else start
-    is_frozen = not param.requires_grad
-    return Weight(name, dense.shape, param.dtype, entry, "", (start, end), is_compressed, is_frozen)
+def _dense(found: _Found) -> Weight:
+    shape = torch.Size() if is_lazy(found.param) else found.dense.shape
+    whole = 0 if is_lazy(found.param) else shape.numel()
+    return Weight(
+        found.name,
+        shape,
+        found.param.dtype,
+        (whole, whole),
+        reason=found.why_dense,
+        is_frozen=not found.param.requires_grad,
+        tied_to=found.tied_to,
+    )
 
 
-def _kept(algorithm: SparsityAlgorithm, param: Tensor, level: float) -> int:
-    """Live connections of a parameter at a level."""
-    return as_structure(algorithm.score_shaper).num_kept(param.shape, level)
-
-
-def needs_dense_gradient(weight: Weight) -> bool:
-    """Whether update steps need the dense gradient of a weight."""
-    algorithm = weight.entry and weight.entry.algorithm
-    return isinstance(algorithm, DynamicSparsityAlgorithm) and algorithm.needs_dense_gradient
+def _sparse(
+    found: _Found, entry: Entry, kept: Mapping[str, Kept], surroundings: Surroundings
+) -> Weight:
+    storage, why = storage_of(entry.algorithm, found.owner, found.param_name, surroundings)
+    return Weight(
+        found.name,
+        found.dense.shape,
+        found.param.dtype,
+        kept[found.name],
+        entry,
+        storage=storage,
+        kind=kind_of(found.owner),
+        why_masked=why,
+        is_frozen=not found.param.requires_grad,
+    )

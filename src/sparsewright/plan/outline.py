@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import flop_registry
 
-from sparsewright.core.errors import ConfigError, SparsewrightError
+from sparsewright.errors import ConfigError, SparsewrightError
 from sparsewright.runs.user_objects import load_object, one_line
 from sparsewright.torch_private import counting_flops, map_tensors, memory_id
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparsewright.plan.costs import Precision, held_bytes, index_bytes, step_flops
-from sparsewright.plan.make_plan import Plan, Weight, needs_dense_gradient
+from sparsewright.plan.contents import Plan, Weight
+from sparsewright.plan.costs import Precision, held_bytes, step_flops
+from sparsewright.storage import CompressedStorage
+from sparsewright.storage.storage import Footprint
 
 _START, _END = 0, 1  # in `Weight.kept`
 Cost = Callable[[Weight], float]
@@ -15,15 +17,19 @@ def flops_of_steps(plan: Plan) -> dict[str, float]:
     """FLOPs of a training step in each phase.
 
     A sparse weight counts with its density: what a kernel does that skips zeros. A masked weight
-    is multiplied whole.
+    is multiplied whole. A compressed one counts as the kind of its layer says. The gradient of a
+    weight whose pruned connections are trained too is always dense.
     """
     counted = [weight for weight in plan.weights if weight.name in plan.flops]
 
-    def flops(weight: Weight, density: float, needs_gradient: bool = False) -> float:
+    def flops(weight: Weight, share: float, needs_gradient: bool = False) -> float:
         forward, is_frozen = plan.flops[weight.name], weight.is_frozen
-        return step_flops(
-            forward, density, is_frozen=is_frozen, needs_dense_gradient=needs_gradient
-        )
+        return step_flops(forward, share, is_frozen=is_frozen, needs_dense_gradient=needs_gradient)
+
+    def sparse(weight: Weight, phase: int, is_update: bool = False) -> float:
+        is_dense = weight.storage is not None and weight.storage.trains_pruned
+        is_dense |= is_update and _needs_dense_gradient(weight)
+        return flops(weight, _share(weight, phase), is_dense)
 
     def total(cost: Cost) -> float:
         return sum(map(cost, counted), step_flops(plan.flops.get("", 0), 1.0))
@@ -31,36 +37,35 @@ def flops_of_steps(plan: Plan) -> dict[str, float]:
     return _phases(
         plan,
         dense=lambda: total(lambda w: flops(w, 1.0)),
-        sparse=lambda phase: total(lambda w: flops(w, _density(w, phase))),
-        update=lambda: total(lambda w: flops(w, _density(w, _END), needs_dense_gradient(w))),
+        sparse=lambda phase: total(lambda w: sparse(w, phase)),
+        update=lambda: total(lambda w: sparse(w, _END, is_update=True)),
     )
 
 
 def bytes_of_steps(plan: Plan) -> dict[str, float]:
     """Bytes of weights, gradients, optimizer state, masks and indices, in each phase.
 
-    Activations are not counted. A mask is a byte an entry; a compressed weight stores live values
-    and its index only; dense gradients of an update exist for all weights at once.
+    Activations are not counted. What a sparse weight takes is up to its storage; dense gradients
+    of an update exist for all weights at once.
     """
     dense = [weight for weight in plan.weights if weight.entry is None and not weight.tied_to]
 
-    def held(weight: Weight, entries: int, mask: int) -> float:
-        precision = Precision.of(weight.dtype)
-        return held_bytes(entries, mask, precision, plan.states, is_frozen=weight.is_frozen).total
+    def held(weight: Weight, footprint: Footprint) -> float:
+        precision, is_frozen = Precision.of(weight.dtype), weight.is_frozen
+        return held_bytes(footprint, precision, plan.states, is_frozen=is_frozen).total
 
     def whole(weight: Weight) -> float:
-        return held(weight, weight.total, 0)
+        return held(weight, Footprint(weight.total, 0))
 
     def sparse(weight: Weight, phase: int) -> float:
-        if not weight.is_compressed:
-            return held(weight, weight.total, weight.total)
+        assert weight.storage is not None
         kept = _kept(weight, phase)
-        rows, cols = weight.shape
-        return held(weight, kept, index_bytes(rows, cols, kept))
+        return held(weight, weight.storage.footprint(weight.shape, kept, weight.dtype, weight.kind))
 
     def gradient(weight: Weight) -> float:
-        is_made = needs_dense_gradient(weight) and not weight.is_frozen
-        return weight.total * weight.dtype.itemsize if is_made and not weight.is_compressed else 0
+        is_made = _needs_dense_gradient(weight) and not weight.is_frozen
+        is_whole = weight.storage is not CompressedStorage  # a compressed layer's is factors
+        return weight.total * weight.dtype.itemsize if is_made and is_whole else 0
 
     def total(cost: Cost) -> float:
         return float(sum(map(whole, dense)) + sum(map(cost, plan.sparse)))
@@ -86,12 +91,24 @@ def _phases(
     return {**phases, "end": sparse(_END)}
 
 
-def _density(weight: Weight, phase: int) -> float:
-    """Live share before the first step or after the last; dense weights are whole."""
-    return _kept(weight, phase) / max(1, weight.total)
+def _needs_dense_gradient(weight: Weight) -> bool:
+    """Whether update steps need the dense gradient of a weight."""
+    return weight.entry is not None and weight.entry.algorithm.needs_dense_gradient
+
+
+def _share(weight: Weight, phase: int) -> float:
+    """The FLOPs of a product with a weight, as a share of the dense one's."""
+    kept, whole = _kept(weight, phase), max(1, weight.total)
+    if weight.storage is not CompressedStorage or weight.kind is None:
+        return kept / whole
+    shape, dtype = weight.shape, weight.dtype
+    return weight.kind.cost(shape, kept, dtype).flops / (2 * whole)
 
 
 def _kept(weight: Weight, phase: int) -> int:
-    """Live connections; all where it is not known."""
+    """Live connections; where they are not known, at the level of the entry, if that is."""
     kept = weight.kept[phase]
+    if kept is None and weight.entry is not None:
+        among, known = weight.entry.total, weight.entry.kept[phase]
+        kept = None if known is None else round(weight.total * known / max(1, among))
     return weight.total if kept is None else kept

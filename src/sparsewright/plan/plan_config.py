@@ -13,10 +13,17 @@ from torch.nn.parameter import is_lazy
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.configure import read_routes
-from sparsewright.core.errors import OptionError, Report, SparsewrightError, SparsityWarning
 from sparsewright.core.filters import ParamFilter
+from sparsewright.errors import (
+    MissingOptionError,
+    OptionError,
+    Report,
+    SparsewrightError,
+    SparsityWarning,
+)
+from sparsewright.plan.contents import Plan
 from sparsewright.plan.forecast import Forecast, forecast, guess_steps
-from sparsewright.plan.make_plan import Plan, make_plan
+from sparsewright.plan.make_plan import make_plan
 from sparsewright.plan.outline import (
     Factory,
     Outline,
@@ -52,6 +59,7 @@ class _Request:
         steps: length of the run, if the file says.
         optimizer: section `optimizer`.
         per: what FLOPs are counted for, if the factory gives inputs.
+        storage: the storage of all sparse weights, instead of what the entries say.
     """
 
     sparsity: Any
@@ -60,6 +68,7 @@ class _Request:
     steps: int | None
     optimizer: OptimizerSettings
     per: str
+    storage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def plan_file(
         problems.append(Problem(place, message))
 
     request = _of_recipe(path, report) if model is None else _of_factory(path, model, report)
-    routes = _routes(request.sparsity, report)
+    routes = _routes(request, report)
     outline = _build(request, report)
     if outline is None:
         return None, problems
@@ -109,11 +118,13 @@ def plan_file(
     plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
     if not plan.sparse and not problems:
         names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
-        allowed = f"a param_filter that matches some of {', '.join(names)}"
+        allowed = f"a section whose param_filter matches some of {', '.join(names)}"
+        if any(algorithm.skips_misfits for algorithm in algorithms):
+            allowed += ", and a structure that fits them"
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
     plan.states = _STATES.get(request.optimizer.name, momentum)
-    plan.notes = notes
+    plan.notes = notes + plan.notes
     _count(plan, outline, request.per)
     return (None if problems else plan), problems
 
@@ -128,7 +139,9 @@ def _of_recipe(path: Path, report: Report) -> _Request:
 
     per = f"batch of {loop.batch_size}"
     where = config.recipe
-    return _Request(config.sparsity, where, factory, loop.steps, config.optimizer, per)
+    return _Request(
+        config.sparsity, where, factory, loop.steps, config.optimizer, per, loop.storage
+    )
 
 
 def _of_factory(path: Path, model: str, report: Report) -> _Request:
@@ -159,16 +172,26 @@ def _of_factory(path: Path, model: str, report: Report) -> _Request:
     return _Request(content, model, factory, asked, optimizer, "inputs of the factory")
 
 
-def _routes(section: Any, report: Report) -> Routes:
+def _routes(request: _Request, report: Report) -> Routes:
     """The entries of a section; warnings of old spellings are shown as warnings."""
+    section = request.sparsity
     if section is None or section == {"sparsity": None}:
-        report("sparsity", OptionError("sparsity", None, "a number, a dict, a list of dicts"))
+        report(
+            "sparsity", MissingOptionError("sparsity", allowed="a number, a dict, a list of dicts")
+        )
         return []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         routes: Routes = list(read_routes(section, report))
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         warnings.warn(text, SparsityWarning, stacklevel=2)
+    if request.storage is not None:
+        for place, _, algorithm in routes:
+            if algorithm is not None:
+                try:
+                    algorithm.storage = request.storage
+                except SparsewrightError as error:
+                    report(place, error)
     return routes
 
 

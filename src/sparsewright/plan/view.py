@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sparsewright.plan.contents import Entry, Kept, Plan, Weight
 from sparsewright.plan.forecast import Forecast
-from sparsewright.plan.make_plan import Entry, Plan, Weight
 from sparsewright.plan.phases import bytes_of_steps, flops_of_steps
+from sparsewright.storage import CompressedStorage, MaskedStorage
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -36,6 +37,9 @@ def _entry(plan: Plan, entry: Entry) -> dict[str, Any]:
         "place": entry.place,
         "algorithm": repr(entry.algorithm),
         "storage": entry.algorithm.storage,
+        "total": entry.total,
+        "kept_at_start": entry.kept[0],
+        "kept_at_end": entry.kept[1],
         "starts_sparse": forecast.starts_sparse,
         "updates": len(forecast.updates),
         "first_update": forecast.updates[0] if forecast.updates else None,
@@ -53,7 +57,9 @@ def _weight(plan: Plan, weight: Weight) -> dict[str, Any]:
         "total": weight.total,
         "entry": weight.entry and weight.entry.place,
         "stays_dense_because": weight.reason,
-        "compressed": weight.is_compressed,
+        "storage": weight.storage and weight.storage.name,
+        "stays_masked_because": weight.why_masked,
+        "compressed": weight.storage is CompressedStorage,
         "kept_at_start": weight.kept[0],
         "kept_at_end": weight.kept[1],
         "flops": plan.flops.get(weight.name),
@@ -92,30 +98,30 @@ def _print_weights(console: Console, plan: Plan) -> None:
         if weight.entry is None:
             table.add_row(weight.name, shape, "-", "", f"{weight.total:,}", "", weight.reason)
         else:
-            remark = "compressed" if weight.is_compressed else ""
-            table.add_row(
-                weight.name, shape, weight.entry.place, *_kept(weight.kept, weight.total), remark
-            )
-    sparse = plan.sparse
-    table.add_row("all sparse", "", "", *_total(sparse), style="bold")
-    once = [weight for weight in plan.weights if not weight.tied_to]
-    table.add_row("all", "", "", *_total(once), style="bold")
+            counts = _kept(weight.kept, weight.total)
+            table.add_row(weight.name, shape, weight.entry.place, *counts, _remark(weight))
+    sparse = plan.kept(0), plan.kept(1)
+    among = sum(weight.total for weight in plan.sparse)
+    table.add_row("all sparse", "", "", *_kept(sparse, among), style="bold")
+    # Tied parameters count once.
+    others = sum(w.total for w in plan.weights if w.entry is None and not w.tied_to)
+    start, end = (None if kept is None else kept + others for kept in sparse)
+    table.add_row("all", "", "", *_kept((start, end), among + others), style="bold")
     console.print(table)
 
 
-def _kept(kept: Sequence[int | None], total: int) -> tuple[str, str, str]:
+def _remark(weight: Weight) -> str:
+    """How a sparse weight is held, unless it is masked as it was meant to be."""
+    if weight.why_masked:
+        return f"masked: {weight.why_masked}"
+    storage = weight.storage
+    return "" if storage is None or storage is MaskedStorage else storage.name
+
+
+def _kept(kept: Kept, total: int) -> tuple[str, str, str]:
     start, end = ("?" if count is None else f"{count:,}" for count in kept)
     level = "?" if kept[1] is None else f"{1 - kept[1] / max(1, total):.4f}"
     return start, end, level
-
-
-def _total(weights: Sequence[Weight]) -> tuple[str, str, str]:
-    sums: list[int | None] = []
-    for phase in (0, 1):
-        counts = [weight.kept[phase] for weight in weights]
-        known = [count for count in counts if count is not None]
-        sums.append(sum(known) if len(known) == len(counts) else None)
-    return _kept(sums, sum(weight.total for weight in weights))
 
 
 def _print_entry(console: Console, plan: Plan, entry: Entry, blocks: str | None) -> None:
@@ -186,7 +192,9 @@ def _print_costs(console: Console, plan: Plan) -> None:
     console.print(table)
     text = "FLOPs: those that skip zeros; a masked weight is multiplied whole."
     console.print(text)
-    console.print(f"Memory: weights, gradients, {plan.states} optimizer states, masks or indices.")
+    console.print(
+        f"Memory: weights, gradients, {plan.states} optimizer states, masks, indices, shadows."
+    )
 
 
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:

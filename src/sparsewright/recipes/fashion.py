@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparsewright.core.errors import ConfigError, OptionError
+from sparsewright.errors import ConfigError, OptionError
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, option
 from sparsewright.recipes.task import Recipe, Task, keyed_generator, rigl_section
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     OptionError,
     OptionTypeError,
     Report,

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from sparsewright.core.errors import RunError
+from sparsewright.errors import RunError
 from sparsewright.formats.atomic import write_atomically
 from sparsewright.report.exports import to_csv, to_json, to_markdown
 from sparsewright.report.page import make_page

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import OptionError, needs
+from sparsewright.errors import ReportError, needs
 from sparsewright.report import charts, tables
 from sparsewright.report.citations import cite
 from sparsewright.report.exports import show
@@ -31,10 +31,10 @@ _SCRIPTS = ("tabs.js", "tables.js", "charts.js", "decode.js", "viewer.js", "mask
 
 
 def make_page(runs: list[Run]) -> str:
-    """The report of one or several runs.
+    """Return the report of one or several runs.
 
     Raises:
-        OptionError: so many runs or layers that the page would pass `MOST_BYTES`.
+        ReportError: so many runs or layers that the page would exceed `MOST_BYTES`.
         MissingPackageError: plotly is not installed (extra `report`).
     """
     plotly = _plotly()
@@ -63,8 +63,8 @@ def make_page(runs: list[Run]) -> str:
     text = page({"layers": pictures.layers, "payloads": pictures.payloads})
     size = len(text.encode())
     if size > MOST_BYTES:
-        allowed = f"a page of {MOST_BYTES:,} bytes at most; this one has {size:,}: take fewer runs"
-        raise OptionError("runs", [run.name for run in runs], allowed)
+        problem = f"the page would take {size:,} bytes, more than {MOST_BYTES:,}; choose fewer runs"
+        raise ReportError([run.name for run in runs], problem)
     return text
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import ConfigError
+from sparsewright.errors import ConfigError
 from sparsewright.formats.mask_bits import Bits, Mask, count_bits, unpack_bits
 from sparsewright.report.run_metrics import Metrics, read_metrics, read_versions
 from sparsewright.report.tensors import read_final, read_snapshot

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import CheckpointError
+from sparsewright.errors import CheckpointError
 
 Line = dict[str, Any]
 

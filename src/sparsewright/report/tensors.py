@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsewright.core.errors import CheckpointError
+from sparsewright.errors import CheckpointError
 from sparsewright.formats.mask_bits import Bits, pack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX, natural_order
 

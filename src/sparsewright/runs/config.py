@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import yaml
 
-from sparsewright.core.errors import (
+from sparsewright.errors import (
     ConfigError,
+    IncompatibleOptionError,
     OptionError,
     OptionTypeError,
     Report,
@@ -123,7 +124,7 @@ def _recipe_name(in_file: object, asked: str | None, where: str) -> str:
     if in_file not in RECIPES:
         raise OptionError("recipe", in_file, list(RECIPES), where)
     if asked is not None and asked != in_file:
-        raise OptionError("--recipe", asked, f"{in_file!r}, which {where} names")
+        raise IncompatibleOptionError("--recipe", asked, where, f"names the recipe {in_file!r}")
     return in_file
 
 
@@ -138,10 +139,10 @@ def lift_trainer(raw: dict[str, Any], where: str) -> None:
     init = trainer.get("init") if isinstance(trainer, dict) else None
     if not isinstance(init, dict) or "sparsity" not in init:
         raise ConfigError(
-            where, "section 'trainer' has no 'init: sparsity:', the part that is used"
+            where, "section 'trainer' has no 'init: sparsity:', the only part that is used"
         )
     if "sparsity" in raw:
-        raise ConfigError(where, "both 'sparsity' and 'trainer: init: sparsity'; allowed: one")
+        raise ConfigError(where, "give 'sparsity' or 'trainer: init: sparsity', not both")
     raw["sparsity"] = init["sparsity"]
     unused = [f"trainer.init.{key}" for key in init if key != "sparsity"]
     unused += [f"trainer.{key}" for key in trainer if key != "init"]

@@ -10,8 +10,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import CheckpointError, RunError
-from sparsewright.core.events import MaskUpdate
+from sparsewright.errors import CheckpointError, RunError
+from sparsewright.events import MaskUpdate
 from sparsewright.formats.names import MASK_SUFFIX, natural_order
 from sparsewright.runs.run_folder import last_checkpoint
 from sparsewright.runs.saved_state import read_state, read_tensors

@@ -16,8 +16,8 @@ import torch
 
 import sparsewright
 from sparsewright import kernels
-from sparsewright.core.errors import DivergenceError
-from sparsewright.metrics import Log, log_metrics
+from sparsewright.errors import DivergenceError
+from sparsewright.metrics import LogFunction, log_metrics
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.layer_counts import Layer, count_layers
 from sparsewright.runs.mask_history import is_snapshot_due
@@ -91,7 +91,7 @@ def drive(
     *,
     until: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    logs: Sequence[Log] = (),
+    logs: Sequence[LogFunction] = (),
 ) -> bool:
     """Train to the end, to step `until`, or until `should_stop`; leave a checkpoint there.
 

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsewright.core.errors import StateError
-from sparsewright.core.events import MaskUpdate
 from sparsewright.core.packing import pack_mask
+from sparsewright.errors import StateError
+from sparsewright.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.session.parameter import SparseParameter
 

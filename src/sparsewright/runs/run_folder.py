@@ -34,9 +34,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import CheckpointError, RunError, SparsewrightError, show
+from sparsewright.errors import CheckpointError, RunError, SparsewrightError
 from sparsewright.formats.atomic import draft_of, remove_drafts, sync_folder, write_atomically
 from sparsewright.runs.saved_state import read_state, read_tensors
+from sparsewright.wording import show
 
 FORMAT = 2
 SUMS = "SHA256SUMS"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import CheckpointError
+from sparsewright.errors import CheckpointError
 from sparsewright.storage import compressed_file
 
 

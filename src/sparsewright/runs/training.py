@@ -14,14 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.configure import configure
-from sparsewright.core.errors import (
-    CheckpointError,
-    OptionError,
-    SparsewrightError,
-    StateError,
-    show,
-)
-from sparsewright.core.events import MaskUpdate
+from sparsewright.errors import CheckpointError, OptionError, SparsewrightError, StateError
+from sparsewright.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.layers import as_compressed
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings
@@ -31,6 +25,7 @@ from sparsewright.runs.layer_counts import Churn
 from sparsewright.runs.mask_history import MaskHistory
 from sparsewright.runs.validate_state import check_weights, load_optimizer
 from sparsewright.session.convert import compress, decompress
+from sparsewright.wording import show
 
 
 def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:
@@ -82,7 +77,7 @@ def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Grou
         raise
     if not algorithm or not algorithm.sparse_params:
         names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-        allowed = f"a param_filter that matches some of {', '.join(names)}"
+        allowed = f"a section whose param_filter matches some of {', '.join(names)}"
         raise OptionError("section 'sparsity'", section, allowed)
     return algorithm
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sparsewright.core.errors import ConfigError, close_names
+from sparsewright.errors import ConfigError
+from sparsewright.wording import hint
 
 
 def load_object(spec: str, allowed: str) -> Any:
@@ -33,9 +34,7 @@ def load_object(spec: str, allowed: str) -> Any:
         raise ConfigError(spec, f"importing it failed: {one_line(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            near = close_names(name, dir(found))
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(spec, f"{module_name} has no {path!r}{hint}")
+            raise ConfigError(spec, f"{module_name} has no {path!r}{hint(name, dir(found))}")
         found = getattr(found, name)
     return found
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import StateError, show
+from sparsewright.errors import StateError
 from sparsewright.runs.layer_counts import count_layers
+from sparsewright.wording import show
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
 _MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": _ADAM, "AdamW": _ADAM}

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sparsewright.core.errors import ConfigError
+from sparsewright.errors import ConfigError
 
 
 class _StrictLoader(yaml.SafeLoader):

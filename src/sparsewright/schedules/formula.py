@@ -9,8 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.step import Step, as_tensor
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.schedules.schedule import HyperParameterSchedule
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sparsewright import schedules
-from sparsewright.core.errors import OptionError, OptionTypeError
+from sparsewright.core.options import check_complete, check_known, make_of_type
+from sparsewright.errors import ExclusiveOptionsError, OptionTypeError
 from sparsewright.schedules.formula import finite_number
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
 from sparsewright.schedules.updates import (
@@ -21,6 +23,7 @@ from sparsewright.schedules.updates import (
     UpdateSchedule,
 )
 from sparsewright.schedules.values import Constant, Cycling, Lambda
+from sparsewright.wording import show
 
 
 def make_hyperparam_schedule(
@@ -49,7 +52,7 @@ def make_hyperparam_schedule(
         wide = schedule.float() if schedule.dtype == torch.bfloat16 else schedule
         return Constant(float(str(wide.detach().cpu().numpy())))
     if isinstance(schedule, Mapping):
-        return _value_from_dict(schedule, what)
+        return make_of_type(what, schedule, schedules.ALL)
     if isinstance(schedule, list | tuple):
         return Cycling(schedule)
     if callable(schedule) and not isinstance(schedule, type):
@@ -94,50 +97,13 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.ndim == 0 and is_real and not tensor.is_meta
 
 
-def _value_from_dict(options: Mapping[str, Any], what: str) -> HyperParameterSchedule:
-    """Build the schedule whose class has the name `type`."""
-    classes = {each.name: each for each in schedules.ALL}
-    arguments = dict(options)
-    if "type" not in arguments:
-        raise OptionError(f"{what} without 'type'", arguments, f"type: {', '.join(classes)}")
-    kind = arguments.pop("type")
-    make = classes.get(kind.lower()) if isinstance(kind, str) else None
-    if make is None:
-        raise OptionError(f"type of {what}", kind, list(classes))
-    _check_known(f"key of {what} {kind!r}", arguments, _parameters(make))
-    _check_complete(f"{what} {kind!r}", arguments, _parameters(make))
-    return make(**arguments)
-
-
 def _update_from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
     """Build a schedule of the first class that has all keys as arguments."""
-    classes = {each: _parameters(each) for each in schedules.UPDATES}
-    known = dict.fromkeys(name for parameters in classes.values() for name in parameters)
-    _check_known("key of update", options, known)
+    classes = {each: inspect.signature(each).parameters for each in schedules.UPDATES}
+    check_known("key of update", options, dict.fromkeys(chain.from_iterable(classes.values())))
     for make, parameters in classes.items():
         if set(options) <= set(parameters):
-            _check_complete("update", options, parameters)
+            check_complete("update", options, parameters)
             return make(**options)
-    kinds = " or ".join(f"({', '.join(parameters)})" for parameters in classes.values())
-    raise OptionError("update", dict(options), f"either {kinds}")
-
-
-def _parameters(make: type) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a constructor, by name."""
-    return inspect.signature(make).parameters
-
-
-def _check_known(what: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise if an option is not one of the known names."""
-    for key in options:
-        if key not in known:
-            raise OptionError(what, key, list(known))
-
-
-def _check_complete(
-    what: str, options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
-) -> None:
-    """Raise if an argument without default is missing."""
-    for name, p in parameters.items():
-        if p.default is p.empty and name not in options:
-            raise OptionError(f"{what} without {name!r}", dict(options), list(parameters))
+    kinds = [f"({', '.join(parameters)})" for parameters in classes.values()]
+    raise ExclusiveOptionsError(kinds, f"update = {show(options)}")

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sparsewright.core.errors import StateError, show
 from sparsewright.core.plots import plot_values
 from sparsewright.core.step import Step
+from sparsewright.errors import StateError
+from sparsewright.wording import show
 
 
 class HyperParameterSchedule(ABC):

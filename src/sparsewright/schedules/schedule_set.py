@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsewright.core.errors import LevelError, StateError, show
 from sparsewright.core.state_dicts import load_all
+from sparsewright.errors import LevelError, StateError
 from sparsewright.schedules.parse import make_hyperparam_schedule
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike, constant_value
+from sparsewright.wording import show
 
 # The extremes of a formula are searched this many steps ahead at most.
 _HORIZON = 100_000

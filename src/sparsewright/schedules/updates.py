@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError
 from sparsewright.core.plots import plot_updates
 from sparsewright.core.step import MAX_STEP, Step, as_tensor, device_of
+from sparsewright.errors import OptionError, OptionTypeError
 
 
 class UpdateSchedule(ABC):
@@ -28,6 +28,10 @@ class UpdateSchedule(ABC):
         Returns:
             0-d bool tensor on step's device.
         """
+
+    def is_due(self, step: int) -> bool:
+        """Return the same as a bool."""
+        return bool(self.is_update_step(step))
 
     def __call__(self, step: Step) -> Tensor:
         """Return `is_update_step(step)`."""
@@ -96,6 +100,11 @@ class FreqSchedule(UpdateSchedule):
         step = as_tensor(step)
         due = (step >= self.start) & ((step - self.start) % self.freq == 0)
         return due if self.stop is None else due & (step < self.stop)
+
+    def is_due(self, step: int) -> bool:
+        """Return the same as a bool, without a tensor: it is asked before and after each step."""
+        is_before = self.stop is None or step < self.stop
+        return is_before and step >= self.start and (step - self.start) % self.freq == 0
 
     @property
     def first_step(self) -> int:

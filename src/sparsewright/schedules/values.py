@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError, StateError, show
 from sparsewright.core.step import Step, device_of
+from sparsewright.errors import OptionError, OptionTypeError, StateError
 from sparsewright.schedules.formula import Formula, finite_number
 from sparsewright.schedules.schedule import HyperParameterSchedule
+from sparsewright.wording import show
 
 
 class Constant(Formula):

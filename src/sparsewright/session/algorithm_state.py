@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import StateError, show
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.state_dicts import check_state, load_all
+from sparsewright.errors import StateError
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.session import Session
+from sparsewright.wording import show
 
 if TYPE_CHECKING:
     pass
@@ -123,7 +124,7 @@ class Resumable(ABC):
             raise StateError(what, f"expected a dict, got {show(shadows)}")
         for name, shadow in shadows.items():
             parameter = self.session.parameters.get(name)
-            if not isinstance(shadow, Tensor):
+            if not isinstance(name, str) or not isinstance(shadow, Tensor):
                 raise StateError(what, f"{show(name)} is {show(shadow)}; allowed: a tensor")
             if parameter is not None and shadow.shape != parameter.shape:
                 raise StateError(what, f"{show(name)} is {show(shadow)}")

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 
 
 class Attachable(Protocol):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsewright.core.errors import AttachError, LevelError, OptionError
 from sparsewright.core.filters import FilterLike, make_param_filter
+from sparsewright.errors import AttachError, LevelError, OptionError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, kind_of, why_not_compress
@@ -131,21 +131,43 @@ def _compress_where(model: nn.Module, why_not: WhyNot) -> list[Conversion]:
     """
     _check_unspread(model)
     conversions = []
-    places = _places(model)
-    uses = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    surroundings = Surroundings(model)
     for path, module in list(named_modules(model)):
         for param_name, mask in _masks(module):
             name = f"{path}.{param_name}" if path else param_name
-            reason = why_not_compress(module, param_name)
-            if not reason and uses[id(module.get_parameter(param_name))] > 1:
-                reason = "its weight is tied to another layer's"
-            if not reason and module not in places:
-                reason = "the model itself is this layer, so it has no parent to hold another"
-            reason = reason or _why_not_held(module, param_name) or why_not(name, module, mask)
+            reason = (
+                why_not_compress(module, param_name)
+                or surroundings.why_not_replace(module, param_name)
+                or _why_not_held(module, param_name)
+                or why_not(name, module, mask)
+            )
             if not reason:
-                _compress_layer(module, mask, places[module])
+                _compress_layer(module, mask, surroundings.places[module])
             conversions.append(Conversion(name, not reason, reason))
     return conversions
+
+
+class Surroundings:
+    """Where the layers of a model stand, and which of them share weights.
+
+    Attributes:
+        places: the places that hold a layer, by that layer; none of the model itself.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.places = _places(model)
+        modules = model.modules()
+        self._uses = Counter(
+            id(p) for m in modules for p in m._parameters.values() if p is not None
+        )
+
+    def why_not_replace(self, module: nn.Module, param_name: str) -> str:
+        """Return why no other layer can stand in a layer's place; "" if one can."""
+        if self._uses[id(module._parameters[param_name])] > 1:
+            return "its weight is tied to another layer's"
+        if module not in self.places:
+            return "the model itself is this layer, so it has no parent to hold another"
+        return ""
 
 
 def _check_unspread(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ import weakref
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage
@@ -68,7 +68,8 @@ class GradientHook:
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
             self._has_arrived = True
-            self.tap.commit(param.grad)
+            if self.tap.is_armed:
+                self.tap.commit(param.grad)
             self._prune(param, param.grad)
 
     def before_step(self) -> None:
@@ -84,4 +85,5 @@ class GradientHook:
         pruned = self.parameter.rule._grad_hook(param, grad)
         if pruned is not grad:
             param.grad = pruned
-        self.tap.note(pruned)
+        if self.tap.is_armed:
+            self.tap.note(pruned)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.counts import as_decimal
-from sparsewright.core.errors import StateError, show
 from sparsewright.distributions import Distribution
+from sparsewright.errors import StateError
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.wording import show
 
 
 class Levels:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import AttachError, OptionError, ScoreError
-from sparsewright.core.events import MaskUpdate
+from sparsewright.errors import AlgorithmError, AttachError, ScoreError
+from sparsewright.events import MaskUpdate
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import DynamicRule, Rule
@@ -39,8 +39,8 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
         try:
             new = next(masks)
         except StopIteration:
-            name = type(rule).__name__
-            raise OptionError(f"update_masks of {name}", update.name, "one mask a weight") from None
+            problem = f"it gave no mask for {update.name!r}; give one for each weight, in order"
+            raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem) from None
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
         _change(session, rule, parameter, update, new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.torch_private import has_step_hooks
 
 # With zero weight and zero gradient these leave zero state at zero (exact types: a subclass may

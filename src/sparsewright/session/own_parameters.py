@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionTypeError
+from sparsewright.errors import OptionTypeError
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.session import Session
 
@@ -66,6 +66,8 @@ class OwnParameters(ABC):
         elif isinstance(obj, Optimizer):
             params = (param for group in obj.param_groups for param in group["params"])
         else:
-            raise OptionTypeError("get_sparse_params", obj, "a Tensor, a Module or an Optimizer")
+            raise OptionTypeError(
+                "the argument of get_sparse_params", obj, "a Tensor, a Module or an Optimizer"
+            )
         wanted = {id(param) for param in params}
         return (p for p in self.sparse_params.values() if id(p.param) in wanted)

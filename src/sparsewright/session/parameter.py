@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import OptionTypeError, ShapeError
 from sparsewright.core.plots import show_mask
+from sparsewright.errors import OptionTypeError, ShapeError
 from sparsewright.session.texts import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States
@@ -40,7 +40,7 @@ class SparseParameter:
         optimizers: list[Optimizer],
     ) -> None:
         self.name, self.storage, self.rule = name, storage, rule
-        self.annotations: dict[str, Any] = {}
+        self.annotations: dict[str, object] = {}
         self.is_pristine = False
         self.is_initialized = False
         self._optimizers = optimizers
@@ -162,7 +162,7 @@ class SparseParameter:
         """Prune every state tensor shaped like the weight, unless it says `requires_dense`."""
         self.storage.prune_states(self.states(optimizer))
 
-    def annotate(self, name: str, value: Any) -> None:
+    def annotate(self, name: str, value: object) -> None:
         """Record a hint about the parameter, such as `max_sparsity`, in `annotations`."""
         self.annotations[name] = value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 import torch.distributed as dist
@@ -12,32 +12,37 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright import torch_private
-from sparsewright.core.errors import AttachError, OptionTypeError
+from sparsewright.errors import AttachError, OptionTypeError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or dist.is_available():
     from torch.distributed import ProcessGroup
+else:
 
-AUTO = "auto"
-
-ReplicaGroup = Any
-"""`"auto"`, a `torch.distributed.ProcessGroup` or None; torch may be built without that class."""
+    class ProcessGroup:
+        """Stands for the class that torch lacks where it is built without `distributed`."""
 
 
-def check_process_group(group: Any) -> Any:
-    """The setting itself, if it is one.
+AUTO: Final = "auto"
+
+ReplicaGroup = ProcessGroup | Literal["auto"] | None
+"""The ranks that train replicas: a `torch.distributed.ProcessGroup`, `"auto"` or None."""
+
+
+def check_process_group(group: ReplicaGroup) -> ReplicaGroup:
+    """Return the setting, if it is valid.
 
     Raises:
         OptionTypeError: neither `"auto"`, None nor a process group.
     """
-    if not (group is None or group == AUTO or isinstance(group, dist.ProcessGroup)):
+    if not (group is None or group == AUTO or isinstance(group, ProcessGroup)):
         raise OptionTypeError("process_group", group, f"{AUTO!r}, None or a ProcessGroup")
     return group
 
 
-def find_group(setting: Any) -> ProcessGroup | None:
-    """The ranks that a setting means; None: there is nobody to talk to.
+def find_group(setting: ReplicaGroup) -> ProcessGroup | None:
+    """Return the ranks that a setting means; None: this process trains alone.
 
     Args:
         setting: a process group; None: nobody; `"auto"`: every rank, once `torch.distributed` is
@@ -49,8 +54,8 @@ def find_group(setting: Any) -> ProcessGroup | None:
     return group if dist.get_world_size(group) > 1 else None
 
 
-def group_of(module: nn.Module, setting: Any) -> Any:
-    """The setting after applying to a module: one that is data parallel brings its ranks."""
+def group_of(module: nn.Module, setting: ReplicaGroup) -> ReplicaGroup:
+    """Return the setting after applying to a module: a data parallel one brings its ranks."""
     if setting == AUTO and isinstance(module, DistributedDataParallel):
         return module.process_group
     return setting

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import AttachError, warn
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
+from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import as_compressed, dense_form
 from sparsewright.session.parameter import SparseParameter
@@ -21,8 +22,8 @@ from sparsewright.storage import hold
 
 logger = logging.getLogger("sparsewright")
 
-Route = Callable[[str, Tensor], Rule | None]
-"""`(full name, parameter) -> algorithm`; None leaves it dense."""
+Route = Callable[[str, Tensor], tuple[ParamFilter, Rule] | None]
+"""`(full name, parameter) -> (filter that picks it, algorithm)`; None leaves it dense."""
 
 
 def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
@@ -38,15 +39,19 @@ def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
     for name, owner, param_name, param, reason in weights:
         names.append(name)
         dense = dense_form(owner, param)
-        rule = None if reason else route(name, dense)
-        if rule is None:
-            logger.info("%s stays dense: %s", name, reason or "no filter picks it")
+        picked = None if reason else route(name, dense)
+        if picked is None:
+            reason = reason or "no filter picks it"
         elif holder_of(owner, param_name) is not None:
             already.append(name)
         else:
-            rule.check_parameter(name, dense)
-            check_place(owner, param_name, param, name)
-            routed.append((rule, owner, name, param))
+            param_filter, rule = picked
+            reason = why_misfit(rule, name, dense, param_filter)
+            if not reason:
+                check_place(owner, param_name, param, name)
+                routed.append((rule, owner, name, param))
+        if reason:
+            logger.info("%s stays dense: %s", name, reason)
     for rule, owner, name, param in routed:
         rule.sparsify_parameter(owner, name, param)
     if routed:
@@ -56,6 +61,28 @@ def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
         warn(f"sparsified already, left as they are: {', '.join(already)}")
     elif not routed:
         warn(f"no parameter was sparsified; available: {', '.join(names) or 'none'}")
+
+
+def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
+    """Check a parameter that a filter picks; return why it stays dense, "" if it does not.
+
+    Args:
+        rule: the algorithm that is to have it.
+        name: its full name.
+        param: the parameter, of its dense shape.
+        param_filter: the filter; the default one passes over what the structure does not fit.
+
+    Raises:
+        ShapeError: the structure does not fit a parameter that was picked by its name.
+        AttachError: it cannot have a mask.
+    """
+    try:
+        rule.check_parameter(name, param)
+    except ShapeError as error:
+        if param_filter is default_sparse_param_filter and rule.skips_misfits:
+            return error.problem
+        raise
+    return ""
 
 
 def attach_parameter(

@@ -41,6 +41,10 @@ class Rule(Protocol):
     def storage(self) -> str:
         """The name of the storage of its weights."""
 
+    @property
+    def skips_misfits(self) -> bool:
+        """Whether weights that the structure does not fit stay dense under the default filter."""
+
     def check_parameter(self, name: str, param: Tensor) -> None:
         """Raise if a parameter cannot be sparsified."""
 

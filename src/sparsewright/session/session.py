@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright import torch_private
-from sparsewright.core.errors import AttachError, warn
 from sparsewright.core.hooks import Hooks
+from sparsewright.errors import AttachError, warn
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
@@ -45,11 +45,12 @@ class Session:
         self.followed: list[Followed] = []
         self.counter = StepCounter(steps)
         self.hooks = hooks
-        self.process_group: Any = replicas.AUTO
+        self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []
+        self._armed: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
@@ -141,7 +142,7 @@ class Session:
         """
         followed, gone = self.find_followed(optimizer), list(rules)
         if followed is None or not any(rule in followed.rules for rule in gone):
-            raise AttachError(type(optimizer).__name__, "it is not followed")
+            raise AttachError(type(optimizer).__name__, "it is not sparsified")
         slot = self.followed.index(followed)
         if followed.leave(gone):
             self._drop(followed)
@@ -269,8 +270,7 @@ class Session:
             yield step
         finally:
             self._open = outer
-            self.free_gradients(step.parameters)
-            self.arm(step.parameters, step.number + 1)
+            self._end_gradients(step)
         end_step(self, step)
 
     def listens(self, rule: Rule, kind: str) -> bool:
@@ -282,22 +282,30 @@ class Session:
         for hooks in {id(h): h for h in (self.hooks, *(r._hooks for r in rules))}.values():
             hooks.call(kind, *args)
 
-    def free_gradients(self, parameters: Iterable[SparseParameter]) -> None:
-        """Free what was collected of dense gradients."""
-        for parameter in parameters:
-            if parameter.rule.needs_dense_gradient:
-                self._gradients[parameter.name].tap.free()
-
     def arm(self, parameters: Iterable[SparseParameter], coming: int) -> None:
         """Collect the dense gradients that a coming step needs, and no others."""
         for parameter in parameters:
-            rule = parameter.rule
+            if parameter.rule.needs_dense_gradient:
+                self._arm([parameter], parameter.rule._is_due(coming))
+
+    def _arm(self, parameters: Iterable[SparseParameter], is_due: bool) -> None:
+        for parameter in parameters:
+            tap = self._gradients[parameter.name].tap
+            if is_due:
+                tap.arm()
+                self._armed.add(parameter.name)
+            else:
+                tap.disarm()
+                self._armed.discard(parameter.name)
+
+    def _end_gradients(self, step: Step) -> None:
+        """Free what was collected for a step, and collect for the next one if masks are due."""
+        for rule in step.rules:
             if rule.needs_dense_gradient:
-                tap = self._gradients[parameter.name].tap
-                if rule._is_due(coming):
-                    tap.arm()
-                else:
-                    tap.disarm()
+                is_due = rule._is_due(step.number + 1)
+                for parameter in step.of(rule) if is_due or self._armed else ():
+                    self._gradients[parameter.name].tap.free()
+                    self._arm([parameter], is_due)
 
     def after_state_change(self) -> None:
         """Hook what is new, and collect the dense gradients that the coming steps need."""
@@ -322,6 +330,7 @@ class Session:
         for name in names:
             parameter = self.parameters.pop(name)
             self._gradients.pop(name).remove()
+            self._armed.discard(name)
             vacate(parameter.module, parameter.storage.param_name)
             parameter.storage.remove(parameter.states)
         self._hooked = []

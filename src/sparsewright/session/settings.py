@@ -8,9 +8,9 @@ from typing import ClassVar, TypedDict, cast
 
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
+from sparsewright.errors import ExclusiveOptionsError, IncompatibleOptionError, OptionError
 from sparsewright.schedules.schedule import ScheduleLike, constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
@@ -55,21 +55,25 @@ class Settings(ABC):
         """Take the choices of a constructor."""
         self._levels = Levels(make_distribution(distribution))
         self._structure = make_structure(structure)
-        self._has_structure = structure is not None
+        self._is_structure_given = structure is not None
         self._autoupdate = True
         self._storage: str | None = (
             self.storages[0] if storage is None else self._checked_storage(storage)
         )
 
     def _checked_storage(self, storage: str) -> str:
-        """The name of a storage that the algorithm can use.
+        """Return a storage's name, if the algorithm can use it.
 
         Raises:
-            OptionError: it cannot, or there is none of that name.
+            OptionError: there is no storage of that name.
+            IncompatibleOptionError: the algorithm cannot use it.
         """
+        name = type(self).__name__
+        if storage not in Settings.storages:
+            raise OptionError("storage", storage, self.storages)
         if storage not in self.storages:
-            name = type(self).__name__
-            raise OptionError(f"storage of {name}", storage, list(self.storages))
+            needed = " or ".join(map(repr, self.storages))
+            raise IncompatibleOptionError("storage", storage, name, f"needs {needed}")
         return storage
 
     @property
@@ -78,22 +82,23 @@ class Settings(ABC):
         """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
 
     def _check_choices(self) -> None:
-        """Raise if options do not go with each other.
+        """Raise if options do not work together.
 
         Raises:
             LevelError: a constant level that the structure cannot hold.
-            OptionError: several levels for a structure that has one.
+            ExclusiveOptionsError: levels by parameter and a distribution.
+            IncompatibleOptionError: a distribution for a structure that has one level.
         """
         is_uniform, structure = self._levels.distribution.is_uniform, self._structure
         if not is_uniform and self._own_levels:
-            raise OptionError(
-                "distribution", self.distribution, "levels by parameter or a distribution, not both"
-            )
+            raise ExclusiveOptionsError(["levels by parameter", "a distribution"])
         if not is_uniform and structure.has_one_level:
-            raise OptionError(
+            raise IncompatibleOptionError(
                 "distribution",
                 self.distribution,
-                f"'uniform' with the structure {structure!r}, which has one level",
+                f"structure = {structure!r}",
+                "has one level only",
+                ["uniform"],
             )
         for name, schedule in self.schedules.items():
             level = constant_value(schedule)
@@ -118,8 +123,17 @@ class Settings(ABC):
     @structure.setter
     def structure(self, value: StructureLike) -> None:
         self._structure = make_structure(value)
-        self._has_structure = value is not None
+        self._is_structure_given = value is not None
         self._check_choices()
+
+    @property
+    def skips_misfits(self) -> bool:
+        """Whether weights that the structure does not fit stay dense under the default filter.
+
+        That of the option `structure` is meant for all weights that it fits; groups to balance and
+        a score shaper are meant for every weight.
+        """
+        return self._is_structure_given
 
     @property
     def score_shaper(self) -> Structure:
@@ -129,7 +143,7 @@ class Settings(ABC):
     @score_shaper.setter
     def score_shaper(self, value: StructureLike) -> None:
         self.structure = value
-        self._has_structure = False
+        self._is_structure_given = False
 
     @property
     def autoupdate(self) -> bool:

@@ -13,7 +13,7 @@ from sparsewright.schedules.parse import make_update_schedule
 from sparsewright.schedules.schedule import constant_value
 
 _FIRST = ("sparsity", "update")
-_CHOICES = {"distribution": None, "structure": None, "storage": None}
+_CHOICES = {"seed": 0, "storage": None, "distribution": None, "structure": None}
 """Options of all algorithms, whatever the constructor of a user's class takes."""
 
 
@@ -30,8 +30,11 @@ def constructor_options(cls: type) -> dict[str, Any]:
         for p in parameters:
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                 options.setdefault(p.name, p.default)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
+        rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is None:
+            return options
+        if "Choices" in str(rest.annotation):  # those alone are passed on
+            return options | {k: v for k, v in _CHOICES.items() if k not in options}
     return options
 
 
@@ -75,7 +78,7 @@ def _value(algorithm: Any, name: str, default: Any) -> Any:
         return None if repr(schedule) == repr(make_update_schedule(None)) else schedule
     if name == "distribution" and algorithm.distribution.is_uniform:
         return default
-    if name == "structure" and not algorithm._has_structure:
+    if name == "structure" and not algorithm._is_structure_given:
         return default
     if name == "storage" and algorithm.storage == algorithm.storages[0]:
         return default

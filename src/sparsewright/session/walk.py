@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
 from sparsewright.torch_private import wrapped_name

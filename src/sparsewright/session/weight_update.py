@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError
+from sparsewright.core.random_scores import uniform
 from sparsewright.core.structure import Structure
-from sparsewright.core.uniform import uniform
+from sparsewright.errors import AlgorithmError
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rng import make_generator
 from sparsewright.taps.tap import DenseGradient
@@ -49,12 +49,11 @@ class WeightUpdate:
         """Return the gradient of this step before pruning, summed over micro-batches.
 
         Raises:
-            OptionError: the algorithm does not say that it needs it.
+            AlgorithmError: the algorithm does not set `needs_dense_gradient`.
         """
         if self._gradient is None:
-            raise OptionError(
-                "needs_dense_gradient", False, "True in the class of an algorithm that reads it"
-            )
+            problem = "to read it, set needs_dense_gradient = True in the class of the algorithm"
+            raise AlgorithmError(f"dense gradient of {self.name}", problem)
         return self._gradient
 
     def gradient(self) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright import kernels
-from sparsewright.layers import CompressedLayer, kind_of
+from sparsewright.layers import CompressedLayer, LayerKind, kind_of
 from sparsewright.storage.states import States, replace_shaped
-from sparsewright.storage.storage import Storage
+from sparsewright.storage.storage import Footprint, Storage
 from sparsewright.taps.tap import GradientTap
 
 Place = tuple[nn.Module, str]
@@ -121,6 +121,14 @@ class CompressedStorage(Storage):
             shape = self.param.shape
             put(kind.decompress(self.layer), self.places)
             replace_shaped(states(), shape, lambda t: self.layer.scatter(t.detach()))
+
+    @staticmethod
+    def footprint(
+        shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
+    ) -> Footprint:
+        """Return the live values, and the index that a layer of the kind has."""
+        assert kind is not None
+        return Footprint(kept, kind.cost(shape, kept, dtype).index_bytes)
 
     @staticmethod
     def why_not_step(optimizer: Optimizer) -> str:

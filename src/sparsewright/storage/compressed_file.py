@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.errors import CheckpointError, ShapeError
 from sparsewright.core.packing import pack_mask, unpack_mask
+from sparsewright.errors import CheckpointError, ShapeError
 from sparsewright.formats.atomic import write_atomically
 from sparsewright.formats.names import MASK_SUFFIX
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright import kernels
-from sparsewright.core.errors import ShapeError
 from sparsewright.core.packing import read_mask
+from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
@@ -40,10 +40,11 @@ class DenseStorage(Storage):
     @property
     def mask(self) -> Tensor:
         """The buffer; made real on the weight's device if the weight left the meta device."""
-        mask, param = self.module._buffers[self._mask_name], self.param
+        mask = self.module._buffers[self._mask_name]
         assert mask is not None
-        if self._seen_pair == (id(mask), id(param)):
+        if self._seen_pair == (id(mask), id(self.module._parameters.get(self.param_name))):
             return mask
+        param = self.param
         if mask.is_meta and not param.is_meta:
             mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
             setattr(self.module, self._mask_name, mask)
@@ -94,7 +95,11 @@ class DenseStorage(Storage):
 
     def prune(self, tensor: Tensor) -> None:
         """Prune one tensor."""
-        kernels.prune_(sharded.local(tensor), sharded.local(self.mask))
+        mask = self.mask
+        if self._shard is None:  # saves two look-ups for each gradient
+            kernels.prune_(tensor, mask)
+        else:
+            kernels.prune_(sharded.local(tensor), sharded.local(mask))
 
     def take_states(self, states: States) -> None:
         """Do nothing: they are shaped like the weight already."""
@@ -119,7 +124,7 @@ class DenseStorage(Storage):
         elif mask in state_dict:
             try:
                 state_dict[mask] = read_mask(state_dict[mask], own.shape)
-            except ShapeError as error:
+            except SparsewrightError as error:
                 errors.append(f"{mask}: {error}")
                 state_dict[mask] = own  # else torch copies what was refused
         return was_dense

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sparsewright import kernels
 from sparsewright.kernels import sharded
+from sparsewright.layers import LayerKind
 from sparsewright.storage.dense import DenseStorage
 from sparsewright.storage.states import States, tensors_of
+from sparsewright.storage.storage import Footprint
 
 
 class MaskedStorage(DenseStorage):
@@ -57,4 +60,14 @@ class MaskedStorage(DenseStorage):
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return this rank's part of weight and mask."""
-        return sharded.local(self.param), sharded.local(self.mask)
+        mask, param = self.mask, self.param
+        if self._shard is None:
+            return param, mask
+        return sharded.local(param), sharded.local(mask)
+
+    @staticmethod
+    def footprint(
+        shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
+    ) -> Footprint:
+        """Return all entries, and a byte of mask for each."""
+        return Footprint(shape.numel(), shape.numel())

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright import kernels
+from sparsewright.errors import ShapeError
 from sparsewright.kernels import sharded
+from sparsewright.layers import LayerKind
 from sparsewright.storage.dense import DenseStorage
 from sparsewright.storage.states import States
+from sparsewright.storage.storage import Footprint
 
 
 class ShadowedStorage(DenseStorage):
@@ -29,6 +32,7 @@ class ShadowedStorage(DenseStorage):
     """
 
     name: ClassVar[str] = "shadowed"
+    trains_pruned: ClassVar[bool] = True
 
     def __init__(
         self, module: nn.Module, param_name: str, full_name: str, shadows: dict[str, Tensor]
@@ -43,6 +47,8 @@ class ShadowedStorage(DenseStorage):
         param, shadow = self.param, self._shadows.get(self._full_name)
         if shadow is None:
             shadow = torch.zeros_like(param, requires_grad=False)
+        elif shadow.shape != param.shape:  # loaded before the weight was there to compare with
+            raise ShapeError(f"the shadow of {self._full_name}", shadow.shape, "not its weight's")
         elif sharded.is_sharded(param) and not sharded.is_sharded(shadow):
             shadow = sharded.shard_like(shadow, param)
         if (shadow.device, shadow.dtype) != (param.device, param.dtype):
@@ -110,3 +116,10 @@ class ShadowedStorage(DenseStorage):
         """Take the buffer off and drop the shadow."""
         super().remove(states)
         self._shadows.pop(self._full_name, None)
+
+    @staticmethod
+    def footprint(
+        shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
+    ) -> Footprint:
+        """Return all entries, a byte of mask for each, and as many in the shadow."""
+        return Footprint(shape.numel(), shape.numel(), shape.numel())

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.errors import AttachError
+from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
+from sparsewright.layers import LayerKind
 from sparsewright.storage.states import States
 from sparsewright.taps.tap import GradientTap
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a weight takes between steps.
+
+    Attributes:
+        entries: numbers that are stepped, each with a gradient and optimizer states.
+        mask_bytes: bytes of its mask, or of its index.
+        shadow: numbers that are kept besides.
+    """
+
+    entries: int
+    mask_bytes: int
+    shadow: int = 0
 
 
 class Storage(ABC):
@@ -21,11 +38,13 @@ class Storage(ABC):
 
     Attributes:
         name: what configurations call it.
+        trains_pruned: whether the optimizer steps pruned connections too, by a dense gradient.
         module: the module that owns the weight.
         param_name: name of the Parameter in it.
     """
 
     name: ClassVar[str]
+    trains_pruned: ClassVar[bool] = False
     module: nn.Module
     param_name: str
 
@@ -145,6 +164,20 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, states: Callable[[], States]) -> None:
         """Leave an ordinary module that trains on; `states` gives the optimizer states."""
+
+    @staticmethod
+    @abstractmethod
+    def footprint(
+        shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
+    ) -> Footprint:
+        """Return what a weight takes that is held in this way.
+
+        Args:
+            shape: of the weight, or of a rank's part of it.
+            kept: live connections.
+            dtype: of the weight.
+            kind: the kind of its layer; None only if it cannot be compressed.
+        """
 
     @staticmethod
     @abstractmethod

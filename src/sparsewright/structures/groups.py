@@ -7,9 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparsewright.core.errors import OptionError, OptionTypeError, ShapeError
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.structure import Share
+from sparsewright.errors import (
+    ExclusiveOptionsError,
+    MissingOptionError,
+    OptionError,
+    OptionTypeError,
+    ShapeError,
+)
 
 _SIDES = ("output", "input")
 
@@ -24,7 +30,8 @@ class Groups(RowStructure):
         outputs: how many groups of output features (dimension 0); must divide them.
 
     Raises:
-        OptionError: both or neither, or a number below 1.
+        ExclusiveOptionsError, MissingOptionError: both or neither.
+        OptionError: a number below 1.
         OptionTypeError: not an integer.
 
     >>> rows, _ = Groups(inputs=2)(torch.arange(8).reshape(2, 4))
@@ -38,11 +45,9 @@ class Groups(RowStructure):
 
     def __init__(self, inputs: int | None = None, outputs: int | None = None) -> None:
         if inputs is not None and outputs is not None:
-            raise OptionError(
-                "outputs", outputs, f"either inputs or outputs, and inputs = {inputs} is given"
-            )
+            raise ExclusiveOptionsError(["inputs", "outputs"], "structure 'groups'")
         if inputs is None and outputs is None:
-            raise OptionError("inputs", None, "a number of groups, for it or for outputs")
+            raise MissingOptionError("inputs or outputs", "structure 'groups'", "an integer >= 1")
         self.inputs, self.outputs = inputs, outputs
         if inputs is not None:
             self._dim, self._groups = 1, check_groups("inputs", inputs)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from sparsewright.core.errors import OptionTypeError
 from sparsewright.core.options import make_of_type
 from sparsewright.core.rows import Unstructured, as_structure
 from sparsewright.core.structure import ScoreShaper, Structure
+from sparsewright.errors import OptionTypeError
 from sparsewright.structures.groups import Groups
 from sparsewright.structures.n_m import NM
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.counts import Level, as_decimal, num_kept
-from sparsewright.core.errors import LevelError, OptionError, OptionTypeError, ShapeError
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.selection import make_selection
 from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
+from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
 
 _ROUNDING = Decimal("0.000001")  # of a level that was computed in float32
 _WHOLE = Unstructured()

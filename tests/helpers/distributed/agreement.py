@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
 from helpers.support import batch, make_mlp
-from sparsewright.core.errors import SparsewrightError
+from sparsewright.errors import SparsewrightError
 from sparsewright.kernels.sharded import local
 
 

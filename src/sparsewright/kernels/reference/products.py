@@ -1,4 +1,4 @@
-"""Plain-torch twins of the compressed kernels: they form the dense weight."""
+"""Products with compressed weights, and their index: they form the dense weight."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def validate(row_ptr: Tensor, col_idx: Tensor, cols: int) -> None:
 
 
 def csr_from_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """`row_ptr` and `col_idx` of a bool mask `[rows, cols]`."""
+    """Return `row_ptr` and `col_idx` of a bool mask `[rows, cols]`."""
     row_ptr = mask.new_zeros(mask.shape[0] + 1, dtype=torch.int32)
     row_ptr[1:] = mask.sum(1).cumsum(0)
     return row_ptr, mask.nonzero()[:, 1].to(torch.int32)
 
 
 def row_idx(row_ptr: Tensor) -> Tensor:
-    """The row of each entry, int64 `[nnz]`."""
+    """Return the row of each entry, int64 `[nnz]`."""
     rows = torch.arange(row_ptr.numel() - 1, device=row_ptr.device)
     return torch.repeat_interleave(rows, row_ptr.diff().long())
 
 
 def transpose_index(row_ptr: Tensor, col_idx: Tensor, cols: int) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR of the transpose, and each of its entries' position in the original."""
+    """Return CSR arrays of the transpose, and each of its entries' position in the original."""
     perm = torch.argsort(col_idx, stable=True)
     t_row_ptr = row_ptr.new_zeros(cols + 1)
     t_row_ptr[1:] = torch.bincount(col_idx, minlength=cols).cumsum(0)
@@ -59,7 +59,7 @@ def build_blocks(
     row_block: int,
     col_block: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`seg_ptr`, `col`, `src`: entries by (row block, column block, row, column)."""
+    """Return `seg_ptr`, `col`, `src`: entries by (row block, column block, row, column)."""
     rows, blocks = row_ptr.numel() - 1, -(-cols // col_block)
     row, col = row_idx(row_ptr), col_idx.long()
     row_cell, col_cell = row // row_block, col // col_block
@@ -73,32 +73,32 @@ def build_blocks(
 
 
 def scatter_dense(values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int) -> Tensor:
-    """The dense weight."""
+    """Return the dense weight."""
     weight = values.new_zeros(row_ptr.numel() - 1, cols)
     weight[row_idx(row_ptr), col_idx.long()] = values
     return weight
 
 
 def gather_dense(weight: Tensor, row_ptr: Tensor, col_idx: Tensor) -> Tensor:
-    """The live values of a dense weight."""
+    """Return the live values of a dense weight."""
     return weight.detach()[row_idx(row_ptr), col_idx.long()]
 
 
 def linear(
     x: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """`x Wᵀ + bias`, summed in float32, in x's dtype."""
+    """Compute `x Wᵀ + bias`, summed in float32, in x's dtype."""
     weight = scatter_dense(values, row_ptr, col_idx, x.shape[1])
     y = x.to(values.dtype) @ weight.T
     return (y if bias is None else y + bias).to(x.dtype)
 
 
 def input_grad(dy: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int) -> Tensor:
-    """`dy W`, summed in float32, in dy's dtype."""
+    """Compute `dy W`, summed in float32, in dy's dtype."""
     return (dy.to(values.dtype) @ scatter_dense(values, row_ptr, col_idx, cols)).to(dy.dtype)
 
 
 def sampled_product(x: Tensor, dy: Tensor, row_ptr: Tensor, col_idx: Tensor) -> Tensor:
-    """`dyᵀ x` at the live positions, float32 (float64 if x is)."""
+    """Compute `dyᵀ x` at the live positions, float32 (float64 if x is)."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     return (dy.to(wide).T @ x.to(wide))[row_idx(row_ptr), col_idx.long()]

@@ -28,7 +28,10 @@ class NanError(ValueError):
 
 
 def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor | None) -> Tensor:
-    """Raise where the arguments of select do not fit; return `num` as int64 [rows] on the CPU."""
+    """Raise where the arguments of select do not fit.
+
+    Returns: `num` as int64 `[rows]` on the CPU: contiguous, or one number expanded.
+    """
     if score.dtype not in _INTEGER:
         raise TypeError(f"score must be float16, bfloat16, float32 or float64, got {score.dtype}")
     if score.dim() != 2:
@@ -37,17 +40,16 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
         check_mask(score, among)
     rows = score.shape[0]
     if isinstance(num, int):
-        counts = torch.full((rows,), num, dtype=torch.int64, device="cpu")
+        least, counts = num, torch.full((1,), num, dtype=torch.int64, device="cpu").expand(rows)
     else:
-        given = torch.as_tensor(num, device="cpu")
-        if given.is_floating_point() and given.numel():
-            raise TypeError(f"num must be integers, got {given.dtype}")
-        counts = given.to(torch.int64).contiguous()
-    if counts.dim() == 0:
-        counts = counts.repeat(rows)
-    if counts.shape != (rows,):
-        raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(counts.shape)}")
-    if rows and int(counts.min()) < 0:
+        counts = torch.as_tensor(num, device="cpu")
+        if counts.is_floating_point() and counts.numel():
+            raise TypeError(f"num must be integers, got {counts.dtype}")
+        if counts.dim() and counts.shape != (rows,):
+            raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(counts.shape)}")
+        least = int(counts.min()) if counts.numel() else 0
+        counts = counts.to(torch.int64).contiguous() if counts.dim() else counts.long().expand(rows)
+    if rows and least < 0:
         raise ValueError("num must not be negative")
     return counts
 

@@ -23,8 +23,8 @@ constexpr const char* elsewhere = "a tensor is not on the CPU";
 constexpr const char* no_memory = "a tensor without memory of its own (sparse, torch.func)";
 constexpr const char* many_dims = "a tensor of more than 8 dimensions";
 
-// Starting a thread costs 30-50 us, a pass over cached memory 15 us per MB: threads are chosen
-// above this size, where every pass goes to memory.
+// A pass over cached memory takes 15 us per MB: threads are chosen above this size, where every
+// pass goes to memory.
 constexpr int64_t threaded_bytes = 16 << 20;
 
 struct Torch {

@@ -76,19 +76,27 @@ const char* run_why_not(nb::handle tensor) {
 }
 
 // Returns the first row with a NaN among its candidates, or -1.
-int64_t run_select(nb::handle score, Array<const int64_t, 1> num, std::optional<Mask> among,
-                   Array<bool, 2> out, bool magnitude, Threads asked, const std::string& isa) {
+int64_t run_select(nb::handle score, nb::handle num, std::optional<Mask> among, Array<bool, 2> out,
+                   bool magnitude, Threads asked, const std::string& isa) {
     Tensor scores;
     require(!read_tensor(score, scores) && scores.is_contiguous() && scores.dims == 2,
             "score is not a contiguous tensor [rows, n]");
     const int64_t rows = scores.sizes[0], n = scores.sizes[1];
-    require(num.numel() == rows, "num must be [rows]");
+    Tensor counts;
+    require(!read_tensor(num, counts) && counts.dtype == Dtype::int64 && counts.dims == 1 &&
+                counts.sizes[0] == rows && (counts.strides[0] == 0 || counts.is_contiguous()),
+            "num must be int64 [rows], contiguous or one number expanded");
     require(!among || (among->sizes[0] == rows && among->sizes[1] == n), "among must be [rows, n]");
     require(out.sizes[0] == rows && out.sizes[1] == n, "out must be [rows, n]");
-    const SelectTask task{scores.data,  among ? bytes(among->data) : nullptr,
-                          num.data,     reinterpret_cast<uint8_t*>(out.data),
-                          rows,         n,
-                          scores.dtype, magnitude};
+    const SelectTask task{scores.data,
+                          among ? bytes(among->data) : nullptr,
+                          static_cast<const int64_t*>(counts.data),
+                          counts.strides[0] == 0 ? 0 : 1,
+                          reinterpret_cast<uint8_t*>(out.data),
+                          rows,
+                          n,
+                          scores.dtype,
+                          magnitude};
     const int threads = choose_threads(asked, rows * n * float_bytes(scores.dtype));
     const Isa chosen = isa_from_name(isa);
     nb::gil_scoped_release release;

@@ -1,5 +1,6 @@
 // Blocks of 64 positions held as 64-bit sets: the loops over masks and scores are written once on
 // them. Each instruction set includes these files after its own `Block`, which provides
+//   vector_bytes  the width of a register
 //   bits_of_bytes(const uint8_t* p)  -> set of nonzero bytes among 64
 //   bytes_of_bits(uint64_t b, uint8_t* p)  writes 64 bytes, 0 or 1
 //   lowest(uint64_t b, int64_t count) -> the lowest `count` set bits of b

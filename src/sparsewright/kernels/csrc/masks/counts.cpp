@@ -14,10 +14,9 @@ constexpr int64_t entries_per_thread = 1 << 20;
 
 void count_rows(const uint8_t* mask, int64_t rows, int64_t n, int64_t* counts, int threads,
                 Isa isa) {
-    const auto count = mask_loops(isa).count;
     const int64_t grain = entries_per_thread / std::max<int64_t>(n, 1);
     parallel_ranges(threads, rows, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) counts[r] = count(mask + r * n, n);
+        mask_loops(isa).count_rows(mask + begin * n, end - begin, n, counts + begin);
     });
 }
 

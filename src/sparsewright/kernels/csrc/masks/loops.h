@@ -27,9 +27,10 @@ struct SelectLoops {
     // out = key > threshold, and key == threshold for the first `ties` of those.
     void (*mark)(const T* score, const uint8_t* among, int64_t n, T threshold, int64_t ties,
                  uint8_t* out);
-    // select for rows of at most short_row entries; the first row with a NaN, or -1.
+    // select for rows of at most short_row entries; the first row with a NaN, or -1. Row r marks
+    // num[r * num_step] entries.
     int64_t (*short_rows)(const T* score, const uint8_t* among, int64_t rows, int64_t n,
-                          const int64_t* num, T inf, uint8_t* out);
+                          const int64_t* num, int64_t num_step, T inf, uint8_t* out);
 };
 
 struct MaskLoops {
@@ -37,7 +38,8 @@ struct MaskLoops {
     SelectLoops<int16_t> select16[2];  // [signed, magnitude]
     SelectLoops<int32_t> select32[2];
     SelectLoops<int64_t> select64[2];
-    int64_t (*count)(const uint8_t* mask, int64_t n);
+    // counts[r] = number of True in row r.
+    void (*count_rows)(const uint8_t* mask, int64_t rows, int64_t n, int64_t* counts);
     void (*count_changes)(const uint8_t* old_mask, const uint8_t* new_mask, int64_t n,
                           int64_t* dropped, int64_t* grown);
     void (*uniform)(float* out, int64_t n, uint64_t key, uint64_t first);

@@ -23,7 +23,7 @@ constexpr MaskLoops make_mask_loops(PruneLoop prune16, PruneLoop prune32, PruneL
             {signed_loops<int16_t>, magnitude_loops<int16_t>},
             {signed_loops<int32_t>, magnitude_loops<int32_t>},
             {signed_loops<int64_t>, magnitude_loops<int64_t>},
-            count,
+            count_rows,
             count_changes,
             uniform_loop};
 }

@@ -41,6 +41,8 @@ struct Lanes<int64_t> {
 };
 
 struct Block {
+    static constexpr int vector_bytes = 32;
+
     static uint64_t bits_of_32(const uint8_t* p) {
         const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         const __m256i zero = _mm256_cmpeq_epi8(v, _mm256_setzero_si256());

@@ -35,6 +35,8 @@ struct Lanes<int64_t> {
 };
 
 struct Block {
+    static constexpr int vector_bytes = 64;
+
     static uint64_t bits_of_bytes(const uint8_t* p) {
         const __m512i v = _mm512_loadu_si512(p);
         return _mm512_test_epi8_mask(v, v);

@@ -6,6 +6,8 @@ namespace sparsewright {
 namespace {
 
 struct Block {
+    static constexpr int vector_bytes = 16;
+
     static uint64_t pack(const uint8_t* flags) {  // 64 bytes of 0 or 1 -> 64 bits
         uint64_t bits = 0;
         for (int i = 0; i < 8; ++i) {

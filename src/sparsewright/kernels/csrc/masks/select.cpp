@@ -46,7 +46,7 @@ int64_t count_candidates(const Row<T>& row, Isa isa) {
     std::vector<int64_t> counts(row.parts);
     row.for_each_part([&](int64_t part) {
         const int64_t i = row.begin(part);
-        counts[part] = mask_loops(isa).count(row.among + i, row.begin(part + 1) - i);
+        mask_loops(isa).count_rows(row.among + i, 1, row.begin(part + 1) - i, &counts[part]);
     });
     int64_t total = 0;
     for (int64_t n : counts) total += n;
@@ -93,15 +93,16 @@ int64_t select_rows(const SelectTask& task, T inf, int threads, Isa isa) {
     parallel_ranges(within > 1 ? 1 : threads, task.rows, grain, [&](int64_t begin, int64_t end) {
         if (task.n <= short_row) {
             const Row<T> row = row_of(begin, 1);
-            const int64_t bad =
-                row.loops->short_rows(row.score, row.among, end - begin, task.n, task.num + begin,
-                                      inf, task.out + begin * task.n);
+            const int64_t bad = row.loops->short_rows(
+                row.score, row.among, end - begin, task.n, task.num + begin * task.num_step,
+                task.num_step, inf, task.out + begin * task.n);
             if (bad >= 0) note_nan(begin + bad);
             return;
         }
         std::vector<T> keys;
         for (int64_t r = begin; r < end; ++r) {
-            if (!select_row(row_of(r, within), task.num[r], task.out + r * task.n, keys, isa))
+            if (!select_row(row_of(r, within), task.num[r * task.num_step], task.out + r * task.n,
+                            keys, isa))
                 return note_nan(r);
         }
     });

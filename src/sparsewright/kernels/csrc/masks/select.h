@@ -11,7 +11,8 @@ namespace sparsewright {
 struct SelectTask {
     const void* score;     // [rows, n], contiguous
     const uint8_t* among;  // [rows, n] or null
-    const int64_t* num;    // [rows]
+    const int64_t* num;    // of row r: num[r * num_step]
+    int64_t num_step;      // 0: one number for all rows
     uint8_t* out;          // [rows, n]
     int64_t rows;
     int64_t n;

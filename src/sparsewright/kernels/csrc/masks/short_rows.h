@@ -3,6 +3,7 @@
 
 #include "masks/blocks.h"
 #include "masks/loops.h"
+#include "masks/tiny_rows.h"
 
 namespace sparsewright {
 namespace {
@@ -93,12 +94,13 @@ struct ShortRow {
 
 template <class T, bool Magnitude, int most>
 int64_t rows_of_blocks(const T* score, const uint8_t* among, int64_t rows, int64_t n,
-                       const int64_t* num, T inf, uint8_t* out) {
+                       const int64_t* num, int64_t num_step, T inf, uint8_t* out) {
     ShortRow<T, Magnitude, most> row;
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t i = r * n;
         row.score = score + i;
-        if (!row.run(among ? among + i : nullptr, n, (rows - r) * n, num[r], inf, out + i))
+        if (!row.run(among ? among + i : nullptr, n, (rows - r) * n, num[r * num_step], inf,
+                     out + i))
             return r;
     }
     return -1;
@@ -106,10 +108,12 @@ int64_t rows_of_blocks(const T* score, const uint8_t* among, int64_t rows, int64
 
 template <class T, bool Magnitude>
 int64_t short_rows(const T* score, const uint8_t* among, int64_t rows, int64_t n,
-                   const int64_t* num, T inf, uint8_t* out) {
+                   const int64_t* num, int64_t num_step, T inf, uint8_t* out) {
+    if (n <= tiny_row)
+        return TinyRows<T, Magnitude>(n).run(score, among, rows, num, num_step, inf, out);
     const auto run = n <= block ? rows_of_blocks<T, Magnitude, 1>
                                 : rows_of_blocks<T, Magnitude, short_row / block>;
-    return run(score, among, rows, n, num, inf, out);
+    return run(score, among, rows, n, num, num_step, inf, out);
 }
 
 }  // namespace

@@ -4,45 +4,66 @@
 
     SparsewrightError
     ├── OptionError        (ValueError)   an option's name or value is not one that exists
+    │   ├── MissingOptionError      (ValueError)   an option that must be given, and was not
+    │   ├── ExclusiveOptionsError   (ValueError)   options of which only one may be given
+    │   └── IncompatibleOptionError (ValueError)   a value that does not work with another choice
     ├── OptionTypeError    (TypeError)    an option has the wrong type
     ├── LevelError         (ValueError)   a sparsity level outside its range
     ├── ShapeError         (ValueError)   a tensor's shape does not fit (groups, masks)
     ├── ScoreError         (ValueError)   NaN among the scores of a selection
+    ├── AlgorithmError     (TypeError)    an algorithm's class does not do its part
     ├── StateError         (ValueError)   a state dict that is not this object's
     ├── AttachError        (RuntimeError) an object that cannot be sparsified, or is not
     ├── ConfigError        (ValueError)   a configuration or data file that cannot be used
     ├── CheckpointError    (ValueError)   a file that is truncated, foreign or inconsistent
     ├── RunError           (OSError)      a run folder that cannot be made, read or written
+    ├── ReportError        (ValueError)   a report that cannot be made
     ├── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
     └── MissingPackageError (ImportError) an optional package that is not installed
 
     SparsityWarning        (UserWarning)  something the user asked for had no effect
 
-Each class takes the facts and writes its own sentence. Catch the builtin on its right, or
+Each class takes the facts and writes its own sentence. Catch the builtin in parentheses, or
 `SparsewrightError` for all of them.
 """
 
 from __future__ import annotations
 
-import difflib
-import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-_LONG = 160
-# Bounded in depth and width: a value that is wrong may also be endless.
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _LONG, _LONG, _LONG
-_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 12
+from sparsewright.wording import hint, listed, show
+
+__all__ = [
+    "AlgorithmError",
+    "AttachError",
+    "CheckpointError",
+    "ConfigError",
+    "DivergenceError",
+    "ExclusiveOptionsError",
+    "IncompatibleOptionError",
+    "LevelError",
+    "MissingOptionError",
+    "MissingPackageError",
+    "OptionError",
+    "OptionTypeError",
+    "ReportError",
+    "RunError",
+    "ScoreError",
+    "ShapeError",
+    "SparsewrightError",
+    "SparsityWarning",
+    "StateError",
+]
 
 Report = Callable[[str, Exception], None]
-"""Told of a mistake: where it is, and the error. It raises, or collects and lets go on."""
+"""`(place, error)`, called for each mistake in a config: raises the error, or collects it."""
 
 
 def stop(place: str, error: Exception) -> None:
-    """The usual `Report`: the first mistake is raised."""
+    """Raise the first mistake: the usual `Report`."""
     raise error
 
 
@@ -68,43 +89,8 @@ class SparsityWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warn that something the user asked for had no effect, at the caller's caller's caller."""
+    """Warn that a request had no effect; the warning points at the caller's caller's caller."""
     warnings.warn(message, SparsityWarning, stacklevel=4)
-
-
-def close_names(name: object, allowed: Iterable[str], most: int = 1) -> list[str]:
-    """Up to `most` entries of `allowed` that are spelt like `name`, nearest first.
-
-    >>> close_names("drop_fracton", ["drop_fraction", "sparsity"])
-    ['drop_fraction']
-    >>> close_names("xyz", ["drop_fraction"])
-    []
-    """
-    options = list(allowed)
-    lowered = {option.lower(): option for option in reversed(options)}
-    found = difflib.get_close_matches(str(name).lower(), lowered, n=most, cutoff=0.6)
-    return [lowered[key] for key in found]
-
-
-def _hint(name: object, allowed: Iterable[str]) -> str:
-    nearest = close_names(name, allowed) if isinstance(name, str) and len(name) < _LONG else []
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
-
-
-def show(value: object) -> str:
-    """A value on one line: of a tensor its shape, of anything long or deep its beginning.
-
-    >>> show("rigel"), show(list(range(1000)))
-    ("'rigel'", '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]')
-    """
-    shape = getattr(value, "shape", None)
-    if shape:
-        return f"<{type(value).__name__} of shape {tuple(shape)}>"
-    try:
-        text = " ".join(_REPR.repr(value).split())
-    except ValueError:  # an integer with more digits than Python prints
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= _LONG else text[: _LONG - 3] + "..."
 
 
 class OptionError(SparsewrightError, ValueError):
@@ -122,11 +108,70 @@ class OptionError(SparsewrightError, ValueError):
     ) -> None:
         self.what, self.value, self.allowed = what, value, allowed
         place = f" in {where}" if where else ""
-        if isinstance(allowed, str):
-            tail = f"allowed: {allowed}"
-        else:
-            tail = f"allowed: {', '.join(allowed) or 'nothing'}{_hint(value, allowed)}"
+        tail = f"allowed: {listed(allowed)}{hint(value, allowed)}"
         super().__init__(f"{what} = {show(value)}{place} is not valid; {tail}")
+
+
+class MissingOptionError(OptionError):
+    """An option must be given, and was not.
+
+    Args:
+        what: the option that is missing.
+        of: what it is missing from, if that helps.
+        allowed: what may be given for it: names or a sentence; "" if that goes without saying.
+        value: the options that were given in its stead.
+    """
+
+    def __init__(
+        self, what: str, of: str = "", allowed: Sequence[str] | str = "", value: object = None
+    ) -> None:
+        super().__init__(what, value, allowed)
+        self.of = of
+        place = f" from {of}" if of else ""
+        given = f" = {show(value)}" if value is not None else ""
+        tail = f"; allowed: {listed(allowed)}" if allowed else ""
+        self.args = (f"{what} is missing{place}{given}{tail}",)
+
+
+class ExclusiveOptionsError(OptionError):
+    """Several options were given, of which only one may be.
+
+    Args:
+        options: the options, two or more.
+        where: where they were given, if that helps.
+    """
+
+    def __init__(self, options: Sequence[str], where: str = "") -> None:
+        self.options = list(options)
+        any_of = " or ".join(self.options)
+        rest = "not both" if len(self.options) == 2 else "only one of them"
+        super().__init__(" and ".join(self.options), None, any_of)
+        self.args = (f"give {any_of}{f' in {where}' if where else ''}, {rest}",)
+
+
+class IncompatibleOptionError(OptionError):
+    """An option's value is valid, but does not work with another choice.
+
+    Args:
+        what: the option.
+        value: its value.
+        other: the choice that it does not work with.
+        reason: why, as a clause that follows "which".
+        allowed: the values that work; "" if the reason says it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        value: object,
+        other: str,
+        reason: str,
+        allowed: Sequence[str] | str = "",
+    ) -> None:
+        super().__init__(what, value, allowed)
+        self.other, self.reason = other, reason
+        tail = f"; allowed: {listed(allowed)}" if allowed else ""
+        self.args = (f"{what} = {show(value)} does not work with {other}, which {reason}{tail}",)
 
 
 class OptionTypeError(SparsewrightError, TypeError):
@@ -166,9 +211,20 @@ class ScoreError(SparsewrightError, ValueError):
 
     def __init__(self, what: str = "score") -> None:
         self.what = what
-        super().__init__(
-            f"{what} has NaN among the entries to choose from; a mask cannot be computed from it"
-        )
+        super().__init__(f"{what} contains NaN; entries cannot be ranked by it")
+
+
+class AlgorithmError(SparsewrightError, TypeError):
+    """An algorithm's class does not do what the library or its own methods need.
+
+    Args:
+        what: the class, or the method.
+        problem: what to change in it.
+    """
+
+    def __init__(self, what: str, problem: str) -> None:
+        self.what, self.problem = what, problem
+        super().__init__(f"{what}: {problem}")
 
 
 class StateError(SparsewrightError, ValueError):
@@ -209,6 +265,14 @@ class RunError(SparsewrightError, OSError):
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = path, problem
         super().__init__(f"{path}: {problem}")
+
+
+class ReportError(SparsewrightError, ValueError):
+    """A report that cannot be made."""
+
+    def __init__(self, runs: Sequence[str], problem: str) -> None:
+        self.runs, self.problem = list(runs), problem
+        super().__init__(f"cannot make a report of {', '.join(runs)}: {problem}")
 
 
 class DivergenceError(SparsewrightError, ArithmeticError):

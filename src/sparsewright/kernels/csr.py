@@ -76,7 +76,7 @@ class Layout:
 
 
 def layout_from_mask(mask: Tensor) -> Layout:
-    """The index of a bool mask `[rows, cols]` on the CPU."""
+    """Build the index of a bool mask `[rows, cols]` on the CPU."""
     mask, module = mask.contiguous(), native.module()
     if module is None:
         row_ptr, col_idx = products.csr_from_mask(mask)
@@ -89,7 +89,7 @@ def layout_from_mask(mask: Tensor) -> Layout:
 
 
 def layout_from_csr(row_ptr: Tensor, col_idx: Tensor, cols: int) -> Layout:
-    """The index of CSR arrays, once they have been found to be one.
+    """Build the index of CSR arrays, once they are found to be valid.
 
     Args:
         row_ptr: int32 `[rows + 1]`.
@@ -139,7 +139,7 @@ def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: i
 
 
 def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
-    """The live values of a dense weight `[rows, cols]`, in CSR order `[nnz]`; weight's dtype."""
+    """Gather the live values of a dense weight `[rows, cols]` in CSR order, `[nnz]`, its dtype."""
     module = native.module()
     if module is None or weight.dtype != torch.float32:
         return products.gather_dense(weight, layout.row_ptr, layout.col_idx)
@@ -151,7 +151,7 @@ def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
 
 
 def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
-    """The dense weight `[rows, cols]` of live values `[nnz]`, zero elsewhere; values' dtype."""
+    """Build the dense weight `[rows, cols]` of live values `[nnz]`, 0 elsewhere; values' dtype."""
     module = native.module()
     if module is None or values.dtype != torch.float32:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
@@ -163,7 +163,7 @@ def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
 
 
 def dense_mask(layout: Layout) -> Tensor:
-    """The mask of a layout, bool `[rows, cols]`."""
+    """Build the mask of a layout, bool `[rows, cols]`."""
     module = native.module()
     if module is None:
         ones = torch.ones_like(layout.col_idx, dtype=torch.bool)
@@ -174,7 +174,7 @@ def dense_mask(layout: Layout) -> Tensor:
 
 
 def match_entries(old: Layout, new: Layout) -> Tensor:
-    """For each entry of a layout its position in the one before, or -1; int32 `[new.nnz]`."""
+    """Find each entry of `new` in `old`: its position there, or -1; int32 `[new.nnz]`."""
     module = native.module()
     if module is None:
         positions = torch.arange(1, old.nnz + 1, dtype=torch.int32, device="cpu")
@@ -186,7 +186,7 @@ def match_entries(old: Layout, new: Layout) -> Tensor:
 
 
 def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:
-    """`x Wᵀ + bias`.
+    """Compute `x Wᵀ + bias`.
 
     Args:
         x: `[tokens, cols]`, float32 or bfloat16.
@@ -210,7 +210,7 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
 
 
 def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
-    """`dy W`: `[tokens, rows]` to `[tokens, cols]`, dy's dtype."""
+    """Compute `dy W`: `[tokens, rows]` to `[tokens, cols]`, dy's dtype."""
     module = _module_for("input_grad", [dy], [values])
     if module is None:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
@@ -219,7 +219,13 @@ def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
 
 
 def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
-    """`dyᵀ x` at the live positions, float32 `[nnz]`; dy `[tokens, rows]`, x `[tokens, cols]`."""
+    """Compute `dyᵀ x` at the live positions, float32 `[nnz]`.
+
+    Args:
+        dy: `[tokens, rows]`, float32 or bfloat16.
+        x: `[tokens, cols]`, likewise.
+        layout: of the weight.
+    """
     module = _module_for("values_grad", [dy, x])
     if module is None:
         return products.sampled_product(x, dy, layout.row_ptr, layout.col_idx)

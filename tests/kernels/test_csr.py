@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparsewright.kernels import native, sparse
+from sparsewright.kernels import csr, native
 from sparsewright.kernels.reference import products
 
 ISAS = ["portable", "avx2", "avx512"]
@@ -34,8 +34,8 @@ def make(rows, cols, density, seed):
     if rows > 2:
         mask[rows // 2] = False
     weight = torch.randn(rows, cols) * mask
-    layout = sparse.layout_from_mask(mask)
-    return mask, weight, layout, sparse.gather_dense(weight, layout)
+    layout = csr.layout_from_mask(mask)
+    return mask, weight, layout, csr.gather_dense(weight, layout)
 
 
 @QUICK
@@ -46,9 +46,9 @@ def test_products_equal_dense_float64(path, shape, density, threads, seed):
     try:
         mask, weight, layout, values = make(rows, cols, density, seed)
         x, dy, bias = torch.randn(tokens, cols), torch.randn(tokens, rows), torch.randn(rows)
-        y = sparse.linear(x, values, layout, bias)
-        dx = sparse.input_grad(dy, values, layout)
-        dvalues = sparse.values_grad(dy, x, layout)
+        y = csr.linear(x, values, layout, bias)
+        dx = csr.input_grad(dy, values, layout)
+        dvalues = csr.values_grad(dy, x, layout)
     finally:
         torch.set_num_threads(1)
     wide = weight.double()
@@ -64,7 +64,7 @@ def test_bfloat16_activations_are_summed_in_float32(path, shape, seed):
     rows, cols, tokens = shape
     _, weight, layout, values = make(rows, cols, 0.2, seed)
     x = torch.randn(tokens, cols).bfloat16()
-    y = sparse.linear(x, values, layout, None)
+    y = csr.linear(x, values, layout, None)
     assert y.dtype == torch.bfloat16
     expected = x.double() @ weight.double().T
     torch.testing.assert_close(y.double(), expected, atol=1e-3, rtol=8e-3)
@@ -77,8 +77,8 @@ def test_layout_is_the_mask(path, shape, density, seed):
     mask, weight, layout, values = make(rows, cols, density, seed)
     assert layout.nnz == int(mask.sum())
     assert torch.equal(values, weight[mask])
-    assert torch.equal(sparse.dense_mask(layout), mask)
-    assert torch.equal(sparse.scatter_dense(values, layout), weight)
+    assert torch.equal(csr.dense_mask(layout), mask)
+    assert torch.equal(csr.scatter_dense(values, layout), weight)
     twin = products.build_blocks(
         layout.row_ptr, layout.col_idx, None, cols, 512, layout.forward.col_block
     )
@@ -95,7 +95,7 @@ def test_entries_are_matched_to_the_layout_before(path, shape, seed):
     new_mask, _, new, _ = make(rows, cols, 0.3, seed + 1)
     positions = torch.full((rows, cols), -1, dtype=torch.int32)
     positions[old_mask] = torch.arange(old.nnz, dtype=torch.int32)
-    assert torch.equal(sparse.match_entries(old, new), positions[new_mask])
+    assert torch.equal(csr.match_entries(old, new), positions[new_mask])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_entries_are_matched_to_the_layout_before(path, shape, seed):
 def test_a_bad_index_raises(path, row_ptr, col_idx, problem):
     pointers, columns = torch.tensor(row_ptr).int(), torch.tensor(col_idx).int()
     with pytest.raises(ValueError, match=problem):
-        sparse.layout_from_csr(pointers, columns, 4)
+        csr.layout_from_csr(pointers, columns, 4)
 
 
 def test_same_bits_for_any_number_of_threads():
@@ -123,7 +123,7 @@ def test_same_bits_for_any_number_of_threads():
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append((sparse.input_grad(dy, values, layout), sparse.values_grad(dy, x, layout)))
+        results.append((csr.input_grad(dy, values, layout), csr.values_grad(dy, x, layout)))
     torch.set_num_threads(1)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
@@ -131,14 +131,14 @@ def test_same_bits_for_any_number_of_threads():
 
 FORK = """
 import os, sys, torch
-from sparsewright.kernels import sparse
+from sparsewright.kernels import csr
 torch.set_num_threads(2)
-layout = sparse.layout_from_mask(torch.rand(600, 500) < 0.1)
+layout = csr.layout_from_mask(torch.rand(600, 500) < 0.1)
 values, x = torch.randn(layout.nnz), torch.randn(400, 500)
-expected = sparse.linear(x, values, layout, None).numpy().tobytes()
+expected = csr.linear(x, values, layout, None).numpy().tobytes()
 child = os.fork()
 # Compared without torch, whose own workers do not survive the fork.
-same = sparse.linear(x, values, layout, None).numpy().tobytes() == expected
+same = csr.linear(x, values, layout, None).numpy().tobytes() == expected
 if child == 0:
     os._exit(0 if same else 3)
 sys.exit(0 if same and os.waitpid(child, 0)[1] == 0 else 4)
@@ -153,11 +153,11 @@ def test_threads_work_after_a_fork():
 def test_calls_from_several_threads_at_once():
     _, _, layout, values = make(300, 200, 0.1, 0)
     inputs = [torch.randn(300, 200) for _ in range(4)]
-    expected = [sparse.linear(x, values, layout, None) for x in inputs]
+    expected = [csr.linear(x, values, layout, None) for x in inputs]
     torch.set_num_threads(2)
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            results = pool.map(lambda x: sparse.linear(x, values, layout, None), inputs)
+            results = pool.map(lambda x: csr.linear(x, values, layout, None), inputs)
             assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
     torch.set_num_threads(1)
 
@@ -167,11 +167,24 @@ def test_bfloat16_values(path):
     x, dy = torch.randn(20, 64).bfloat16(), torch.randn(20, 32).bfloat16()
     weight, values = weight.bfloat16().double(), values.bfloat16()
     for tokens in (1, 20):
-        y = sparse.linear(x[:tokens], values, layout, None)
-        dx = sparse.input_grad(dy[:tokens], values, layout)
+        y = csr.linear(x[:tokens], values, layout, None)
+        dx = csr.input_grad(dy[:tokens], values, layout)
         close = {"atol": 2e-2, "rtol": 2e-2}
         torch.testing.assert_close(y.double(), x[:tokens].double() @ weight.T, **close)
         torch.testing.assert_close(dx.double(), dy[:tokens].double() @ weight, **close)
+
+
+class Subclass(torch.Tensor):
+    """Whose memory may be anything."""
+
+
+def test_what_the_kernels_do_not_read_takes_the_reference():
+    _, weight, layout, values = make(6, 1, 0.9, 0)
+    before = sum(native.info()["fallbacks"].values())
+    for x in (torch._neg_view(torch.randn(3, 1)), torch.randn(3, 1).as_subclass(Subclass)):
+        y = csr.linear(x, values, layout, None)
+        torch.testing.assert_close(y.as_subclass(torch.Tensor), x @ weight.T, check_dtype=True)
+    assert sum(native.info()["fallbacks"].values()) == before + 2
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="built without a C++ compiler")

@@ -1,4 +1,4 @@
-"""The whole tree of errors: every message names thing, value, what is allowed, a close name."""
+"""The tree of errors: each message names the thing, its value and what is allowed."""
 
 import inspect
 import pickle
@@ -7,13 +7,28 @@ import re
 import pytest
 import torch
 
-from sparsewright.core import errors
+from sparsewright import errors
 
 TREE = {
     errors.OptionError: (
         ValueError,
         ("algorithm", "rigel", ["rigl", "set"]),
         ["algorithm", "'rigel'", "rigl, set", "did you mean 'rigl'?"],
+    ),
+    errors.MissingOptionError: (
+        ValueError,
+        ("type", "update", ["freq", "list"], {"start": 5}),
+        ["type is missing from update = {'start': 5}; allowed: freq, list"],
+    ),
+    errors.ExclusiveOptionsError: (
+        ValueError,
+        (["balance_in_groups", "balance_out_groups"],),
+        ["give balance_in_groups or balance_out_groups, not both"],
+    ),
+    errors.IncompatibleOptionError: (
+        ValueError,
+        ("storage", "masked", "STE", "needs 'shadowed'"),
+        ["storage = 'masked' does not work with STE, which needs 'shadowed'"],
     ),
     errors.OptionTypeError: (
         TypeError,
@@ -27,11 +42,21 @@ TREE = {
         ["fc.weight", "(3, 5)", "5 cannot be divided into 2 groups"],
     ),
     errors.ScoreError: (ValueError, ("score of fc.weight",), ["score of fc.weight", "NaN"]),
+    errors.AlgorithmError: (
+        TypeError,
+        ("Own.update_mask", "return a mask"),
+        ["Own.update_mask", "return a mask"],
+    ),
     errors.StateError: (ValueError, ("RigL", "missing: steps"), ["RigL", "missing: steps"]),
     errors.AttachError: (RuntimeError, ("fc.weight", "no shape"), ["fc.weight", "no shape"]),
     errors.ConfigError: (ValueError, ("run.yaml", "no model"), ["run.yaml", "no model"]),
     errors.CheckpointError: (ValueError, ("a.pt", "truncated"), ["a.pt", "truncated"]),
     errors.RunError: (OSError, ("runs/1", "exists"), ["runs/1", "exists"]),
+    errors.ReportError: (
+        ValueError,
+        (["runs/1", "runs/2"], "too large"),
+        ["report of runs/1, runs/2: too large"],
+    ),
     errors.DivergenceError: (
         ArithmeticError,
         ("the loss", float("nan"), 12),
@@ -52,6 +77,11 @@ def test_the_table_lists_every_error():
         if issubclass(cls, errors.SparsewrightError) and cls is not errors.SparsewrightError
     }
     assert found == set(TREE)
+
+
+def test_all_is_the_tree():
+    names = {cls.__name__ for cls in TREE} | {"SparsewrightError", "SparsityWarning"}
+    assert set(errors.__all__) == names
 
 
 def test_the_docstring_draws_the_tree():
@@ -89,6 +119,32 @@ def test_errors_cross_process_boundaries(cls):
     assert list(vars(twin)) == list(vars(error))
 
 
+def test_option_errors_that_have_nothing_more_to_say_are_short():
+    assert str(errors.MissingOptionError("sparsity")) == "sparsity is missing"
+    shown = str(errors.MissingOptionError("n", "structure", "an integer"))
+    assert shown == "n is missing from structure; allowed: an integer"
+
+
+def test_exclusive_options_say_where_and_how_many():
+    shown = str(errors.ExclusiveOptionsError(["inputs", "outputs"], "structure 'groups'"))
+    assert shown == "give inputs or outputs in structure 'groups', not both"
+    shown = str(errors.ExclusiveOptionsError(["a", "b", "c"]))
+    assert shown == "give a or b or c, only one of them"
+
+
+def test_an_incompatible_option_lists_what_works():
+    facts = ("distribution", "erk", "structure = NM(2, 4)", "has one level only", ["uniform"])
+    assert str(errors.IncompatibleOptionError(*facts)) == (
+        "distribution = 'erk' does not work with structure = NM(2, 4), which has one level only; "
+        "allowed: uniform"
+    )
+
+
+@pytest.mark.parametrize("cls", errors.OptionError.__subclasses__())
+def test_every_option_error_has_the_facts_of_its_base(cls):
+    assert {"what", "value", "allowed"} <= set(vars(cls(*TREE[cls][1])))
+
+
 def test_option_error_in_a_place_without_a_close_name():
     error = errors.OptionError("key", "xyz", ["freq", "start"], where="update")
     assert str(error) == "key = 'xyz' in update is not valid; allowed: freq, start"
@@ -104,12 +160,6 @@ def test_values_are_shown_on_one_short_line(cls):
     assert "[0.125, " in shown
     assert "..." in shown
     assert "\n" not in str(cls("algorithm", torch.nn.Sequential(torch.nn.ReLU()), "a name"))
-
-
-def test_close_names():
-    assert errors.close_names("Drop_Fracton", ["sparsity", "drop_fraction"]) == ["drop_fraction"]
-    assert set(errors.close_names("fc1", ["fc2", "fc3", "norm"], most=3)) == {"fc2", "fc3"}
-    assert errors.close_names(3, ["fc"]) == []
 
 
 def test_warnings_are_user_warnings():

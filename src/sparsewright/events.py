@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+__all__ = ["MaskUpdate"]
+
 
 @dataclass(frozen=True)
 class MaskUpdate:
@@ -31,5 +33,5 @@ class MaskUpdate:
 
     @property
     def churn(self) -> float:
-        """Connections dropped and grown, per live one: `(dropped + grown) / max(1, kept)`."""
+        """The share of connections that changed: `(dropped + grown) / max(1, kept)`."""
         return (self.dropped + self.grown) / max(1, self.kept)

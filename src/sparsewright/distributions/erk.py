@@ -1,0 +1,105 @@
+"""ERK: layers with fewer entries for each of their channels stay denser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparsewright.core.counts import Level, as_decimal
+from sparsewright.core.distribution import Distribution, Statistics
+from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.errors import OptionError, OptionTypeError
+
+
+def erk(
+    shapes: Shapes,
+    sparsity: Level,
+    *,
+    power: float = 1.0,
+    dense: str | Sequence[str] = (),
+    budget: str = "sparse",
+) -> dict[str, float]:
+    """Return Erdős-Rényi levels, kernel dimensions included.
+
+    The density of a layer of n entries is `e * r`, `r = (sum(shape) / n) ** power`. `e` is such
+    that `n - floor(sparsity * n)`, summed over the layers, stay. Where the largest densities would
+    be above 1, these layers become dense, and `e` is found anew for the others.
+
+    Args:
+        shapes: `{name: shape}`; of convolutions `(out, in, *kernel)`.
+        sparsity: level of all layers together, 0..1.
+        power: 0 is uniform, 1 the paper's.
+        dense: globs of layers that stay dense.
+        budget: `"sparse"`: `sparsity` is about the other layers; `"all"`: about all.
+
+    Returns:
+        `{name: level}`.
+
+    Raises:
+        LevelError: more is to be pruned than the layers have that need not stay dense.
+        OptionError: a glob that matches nothing.
+
+    >>> levels = erk({"square": (100, 100), "wide": (10, 1000)}, 0.5)
+    >>> {name: round(level, 3) for name, level in levels.items()}
+    {'square': 0.835, 'wide': 0.165}
+
+    Source: U. Evci et al., "Rigging the lottery: making all tickets winners", arXiv:1911.11134,
+    and its code; D. Mocanu et al., arXiv:1707.04780.
+    """
+    _check_power(power)
+    stay = matched("dense", check_dense(dense, budget), list(shapes))
+    level = as_decimal(sparsity)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    kept = sum(sizes[name] for name in stay)
+    if budget == "all":
+        check_budget(sparsity, kept, sum(sizes.values()))
+    counted = [name for name in shapes if budget == "all" or name not in stay]
+    left = sum(sizes[name] - math.floor(level * sizes[name]) for name in counted)
+    left -= kept if budget == "all" else 0
+    ratios = {
+        name: ((sum(shape) or 1) / sizes[name]) ** power
+        for name, shape in shapes.items()
+        if name not in stay and sizes[name]
+    }
+    scale = 0.0
+    while ratios:
+        scale = left / sum(ratio * sizes[name] for name, ratio in ratios.items())
+        largest = max(ratios.values())
+        if scale * largest <= 1:
+            break
+        for name in [name for name, ratio in ratios.items() if ratio == largest]:
+            left -= sizes[name]
+            del ratios[name]
+    return {name: 1 - scale * ratios[name] if name in ratios else 0.0 for name in shapes}
+
+
+def _check_power(power: float) -> None:
+    if isinstance(power, bool) or not isinstance(power, int | float):
+        raise OptionTypeError("power", power, "a number >= 0")
+    if not 0 <= power < math.inf:
+        raise OptionError("power", power, "a number >= 0")
+
+
+@dataclass
+class ERK(Distribution):
+    """Erdős-Rényi levels, kernel dimensions included, as the function `erk`."""
+
+    name: ClassVar[str] = "erk"
+
+    power: float = 1.0
+    dense: str | Sequence[str] = ()
+    budget: str = "sparse"
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+        self.dense = check_dense(self.dense, self.budget)
+
+    def __call__(
+        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
+    ) -> Mapping[str, float]:
+        """Return the level of each layer."""
+        return erk(shapes, level, power=self.power, dense=self.dense, budget=self.budget)

@@ -1,0 +1,96 @@
+"""Levels that the user gives: by glob, or by a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparsewright.core.counts import Level, as_decimal
+from sparsewright.core.distribution import Distribution, Statistics
+from sparsewright.distributions.budget import matched
+from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError
+
+LevelFunction = Callable[[Mapping[str, torch.Size], float], Mapping[str, float]]
+"""`(shapes, level) -> {name: level}`."""
+
+
+@dataclass
+class Layers(Distribution):
+    """Levels by glob; layers that none matches get the level that is asked for.
+
+    Args:
+        layers: `{glob: level}`, 0..1; the first glob that matches a layer counts.
+
+    Raises:
+        LevelError: a level outside 0..1.
+        OptionTypeError: no such mapping.
+    """
+
+    name: ClassVar[str] = "layers"
+
+    layers: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, Mapping):
+            raise OptionTypeError("layers", self.layers, "a dict {glob: level}")
+        for glob, level in self.layers.items():
+            if not isinstance(glob, str):
+                raise OptionTypeError("layers", glob, "globs as keys")
+            as_decimal(level, f"layers of distribution, {glob!r}")
+
+    def __call__(
+        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
+    ) -> Mapping[str, float]:
+        """Return the level of each layer.
+
+        Raises:
+            OptionError: a glob that matches nothing.
+        """
+        found = matched("layers of distribution", self.layers, list(shapes))
+        asked = float(as_decimal(level))
+        return {
+            name: float(self.layers[found[name]]) if name in found else asked for name in shapes
+        }
+
+
+class FromFunction(Distribution):
+    """Levels from a function of the user's.
+
+    Args:
+        function: `(shapes, level) -> {name: level}`; called whenever the level asked for changes.
+    """
+
+    name: ClassVar[str] = "function"
+
+    def __init__(self, function: LevelFunction) -> None:
+        self.function = function
+
+    def __call__(
+        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
+    ) -> Mapping[str, float]:
+        """Return what the function does.
+
+        Raises:
+            LevelError: a level outside 0..1.
+            OptionError: a name is missing, or is not one of `shapes`.
+            OptionTypeError: it returned something else than `{name: level}`.
+        """
+        what = f"level from {self!r}"
+        levels = self.function(shapes, float(as_decimal(level)))
+        if not isinstance(levels, Mapping):
+            raise OptionTypeError(f"result of {self!r}", levels, "a dict {name: level}")
+        for name in levels:
+            if name not in shapes:
+                raise OptionError(f"name from {self!r}", name, list(shapes))
+        for name in shapes:
+            if name not in levels:
+                raise MissingOptionError(
+                    f"a level for {name!r}", f"the result of {self!r}", value=levels
+                )
+        return {name: float(as_decimal(levels[name], f"{what} for {name!r}")) for name in shapes}
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))

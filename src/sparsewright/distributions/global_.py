@@ -1,0 +1,132 @@
+"""Global magnitude: one threshold over all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsewright.core.counts import Level, as_decimal, num_kept
+from sparsewright.core.distribution import Distribution, Statistics
+from sparsewright.core.rows import Unstructured
+from sparsewright.errors import LevelError, OptionError, ScoreError
+from sparsewright.kernels import joint, sharded
+from sparsewright.kernels.reference import NanError
+
+_ORDERS = {"l2": 2, "mean": 1}
+_EPSILON = 1e-8  # of a layer of zeros
+
+
+def global_magnitude(
+    weights: Mapping[str, Tensor],
+    sparsity: Level,
+    *,
+    normalize: str = "none",
+    minimum: float = 0.0,
+) -> dict[str, float]:
+    """Return the levels at which the `num_kept(sparsity, N)` largest |weight| of all layers stay.
+
+    Of equal weights those of the earlier layer stay.
+
+    Args:
+        weights: `{name: weight}` of any shapes, with N entries in all; whole, or sharded over
+            ranks that all call this.
+        sparsity: level of all layers together, 0..1.
+        normalize: `"none"`; or `"l2"`, `"mean"`: divide |weight| by its layer's L2 norm, or mean,
+            + 1e-8. The quotients are float32 (of float64 weights float64).
+        minimum: share that every layer keeps at least, 0..1: `ceil(minimum * n)` of n entries.
+
+    Returns:
+        `{name: level}`; `num_kept(level, n)` is exactly the layer's count.
+
+    Raises:
+        LevelError: `minimum` keeps more than `sparsity` allows.
+        OptionError: an unknown `normalize`.
+        ScoreError: NaN in a weight.
+
+    >>> global_magnitude({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([-2.0, 0.5])}, 0.25)
+    {'a': 0.0, 'b': 0.5}
+    """
+    _check_options(normalize, minimum)
+    sizes = [weight.numel() for weight in weights.values()]
+    least = [size - num_kept(minimum, size) for size in sizes]
+    left = num_kept(sparsity, sum(sizes)) - sum(least)
+    if left < 0:
+        most = 1 - sum(least) / sum(sizes)
+        raise LevelError(
+            "sparsity", sparsity, f"up to {most:.6g}: every layer keeps at least {minimum} of it"
+        )
+    scores = [_score(weight, normalize) for weight in weights.values()]
+    try:
+        among = _beyond(scores, least) if any(least) else None
+        counts = joint.count_largest(scores, left, among)
+    except (NanError, ScoreError):
+        raise ScoreError(_first_with_nan(weights)) from None
+    kept = [first + more for first, more in zip(least, counts, strict=True)]
+    return {
+        name: (size - count) / max(size, 1)
+        for name, size, count in zip(weights, sizes, kept, strict=True)
+    }
+
+
+def _check_options(normalize: str, minimum: float) -> None:
+    if normalize not in ("none", *_ORDERS):
+        raise OptionError("normalize", normalize, ["none", *_ORDERS])
+    as_decimal(minimum, "minimum")
+
+
+def _score(weight: Tensor, normalize: str) -> Tensor:
+    """What layers compare: the weight, whose sign does not matter, or |weight| over a norm."""
+    weight = weight.detach()
+    if normalize == "none":
+        return weight.abs() if weight.is_complex() else weight
+    size = sharded.local(weight).abs()
+    order = _ORDERS[normalize]
+    total = torch.linalg.vector_norm(size, order, dtype=torch.float64) ** order
+    total = sharded.sum_over(total, sharded.group_of(weight))
+    norm = total.sqrt() if normalize == "l2" else total / max(weight.numel(), 1)
+    score = (size if size.dtype == torch.float64 else size.float()) / (float(norm) + _EPSILON)
+    return sharded.from_local(score, weight) if sharded.is_sharded(weight) else score
+
+
+def _first_with_nan(weights: Mapping[str, Tensor]) -> str:
+    """The name of the first weight that has NaN, on whichever rank."""
+    for name, weight in weights.items():
+        has_nan = sharded.local(weight).isnan().any().long()
+        if int(sharded.sum_over(has_nan, sharded.group_of(weight))):
+            return name
+    return "a quotient of weights"
+
+
+def _beyond(scores: list[Tensor], least: list[int]) -> list[Tensor]:
+    """Bool tensors: the entries that are not among the so many largest of their layer."""
+    levels = [1 - count / max(score.numel(), 1) for score, count in zip(scores, least, strict=True)]
+    return [
+        ~Unstructured().topk(score, level, magnitude=True)
+        for score, level in zip(scores, levels, strict=True)
+    ]
+
+
+@dataclass
+class GlobalMagnitude(Distribution):
+    """One threshold of magnitude over all layers, as the function `global_magnitude`."""
+
+    name: ClassVar[str] = "global"
+    needs_weights: ClassVar[bool] = True
+    has_exact_total: ClassVar[bool] = True
+
+    normalize: str = "none"
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_options(self.normalize, self.minimum)
+
+    def __call__(
+        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
+    ) -> Mapping[str, float]:
+        """Return the level of each layer."""
+        weights = {name: statistics.weight(name) for name in shapes}
+        return global_magnitude(weights, level, normalize=self.normalize, minimum=self.minimum)

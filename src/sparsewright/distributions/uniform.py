@@ -1,0 +1,65 @@
+"""Uniform: every layer at the same level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sparsewright.core.counts import Level, as_decimal
+from sparsewright.core.distribution import Distribution, Statistics
+from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+
+
+def uniform(
+    shapes: Shapes, sparsity: Level, *, dense: str | Sequence[str] = (), budget: str = "sparse"
+) -> dict[str, float]:
+    """Return the same level for every layer.
+
+    Args:
+        shapes: `{name: shape}`.
+        sparsity: level, 0..1.
+        dense: globs of layers that stay dense.
+        budget: `"sparse"`: `sparsity` is the level of each other layer; `"all"`: of all layers
+            together, dense ones included, so that the others have `sparsity * N / (N - N_dense)`.
+
+    Returns:
+        `{name: level}`.
+
+    Raises:
+        LevelError: more is to be pruned than the other layers have.
+        OptionError: a glob that matches nothing.
+
+    >>> uniform({"stem": (10, 10), "fc": (10, 30)}, 0.75, dense="stem", budget="all")
+    {'stem': 0.0, 'fc': 1.0}
+    """
+    stay = matched("dense", check_dense(dense, budget), list(shapes))
+    level = float(as_decimal(sparsity))
+    if budget == "all":
+        total = sum(math.prod(shape) for shape in shapes.values())
+        kept = sum(math.prod(shapes[name]) for name in stay)
+        level = float(check_budget(sparsity, kept, total) / max(total - kept, 1))
+    return {name: 0.0 if name in stay else level for name in shapes}
+
+
+@dataclass
+class Uniform(Distribution):
+    """Every layer at the same level, as the function `uniform`."""
+
+    name: ClassVar[str] = "uniform"
+
+    dense: str | Sequence[str] = ()
+    budget: str = "sparse"
+
+    def __post_init__(self) -> None:
+        self.dense = check_dense(self.dense, self.budget)
+        self.is_uniform = not self.dense
+
+    def __call__(
+        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
+    ) -> Mapping[str, float]:
+        """Return the level of each layer."""
+        return uniform(shapes, level, dense=self.dense, budget=self.budget)

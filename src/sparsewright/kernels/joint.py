@@ -1,0 +1,113 @@
+"""Selection over several tensors at once, whole or sharded: how many of the largest lie in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sparsewright import kernels
+from sparsewright.kernels import sharded
+from sparsewright.kernels.reference import NanError, order_keys
+
+
+def count_largest(
+    tensors: Sequence[Tensor], num: int, among: Sequence[Tensor] | None = None
+) -> list[int]:
+    """Count, for each tensor, how many of the `num` largest |entries| of all of them it holds.
+
+    Of equal entries those of the earlier tensor count. Exact also for sharded tensors, of which
+    only histograms are sent; every rank must call, and gets the same counts.
+
+    Args:
+        tensors: of any shapes; floating point.
+        num: how many entries to count; all candidates if there are fewer.
+        among: a bool tensor for each, shaped and spread like it: the candidates; None: all.
+
+    Raises:
+        NanError: a candidate is NaN.
+
+    >>> count_largest([torch.tensor([3.0, 1.0]), torch.tensor([-2.0, 1.0])], 3)
+    [2, 1]
+    """
+    if not tensors:
+        return []
+    dtype = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    if any(sharded.is_sharded(tensor) for tensor in tensors):
+        candidates: Sequence[Tensor | None] = among or [None] * len(tensors)
+        pairs = zip(tensors, candidates, strict=True)
+        return _count_sharded([_piece(*pair, dtype) for pair in pairs], num)
+    joined = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors])
+    candidate = None if among is None else torch.cat([each.reshape(-1) for each in among])[None]
+    mask = kernels.select(joined[None], num, candidate)[0]
+    return [int(part.sum()) for part in mask.split([tensor.numel() for tensor in tensors])]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """This rank's part of a tensor, flat: keys, candidates, whether one is NaN; who shares it."""
+
+    keys: Tensor
+    among: Tensor
+    nan: Tensor
+    group: dist.ProcessGroup | None
+
+
+def _piece(tensor: Tensor, among: Tensor | None, dtype: torch.dtype) -> _Piece:
+    part = sharded.local(tensor).detach().reshape(-1).to(dtype)
+    candidate = torch.ones_like(part, dtype=torch.bool)
+    if among is not None:
+        candidate = sharded.local(among).reshape(-1)
+    return _Piece(
+        order_keys(part, magnitude=True),
+        candidate,
+        (part.isnan() & candidate).any(),
+        sharded.group_of(tensor),
+    )
+
+
+def _count_sharded(pieces: list[_Piece], num: int) -> list[int]:
+    nan, candidates = _over_ranks(pieces, lambda p: [p.nan.sum(), p.among.sum()])
+    if int(nan.sum()):
+        raise NanError("an entry is NaN")
+
+    def histogram(prefix: Sequence[int], digit: sharded.Digit) -> Tensor:
+        total = torch.zeros(digit.values, dtype=torch.int64, device="cpu")
+        for group, members in _by_group(pieces):
+            counts = torch.zeros(digit.values, dtype=torch.int64, device=members[0].keys.device)
+            for piece in members:
+                sharded.count_digits(counts, piece.keys, piece.among, prefix[0], digit)
+            total += sharded.sum_over(counts, group).cpu()
+        return total.unsqueeze(0)
+
+    bits = torch.iinfo(pieces[0].keys.dtype).bits
+    wanted = candidates.sum().clamp(max=num).reshape(1)
+    (kth,), (ties,) = sharded.kth_largest(bits, wanted, histogram)
+    above, equal = _over_ranks(
+        pieces,
+        lambda p: [((p.keys > kth) & p.among).sum(), ((p.keys == kth) & p.among).sum()],
+    )
+    earlier = equal.cumsum(0) - equal
+    return (above + (ties - earlier).clamp(min=0).minimum(equal)).tolist()
+
+
+def _by_group(pieces: list[_Piece]) -> list[tuple[dist.ProcessGroup | None, list[_Piece]]]:
+    """The pieces of each group of ranks, in the same order on every rank."""
+    groups = dict.fromkeys(piece.group for piece in pieces)
+    return [(group, [p for p in pieces if p.group is group]) for group in groups]
+
+
+def _over_ranks(
+    pieces: list[_Piece], facts: Callable[[_Piece], list[Tensor]]
+) -> tuple[Tensor, ...]:
+    """Sums over the ranks of what a function counts in each piece: int64 `[pieces]` of each."""
+    found: dict[int, Tensor] = {}
+    for group, members in _by_group(pieces):
+        own = torch.stack([torch.stack(facts(piece)) for piece in members])
+        for piece, row in zip(members, sharded.sum_over(own, group).cpu(), strict=True):
+            found[id(piece)] = row
+    return torch.stack([found[id(piece)] for piece in pieces]).unbind(1)

@@ -1,0 +1,99 @@
+"""How many connections of each weight an entry of the configuration keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.counts import num_kept
+from sparsewright.init import from_zeros, name_of_init_method
+from sparsewright.plan.contents import Kept
+from sparsewright.plan.forecast import Forecast
+from sparsewright.schedules.schedule import constant_value
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Live connections of an entry's weights at one time.
+
+    Attributes:
+        each: by full name; None: not known before the weights are.
+        total: of all together.
+    """
+
+    each: Mapping[str, int | None]
+    total: int | None
+
+
+class _Given:
+    """Weights for a distribution to look at."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+
+    def weight(self, name: str) -> Tensor:
+        """Return the weight of this name."""
+        return self._weights[name].detach()
+
+
+def count_kept(
+    algorithm: SparsityAlgorithm, forecast: Forecast, weights: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Kept], Kept]:
+    """Return what stays of each weight, and of all together, at the start and at the end.
+
+    Args:
+        algorithm: the entry's.
+        forecast: what it will do.
+        weights: all that the entry takes, by full name; may be on the meta device.
+
+    Raises:
+        LevelError: a level that the structure, or the distribution over these weights, cannot hold.
+        OptionError: a glob of the distribution that matches no weight.
+    """
+    are_there = not any(weight.is_meta for weight in weights.values())
+    start = _at_start(algorithm, forecast, weights, are_there)
+    end = start
+    if forecast.updates:
+        # Levels are divided anew only when the level moves: those of the first weights stay.
+        is_fixed = constant_value(algorithm.schedules["sparsity"]) is not None
+        is_known = are_there and is_fixed and forecast.starts_sparse
+        end = _at(algorithm, forecast.level[-1][1], weights, is_known)
+    each = {name: (start.each[name], end.each[name]) for name in weights}
+    return each, (start.total, end.total)
+
+
+def _at_start(
+    algorithm: SparsityAlgorithm,
+    forecast: Forecast,
+    weights: Mapping[str, Tensor],
+    are_there: bool,
+) -> Counts:
+    """The first masks; a function of the user's, or of the weights' zeros, says no count."""
+    if not forecast.starts_sparse:
+        sizes = {name: weight.numel() for name, weight in weights.items()}
+        return Counts(sizes, sum(sizes.values()))
+    init = name_of_init_method(algorithm.init_method)
+    if init == name_of_init_method(from_zeros) or callable(init):
+        return Counts(dict.fromkeys(weights), None)
+    return _at(algorithm, forecast.level[0][1], weights, are_there)
+
+
+def _at(
+    algorithm: SparsityAlgorithm, level: float, weights: Mapping[str, Tensor], are_known: bool
+) -> Counts:
+    """The masks of a level; `are_known`: the weights are those that the distribution will see."""
+    distribution, structure = algorithm.distribution, algorithm.structure
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    if distribution.needs_weights and not are_known:
+        is_plain = all(structure.rows(shape) == (1, shape.numel()) for shape in shapes.values())
+        is_exact = distribution.has_exact_total and is_plain
+        whole = sum(shape.numel() for shape in shapes.values())
+        return Counts(dict.fromkeys(shapes), num_kept(level, whole) if is_exact else None)
+    levels: Mapping[str, float] = dict.fromkeys(shapes, level)
+    if not distribution.is_uniform:
+        levels = distribution(shapes, level, _Given(weights))
+    counts = {name: structure.num_kept(shape, levels[name]) for name, shape in shapes.items()}
+    return Counts(counts, sum(counts.values()))

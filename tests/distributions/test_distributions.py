@@ -1,0 +1,184 @@
+"""What holds for every distribution, and distributions from what a config says."""
+
+import math
+
+import pytest
+import torch
+
+from sparsewright import distributions
+from sparsewright.distributions import (
+    ERK,
+    Distribution,
+    GlobalMagnitude,
+    Layers,
+    Uniform,
+    make_distribution,
+    uniform,
+)
+from sparsewright.errors import LevelError, MissingOptionError, OptionError, OptionTypeError
+
+SHAPES = {
+    name: torch.Size(shape)
+    for name, shape in {
+        "conv1.weight": (8, 3, 3, 3),
+        "conv2.weight": (16, 8, 3, 3),
+        "fc.weight": (10, 64),
+    }.items()
+}
+
+WITH_ARGUMENTS = {
+    Layers: [Layers({"conv*": 0.5, "*": 0.9})],
+    ERK: [ERK(), ERK(power=0.5, dense=("conv1.*",), budget="all")],
+    Uniform: [Uniform(), Uniform(dense=("conv1.*",))],
+}
+EXAMPLES = [one for cls in distributions.ALL for one in WITH_ARGUMENTS.get(cls) or [cls()]]
+
+every_distribution = pytest.mark.parametrize("distribution", EXAMPLES, ids=repr)
+
+
+class Weights:
+    """Random weights, and the names that were asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def weight(self, name):
+        self.asked.append(name)
+        generator = torch.Generator().manual_seed(len(name))
+        return torch.randn(SHAPES[name], generator=generator)
+
+
+@every_distribution
+@pytest.mark.parametrize("level", [0.0, 0.25, torch.tensor(0.6), 0.8])
+def test_every_layer_gets_a_level(distribution, level):
+    weights = Weights()
+    found = distribution(SHAPES, level, weights)
+    assert set(found) == set(SHAPES)
+    assert all(type(each) is float and 0 <= each <= 1 for each in found.values())
+    assert bool(weights.asked) == distribution.needs_weights
+    if distribution.is_uniform:
+        assert found == pytest.approx(dict.fromkeys(SHAPES, float(level)))
+
+
+@every_distribution
+def test_representations_read_back(distribution):
+    assert eval(repr(distribution), vars(distributions)) == distribution
+
+
+def test_names_are_unique():
+    assert len({cls.name for cls in distributions.ALL}) == len(distributions.ALL)
+
+
+def test_uniform():
+    assert uniform(SHAPES, 0.3) == dict.fromkeys(SHAPES, 0.3)
+    found = uniform(SHAPES, 0.5, dense=["conv1.*", "fc.weight"])
+    assert found == {"conv1.weight": 0.0, "conv2.weight": 0.5, "fc.weight": 0.0}
+    found = uniform(SHAPES, 0.5, dense="conv1.*", budget="all")
+    sizes = {name: math.prod(shape) for name, shape in SHAPES.items()}
+    pruned = sum(found[name] * sizes[name] for name in SHAPES)
+    assert found["conv1.weight"] == 0
+    assert found["conv2.weight"] == found["fc.weight"]
+    assert pruned == pytest.approx(0.5 * sum(sizes.values()))
+    assert uniform({"a": (2, 2)}, 0.0, dense="a", budget="all") == {"a": 0.0}
+    with pytest.raises(LevelError, match=r"sparsity = 0.95 .* up to 0.89\d*: the other layers"):
+        uniform(SHAPES, 0.95, dense="conv1.*", budget="all")
+    with pytest.raises(LevelError, match=r"sparsity = 1.01"):
+        uniform(SHAPES, 1.01)
+
+
+def test_only_the_plain_one_is_uniform():
+    assert [d.is_uniform for d in (Uniform(), Uniform(dense="a"), ERK())] == [True, False, False]
+
+
+def test_levels_by_glob():
+    found = Layers({"conv1.*": 0.2, "conv?.*": 0.4})(SHAPES, 0.9, Weights())
+    assert found == {"conv1.weight": 0.2, "conv2.weight": 0.4, "fc.weight": 0.9}
+    with pytest.raises(OptionError, match=r"layers of distribution = 'fcc.weight'.*: fc.weight"):
+        Layers({"fcc.weight": 0.2})(SHAPES, 0.9, Weights())
+    with pytest.raises(LevelError, match=r"layers of distribution, 'fc\*' = 2"):
+        Layers({"fc*": 2})
+    for wrong in ("fc*", {3: 0.5}, {"fc*": "0.5"}):
+        with pytest.raises(OptionTypeError, match=r"layers"):
+            Layers(wrong)
+
+
+def by_rank(shapes, level):
+    """More of the convolutions stays."""
+    return {name: level if len(shape) == 2 else level / 2 for name, shape in shapes.items()}
+
+
+def test_a_function_of_the_users():
+    distribution = make_distribution(by_rank)
+    found = distribution(SHAPES, torch.tensor(0.6), Weights())
+    assert found == {"conv1.weight": 0.3, "conv2.weight": 0.3, "fc.weight": 0.6}
+    assert repr(distribution) == "by_rank"
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        (0.5, OptionTypeError, r"result of .* a dict \{name: level\}"),
+        (
+            {"conv1.weight": 0.5},
+            MissingOptionError,
+            r"^a level for 'conv2.weight' is missing",
+        ),
+        (dict.fromkeys([*SHAPES, "fc2.weight"], 0.5), OptionError, r"'fc2.weight'.*'fc.weight'"),
+        (dict.fromkeys(SHAPES, 1.5), LevelError, r"for 'conv1.weight' = 1.5 is out of range"),
+        (dict.fromkeys(SHAPES, None), OptionTypeError, r"for 'conv1.weight' = None"),
+    ],
+)
+def test_what_a_function_returns_is_checked(result, error, message):
+    with pytest.raises(error, match=message):
+        make_distribution(lambda shapes, level: result)(SHAPES, 0.5, Weights())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, Uniform()),
+        ("uniform", Uniform()),
+        ("ERK", ERK()),
+        ("global", GlobalMagnitude()),
+        ("Global_Magnitude", GlobalMagnitude()),
+        ({"type": "global_magnitude", "minimum": 0.01}, GlobalMagnitude(minimum=0.01)),
+        ({"type": "erk", "power": 0.5, "dense": ["conv1.*"]}, ERK(0.5, "conv1.*")),
+        ({"type": "uniform", "dense": "a", "budget": "all"}, Uniform("a", "all")),
+        ({"layers": {"*.fc": 0.5}}, Layers({"*.fc": 0.5})),
+        (ERK(power=2), ERK(power=2)),
+    ],
+)
+def test_distributions_from_configs(given, expected):
+    distribution = make_distribution(given)
+    assert isinstance(distribution, Distribution)
+    assert distribution == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("ekr", OptionError, r"type of distribution = 'ekr'.*did you mean 'erk'"),
+        (
+            {"power": 1},
+            MissingOptionError,
+            r"^type is missing from distribution = .*: uniform, erk, global, layers",
+        ),
+        ({"type": "erk", "powr": 1}, OptionError, r"key of distribution 'erk' = 'powr'.*'power'"),
+        ({"type": "erk", "power": "1"}, OptionTypeError, r"power = '1'"),
+        ({"type": "erk", "budget": "every"}, OptionError, r"budget = 'every'"),
+        ({"type": "uniform", "dense": [1]}, OptionTypeError, r"dense = \[1\]"),
+        ({"type": "global", "normalize": "l1"}, OptionError, r"normalize = 'l1'"),
+        ({"type": "global", "minimum": -1}, LevelError, r"minimum = -1"),
+        ({"layers": 3}, OptionTypeError, r"layers = 3"),
+        (
+            "layers",
+            MissingOptionError,
+            r"^layers is missing from distribution = {'type'",
+        ),
+        (0.5, OptionTypeError, r"distribution = 0.5"),
+        (ERK, OptionTypeError, r"distribution = "),
+    ],
+)
+def test_what_is_no_distribution_raises(given, error, message):
+    with pytest.raises(error, match=message):
+        make_distribution(given)

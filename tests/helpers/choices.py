@@ -1,0 +1,70 @@
+"""Every member of every choice: a new one is in here by being in its package's list."""
+
+from __future__ import annotations
+
+import inspect
+
+import sparsewright as sparse
+from sparsewright import algorithms, distributions, layers, schedules, storage, structures
+from sparsewright.errors import OptionError
+
+RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 5}
+
+# Arguments that a config must give for a member whose constructor has no defaults for them.
+ARGUMENTS = {
+    "groups": {"inputs": 2},
+    "n_m": {"n": 2, "m": 4},
+    "layers": {"layers": {"0.weight": 0.25}},
+    "constant": {"value": 0.5},
+    "linear": {"init": 0.2, "slope": 0.05},
+    "exp": {"init": 0.1, "gamma": -0.2, "final": 0.6},
+    "power": {"init": 0.5, "beta": 0.9},
+    "cosine": {"init": 0.5, "half_period": 8},
+    "cubic": {"init": 0.1, "final": 0.5, "begin": 1, "end": 5},
+    "cycling": {"values": [0.25, 0.5]},
+    "lambda": {"fn": lambda step: 0.4},
+}
+
+
+def configs_of(members):
+    """Name -> config of each member of a package's list."""
+    return {m.name: {"type": m.name, **ARGUMENTS.get(m.name, {})} for m in members}
+
+
+STRUCTURES = configs_of(structures.ALL)
+DISTRIBUTIONS = configs_of(distributions.ALL)
+SCHEDULES = configs_of(schedules.ALL)
+STORAGES = [member.name for member in storage.ALL]
+ALGORITHMS = [member.name for member in algorithms.ALL]
+KINDS = layers.KINDS
+
+
+def config_of(algorithm, **choices):
+    """A config of an algorithm at a level that suits it, updated every second step."""
+    (cls,) = [member for member in algorithms.ALL if member.name == algorithm]
+    options = {"update": 2} if issubclass(cls, sparse.DynamicSparsityAlgorithm) else {}
+    given = {"algorithm": algorithm, "sparsity": 0.5, **options, **choices}
+    try:
+        sparse.configure(given)
+    except OptionError as error:
+        if "constant" not in str(error) and "moves" not in str(error):
+            return given
+        given["sparsity"] = RISING
+    return given
+
+
+def why_not(algorithm, structure, distribution, held):
+    """Why a combination must be refused; "" if it works."""
+    (cls,) = [member for member in algorithms.ALL if member.name == algorithm]
+    if held not in cls.storages:
+        return f"{cls.__name__}.*{cls.storages[0]}"
+    made = distributions.make_distribution(distribution)
+    if structures.make_structure(structure).has_one_level and not made.is_uniform:
+        return "distribution.*structure|structure.*distribution"
+    return ""
+
+
+def defaults_of(cls):
+    """Whether a constructor can be called without arguments."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    return all(p.default is not p.empty for p in parameters)

@@ -1,0 +1,129 @@
+"""Errors for choices that do not work together, and for classes that break their interface."""
+
+import pytest
+import torch
+from torch import nn
+
+import sparsewright as sparse
+from helpers.support import backward, make_mlp, train
+from sparsewright.errors import (
+    AlgorithmError,
+    ExclusiveOptionsError,
+    IncompatibleOptionError,
+    OptionError,
+)
+
+NEEDS_SHADOWED = r"^storage = 'masked' does not work with STE, which needs 'shadowed'$"
+ONE_LEVEL = (
+    r"^distribution = ERK\(.*\) does not work with structure = NM\(2, 4\), "
+    r"which has one level only; allowed: uniform$"
+)
+
+
+def test_a_storage_that_the_algorithm_cannot_use():
+    with pytest.raises(IncompatibleOptionError, match=NEEDS_SHADOWED):
+        sparse.STE(0.5, storage="masked")
+    algorithm = sparse.STE(0.5)
+    with pytest.raises(IncompatibleOptionError, match=NEEDS_SHADOWED):
+        algorithm.storage = "masked"
+    with pytest.raises(IncompatibleOptionError, match=NEEDS_SHADOWED):
+        sparse.configure({"algorithm": "ste", "sparsity": 0.5, "storage": "masked"})
+    assert algorithm.storage == "shadowed"
+
+
+def test_a_storage_that_does_not_exist():
+    with pytest.raises(OptionError, match=r"storage = 'shadow' .*did you mean 'shadowed'\?"):
+        sparse.STE(0.5, storage="shadow")
+    with pytest.raises(OptionError, match=r"storage = 3 .*allowed: masked, compressed, shadowed$"):
+        sparse.Static(0.5).storage = 3
+
+
+@pytest.mark.parametrize("cls", [sparse.Static, sparse.SET, sparse.RigL])
+def test_a_structure_with_one_level_takes_no_distribution(cls):
+    with pytest.raises(IncompatibleOptionError, match=ONE_LEVEL):
+        cls(sparsity=0.5, structure="2:4", distribution="erk")
+    algorithm = cls(sparsity=0.5, structure="2:4", distribution="uniform")
+    with pytest.raises(IncompatibleOptionError, match=ONE_LEVEL):
+        algorithm.distribution = "erk"
+
+
+def test_levels_by_parameter_and_a_distribution():
+    levels = {nn.Parameter(torch.zeros(4, 4)): 0.5}
+    message = r"^give levels by parameter or a distribution, not both$"
+    with pytest.raises(ExclusiveOptionsError, match=message):
+        sparse.Static(levels, distribution="erk")
+    assert sparse.Static(levels, distribution="uniform")
+
+
+def test_groups_and_a_structure():
+    message = r"^give balance_in_groups or structure, not both$"
+    with pytest.raises(ExclusiveOptionsError, match=message):
+        sparse.RigL(sparsity=0.5, balance_in_groups=2, structure="2:4")
+
+
+class OwnAlgorithm(sparse.DynamicSparsityAlgorithm):
+    """Keeps its masks."""
+
+    def update_mask(self, p, mask, sparsity):
+        """Return the mask so far."""
+        return mask
+
+
+class OneMaskTooFew(OwnAlgorithm):
+    """Forgets the last weight."""
+
+    def update_masks(self, updates):
+        """Return the masks so far, but for the last."""
+        return [update.mask for update in updates[:-1]]
+
+
+class ReadsTheGradient(OwnAlgorithm):
+    """Reads what it does not say that it needs."""
+
+    def update_mask(self, p, mask, sparsity):
+        """Grow where the gradient is positive."""
+        return self.dense_gradient(p) > 0
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (OneMaskTooFew, r"^OneMaskTooFew.update_masks: it gave no mask for '2.weight'; give one"),
+        (ReadsTheGradient, r"^dense gradient of 0.weight: .* set needs_dense_gradient = True"),
+    ],
+)
+def test_a_class_that_does_not_do_its_part(cls, message):
+    algorithm, model = cls(0.5, update=1), make_mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    algorithm.apply(model)
+    algorithm.apply(optimizer)
+    backward(model)
+    with pytest.raises(AlgorithmError, match=message):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "method", ["dense_gradient", "gradient_score", "generator", "random_score"]
+)
+def test_methods_for_update_mask_say_where_they_can_be_called(method):
+    algorithm, model = OwnAlgorithm(0.5, update=1), make_mlp()
+    algorithm.apply(model)
+    with pytest.raises(
+        AlgorithmError, match=rf"^OwnAlgorithm.{method}: call it inside update_mask"
+    ):
+        getattr(algorithm, method)(model[0].weight)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    algorithm.apply(optimizer)
+    train(model, optimizer, 1)
+    assert algorithm.step == 1
+
+
+@pytest.mark.parametrize("storage", ["masked", "compressed"])
+def test_a_mask_that_is_not_a_tensor_is_not_loaded(storage):
+    model = make_mlp()
+    sparse.Static(0.5, storage=storage).apply(model)
+    before = model[0].weight_mask.clone()
+    state = {**model.state_dict(), "0.weight_mask": [True]}
+    with pytest.raises(RuntimeError, match=r"0.weight_mask: .* expected a tensor, not \[True\]"):
+        model.load_state_dict(state)
+    assert torch.equal(model[0].weight_mask, before)
