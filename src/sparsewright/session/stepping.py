@@ -70,7 +70,7 @@ def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequ
     late = 0 if counter.has_done(slot, members) else 1
     before = counter.steps[slot] - late
     for rule in rules:
-        if before == session.step_of([rule]) - late:
+        if rule.schedules.has_state and before == session.step_of([rule]) - late:
             rule.schedules.update(rule._is_due(before))
     if not late:
         counter.count(None if optimizer is None else slot)
