@@ -25,13 +25,18 @@ SECTIONS = {
     "erk": {"algorithm": "rigl", "sparsity": 0.8, "distribution": "erk", "update": 2},
     "global, rising": {"algorithm": "gmp", "sparsity": RISING, "distribution": "global"},
     "global, from dense": {
-        "algorithm": "set", "sparsity": 0.5, "distribution": "global",
+        "algorithm": "set",
+        "sparsity": 0.5,
+        "distribution": "global",
         "update": {"freq": 2, "start": 2},
     },
     "2:4, rising": {"algorithm": "gmp", "sparsity": RISING, "structure": "2:4", "update": 2},
     "groups, compressed": {
-        "algorithm": "set", "sparsity": 0.5, "structure": {"type": "groups", "inputs": 4},
-        "update": 2, "storage": "compressed",
+        "algorithm": "set",
+        "sparsity": 0.5,
+        "structure": {"type": "groups", "inputs": 4},
+        "update": 2,
+        "storage": "compressed",
     },
     "ste": {"algorithm": "ste", "sparsity": 0.5, "structure": "2:4", "update": 2},
     "shadowed rigl": {"algorithm": "rigl", "sparsity": 0.5, "update": 2, "storage": "shadowed"},
@@ -39,8 +44,12 @@ SECTIONS = {
     "mixed": [
         {"algorithm": "ste", "param_filter": MLP, "structure": "2:4", "update": 2},
         {
-            "algorithm": "rigl", "param_filter": ATTENTION, "sparsity": 0.8, "update": 2,
-            "distribution": "erk", "storage": "compressed",
+            "algorithm": "rigl",
+            "param_filter": ATTENTION,
+            "sparsity": 0.8,
+            "update": 2,
+            "distribution": "erk",
+            "storage": "compressed",
         },
     ],
 }
