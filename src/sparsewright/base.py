@@ -123,7 +123,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         self.session = Session(self._hooks)
         self._choose(storage, distribution, structure)
         self._set_sparsity(self.structure.level(None) if sparsity is None else sparsity)
-        self._check_choices()
+        self._check_choices(self.distribution, self.structure)
 
     def _set_sparsity(self, sparsity: LevelLike) -> None:
         own = by_parameter(sparsity)

@@ -125,7 +125,7 @@ def test_every_schedule_is_a_level(schedule, structure):
         only = float(made.level(None))
         is_constant = own.schedules["sparsity"].levels() == [levels[0]]
         if max(levels) > only or (is_constant and levels[0] != only):
-            with pytest.raises(SparsewrightError, match="level|sparsity"):
+            with pytest.raises(SparsewrightError, match=r"level|sparsity"):
                 train(*attach({**config, "structure": STRUCTURES[structure]})[::2], 6)
             return
     model, sparsity, optimizer = attach({**config, "structure": STRUCTURES[structure]})

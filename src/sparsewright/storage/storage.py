@@ -68,7 +68,7 @@ class Storage(ABC):
                 f"it is no longer a Parameter of its {layer}; parametrize before apply",
             )
         if sharded.is_sharded(param):
-            self._shard = param
+            self._shard, self._seen = param, None  # the whole weight can be freed
         if self._shard is None:
             self._seen = param
             return param
@@ -189,5 +189,5 @@ class Storage(ABC):
         """Return why the weight cannot be a shard; "" if it can."""
 
     @abstractmethod
-    def why_not_resize(self, kept: int) -> str:
-        """Return why replicas cannot change to so many live connections; "" if they can."""
+    def why_not_change(self, new: Tensor) -> str:
+        """Return why replicas cannot change to a mask; "" if they can."""
