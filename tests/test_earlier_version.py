@@ -111,6 +111,7 @@ def test_a_run_is_inspected_and_reported(command, name, storage):
 def test_import_paths_of_the_earlier_version():
     from sparsewright.core.errors import SparsewrightError
     from sparsewright.core.events import MaskUpdate
+
     from sparsewright.nn import SparseLinear
     from sparsewright.nn.checkpoint import SavedSize, load_compressed, save_compressed
     from sparsewright.nn.compress import Conversion, compress, decompress
