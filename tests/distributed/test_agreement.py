@@ -18,6 +18,21 @@ EXPECTED = {
     "models_that_differ_are_told_at_the_first_step": (
         "AttachError: the sparse model differs between ranks"
     ),
+    "algorithms_that_differ_are_told_at_the_first_step": dict.fromkeys(
+        ("algorithm", "distribution", "structure", "storage", "update"),
+        "AttachError: the algorithms differ between ranks: ",
+    ),
+    "ranks_without_a_sparse_weight_are_told_like_the_others": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "functions_and_objects_of_the_users_own_are_equal_on_all_ranks": [2, 10],
+    "a_state_that_differs_is_told_at_the_next_step": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "another_process_group_is_met_at_the_next_step": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "a_compiled_wrapper_brings_its_ranks": True,
     "a_group_of_some_ranks_agrees_among_itself": 4,
     "a_wrapped_model_is_not_compressed": [
         "AttachError: a DistributedDataParallel model: its buffers are laid out; compress before "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ from sparsewright import torch_private
 from sparsewright.errors import AttachError, OptionTypeError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.walk import wrapped_name
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 AUTO = "auto"
+_OWN = re.compile(r"0x[0-9a-fA-F]+|(?<=cuda:)\d+")
+"""What in the text of an algorithm belongs to one rank: addresses, the number of a device."""
 
 ReplicaGroup = Any
 """`"auto"`, a `torch.distributed.ProcessGroup` or None; torch may be built without that class."""
@@ -51,37 +55,56 @@ def find_group(setting: Any) -> ProcessGroup | None:
 
 def group_of(module: nn.Module, setting: Any) -> Any:
     """The setting after applying to a module: one that is data parallel brings its ranks."""
-    if setting == AUTO and isinstance(module, DistributedDataParallel):
-        return module.process_group
+    if setting == AUTO:
+        inner: Any = module
+        while not isinstance(inner, DistributedDataParallel):
+            name = wrapped_name(inner)
+            if name is None:
+                return setting
+            inner = getattr(inner, name)
+        return inner.process_group
     return setting
 
 
 def check_agreement(
-    parameters: Iterable[SparseParameter],
+    parameters: Sequence[SparseParameter],
     steps: Sequence[int],
-    seeds: Sequence[int],
     group: ProcessGroup,
+    device: torch.device,
 ) -> None:
     """Raise if the ranks are not about to train the same sparse model; sends 8 bytes a parameter.
+
+    Args:
+        parameters: all sparse parameters of this rank, perhaps none.
+        steps: completed by each optimizer.
+        group: the ranks.
+        device: where to put what is sent.
 
     Raises:
         AttachError: names what differs.
     """
-    sparse = list(parameters)
-    if not sparse:
-        return
-    device = sharded.local(sparse[0].param).device
-    layout = [(p.name, tuple(p.shape), sharded.is_sharded(p.param)) for p in sparse]
+    layout = [
+        (p.name, tuple(p.shape), p.storage.name, sharded.is_sharded(p.param)) for p in parameters
+    ]
+    rules = list(dict.fromkeys(parameter.rule for parameter in parameters))
+    seeds = [rule.seed for rule in rules]
     advice = "if these ranks do not train the same model, set process_group to those that do"
-    if not _is_equal([_digest(repr((layout, list(steps), list(seeds))).encode())], group, device):
+    facts = [repr((layout, list(steps), seeds)), _OWN.sub("", repr(rules))]
+    are_equal = _compare([_digest(fact.encode()) for fact in facts], group, device)
+    if not are_equal[0]:
         raise AttachError(
             "the sparse model differs between ranks",
-            f"names, shapes, steps {list(steps)} and seeds {list(seeds)} must be equal on all; "
+            f"names, shapes, storages, steps {list(steps)} and seeds {seeds} must be equal on all; "
             f"{advice}",
         )
+    if not are_equal[1]:
+        raise AttachError(
+            "the algorithms differ between ranks",
+            f"this one has {', '.join(map(repr, rules))}; {advice}",
+        )
     # A sharded mask differs by nature; it is made from the whole weight.
-    digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in sparse]
-    if not _is_equal(digests, group, device):
+    digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in parameters]
+    if not all(_compare(digests, group, device)):
         raise AttachError(
             "masks differ between ranks",
             "they were made from weights that differed: seed the ranks alike, or apply after "
@@ -89,11 +112,12 @@ def check_agreement(
         )
 
 
-def _is_equal(digests: list[int], group: ProcessGroup, device: torch.device) -> bool:
+def _compare(digests: list[int], group: ProcessGroup, device: torch.device) -> list[bool]:
+    """Whether each digest is equal on all ranks, which have equally many."""
     own = torch.tensor(digests, dtype=torch.int64, device=device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(every, own, group=group)
-    return all(torch.equal(own, other) for other in every)
+    return [bool((column == column[0]).all()) for column in torch.stack(every).unbind(1)]
 
 
 def _digest(data: bytes) -> int:

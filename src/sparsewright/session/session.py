@@ -38,6 +38,7 @@ class Session:
         counter: the steps that each of them has completed.
         hooks: the user's hooks on all that happens.
         process_group: the ranks that train replicas: a group, None, or `"auto"`.
+        have_agreed: whether these ranks were found to train the same sparse model.
     """
 
     def __init__(self, hooks: Hooks, steps: Iterable[int] = ()) -> None:
@@ -76,6 +77,7 @@ class Session:
         parameter = SparseParameter(name, storage, rule, self._optimizers)
         storage.recount()
         self.parameters[name] = parameter
+        self.have_agreed = False
         self._gradients[name] = GradientHook(parameter)
         settle(parameter, self)
         return parameter
@@ -319,6 +321,7 @@ class Session:
     def load_steps(self, steps: Iterable[int]) -> None:
         """Continue from other counts; what was collected for the coming step is freed."""
         self.counter.load(steps)
+        self.have_agreed = False
         if len(self.followed) == 1:
             self.counter.fold()
         for gradient in self._gradients.values():

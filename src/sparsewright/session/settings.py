@@ -166,3 +166,4 @@ class Settings(ABC):
     @process_group.setter
     def process_group(self, group: ReplicaGroup) -> None:
         self.session.process_group = check_process_group(group)
+        self.session.have_agreed = False
