@@ -83,25 +83,8 @@ def check_agreement(
     Raises:
         AttachError: names what differs.
     """
-    layout = [
-        (p.name, tuple(p.shape), p.storage.name, sharded.is_sharded(p.param)) for p in parameters
-    ]
-    rules = list(dict.fromkeys(parameter.rule for parameter in parameters))
-    seeds = [rule.seed for rule in rules]
     advice = "if these ranks do not train the same model, set process_group to those that do"
-    facts = [repr((layout, list(steps), seeds)), _OWN.sub("", repr(rules))]
-    are_equal = _compare([_digest(fact.encode()) for fact in facts], group, device)
-    if not are_equal[0]:
-        raise AttachError(
-            "the sparse model differs between ranks",
-            f"names, shapes, storages, steps {list(steps)} and seeds {seeds} must be equal on all; "
-            f"{advice}",
-        )
-    if not are_equal[1]:
-        raise AttachError(
-            "the algorithms differ between ranks",
-            f"this one has {', '.join(map(repr, rules))}; {advice}",
-        )
+    _check_plans(parameters, steps, group, device, advice)
     # A sharded mask differs by nature; it is made from the whole weight.
     digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in parameters]
     if not all(_compare(digests, group, device)):
@@ -109,6 +92,51 @@ def check_agreement(
             "masks differ between ranks",
             "they were made from weights that differed: seed the ranks alike, or apply after "
             f"wrapping the model in DistributedDataParallel; {advice}",
+        )
+
+
+def check_shards(parameters: Iterable[SparseParameter], steps: Sequence[int]) -> None:
+    """Raise if the ranks that share sharded weights are not about to make their masks alike.
+
+    All of them take part in that; if they did not agree, one would wait for another forever.
+
+    Raises:
+        AttachError: names what differs.
+    """
+    shared: dict[ProcessGroup, list[SparseParameter]] = {}
+    for parameter in parameters:
+        group = sharded.group_of(parameter.param)
+        if group is not None:
+            shared.setdefault(group, []).append(parameter)
+    for group, own in shared.items():
+        _check_plans(own, steps, group, own[0].param.device, "they share its weights")
+
+
+def _check_plans(
+    parameters: Sequence[SparseParameter],
+    steps: Sequence[int],
+    group: ProcessGroup,
+    device: torch.device,
+    advice: str,
+) -> None:
+    """Raise if ranks differ in what is sparse, or by which algorithms."""
+    layout = [
+        (p.name, tuple(p.shape), p.storage.name, sharded.is_sharded(p.param)) for p in parameters
+    ]
+    rules = list(dict.fromkeys(parameter.rule for parameter in parameters))
+    seeds = [rule.seed for rule in rules]
+    facts = [repr((layout, list(steps), seeds)), _OWN.sub("", repr(rules))]
+    same_model, same_algorithms = _compare([_digest(f.encode()) for f in facts], group, device)
+    if not same_model:
+        raise AttachError(
+            "the sparse model differs between ranks",
+            f"names, shapes, storages, steps {list(steps)} and seeds {seeds} must be equal on all; "
+            f"{advice}",
+        )
+    if not same_algorithms:
+        raise AttachError(
+            "the algorithms differ between ranks",
+            f"this one has {', '.join(map(repr, rules))}; {advice}",
         )
 
 

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsewright import torch_private
 from sparsewright.core.hooks import Hooks
 from sparsewright.errors import AttachError, warn
+from sparsewright.kernels import sharded
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
@@ -104,6 +105,8 @@ class Session:
         Raises:
             AttachError: it cannot step compressed weights, and is to.
         """
+        for module, _ in self._hidden:
+            sharded.reshard(module)
         known = self.find_followed(optimizer)
         followed = Followed(optimizer, self) if known is None else known
         new = [rule for rule in rules if rule not in followed.rules]
