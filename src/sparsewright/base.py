@@ -94,9 +94,6 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     paper: ClassVar[str] = ""
     needs_dense_gradient: ClassVar[bool] = False
     selections: ClassVar[tuple[tuple[str, str], ...]] = ()
-    storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
-    """The storages that the algorithm can use; the first is its own choice."""
-
     session: Session
 
     def __init__(

@@ -16,6 +16,7 @@ from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.replicas import ReplicaGroup, check_process_group
 from sparsewright.session.session import Session
+from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
 
 LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
@@ -44,7 +45,7 @@ class Settings(ABC):
         storages: the storages that the algorithm can use; the first is its own choice.
     """
 
-    storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
+    storages: ClassVar[tuple[str, ...]] = tuple(member.name for member in ALL)
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
@@ -180,3 +181,4 @@ class Settings(ABC):
     @process_group.setter
     def process_group(self, group: ReplicaGroup) -> None:
         self.session.process_group = check_process_group(group)
+        self.session.have_agreed = False

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsewright import kernels
 from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import LayerKind
@@ -73,6 +74,13 @@ class Storage(ABC):
             self._seen = param
             return param
         return self._shard
+
+    @torch.no_grad()
+    def prune_gathered(self) -> None:
+        """Prune the weight that FSDP2 holds gathered for a forward pass, if it does."""
+        param = self.module._parameters[self.param_name]
+        if self._shard is not None and param is not None and not sharded.is_sharded(param):
+            kernels.prune_(param, sharded.whole(self.mask))
 
     @property
     @abstractmethod
