@@ -16,7 +16,7 @@ from sparsewright import torch_private
 from sparsewright.errors import AttachError, OptionTypeError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
-from sparsewright.session.walk import wrapped_name
+from sparsewright.torch_private import wrapped_name
 
 if TYPE_CHECKING or dist.is_available():
     from torch.distributed import ProcessGroup
