@@ -25,7 +25,7 @@ EXPECTED = {
     "algorithms_that_differ_are_told_before_masks_of_shards_are_made": DIFFERENT,
     "a_weight_that_was_sharded_is_not_held_whole": True,
     "a_model_that_forward_left_gathered_is_sharded_again_by_apply": [[True, True], [True, True]],
-    "a_model_that_is_gathered_between_steps_trains_on": [True, True, True],
+    "a_model_that_is_gathered_while_the_optimizer_steps_trains_on": [True, True, True],
     "closures_of_sharded_models_see_pruned_weights": [[True, True], [True, True], [True, True]],
     "a_sharded_model_of_another_type_trains": [True, True, True],
     "a_sharded_model_made_on_the_meta_device_trains": [True, True, True],

@@ -62,18 +62,21 @@ def loss_of(model, number):
     return model(x).pow(2).mean()
 
 
-def train(model, optimizer, between=lambda: None):
-    """Four steps on a batch that is the same on every rank."""
+def train(model, optimizer, is_gathered=False):
+    """Four steps on a batch that is the same on every rank; perhaps of gathered weights."""
     for number in range(4):
-        between()
         optimizer.zero_grad()
         loss_of(model, number).backward()
+        if is_gathered:
+            model.unshard()
         optimizer.step()
+        if is_gathered:
+            model.reshard()
 
 
-def trained_whole(make, prepare=lambda model: None, model=None):
+def trained_whole(make, prepare=lambda model: None):
     """A model that is trained by one process, and its algorithm."""
-    model, sparsity = make_mlp() if model is None else model, make()
+    model, sparsity = make_mlp(), make()
     sparsity.process_group = None
     sparsity.apply(model)
     prepare(model)
@@ -134,14 +137,14 @@ def sgd_of_shards(model):
 
 
 @case
-def a_model_that_is_gathered_between_steps_trains_on():
+def a_model_that_is_gathered_while_the_optimizer_steps_trains_on():
     found = []
     for make in ALGORITHMS.values():
         model, sparsity = sharded_mlp(), make()
         sparsity.apply(model)
         optimizer = sgd(model)
         sparsity.apply(optimizer)
-        train(model, optimizer, between=model.unshard)
+        train(model, optimizer, is_gathered=True)
         found.append(are_equal((model, sparsity), trained_whole(make)))
     return found
 
@@ -190,7 +193,8 @@ def a_sharded_model_of_another_type_trains():
         sparsity.apply(optimizer)
         train(model, optimizer)
         expected = trained_whole(make, prepare=nn.Module.double)
-        found.append(are_equal((model, sparsity), expected))
+        is_double = all(v.dtype == torch.float64 for v in trained_by(model, sparsity).values())
+        found.append(is_double and are_equal((model, sparsity), expected))
     return found
 
 

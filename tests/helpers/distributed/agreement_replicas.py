@@ -165,11 +165,11 @@ def a_state_that_differs_is_told_at_the_next_step():
 
 @case
 def another_process_group_is_met_at_the_next_step():
-    sparsity = rigl(seed=dist.get_rank())
-    sparsity.process_group = None
-    model, optimizer = attach(sparsity, wrap=False)
+    sparsity = rigl()
+    model, optimizer = attach(sparsity)
     step(model, optimizer, 0)
-    sparsity.process_group = dist.group.WORLD
+    sparsity.seed = dist.get_rank()
+    sparsity.process_group = dist.new_group()
     return error_of(step, model, optimizer, 1)
 
 

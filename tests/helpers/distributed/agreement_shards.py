@@ -82,7 +82,7 @@ class Scaled(nn.Module):
         self.weight = nn.Parameter(distribute_tensor(weight, mesh(), [Shard(0)]))
 
     def forward(self, x):
-        return self.weight * x.sum().item()
+        return (self.weight + 1) * x.sum().item()
 
 
 MAKERS = (lambda: fully_shard(make_mlp(), mesh=mesh()), Scaled)
