@@ -75,7 +75,7 @@ class Resumable(ABC):
             return {"algorithm": name, "algorithms": states}
         state = {
             "algorithm": name,
-            "steps": self.session.steps_of(self),  # type: ignore[arg-type]
+            "steps": self.session.steps_of(self),
             "seed": self.seed,
             "schedules": self.schedules.state_dict(),
             **self._levels.state_dict(),

@@ -48,7 +48,7 @@ class Conversion:
     reason: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {'compressed' if self.is_compressed else 'masked: ' + self.reason}"
+        return f"{self.name}: {'masked: ' + self.reason if self.reason else 'compressed'}"
 
 
 @torch.no_grad()

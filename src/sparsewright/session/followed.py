@@ -98,9 +98,10 @@ class Followed:
         self._session.check_stepped()
         self._is_fresh = False
         parameters = self.parameters()
-        self._is_fresh = True
         self._session.take_gradients(parameters)
-        return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
+        is_put_in = _put_in(parameters)
+        self._is_fresh = True
+        return _around_closure(parameters, args, kwargs) if is_put_in else None
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         try:

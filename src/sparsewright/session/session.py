@@ -244,7 +244,7 @@ class Session:
         own = [n for f, n in counted if not members.isdisjoint(f.by_rule())]
         return max(own, default=self.counter.furthest)
 
-    def steps_of(self, rule: Rule) -> list[int]:
+    def steps_of(self, rule: object) -> list[int]:
         """Return the counts of all optimizers, 0 for those that step others' parameters only."""
         steps, is_held = list(self.counter.steps), self.is_held(rule)
         for slot, followed in enumerate(self.followed[: len(steps)]):
@@ -252,7 +252,7 @@ class Session:
                 steps[slot] = 0
         return steps
 
-    def is_held(self, rule: Rule) -> bool:
+    def is_held(self, rule: object) -> bool:
         """Return whether any optimizer steps a parameter of an algorithm."""
         return any(id(rule) in followed.by_rule() for followed in self.followed)
 

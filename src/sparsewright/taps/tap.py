@@ -86,7 +86,8 @@ class GradientTap(ABC):
     def take(self, grad: Tensor) -> None:
         """Take a gradient that no backward pass brought for the dense one."""
 
-    def note(self, grad: Tensor) -> None:  # noqa: B027 - few have to know
+    @abstractmethod
+    def note(self, grad: Tensor) -> None:
         """Note the state of the accumulated gradient, now that it is pruned."""
 
     @abstractmethod
