@@ -81,9 +81,6 @@ class ShardedTap(GradientTap):
             if self._mask is None or bool(dense.masked_fill(self._mask, 0).any()):
                 self._sum = dense
 
-    def note(self, grad: Tensor) -> None:
-        """Do nothing: a gradient that was cleared is a new tensor."""
-
     def average(self, group: ProcessGroup) -> dist.Work | None:
         """Return None: the gradient of a shard is averaged already."""
 
