@@ -126,7 +126,7 @@ def test_as_many_masks_as_weights(extra, problem):
 def test_a_bad_choice_changes_nothing():
     sparsity = sparse.SET(sparsity=0.75, update=1)
     before = repr(sparsity)
-    with pytest.raises(sparse.errors.LevelError, match="0.5"):
+    with pytest.raises(sparse.errors.LevelError, match=r"0\.5"):
         sparsity.structure = "2:4"
     sparsity.distribution = "erk"
     with pytest.raises(sparse.errors.OptionError):
