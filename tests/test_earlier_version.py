@@ -106,3 +106,20 @@ def test_a_run_is_inspected_and_reported(command, name, storage):
         expected = {"state": "not finished", "steps": 10, "updates": 3}
     expected |= {"recipe": "charlm", "methods": "RigL", "layers": 4, "total": 3072, "kept": 612}
     assert {key: line[key] for key in expected} == expected
+
+
+def test_import_paths_of_the_earlier_version():
+    from sparsewright.core.errors import SparsewrightError
+    from sparsewright.core.events import MaskUpdate
+
+    from sparsewright.nn import SparseLinear
+    from sparsewright.nn.checkpoint import SavedSize, load_compressed, save_compressed
+    from sparsewright.nn.compress import Conversion, compress, decompress
+
+    assert SparsewrightError is sparse.errors.SparsewrightError
+    assert MaskUpdate is sparse.MaskUpdate
+    assert (compress, decompress) == (sparse.compress, sparse.decompress)
+    assert (load_compressed, save_compressed) == (sparse.load_compressed, sparse.save_compressed)
+    assert {cls.__name__ for cls in (SparseLinear, SavedSize, Conversion)} == {
+        *("SparseLinear", "SavedSize", "Conversion"),
+    }

@@ -94,9 +94,6 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     paper: ClassVar[str] = ""
     needs_dense_gradient: ClassVar[bool] = False
     selections: ClassVar[tuple[tuple[str, str], ...]] = ()
-    storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
-    """The storages that the algorithm can use; the first is its own choice."""
-
     session: Session
 
     def __init__(
@@ -123,7 +120,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         self.session = Session(self._hooks)
         self._choose(storage, distribution, structure)
         self._set_sparsity(self.structure.level(None) if sparsity is None else sparsity)
-        self._check_choices()
+        self._check_choices(self.distribution, self.structure)
 
     def _set_sparsity(self, sparsity: LevelLike) -> None:
         own = by_parameter(sparsity)

@@ -47,7 +47,10 @@ RIGL = {"algorithm": "rigl", "sparsity": 0.9}
         ({"data": {"text": "no.txt"}}, ["no.txt", "No such file"]),
         ({"data": {"dir": "x"}}, ["'dir'", "'data'", "text, validation"]),
         ({"trainer": {"init": {}}}, ["trainer", "init: sparsity:"]),
-        ({"trainer": {"init": {"sparsity": 0.5}}, "sparsity": 0.5}, ["both 'sparsity'"]),
+        (
+            {"trainer": {"init": {"sparsity": 0.5}}, "sparsity": 0.5},
+            ["give 'sparsity' or 'trainer", "not both"],
+        ),
         ({"sparsity": {**RIGL, "drop_fracton": 0.1}}, ["'drop_fracton'", "'drop_fraction'"]),
         ({"sparsity": {**RIGL, "algorithm": "riggle"}}, ["'riggle'", "did you mean"]),
         ({"sparsity": {**RIGL, "sparsity": 1.5}}, ["section 'sparsity'", "1.5"]),

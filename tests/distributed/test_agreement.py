@@ -10,14 +10,44 @@ import pytest
 from helpers.distributed import agreement_worker
 from helpers.distributed.ranks import run_ranks
 
+DIFFERENT = {
+    **dict.fromkeys(
+        ("algorithm", "distribution", "structure", "update"),
+        "AttachError: the algorithms differ between ranks",
+    ),
+    "storage": "AttachError: the sparse model differs between ranks",
+}
 EXPECTED = {
     "a_non_finite_gradient_on_one_rank_leaves_the_masks_of_all": [True, True, True, True],
     "a_non_finite_gradient_in_one_shard_leaves_the_masks_of_all": [True, True, True],
-    "a_cleared_gradient_of_shards_is_not_summed": [True, True],
+    "a_cleared_gradient_of_shards_is_not_summed": [[True] * 8, True],
+    "a_gradient_of_shards_that_is_not_cleared_is_summed": [True, True],
+    "algorithms_that_differ_are_told_before_masks_of_shards_are_made": DIFFERENT,
+    "a_weight_that_was_sharded_is_not_held_whole": True,
+    "a_model_that_forward_left_gathered_is_sharded_again_by_apply": [[True, True], [True, True]],
+    "a_model_that_is_gathered_while_the_optimizer_steps_trains_on": [True, True, True],
+    "closures_of_sharded_models_see_pruned_weights": [[True, True], [True, True], [True, True]],
+    "a_sharded_model_of_another_type_trains": [True, True, True],
+    "a_sharded_model_made_on_the_meta_device_trains": [True, True, True],
+    "a_sharded_state_is_assigned_and_trains_on": [True, True, True],
+    "a_full_state_is_sent_by_one_rank_and_trains_on": [True, True, True],
+    "ties_over_layers_and_shards_are_those_of_the_whole": [[True, True], [True, True]],
     "masks_that_differ_are_told_at_the_first_step": "AttachError: masks differ between ranks",
     "models_that_differ_are_told_at_the_first_step": (
         "AttachError: the sparse model differs between ranks"
     ),
+    "algorithms_that_differ_are_told_at_the_first_step": DIFFERENT,
+    "ranks_without_a_sparse_weight_are_told_like_the_others": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "functions_and_objects_of_the_users_own_are_equal_on_all_ranks": [2, 10],
+    "a_state_that_differs_is_told_at_the_next_step": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "another_process_group_is_met_at_the_next_step": (
+        "AttachError: the sparse model differs between ranks"
+    ),
+    "a_compiled_wrapper_brings_its_ranks": True,
     "a_group_of_some_ranks_agrees_among_itself": 4,
     "a_wrapped_model_is_not_compressed": [
         "AttachError: a DistributedDataParallel model: its buffers are laid out; compress before "

@@ -53,6 +53,11 @@ def config_of(algorithm, **choices):
     return given
 
 
+def own_storage(algorithm):
+    """The storage that an algorithm uses by itself."""
+    return next(cls for cls in algorithms.ALL if cls.name == algorithm).storages[0]
+
+
 def why_not(algorithm, structure, distribution, held):
     """Why a combination must be refused; "" if it works."""
     (cls,) = [member for member in algorithms.ALL if member.name == algorithm]

@@ -78,27 +78,14 @@ ready = nn.Linear(6, 4)
 number = 3
 
 
-class Small(nn.Module):
-    """Layers of several shapes, one that 2:4 does not fit and one that cannot be compressed."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3)
-        self.wide = nn.Linear(8, 32)
-        self.deep = nn.Linear(32, 16)
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x):
-        x = self.stem(x).relu().mean((2, 3))
-        return self.head(self.deep(self.wide(x).relu()).relu())
-
-
 def small():
-    return Small(), torch.zeros(2, 3, 6, 6)
+    """Layers of several shapes: 2:4 does not fit the middle one, which cannot be compressed."""
+    middle = nn.Unflatten(1, (2, 16)), nn.Conv1d(2, 6, 3), nn.Flatten()
+    return nn.Sequential(nn.Linear(8, 32), *middle, nn.Linear(84, 4)), torch.zeros(2, 8)
 
 
 def small_with_weights():
     torch.manual_seed(0)
-    model = Small()
-    assert model.stem.weight.abs().max().item() > 0
-    return model, torch.zeros(2, 3, 6, 6)
+    model, inputs = small()
+    assert model[0].weight.abs().max().item() > 0
+    return model, inputs

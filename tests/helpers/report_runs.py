@@ -41,6 +41,7 @@ def write_run(
     masks: dict[int, Masks],
     *,
     algorithm: str = "RigL",
+    choices: dict[str, dict[str, str]] | None = None,
     config: dict[str, Any] | None = None,
     finished: bool = True,
     extra: dict[str, Any] | None = None,
@@ -51,6 +52,7 @@ def write_run(
         path: the folder to make.
         masks: step -> name -> mask; 0 is the first, every other an update.
         algorithm: what the snapshots name.
+        choices: name -> what else the snapshots say of a layer.
         config: content of config.yaml.
         finished: whether there is a result.
         extra: more keys of each line of a step.
@@ -62,7 +64,8 @@ def write_run(
     config = config or {"recipe": "charlm", "sparsity": {"algorithm": algorithm.lower()}}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     for step in steps[:-1] or steps:
-        write_snapshot(path / "masks" / f"{step:06d}.safetensors", step, masks[step], algorithm)
+        file = path / "masks" / f"{step:06d}.safetensors"
+        write_snapshot(file, step, masks[step], algorithm, choices)
     write_weights(path / "checkpoints" / f"{last:06d}" / "model.safetensors", masks[last])
     if finished:
         write_weights(path / "model.safetensors", masks[last])
@@ -83,9 +86,18 @@ def write_weights(path: Path, masks: Masks) -> None:
     safetensors.numpy.save_file(tensors, path, {"sparsewright": "{}"})
 
 
-def write_snapshot(path: Path, step: int, masks: Masks, algorithm: str) -> None:
+def write_snapshot(
+    path: Path,
+    step: int,
+    masks: Masks,
+    algorithm: str,
+    choices: dict[str, dict[str, str]] | None = None,
+) -> None:
     bits = {n: np.packbits(mask.reshape(-1), bitorder="little") for n, mask in masks.items()}
-    layers = {n: {"shape": list(mask.shape), "algorithm": algorithm} for n, mask in masks.items()}
+    layers = {
+        n: {"shape": list(mask.shape), "algorithm": algorithm, **(choices or {}).get(n, {})}
+        for n, mask in masks.items()
+    }
     metadata = {"sparsewright": json.dumps({"step": step, "layers": layers})}
     safetensors.numpy.save_file(bits, path, metadata)
 

@@ -59,12 +59,17 @@ def state_tensors(optimizer: Optimizer, param: Tensor) -> Iterator[tuple[str, Te
 
 
 def assert_pruned(sparsity: sparse.SparsityAlgorithm, *optimizers: Optimizer) -> None:
-    """Invariant 1: weight, gradient and optimizer state are zero wherever the mask is False."""
+    """Invariant 1: weight, gradient and optimizer state are zero wherever the mask is False.
+
+    Of a shadowed weight the weight alone.
+    """
     assert sparsity.num_sparse_params > 0
     for parameter in sparsity.sparse_params.values():
         pruned = ~parameter.mask
         assert parameter.mask.dtype == torch.bool
         assert not parameter.param.detach()[pruned].any(), f"weight of {parameter.name}"
+        if parameter.storage.name == "shadowed":
+            continue
         if parameter.param.grad is not None:
             assert not parameter.param.grad[pruned].any(), f"gradient of {parameter.name}"
         for optimizer in optimizers:
@@ -75,6 +80,14 @@ def assert_pruned(sparsity: sparse.SparsityAlgorithm, *optimizers: Optimizer) ->
 def masks_of(sparsity: sparse.SparsityAlgorithm) -> dict[str, Tensor]:
     """Copies of all masks, by full name."""
     return {name: p.mask.clone() for name, p in sparsity.sparse_params.items()}
+
+
+def trained_by(model: nn.Module, sparsity: sparse.SparsityAlgorithm) -> dict[str, Tensor]:
+    """What training changes besides masks: weights and buffers, and the shadows of weights."""
+    state = {name: v for name, v in model.state_dict().items() if not name.endswith("_mask")}
+    for algorithm in sparsity.algorithms:
+        state |= {f"shadow of {name}": v for name, v in algorithm.shadows.items()}
+    return state
 
 
 def kept_of(sparsity: sparse.SparsityAlgorithm) -> dict[str, int]:

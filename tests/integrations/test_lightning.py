@@ -164,6 +164,32 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, make, module, options)
     assert_same_run(whole, resumed)
 
 
+def ste():
+    return sparse.configure(
+        [
+            {"algorithm": "ste", "structure": "2:4", "update": 2, "param_filter": "net.0.weight"},
+            {"algorithm": "rigl", "sparsity": 0.5, "distribution": "global", "update": 3},
+        ]
+    )
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_shadows_are_resumed_too(tmp_path, precision):
+    runs = [(Plain(), ste()), (Plain(), ste())]
+    for (module, sparsity), start in zip(runs, (None, tmp_path / "epoch=0.ckpt"), strict=True):
+        torch.manual_seed(99)
+        keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+        run = trainer(tmp_path, sparsity, -1, keep, max_epochs=2, precision=precision)
+        run.fit(module, data(), ckpt_path=start)
+    (whole, first), (resumed, second) = runs
+    assert first.step == second.step == 12
+    assert_same(dict(whole.state_dict()), dict(resumed.state_dict()))
+    assert_same(first.state_dict(), second.state_dict())
+    assert second.algorithms[0].shadows["net.0.weight"].any()
+    for one, two in zip(whole.trainer.optimizers, resumed.trainer.optimizers, strict=True):
+        assert_same(one.state_dict()["state"], two.state_dict()["state"])
+
+
 def test_the_steps_that_count_are_those_of_the_optimizer(tmp_path):
     module, sparsity = Plain(), rigl()
     seen = []

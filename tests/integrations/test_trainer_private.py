@@ -116,17 +116,21 @@ def test_logged_step(tmp_path):
     assert recorder.trainer.global_step == 8
 
 
-def test_saved_states(tmp_path):
-    """A state that is put under a name of its own survives the file, beside those of callbacks."""
+def test_saved_state(tmp_path):
+    """A state under a name of its own is in the file as it was when that was written."""
 
     class Exported(ExportableState):
         def state(self):
             return {"args": {}, "attributes": {}}
 
-    state = TrainerState(stateful_callbacks=[Exported()])
-    trainer_private.saved_states(state)["sparsity"] = {"step": 3, "levels": [0.5, None]}
-    state.save_to_json(str(tmp_path / "state.json"))
-    loaded = TrainerState.load_from_json(str(tmp_path / "state.json"))
-    states = trainer_private.saved_states(loaded)
-    assert states.keys() == {"sparsity", "Exported"}
-    assert states["sparsity"] == {"step": 3, "levels": [0.5, None]}
+    state, now = TrainerState(stateful_callbacks=[Exported()]), {"step": 3, "levels": [0.5, None]}
+    assert trainer_private.saved_state(state, "sparsity") is None
+    trainer_private.save_later(state, "sparsity", lambda: dict(now))
+    assert trainer_private.saved_state(state, "sparsity") is None  # nothing was saved yet
+    path = str(tmp_path / "state.json")
+    for step in (3, 4):
+        now["step"] = step
+        state.save_to_json(path)
+        loaded = TrainerState.load_from_json(path)
+        assert loaded.stateful_callbacks.keys() == {"sparsity", "Exported"}
+        assert trainer_private.saved_state(loaded, "sparsity") == now

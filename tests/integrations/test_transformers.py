@@ -1,8 +1,10 @@
 """The callback of transformers' Trainer, with real trainers and a small real model."""
 
+import base64
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 from transformers import (
@@ -55,6 +57,19 @@ def group():
     )
 
 
+def ste():
+    return sparse.STE(0.5, update=3, structure="2:4")
+
+
+def group_with_ste():
+    return sparse.configure(
+        [
+            {"algorithm": "ste", "sparsity": 0.5, "update": 2, "param_filter": "*query*"},
+            {"algorithm": "rigl", "sparsity": 0.5, "distribution": "global", "update": 3},
+        ]
+    )
+
+
 def make_trainer(folder, sparsity, steps=10, model=None, callbacks=(), model_init=None, **options):
     arguments = {
         "max_steps": steps,
@@ -92,19 +107,78 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, make, options):
     options = dict(options)
     if options.pop("restore", False):
         options["restore_callback_states_from_checkpoint"] = True
+    resumed, optimizer = resume(tmp_path, make, **options)
+    assert_pruned(resumed, optimizer)
+
+
+def in_order(state):
+    """A state with the keys of its dicts in the order of a file of JSON."""
+    if isinstance(state, dict):
+        return {key: in_order(state[key]) for key in sorted(state)}
+    return [in_order(each) for each in state] if isinstance(state, list) else state
+
+
+def resume(folder, make, dtype=torch.float32, **options):
+    """Resume in the middle, and compare with an uninterrupted run."""
     whole = make()
-    first = make_trainer(tmp_path, whole, **options)
+    first = make_trainer(folder, whole, model=make_model().to(dtype), **options)
     first.train()
 
     resumed = make()
     torch.manual_seed(99)
-    second = make_trainer(tmp_path / "again", resumed, model=make_model(7), **options)
-    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    second = make_trainer(folder / "again", resumed, model=make_model(7).to(dtype), **options)
+    second.train(resume_from_checkpoint=str(folder / "checkpoint-5"))
     assert resumed.step == whole.step == 10
-    assert_pruned(resumed, inner(second))
     assert_same(dict(first.model.state_dict()), dict(second.model.state_dict()))
     assert_same(inner(first).state_dict()["state"], inner(second).state_dict()["state"])
-    assert resumed.state_dict() == whole.state_dict()
+    assert_same(in_order(resumed.state_dict()), in_order(whole.state_dict()))
+    return resumed, inner(second)
+
+
+@pytest.mark.parametrize("make", [ste, group_with_ste])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"restore_callback_states_from_checkpoint": True}, {"dtype": torch.bfloat16}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_shadows_are_resumed_too(tmp_path, make, options):
+    resumed, _ = resume(tmp_path, make, **options)
+    shadows = [shadow for rule in resumed.algorithms for shadow in rule.shadows.values()]
+    assert shadows
+    assert all(bool(shadow.any()) for shadow in shadows)
+    assert all(shadow.dtype == options.get("dtype", torch.float32) for shadow in shadows)
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch_has_its_own_shadows(tmp_path):
+    """Whatever decides to save, and whenever."""
+    sparsity = ste()
+    options = {"save_strategy": "epoch", "logging_strategy": "epoch"}
+    make_trainer(tmp_path, sparsity, steps=20, **options).train()
+    early, late = (load_state(tmp_path / f"checkpoint-{step}") for step in (10, 20))
+    again = ste()
+    again.load_state_dict(late)
+    assert_same(in_order(again.state_dict()), in_order(sparsity.state_dict()))
+    assert not torch.equal(early["shadows"][QUERY], late["shadows"][QUERY])
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: "AAAA" + text[4:]])
+def test_damaged_shadows_are_refused(tmp_path, damage):
+    make_trainer(tmp_path, ste(), steps=5).train()
+    path = tmp_path / "checkpoint-5" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    saved = state["stateful_callbacks"]["sparsity"]
+    saved["shadows"] = damage(saved["shadows"])
+    path.write_text(json.dumps(state))
+    with pytest.raises(StateError, match="shadows"):
+        make_trainer(tmp_path, ste()).train(resume_from_checkpoint=True)
+
+
+def load_state(folder):
+    """The algorithm's state in a checkpoint."""
+    state = json.loads((folder / "trainer_state.json").read_text())
+    saved = state["stateful_callbacks"]["sparsity"]
+    packed = safetensors.torch.load(base64.b64decode(saved["shadows"]))
+    return {**saved, "shadows": packed}
 
 
 def test_what_a_checkpoint_holds(tmp_path):

@@ -28,7 +28,7 @@ def run(tmp_path=None, **env):
         [sys.executable, "-c", prefix + SHOW],
         capture_output=True,
         text=True,
-        env={**os.environ, **env},
+        env={**os.environ, "SPARSEWRIGHT_KERNELS": "auto", **env},
         check=True,
     )
     return done.stdout.strip(), done.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sparsewright as sparse
-from helpers.cases import ALGORITHMS, attach, every_algorithm, step_once
+from helpers.cases import ALGORITHMS, attach, step_once
 from helpers.support import assert_same, masks_of
 from sparsewright.errors import StateError
 
@@ -104,6 +104,11 @@ def faults(state):
             yield path, "a key more", changed(state, path, add)
 
 
+STATES = ALGORITHMS | {
+    "set by magnitude": lambda: sparse.SET(sparsity=0.6, update=2, distribution="global")
+}
+
+
 def is_sound(state, own):
     """Whether a state could be one of this algorithm: same keys, other numbers."""
     if isinstance(own, dict):
@@ -119,7 +124,7 @@ def is_sound(state, own):
     return type(state) is type(own)
 
 
-@every_algorithm
+@pytest.mark.parametrize("make", STATES.values(), ids=STATES)
 def test_hostile_states_change_nothing(make):
     model, sparsity, optimizer = attach(make)
     for step in range(1, 4):

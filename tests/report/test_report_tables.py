@@ -60,6 +60,40 @@ def test_layers(written: list[WrittenRun], runs: list[Run]) -> None:
             assert row["since_first"] == pytest.approx(both / either)
 
 
+def test_choices_of_layers_and_runs(tmp_path: Path, runs: list[Run]) -> None:
+    assert not {"distribution", "structure", "storage"} & {
+        column.key for column in tables.layer_table(runs).without_empty_columns().columns
+    }
+    masks = {step: random_masks(SHAPES, 0.5, step) for step in (0, 5)}
+    choices = {
+        "conv.weight": {"distribution": "erk", "structure": "", "storage": "masked"},
+        "fc|.weight": {"structure": "NM(2, 4)", "storage": "shadowed", "algorithm": "STE"},
+    }
+    path = write_run(tmp_path / "chosen", masks, choices=choices).path
+    found = read_runs([path])
+    rows = {row["layer"]: row for row in tables.layer_table(found).rows}
+    kinds = ("algorithm", "distribution", "structure", "storage")
+    assert [rows["conv.weight"][kind] for kind in kinds] == ["RigL", "erk", None, "masked"]
+    assert [rows["fc|.weight"][kind] for kind in kinds] == ["STE", None, "NM(2, 4)", "shadowed"]
+    (row,) = tables.summary_table(found).rows
+    assert [row["methods"], *(row[kind] for kind in kinds[1:])] == [
+        *("RigL, STE", "erk", "NM(2, 4)", "masked, shadowed"),
+    ]
+    content = json.loads(exports.to_json(found))
+    assert [paper["arxiv"] for paper in content["citations"]] == ["1911.11134", "1308.3432"]
+
+
+def test_an_algorithm_of_ones_own_is_cited_by_the_paper_that_it_names(tmp_path: Path) -> None:
+    masks = {0: random_masks(SHAPES, 0.5, 0), 5: random_masks(SHAPES, 0.5, 1)}
+    choices = {"conv.weight": {"algorithm": "Mine", "paper": "arXiv:2102.04010"}}
+    run = write_run(tmp_path / "run", masks, algorithm="Yours", choices=choices)
+    content = json.loads(exports.to_json(read_runs([run.path])))
+    assert content["without_paper"] == [
+        "Mine: arXiv:2102.04010",
+        "Yours: a method of your own; no paper known here.",
+    ]
+
+
 def test_layers_of_a_killed_run_are_those_of_its_checkpoint(written: list[WrittenRun]) -> None:
     (finished,) = read_runs([written[0].path])
     with (written[0].path / "metrics.jsonl").open("a") as file:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import sparsewright
+from helpers.support import make_mlp
 from sparsewright.core.packing import pack_mask, unpack_mask
 from sparsewright.errors import StateError
 from sparsewright.runs.mask_history import MaskHistory, is_snapshot_due
@@ -90,9 +91,49 @@ def test_state_of_another_model_does_not_load() -> None:
 def test_a_snapshot_has_masks_shapes_and_algorithms() -> None:
     run = Followed("rigl")
     bits, layers = run.history.snapshot()
-    assert layers["0.weight"] == {"shape": [6, 3, 3, 3], "algorithm": "RigL"}
+    assert layers["0.weight"] == {
+        "shape": [6, 3, 3, 3],
+        "algorithm": "RigL",
+        "paper": "arXiv:1911.11134",
+        "distribution": "",
+        "structure": "",
+        "storage": "masked",
+    }
     for name, (mask,) in run.masks.items():
         assert torch.equal(unpack_mask(bits[name], torch.Size(layers[name]["shape"])), mask)
+
+
+def test_a_snapshot_has_the_choices_of_each_weight() -> None:
+    group = sparsewright.configure(
+        [
+            {"algorithm": "ste", "structure": "2:4", "param_filter": "0.weight"},
+            {
+                "algorithm": "set",
+                "sparsity": 0.5,
+                "distribution": "erk",
+                "storage": "compressed",
+                "param_filter": "2.weight",
+            },
+        ]
+    )
+    group.apply(make_mlp())
+    _, layers = MaskHistory(group).snapshot()
+    assert layers["0.weight"] == {
+        "shape": [16, 8],
+        "algorithm": "STE",
+        "paper": "arXiv:1308.3432",
+        "distribution": "",
+        "structure": "NM(2, 4)",
+        "storage": "shadowed",
+    }
+    assert layers["2.weight"] == {
+        "shape": [4, 16],
+        "algorithm": "SET",
+        "paper": "arXiv:1707.04780",
+        "distribution": "erk",
+        "structure": "",
+        "storage": "compressed",
+    }
 
 
 @pytest.mark.parametrize(("steps", "every"), [(1, 1), (7, 1), (20, 3), (400, 1), (1000, 7)])

@@ -22,6 +22,7 @@ from sparsewright.runs.progress import Progress
 from sparsewright.runs.run_folder import RunFolder
 from sparsewright.runs.training import Training
 from sparsewright.runs.user_objects import load_object
+from sparsewright.storage import ALL as STORAGES
 
 
 class _StopRequest:
@@ -50,7 +51,7 @@ class _StopRequest:
 @click.option("--seed", type=int, help="Seed of weights, batches and default masks  [0].")
 @click.option(
     "--storage",
-    type=click.Choice(["masked", "compressed"]),
+    type=click.Choice([storage.name for storage in STORAGES]),
     help="How sparse weights are stored, instead of what the section sparsity says.",
 )
 @click.option("--no-baseline", is_flag=True, help="Do not train the dense twin beside it.")

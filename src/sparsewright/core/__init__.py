@@ -1,1 +1,9 @@
-"""The pure core: masks, score shapers, filters, errors. No module or optimizer here."""
+"""The pure core: counts, selection, masks, filters. No module, no optimizer."""
+
+import sys
+
+from sparsewright import errors, events
+
+# The import paths of version 0.1.
+sys.modules[f"{__name__}.errors"] = errors
+sys.modules[f"{__name__}.events"] = events

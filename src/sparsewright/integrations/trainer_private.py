@@ -44,7 +44,28 @@ def logged_step(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def saved_states(state: TrainerState) -> dict[str, Any]:
-    """Return what `trainer_state.json` keeps of callbacks, by name, though annotated as a list."""
+def saved_state(state: TrainerState, key: str) -> dict[str, Any] | None:
+    """Return what `trainer_state.json` had under a name; None if it had nothing."""
+    found = _callbacks_of(state).get(key)
+    return found if isinstance(found, dict) else None
+
+
+def save_later(state: TrainerState, key: str, make: Callable[[], dict[str, Any]]) -> None:
+    """Let `trainer_state.json` have, whenever it is written, what a function then returns."""
+    _callbacks_of(state)[key] = _Later(make)
+
+
+class _Later:
+    """A value that is made when it is copied, as `TrainerState.save_to_json` does by `asdict`."""
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._make = make
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return self._make()
+
+
+def _callbacks_of(state: TrainerState) -> dict[str, Any]:
+    """The states of callbacks by name, though they are annotated as a list."""
     states: dict[str, Any] = vars(state)["stateful_callbacks"]
     return states

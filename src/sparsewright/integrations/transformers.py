@@ -10,19 +10,23 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.hooks import Removable
-from sparsewright.errors import AttachError, needs
+from sparsewright.errors import AttachError, StateError, needs
 from sparsewright.integrations import follow_only, is_attached
-from sparsewright.integrations.trainer_private import saved_states
+from sparsewright.integrations.trainer_private import save_later, saved_state
 from sparsewright.metrics import log_metrics
 
 with needs("SparsityCallback", "transformers", extra="transformers"):
+    import safetensors.torch
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["SparsityCallback"]
@@ -36,8 +40,10 @@ class SparsityCallback(TrainerCallback):
     The model is sparsified when the Trainer is made, before its optimizer is; the optimizer when
     training begins. A checkpoint has the masks in `model.safetensors` and the algorithm's state,
     under `stateful_callbacks`, in `trainer_state.json`, so `resume_from_checkpoint` goes on exactly
-    where the run stopped. The overall scalars of `log_metrics` join each log of the training loss
-    (in `log_history`, on the console); `log_metrics(sparsity, wandb.log)` logs every weight's.
+    where the run stopped. The shadows of weights that are trained dense (by STE, for one)
+    are in that file too, as base64. The overall scalars of `log_metrics` join each log of the
+    training loss (in `log_history`, on the console); `log_metrics(sparsity, wandb.log)` logs every
+    weight's.
 
     `from_pretrained` of such a checkpoint reports the masks as unexpected, and loads the weights
     with their zeros. `sparsity.remove()` before `save_pretrained` leaves the masks out of the file;
@@ -81,9 +87,9 @@ class SparsityCallback(TrainerCallback):
         """
         if not is_attached(self.sparsity, kwargs["model"]):
             self._start_again(kwargs["model"], state)
-        saved = saved_states(state).get(_KEY)
+        saved = saved_state(state, _KEY)
         if saved is not None:
-            self.sparsity.load_state_dict(saved)
+            self.sparsity.load_state_dict(_from_json(saved))
         follow_only(self.sparsity, [kwargs["optimizer"]])
         self._every = max(1, state.logging_steps) if args.logging_strategy == "steps" else 1
         self._follow(state)
@@ -113,8 +119,8 @@ class SparsityCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put the state where a checkpoint saved after this step takes it from; keep in step."""
-        saved_states(state)[_KEY] = self.sparsity.state_dict()
+        """Let a checkpoint saved after this step have the state; keep in step."""
+        save_later(state, _KEY, lambda: _to_json(self.sparsity.state_dict()))
         if state.global_step - self.sparsity.step != self._ahead:
             self._follow(state)
 
@@ -137,3 +143,33 @@ class SparsityCallback(TrainerCallback):
         if self._logging is not None:
             self._logging.remove()
             self._logging = None
+
+
+def _to_json(state: Mapping[str, Any]) -> dict[str, Any]:
+    """An algorithm's state with its shadows as text."""
+    shown = dict(state)
+    if "algorithms" in state:
+        shown["algorithms"] = [_to_json(each) for each in state["algorithms"]]
+    if "shadows" in state:
+        shadows = {name: shadow.contiguous() for name, shadow in state["shadows"].items()}
+        shown["shadows"] = base64.b64encode(safetensors.torch.save(shadows)).decode()
+    return shown
+
+
+def _from_json(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse; whatever is of another form is left for `load_state_dict` to refuse.
+
+    Raises:
+        StateError: the text of shadows is damaged.
+    """
+    state = dict(shown)
+    if isinstance(state.get("algorithms"), list):
+        every = state["algorithms"]
+        state["algorithms"] = [_from_json(s) if isinstance(s, Mapping) else s for s in every]
+    if isinstance(state.get("shadows"), str):
+        try:
+            packed = base64.b64decode(state["shadows"], validate=True)
+            state["shadows"] = safetensors.torch.load(packed)
+        except (binascii.Error, safetensors.SafetensorError) as error:
+            raise StateError("the shadows", f"they are no base64 of safetensors: {error}") from None
+    return state

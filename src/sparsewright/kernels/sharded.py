@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsewright.kernels.reference import NanError, entries_finite, order_keys
 
@@ -38,6 +38,17 @@ def local(tensor: Any) -> Tensor:
         with torch.no_grad():
             part = tensor.to_local()
     return part
+
+
+def reshard(module: nn.Module) -> None:
+    """Let FSDP2 put back the shards of weights below a module that it holds gathered.
+
+    After a forward pass it leaves those of its root so.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    for each in module.modules() if fsdp is not None else ():
+        if isinstance(each, fsdp.FSDPModule):
+            each.reshard()
 
 
 @dataclass(frozen=True)

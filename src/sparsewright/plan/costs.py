@@ -159,8 +159,8 @@ def step_flops(
         is_frozen: whether the weight has no gradient.
         needs_dense_gradient: whether it is an update step of such a method.
 
-    >>> step_flops(100, 0.1), step_flops(100, 0.1, needs_dense_gradient=True)
-    (30.0, 120.0)
+    >>> step_flops(100, 0.25), step_flops(100, 0.25, needs_dense_gradient=True)
+    (75.0, 150.0)
     """
     gradient = 0.0 if is_frozen else 1.0 if needs_dense_gradient else density
     return forward * (2 * density + gradient)

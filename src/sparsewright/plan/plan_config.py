@@ -120,7 +120,7 @@ def plan_file(
         names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
         allowed = f"a section whose param_filter matches some of {', '.join(names)}"
         if any(algorithm.skips_misfits for algorithm in algorithms):
-            allowed += ", and a structure that fits them"
+            allowed += ", and whose structure fits them"
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
     plan.states = _STATES.get(request.optimizer.name, momentum)

@@ -20,6 +20,7 @@ from sparsewright.errors import (
     SparsewrightError,
     stop,
 )
+from sparsewright.storage import ALL as STORAGES
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -72,7 +73,7 @@ class LoopSettings:
     checkpoint_every: int = option(100, least=1)
     baseline: bool = option(True)
     threads: int | None = option(None, least=1)
-    storage: str | None = option(None, among=("masked", "compressed"))
+    storage: str | None = option(None, among=tuple(storage.name for storage in STORAGES))
 
 
 def read_section(

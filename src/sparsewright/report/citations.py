@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -45,21 +45,34 @@ PAPERS = {
         2020,
         "1911.11134",
     ),
+    "ste": Paper(
+        "STE",
+        "Y. Bengio, N. Léonard, A. Courville",
+        "Estimating or propagating gradients through stochastic neurons for conditional "
+        "computation",
+        2013,
+        "1308.3432",
+    ),
 }
 _WITHOUT_PAPER = {"static": "Static: one mask for the whole run; no paper."}
 
 
-def cite(names: Iterable[str]) -> tuple[list[Paper], list[str]]:
-    """The papers of methods by name, and a sentence for each method without one.
+def cite(sources: Mapping[str, str]) -> tuple[list[Paper], list[str]]:
+    """Return the papers of methods, and a sentence for each method whose paper is not known here.
 
-    >>> [paper.arxiv for paper in cite(["RigL", "Static"])[0]], cite(["Mine"])[1]
+    Args:
+        sources: method -> where it comes from, as far as its run says; "" if it does not.
+
+    >>> [paper.arxiv for paper in cite({"RigL": "", "Static": ""})[0]], cite({"Mine": ""})[1]
     (['1911.11134'], ['Mine: a method of your own; no paper known here.'])
+    >>> cite({"Mine": "arXiv:2102.04010"})[1]
+    ['Mine: arXiv:2102.04010']
     """
     papers, others = [], []
-    for name in {name.lower(): name for name in names}.values():
+    for name, source in {name.lower(): (name, source) for name, source in sources.items()}.values():
         if name.lower() in PAPERS:
             papers.append(PAPERS[name.lower()])
         else:
-            own = f"{name}: a method of your own; no paper known here."
+            own = f"{name}: {source or 'a method of your own; no paper known here.'}"
             others.append(_WITHOUT_PAPER.get(name.lower(), own))
     return papers, others

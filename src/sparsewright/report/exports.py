@@ -49,7 +49,7 @@ def to_markdown(runs: list[Run]) -> str:
         found.append(tables.overlap_table(runs))
     found += [tables.speed_table(runs), tables.versions_table(runs)]
     parts = [_markdown(table.without_empty_columns()) for table in found if table.rows]
-    papers, others = cite(name for run in runs for name in tables.methods(run))
+    papers, others = cite(tables.papers(runs))
     lines = [f"- {x.method}: {x.authors}, “{x.title}”, {x.year}, <{x.url}>" for x in papers]
     lines += [f"- {_cell(text)}" for text in others]
     return "\n".join([*parts, "## Citations\n", *lines, ""])
@@ -74,7 +74,7 @@ def _cell(text: str) -> str:
 
 def to_json(runs: list[Run]) -> str:
     """Everything in the report but the masks themselves."""
-    papers, others = cite(name for run in runs for name in tables.methods(run))
+    papers, others = cite(tables.papers(runs))
     content = {
         "runs": tables.summary_table(runs).rows,
         "layers": tables.layer_table(runs).rows,

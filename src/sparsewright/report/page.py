@@ -221,7 +221,7 @@ def _costs(runs: list[Run]) -> str:
 
 
 def _about(runs: list[Run]) -> str:
-    papers, others = cite(name for run in runs for name in tables.methods(run))
+    papers, others = cite(tables.papers(runs))
     items = [
         f"<li>{escape(p.method)}: {escape(p.authors)}, “{escape(p.title)}”, {p.year}, "
         f'<a href="{escape(p.url)}">arXiv:{escape(p.arxiv)}</a></li>'

@@ -21,11 +21,19 @@ class Layer:
         name: its key in the state dict.
         shape: its shape.
         algorithm: class name of what makes its masks; "" where the run does not say.
+        paper: where that comes from.
+        distribution: what divides the level among layers; "" if it is the same for all.
+        structure: what entries stand or fall together; "" if each is by itself.
+        storage: how the weight is held.
     """
 
     name: str
     shape: tuple[int, ...]
     algorithm: str = ""
+    paper: str = ""
+    distribution: str = ""
+    structure: str = ""
+    storage: str = ""
 
     @property
     def total(self) -> int:
@@ -101,12 +109,10 @@ def read_run(path: Path) -> Run:
     text, config = _read_config(path / "config.yaml")
     step, final, size = read_final(path)
     snapshots = [read_snapshot(file, final) for file in _snapshot_files(path, step)]
-    algorithms: dict[str, str] = {}
+    facts: dict[str, dict[str, str]] = {}
     for snapshot in snapshots:
-        algorithms |= snapshot.algorithms
-    layers = {
-        name: Layer(name, shape, algorithms.get(name, "")) for name, shape in final.shapes.items()
-    }
+        facts |= snapshot.facts
+    layers = {n: Layer(n, shape, **facts.get(n, {})) for n, shape in final.shapes.items()}
     return Run(
         name=path.resolve().name,
         path=path,

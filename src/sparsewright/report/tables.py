@@ -11,6 +11,7 @@ from sparsewright.report.mask_statistics import chance_jaccard, dead_rows, jacca
 from sparsewright.report.read import Run
 from sparsewright.report.run_metrics import is_number, number_keys
 
+_CHOICES = ("distribution", "structure", "storage")
 _ALL_PAIRS = 4  # of more runs than this, each is compared with the first only
 
 
@@ -49,6 +50,9 @@ _LAYER_COLUMNS = [
     Column("run", "run", "text"),
     Column("layer", "layer", "text"),
     Column("algorithm", "method", "text"),
+    Column("distribution", "distribution", "text"),
+    Column("structure", "structure", "text"),
+    Column("storage", "storage", "text"),
     Column("shape", "shape", "text"),
     Column("total", "weights"),
     Column("kept", "kept"),
@@ -86,6 +90,7 @@ def _layer_row(run: Run, name: str) -> dict[str, Any]:
         "run": run.name,
         "layer": name,
         "algorithm": layer.algorithm or None,
+        **{choice: getattr(layer, choice) or None for choice in _CHOICES},
         "shape": "×".join(map(str, layer.shape)),
         "total": layer.total,
         "kept": kept,
@@ -112,6 +117,7 @@ def summary_table(runs: list[Run]) -> Table:
         Column("run", "run", "text"),
         Column("recipe", "recipe", "text"),
         Column("methods", "methods", "text"),
+        *(Column(choice, choice, "text") for choice in _CHOICES),
         Column("state", "state", "text"),
         Column("steps", "steps"),
     ]
@@ -127,6 +133,7 @@ def summary_table(runs: list[Run]) -> Table:
                 "run": run.name,
                 "recipe": str(run.config.get("recipe", "")) or None,
                 "methods": ", ".join(methods(run)) or None,
+                **{choice: _joined(run, choice) for choice in _CHOICES},
                 "state": "finished" if run.finished else "not finished",
                 "steps": max([run.last_step, *(line["step"] for line in run.metrics.steps[-1:])]),
                 **{f"last {key}": _number(last.get(key)) for key in validation},
@@ -147,6 +154,19 @@ def summary_table(runs: list[Run]) -> Table:
         Column("weights_bytes", "file of weights, bytes"),
     ]
     return Table("Runs", columns, rows)
+
+
+def _joined(run: Run, choice: str) -> str | None:
+    """What the layers of a run have for a choice, each once."""
+    found = dict.fromkeys(getattr(layer, choice) for layer in run.layers.values())
+    return ", ".join(filter(None, found)) or None
+
+
+def papers(runs: list[Run]) -> dict[str, str]:
+    """Method -> where it comes from; "" where no run says."""
+    named = {name: "" for run in runs for name in methods(run)}
+    layers = (layer for run in runs for layer in run.layers.values())
+    return named | {layer.algorithm: layer.paper for layer in layers if layer.paper}
 
 
 def methods(run: Run) -> list[str]:

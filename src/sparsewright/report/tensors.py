@@ -14,6 +14,8 @@ from sparsewright.errors import CheckpointError
 from sparsewright.formats.mask_bits import Bits, pack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX, natural_order
 
+FACTS = ("algorithm", "paper", "distribution", "structure", "storage")
+
 
 @dataclass(frozen=True)
 class MaskFile:
@@ -23,13 +25,13 @@ class MaskFile:
         step: optimizer steps completed.
         bits: name of the weight -> packed mask.
         shapes: name -> shape of the weight.
-        algorithms: name -> class name of the algorithm, where the file says.
+        facts: name -> what the file says of its choices, by the names in `FACTS`.
     """
 
     step: int
     bits: dict[str, Bits]
     shapes: dict[str, tuple[int, ...]]
-    algorithms: dict[str, str]
+    facts: dict[str, dict[str, str]]
 
 
 def read_final(path: Path) -> tuple[int, MaskFile, int]:
@@ -92,8 +94,8 @@ def read_snapshot(path: Path, final: MaskFile) -> MaskFile:
     for name, packed in bits.items():
         if problem := why_not_packed(packed, math.prod(final.shapes[name])):
             raise CheckpointError(path, f"{name} is not a packed mask: {problem}")
-    algorithms = {name: str(facts.get("algorithm", "")) for name, facts in layers.items()}
-    return MaskFile(step, bits, final.shapes, algorithms)
+    said = {name: {key: str(facts.get(key, "")) for key in FACTS} for name, facts in layers.items()}
+    return MaskFile(step, bits, final.shapes, said)
 
 
 def _opened(path: Path) -> Any:

@@ -2,8 +2,9 @@
 
 A snapshot is a safetensors file `masks/<step>.safetensors`: parameter name -> mask as bits (see
 `sparsewright.pack_masks`), with the metadata `sparsewright`: JSON with `step` and `layers`, name ->
-`shape` and `algorithm`. How much two consecutive masks overlap needs no snapshot: the lines
-`mask_update` in metrics.jsonl have kept, dropped and grown.
+`shape` and the choices of the weight: `algorithm`, `paper`, `distribution`, `structure`, `storage`.
+How much two consecutive masks overlap needs no snapshot: the lines `mask_update` in metrics.jsonl
+have kept, dropped and grown.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.packing import pack_mask
+from sparsewright.core.rows import Unstructured
 from sparsewright.errors import StateError
 from sparsewright.events import MaskUpdate
 from sparsewright.group import Group
@@ -51,12 +54,12 @@ class MaskHistory:
     """
 
     def __init__(self, group: Group) -> None:
-        self._algorithms: dict[str, str] = {}
+        self._algorithms: dict[str, SparsityAlgorithm] = {}
         self._parameters: dict[str, SparseParameter] = {}
         for algorithm in group.algorithms:
             for name, parameter in algorithm.sparse_params.items():
                 self._parameters[name] = parameter
-                self._algorithms[name] = type(algorithm).__name__
+                self._algorithms[name] = algorithm
         self.grown_rows = {
             name: torch.zeros(parameter.shape[0], dtype=torch.bool)
             for name, parameter in self._parameters.items()
@@ -84,10 +87,10 @@ class MaskHistory:
         }
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The masks as bits, and for each its shape and algorithm."""
+        """The masks as bits, and for each its shape and choices."""
         bits = {name: pack_mask(p.mask) for name, p in self._parameters.items()}
         layers = {
-            name: {"shape": list(p.shape), "algorithm": self._algorithms[name]}
+            name: {"shape": list(p.shape), **_facts(self._algorithms[name], p)}
             for name, p in self._parameters.items()
         }
         return bits, layers
@@ -107,6 +110,18 @@ class MaskHistory:
                 raise StateError("the history of masks", f"no rows of {name}")
             rows.copy_(state[name])
         self._remember()
+
+
+def _facts(algorithm: SparsityAlgorithm, parameter: SparseParameter) -> dict[str, str]:
+    """The choices of a weight as text: "" for a distribution or structure that is the default."""
+    distribution, structure = algorithm.distribution, algorithm.structure
+    return {
+        "algorithm": type(algorithm).__name__,
+        "paper": algorithm.paper,
+        "distribution": "" if distribution.is_uniform else distribution.name,
+        "structure": "" if structure.name == Unstructured.name else repr(structure),
+        "storage": parameter.storage.name,
+    }
 
 
 def _row_bits(mask: Tensor) -> NDArray[np.uint8]:

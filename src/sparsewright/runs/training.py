@@ -23,7 +23,7 @@ from sparsewright.recipes.task import Task, key
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.layer_counts import Churn
 from sparsewright.runs.mask_history import MaskHistory
-from sparsewright.runs.validate_state import check_weights, load_optimizer
+from sparsewright.runs.validate_state import check_shadows, check_weights, load_optimizer
 from sparsewright.session.convert import compress, decompress
 from sparsewright.wording import show
 
@@ -78,6 +78,8 @@ def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Grou
     if not algorithm or not algorithm.sparse_params:
         names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
         allowed = f"a section whose param_filter matches some of {', '.join(names)}"
+        if algorithm and any(part.skips_misfits for part in algorithm.algorithms):
+            allowed += ", and whose structure fits them"
         raise OptionError("section 'sparsity'", section, allowed)
     return algorithm
 
@@ -135,6 +137,7 @@ class Network:
         load_optimizer(self.optimizer, state["optimizer"], steps)
         if self.algorithm is not None:
             self.algorithm.load_state_dict(state["algorithm"])
+            check_shadows(self.algorithm)
 
 
 class Training:

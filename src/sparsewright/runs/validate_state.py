@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sparsewright.base import SparsityAlgorithm
 from sparsewright.errors import StateError
 from sparsewright.runs.layer_counts import count_layers
+from sparsewright.storage import ShadowedStorage
 from sparsewright.wording import show
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}
@@ -32,6 +34,27 @@ def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
     for layer in count_layers(given):
         if layer.problem:
             raise StateError("the model", f"{layer.name}: {layer.problem}")
+
+
+def check_shadows(algorithm: SparsityAlgorithm) -> None:
+    """Check what an algorithm loaded of its shadowed weights, against their masks.
+
+    Raises:
+        StateError: a shadow is missing, or is not one of its weight.
+    """
+    for rule in algorithm.algorithms:
+        held = rule.sparse_params
+        wanted = [n for n, p in held.items() if p.storage.name == ShadowedStorage.name]
+        what = f"the shadows of {type(rule).__name__}"
+        if sorted(rule.shadows) != sorted(wanted):
+            raise StateError(what, f"they are of {show(sorted(rule.shadows))}, not {show(wanted)}")
+        for name in wanted:
+            shadow, parameter = rule.shadows[name], held[name]
+            if shadow.dtype != parameter.param.dtype:
+                allowed = parameter.param.dtype
+                raise StateError(what, f"that of {name} is {shadow.dtype}; allowed: {allowed}")
+            if bool(shadow[parameter.mask].any()):
+                raise StateError(what, f"that of {name} is not zero where its mask is True")
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any], steps: int) -> None:

@@ -108,6 +108,11 @@ class ScheduleSet:
             *_, last = schedule.get_min_max_end(end, end)
         return [min(max(v, 0), 1) for v in (min(low, last), max(high, last), last)]
 
+    @property
+    def has_state(self) -> bool:
+        """Whether any schedule advances with the steps, and so has to be updated."""
+        return bool(self._stateful)
+
     def update(self, is_update_step: bool) -> None:
         """Advance the schedules by a step at which masks were due or not."""
         for schedule in self._stateful.values():

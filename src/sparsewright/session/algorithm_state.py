@@ -89,7 +89,7 @@ class Resumable(ABC):
             StateError: it is not the state of this algorithm; nothing is changed then.
         """
         own = self.state_dict()
-        optional = {"shadows", "levels"} if self.is_single else set()
+        optional = {"shadows"} if self.is_single else set()
         check_state(type(self).__name__, state_dict, own, optional)
         if self.is_single:
             self._load(state_dict)

@@ -163,7 +163,7 @@ class Surroundings:
 
     def why_not_replace(self, module: nn.Module, param_name: str) -> str:
         """Return why no other layer can stand in a layer's place; "" if one can."""
-        if self._uses[id(module._parameters[param_name])] > 1:
+        if self._uses[id(module.get_parameter(param_name))] > 1:
             return "its weight is tied to another layer's"
         if module not in self.places:
             return "the model itself is this layer, so it has no parent to hold another"

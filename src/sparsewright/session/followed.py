@@ -116,7 +116,7 @@ class Followed:
             self._is_fresh = False
 
     def _update(self, optimizer: Optimizer) -> None:
-        rules = [rule for rule in self.stepped_rules() if rule.autoupdate]
+        rules = [rule for rule in self.stepped_rules() if rule._autoupdate]
         if rules:
             with self._session.stepping(optimizer, rules):
                 for rule in rules:

@@ -54,7 +54,8 @@ class GradientHook:
 
         with requires_grad(param):
             self._handle = param.register_post_accumulate_grad_hook(accumulated)
-        self.parameter.prune_all()
+        if self.parameter.is_initialized:  # else its mask may be memory that nobody wrote to
+            self.parameter.prune_all()
         if was_armed:
             self.tap.arm()
 

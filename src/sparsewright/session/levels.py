@@ -72,10 +72,16 @@ class Levels:
         return self._bounds[parameter.name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs: levels that depend on the weights of an earlier step."""
-        if self._asked is None or not self.distribution.needs_weights:
+        """Return what resuming needs: levels that depend on the weights of an earlier step.
+
+        `[level asked for, [[name, level], ...]]`, or an empty list if there are none yet: of a
+        dict, `torch.distributed.checkpoint` would load those names only that are there already.
+        """
+        if not self.distribution.needs_weights:
             return {}
-        return {"levels": {"asked": self._asked, "of": dict(self._levels)}}
+        if self._asked is None:
+            return {"levels": []}
+        return {"levels": [self._asked, [[name, level] for name, level in self._levels.items()]]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned.
@@ -83,17 +89,26 @@ class Levels:
         Raises:
             StateError: it is no such state.
         """
-        saved = state.get("levels")
-        if saved is None:
+        saved = state.get("levels", [])  # none unless the weights decide
+        if isinstance(saved, list) and not saved:
             self._asked, self._levels = None, {}
             return
-        if not isinstance(saved, Mapping) or not isinstance(saved.get("of"), Mapping):
-            raise StateError("the levels", f"expected a dict of asked and of, not {show(saved)}")
-        levels = {**saved["of"], "asked": saved.get("asked")}
-        for name, level in levels.items():
+        if not _is_pair(saved) or not _is_list_of_pairs(saved[1]):
+            allowed = "[level, [[name, level], ...]]"
+            raise StateError("the levels", f"expected {allowed}, not {show(saved)}")
+        asked, of = saved
+        for name, level in [*of, ["asked", asked]]:
             if not isinstance(name, str) or type(level) is not float or not 0 <= level <= 1:
                 raise StateError("the levels", f"{show(name)} is {show(level)}, not a level 0..1")
-        self._asked, self._levels = saved["asked"], dict(saved["of"])
+        self._asked, self._levels = asked, dict(of)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _is_list_of_pairs(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_pair, value))
 
 
 class Weights:

@@ -44,6 +44,9 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
         _change(session, rule, parameter, update, new)
+    if next(masks, None) is not None:
+        problem = f"it gave more masks than weights ({len(ready)}); give one for each, in order"
+        raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem)
 
 
 def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
@@ -91,7 +94,7 @@ def _change(
     update.free()
     session.tap_of(parameter).free()
     if session.replicas() is not None:
-        problem = parameter.storage.why_not_resize(int(new.sum()))
+        problem = parameter.storage.why_not_change(new)
         if problem:
             raise AttachError(parameter.name, problem)
     dropped, grown = parameter.change_mask(new)

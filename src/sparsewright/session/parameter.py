@@ -94,6 +94,7 @@ class SparseParameter:
         if not self.is_initialized and not self.param.is_meta:
             self.storage.start_dense()
             self.change_mask(self.rule._make_mask(self))
+            self.storage.prune_gathered()  # a forward pass may have begun
             self.is_pristine = True
 
     @torch.no_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from sparsewright import torch_private
 from sparsewright.errors import AttachError, OptionTypeError
 from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.torch_private import wrapped_name
 
 if TYPE_CHECKING or dist.is_available():
     from torch.distributed import ProcessGroup
@@ -25,6 +27,8 @@ else:
 
 
 AUTO: Final = "auto"
+_OWN = re.compile(r"0x[0-9a-fA-F]+|(?<=cuda:)\d+")
+"""What in the text of an algorithm belongs to one rank: addresses, the number of a device."""
 
 ReplicaGroup = ProcessGroup | Literal["auto"] | None
 """The ranks that train replicas: a `torch.distributed.ProcessGroup`, `"auto"` or None."""
@@ -56,37 +60,40 @@ def find_group(setting: ReplicaGroup) -> ProcessGroup | None:
 
 def group_of(module: nn.Module, setting: ReplicaGroup) -> ReplicaGroup:
     """Return the setting after applying to a module: a data parallel one brings its ranks."""
-    if setting == AUTO and isinstance(module, DistributedDataParallel):
-        return module.process_group
+    if setting == AUTO:
+        inner: Any = module
+        while not isinstance(inner, DistributedDataParallel):
+            name = wrapped_name(inner)
+            if name is None:
+                return setting
+            inner = getattr(inner, name)
+        found: ProcessGroup = inner.process_group
+        return found
     return setting
 
 
 def check_agreement(
-    parameters: Iterable[SparseParameter],
+    parameters: Sequence[SparseParameter],
     steps: Sequence[int],
-    seeds: Sequence[int],
     group: ProcessGroup,
+    device: torch.device,
 ) -> None:
     """Raise if the ranks are not about to train the same sparse model; sends 8 bytes a parameter.
+
+    Args:
+        parameters: all sparse parameters of this rank, perhaps none.
+        steps: completed by each optimizer.
+        group: the ranks.
+        device: where to put what is sent.
 
     Raises:
         AttachError: names what differs.
     """
-    sparse = list(parameters)
-    if not sparse:
-        return
-    device = sharded.local(sparse[0].param).device
-    layout = [(p.name, tuple(p.shape), sharded.is_sharded(p.param)) for p in sparse]
     advice = "if these ranks do not train the same model, set process_group to those that do"
-    if not _is_equal([_digest(repr((layout, list(steps), list(seeds))).encode())], group, device):
-        raise AttachError(
-            "the sparse model differs between ranks",
-            f"names, shapes, steps {list(steps)} and seeds {list(seeds)} must be equal on all; "
-            f"{advice}",
-        )
+    _check_plans(parameters, steps, group, device, advice)
     # A sharded mask differs by nature; it is made from the whole weight.
-    digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in sparse]
-    if not _is_equal(digests, group, device):
+    digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in parameters]
+    if not all(_compare(digests, group, device)):
         raise AttachError(
             "masks differ between ranks",
             "they were made from weights that differed: seed the ranks alike, or apply after "
@@ -94,11 +101,57 @@ def check_agreement(
         )
 
 
-def _is_equal(digests: list[int], group: ProcessGroup, device: torch.device) -> bool:
+def check_shards(parameters: Iterable[SparseParameter], steps: Sequence[int]) -> None:
+    """Raise if the ranks that share sharded weights are not about to make their masks alike.
+
+    All of them take part in that; if they did not agree, one would wait for another forever.
+
+    Raises:
+        AttachError: names what differs.
+    """
+    shared: dict[ProcessGroup, list[SparseParameter]] = {}
+    for parameter in parameters:
+        group = sharded.group_of(parameter.param)
+        if group is not None:
+            shared.setdefault(group, []).append(parameter)
+    for group, own in shared.items():
+        _check_plans(own, steps, group, own[0].param.device, "they share its weights")
+
+
+def _check_plans(
+    parameters: Sequence[SparseParameter],
+    steps: Sequence[int],
+    group: ProcessGroup,
+    device: torch.device,
+    advice: str,
+) -> None:
+    """Raise if ranks differ in what is sparse, or by which algorithms."""
+    layout = [
+        (p.name, tuple(p.shape), p.storage.name, sharded.is_sharded(p.param)) for p in parameters
+    ]
+    rules = list(dict.fromkeys(parameter.rule for parameter in parameters))
+    seeds = [rule.seed for rule in rules]
+    facts = [repr((layout, list(steps), seeds)), _OWN.sub("", repr(rules))]
+    same_model, same_algorithms = _compare([_digest(f.encode()) for f in facts], group, device)
+    if not same_model:
+        raise AttachError(
+            "the sparse model differs between ranks",
+            f"names, shapes, storages, steps {list(steps)} and seeds {seeds} must be equal on all; "
+            f"{advice}",
+        )
+    if not same_algorithms:
+        raise AttachError(
+            "the algorithms differ between ranks",
+            f"this one has {', '.join(map(repr, rules))}; {advice}",
+        )
+
+
+def _compare(digests: list[int], group: ProcessGroup, device: torch.device) -> list[bool]:
+    """Whether each digest is equal on all ranks, which have equally many."""
     own = torch.tensor(digests, dtype=torch.int64, device=device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(every, own, group=group)
-    return all(torch.equal(own, other) for other in every)
+    return [bool((column == column[0]).all()) for column in torch.stack(every).unbind(1)]
 
 
 def _digest(data: bytes) -> int:

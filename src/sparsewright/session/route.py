@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
 from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, dense_form
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.replicas import check_shards
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of
@@ -34,6 +36,7 @@ def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
     Raises:
         AttachError: a parameter that cannot have a mask.
     """
+    sharded.reshard(module)
     names, already, routed = [], [], []
     weights = list(named_weights(module))
     for name, owner, param_name, param, reason in weights:
@@ -154,9 +157,11 @@ def all_or_nothing(session: Session) -> Iterator[None]:
 
 def initialize(session: Session, rules: Sequence[Rule]) -> None:
     """Compute the masks of some algorithms that are not there yet, and hook the gradients."""
-    for parameter in session.parameters.values():
-        if parameter.rule in rules:
-            parameter.initialize()
-            parameter.prune()
+    own = [parameter for parameter in session.parameters.values() if parameter.rule in rules]
+    new = [p for p in own if not p.is_initialized and not p.param.is_meta]
+    check_shards(new, session.counter.steps)
+    for parameter in own:
+        parameter.initialize()
+        parameter.prune()
     session.end_before_forward()
     session.after_state_change()

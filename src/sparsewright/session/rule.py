@@ -22,7 +22,7 @@ class Rule(Protocol):
     """An algorithm, as far as a session knows it.
 
     Attributes:
-        autoupdate: whether it is updated after each optimizer step.
+        _autoupdate: whether it is updated after each optimizer step.
         needs_dense_gradient: whether its updates need the dense gradient.
         schedules: its schedules.
         seed: its seed.
@@ -30,7 +30,7 @@ class Rule(Protocol):
         storage: name of the storage of its weights.
     """
 
-    autoupdate: bool
+    _autoupdate: bool
     needs_dense_gradient: ClassVar[bool]
     schedules: ScheduleSet
     seed: int

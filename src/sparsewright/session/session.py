@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsewright import torch_private
 from sparsewright.core.hooks import Hooks
 from sparsewright.errors import AttachError, warn
+from sparsewright.kernels import sharded
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
@@ -38,6 +39,7 @@ class Session:
         counter: the steps that each of them has completed.
         hooks: the user's hooks on all that happens.
         process_group: the ranks that train replicas: a group, None, or `"auto"`.
+        have_agreed: whether these ranks were found to train the same sparse model.
     """
 
     def __init__(self, hooks: Hooks, steps: Iterable[int] = ()) -> None:
@@ -76,6 +78,7 @@ class Session:
         parameter = SparseParameter(name, storage, rule, self._optimizers)
         storage.recount()
         self.parameters[name] = parameter
+        self.have_agreed = False
         self._gradients[name] = GradientHook(parameter)
         settle(parameter, self)
         return parameter
@@ -102,6 +105,8 @@ class Session:
         Raises:
             AttachError: it cannot step compressed weights, and is to.
         """
+        for module, _ in self._hidden:
+            sharded.reshard(module)
         known = self.find_followed(optimizer)
         followed = Followed(optimizer, self) if known is None else known
         new = [rule for rule in rules if rule not in followed.rules]
@@ -319,6 +324,7 @@ class Session:
     def load_steps(self, steps: Iterable[int]) -> None:
         """Continue from other counts; what was collected for the coming step is freed."""
         self.counter.load(steps)
+        self.have_agreed = False
         if len(self.followed) == 1:
             self.counter.fold()
         for gradient in self._gradients.values():

@@ -16,6 +16,7 @@ from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.replicas import ReplicaGroup, check_process_group
 from sparsewright.session.session import Session
+from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
 
 LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
@@ -44,7 +45,7 @@ class Settings(ABC):
         storages: the storages that the algorithm can use; the first is its own choice.
     """
 
-    storages: ClassVar[tuple[str, ...]] = ("masked", "compressed", "shadowed")
+    storages: ClassVar[tuple[str, ...]] = tuple(member.name for member in ALL)
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
@@ -69,7 +70,7 @@ class Settings(ABC):
             IncompatibleOptionError: the algorithm cannot use it.
         """
         name = type(self).__name__
-        if storage not in Settings.storages:
+        if not isinstance(storage, str) or storage not in Settings.storages:
             raise OptionError("storage", storage, self.storages)
         if storage not in self.storages:
             needed = " or ".join(map(repr, self.storages))
@@ -81,7 +82,7 @@ class Settings(ABC):
     def algorithms(self) -> Sequence[Settings]:
         """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
 
-    def _check_choices(self) -> None:
+    def _check_choices(self, distribution: Distribution, structure: Structure) -> None:
         """Raise if options do not work together.
 
         Raises:
@@ -89,13 +90,12 @@ class Settings(ABC):
             ExclusiveOptionsError: levels by parameter and a distribution.
             IncompatibleOptionError: a distribution for a structure that has one level.
         """
-        is_uniform, structure = self._levels.distribution.is_uniform, self._structure
-        if not is_uniform and self._own_levels:
+        if not distribution.is_uniform and self._own_levels:
             raise ExclusiveOptionsError(["levels by parameter", "a distribution"])
-        if not is_uniform and structure.has_one_level:
+        if not distribution.is_uniform and structure.has_one_level:
             raise IncompatibleOptionError(
                 "distribution",
-                self.distribution,
+                distribution,
                 f"structure = {structure!r}",
                 "has one level only",
                 ["uniform"],
@@ -112,8 +112,9 @@ class Settings(ABC):
 
     @distribution.setter
     def distribution(self, value: DistributionLike) -> None:
-        self._levels = Levels(make_distribution(value))
-        self._check_choices()
+        made = make_distribution(value)
+        self._check_choices(made, self._structure)
+        self._levels = Levels(made)
 
     @property
     def structure(self) -> Structure:
@@ -122,9 +123,9 @@ class Settings(ABC):
 
     @structure.setter
     def structure(self, value: StructureLike) -> None:
-        self._structure = make_structure(value)
-        self._is_structure_given = value is not None
-        self._check_choices()
+        made = make_structure(value)
+        self._check_choices(self.distribution, made)
+        self._structure, self._is_structure_given = made, value is not None
 
     @property
     def skips_misfits(self) -> bool:
@@ -180,3 +181,4 @@ class Settings(ABC):
     @process_group.setter
     def process_group(self, group: ReplicaGroup) -> None:
         self.session.process_group = check_process_group(group)
+        self.session.have_agreed = False

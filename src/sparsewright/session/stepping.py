@@ -70,7 +70,7 @@ def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequ
     late = 0 if counter.has_done(slot, members) else 1
     before = counter.steps[slot] - late
     for rule in rules:
-        if before == session.step_of([rule]) - late:
+        if rule.schedules.has_state and before == session.step_of([rule]) - late:
             rule.schedules.update(rule._is_due(before))
     if not late:
         counter.count(None if optimizer is None else slot)
@@ -81,10 +81,18 @@ def _meet_replicas(session: Session) -> None:
     """At the first step, make sure that the ranks that train replicas agree."""
     group = None if session.have_agreed else session.replicas()
     if group is not None:
-        parameters = session.parameters.values()
-        seeds = [rule.seed for rule in dict.fromkeys(p.rule for p in parameters)]
-        replicas.check_agreement(parameters, session.counter.steps, seeds, group)
+        parameters = list(session.parameters.values())
+        replicas.check_agreement(parameters, session.counter.steps, group, _device(session))
         session.have_agreed = True
+
+
+def _device(session: Session) -> torch.device:
+    """Where the model is, even if none of its weights is sparse on this rank."""
+    groups = chain.from_iterable(f.optimizer.param_groups for f in session.followed)
+    stepped = chain.from_iterable(group["params"] for group in groups)
+    sparse = (parameter.param for parameter in session.parameters.values())
+    device: torch.device = next((p.device for p in chain(sparse, stepped)), torch.device("cpu"))
+    return device
 
 
 def _prune(

@@ -54,7 +54,8 @@ def describe(algorithm: Any) -> str:
 
 def options_of(algorithm: Any) -> dict[str, Any]:
     """The constructor's options that are not at their defaults, by name."""
-    defaults = {**_CHOICES, **constructor_options(type(algorithm))}
+    own = constructor_options(type(algorithm))
+    defaults = {**own, **{name: v for name, v in _CHOICES.items() if name not in own}}
     names = sorted(defaults, key=lambda name: name not in _FIRST)
     values = {name: _value(algorithm, name, defaults[name]) for name in names}
     empty = inspect.Parameter.empty

@@ -37,6 +37,7 @@ class WeightUpdate:
         self.name, self.level, self.step, self.structure = parameter.name, level, step, structure
         self.mask = parameter.mask
         self._weight: Tensor | None = None
+        self._is_free = False
 
     @property
     def weight(self) -> Tensor:
@@ -49,8 +50,12 @@ class WeightUpdate:
         """Return the gradient of this step before pruning, summed over micro-batches.
 
         Raises:
-            AlgorithmError: the algorithm does not set `needs_dense_gradient`.
+            AlgorithmError: the algorithm does not set `needs_dense_gradient`, or the mask has
+                changed already.
         """
+        if self._is_free:
+            problem = "its mask has changed already; read it before the mask is given"
+            raise AlgorithmError(f"dense gradient of {self.name}", problem)
         if self._gradient is None:
             problem = "to read it, set needs_dense_gradient = True in the class of the algorithm"
             raise AlgorithmError(f"dense gradient of {self.name}", problem)
@@ -74,3 +79,4 @@ class WeightUpdate:
     def free(self) -> None:
         """Free the weight and the gradient: its mask is about to change."""
         self._weight = self._gradient = None
+        self._is_free = True

@@ -145,8 +145,9 @@ class CompressedStorage(Storage):
             "DistributedDataParallel"
         )
 
-    def why_not_resize(self, kept: int) -> str:
-        """Return why: replicas exchange gradients in buffers that were laid out once."""
+    def why_not_change(self, new: Tensor) -> str:
+        """Return why, if its size moves: replicas exchange gradients in buffers laid out once."""
+        kept = int(new.sum())
         if kept == self.kept:
             return ""
         return (

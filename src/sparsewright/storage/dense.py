@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,13 @@ from sparsewright.torch_private import version
 
 
 class DenseStorage(Storage):
-    """A dense weight and its mask buffer."""
+    """A dense weight and its mask buffer.
+
+    Attributes:
+        prunes_gradient: whether the optimizer sees a pruned gradient.
+    """
+
+    prunes_gradient: ClassVar[bool]
 
     def __init__(self, module: nn.Module, param_name: str) -> None:
         self.module, self.param_name = module, param_name
@@ -42,7 +48,8 @@ class DenseStorage(Storage):
         """The buffer; made real on the weight's device if the weight left the meta device."""
         mask = self.module._buffers[self._mask_name]
         assert mask is not None
-        if self._seen_pair == (id(mask), id(self.module._parameters.get(self.param_name))):
+        seen = id(mask), id(self.module._parameters.get(self.param_name))
+        if self._shard is None and seen == self._seen_pair:
             return mask
         param = self.param
         if mask.is_meta and not param.is_meta:
@@ -101,6 +108,11 @@ class DenseStorage(Storage):
         else:
             kernels.prune_(sharded.local(tensor), sharded.local(mask))
 
+    def prune_gradient(self, grad: Tensor) -> None:
+        """Prune it, if the optimizer is to see it so."""
+        if self.prunes_gradient:
+            self.prune(grad)
+
     def take_states(self, states: States) -> None:
         """Do nothing: they are shaped like the weight already."""
 
@@ -111,7 +123,7 @@ class DenseStorage(Storage):
     def tap(self) -> GradientTap:
         """Return a tap of the whole weight, or of this rank's shard."""
         if sharded.is_sharded(self.param):
-            return ShardedTap(self.mask)
+            return ShardedTap(self.mask if self.prunes_gradient else None)
         return WholeTap(self.param, self.mask)
 
     def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
@@ -140,8 +152,8 @@ class DenseStorage(Storage):
         """Return "": masks are sharded like their weights."""
         return ""
 
-    def why_not_resize(self, kept: int) -> str:
-        """Return "": a mask has room for any number."""
+    def why_not_change(self, new: Tensor) -> str:
+        """Return "": a mask has room for any number of live connections."""
         return ""
 
     @staticmethod

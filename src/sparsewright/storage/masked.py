@@ -19,6 +19,7 @@ class MaskedStorage(DenseStorage):
     """A dense weight that is pruned after each step; gradient and states are pruned with it."""
 
     name: ClassVar[str] = "masked"
+    prunes_gradient: ClassVar[bool] = True
 
     def start_dense(self) -> None:
         """Set the whole mask."""
@@ -40,10 +41,6 @@ class MaskedStorage(DenseStorage):
         self.prune_states(states)
         mask.copy_(new)
         return self._changes(dropped, grown, new)
-
-    def prune_gradient(self, grad: Tensor) -> None:
-        """Prune it."""
-        self.prune(grad)
 
     def prune_states(self, states: States) -> None:
         """Prune every floating-point tensor shaped like the weight."""

@@ -33,6 +33,7 @@ class ShadowedStorage(DenseStorage):
 
     name: ClassVar[str] = "shadowed"
     trains_pruned: ClassVar[bool] = True
+    prunes_gradient: ClassVar[bool] = False
 
     def __init__(
         self, module: nn.Module, param_name: str, full_name: str, shadows: dict[str, Tensor]
@@ -85,9 +86,6 @@ class ShadowedStorage(DenseStorage):
         param, mask = sharded.local(self.param), sharded.local(self.mask)
         sharded.local(self.shadow).copy_(param).masked_fill_(mask, 0)
         kernels.prune_(param, mask)
-
-    def prune_gradient(self, grad: Tensor) -> None:
-        """Do nothing: the dense weight is stepped."""
 
     def prune_states(self, states: States) -> None:
         """Do nothing: the dense weight has dense states."""

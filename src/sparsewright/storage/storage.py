@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsewright import kernels
 from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import LayerKind
@@ -68,11 +69,18 @@ class Storage(ABC):
                 f"it is no longer a Parameter of its {layer}; parametrize before apply",
             )
         if sharded.is_sharded(param):
-            self._shard = param
+            self._shard, self._seen = param, None  # the whole weight can be freed
         if self._shard is None:
             self._seen = param
             return param
         return self._shard
+
+    @torch.no_grad()
+    def prune_gathered(self) -> None:
+        """Prune the weight that FSDP2 holds gathered for a forward pass, if it does."""
+        param = self.module._parameters[self.param_name]
+        if self._shard is not None and param is not None and not sharded.is_sharded(param):
+            kernels.prune_(param, sharded.whole(self.mask))
 
     @property
     @abstractmethod
@@ -189,5 +197,5 @@ class Storage(ABC):
         """Return why the weight cannot be a shard; "" if it can."""
 
     @abstractmethod
-    def why_not_resize(self, kept: int) -> str:
-        """Return why replicas cannot change to so many live connections; "" if they can."""
+    def why_not_change(self, new: Tensor) -> str:
+        """Return why replicas cannot change to a mask; "" if they can."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsewright.kernels import sharded
 from sparsewright.taps.tap import DenseGradient, GradientTap, WholeGradient
+from sparsewright.torch_private import version
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
 class ShardedTap(GradientTap):
     """Sees the accumulated gradient only, averaged over the ranks.
 
-    That is the sum wherever the mask is True; elsewhere it was pruned, and is what arrived. A new
-    tensor means that the user cleared the last one.
+    That is the sum wherever the mask is True; elsewhere it was pruned, and is what arrived.
 
     Args:
-        mask: bool, sharded like the weight.
+        mask: bool, sharded like the weight; None: the accumulated gradient is not pruned.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor | None) -> None:
         self._mask = mask
         self.free()
 
@@ -43,25 +43,42 @@ class ShardedTap(GradientTap):
         """Free the sum."""
         self._sum: Tensor | None = None
         self._held: weakref.ref[Tensor] | None = None
+        self._versions = (-1, -1)
 
     @torch.no_grad()
     def commit(self, grad: Tensor) -> None:
         """Add what is new in the accumulated gradient."""
         if not self.is_armed:
             return
-        if self._held is None or self._held() is not grad or self._sum is None:
+        if self._mask is None or self._sum is None or self._was_cleared(grad):
             self._sum, self._held = grad.detach().clone(), weakref.ref(grad)
             return
         total, new = sharded.local(self._sum), sharded.local(grad)
         total += new
         torch.where(sharded.local(self._mask), new, total, out=total)
 
+    def _was_cleared(self, grad: Tensor) -> bool:
+        """Return whether the user cleared the gradient since the last micro-batch.
+
+        It is another tensor then, or was written to: FSDP2 accumulates into the shard only,
+        autograd into the DTensor once.
+        """
+        before, shard_before = self._versions
+        is_in_shard = version(sharded.local(grad)) != shard_before
+        is_held = self._held is not None and self._held() is grad
+        return not is_held or version(grad) > before + (0 if is_in_shard else 1)
+
+    def note(self, grad: Tensor) -> None:
+        """Record the version counters, so that later writes in place can be detected."""
+        if self.is_armed:
+            self._versions = version(grad), version(sharded.local(grad))
+
     @torch.no_grad()
     def take(self, grad: Tensor) -> None:
         """Take a gradient that has anything outside of the mask."""
         if self.is_armed:
             dense = grad.detach().clone()
-            if bool(dense.masked_fill(self._mask, 0).any()):
+            if self._mask is None or bool(dense.masked_fill(self._mask, 0).any()):
                 self._sum = dense
 
     def average(self, group: ProcessGroup) -> dist.Work | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -87,3 +90,94 @@ def a_wrapped_model_is_not_compressed():
     model, _ = attach(sparsity)
     error = error_of(sparse.compress, model, verbose=False)
     return [error, [p.is_compressed for p in sparsity.sparse_params.values()]]
+
+
+DIFFERENT = {
+    "algorithm": (lambda: sparse.SET(0.3, sparsity=0.5), lambda: sparse.RigL(0.3, sparsity=0.5)),
+    "distribution": (
+        lambda: sparse.RigL(sparsity=0.5, update=2, distribution="erk"),
+        lambda: sparse.RigL(sparsity=0.5, update=2, distribution="global"),
+    ),
+    "structure": (lambda: sparse.STE(0.5), lambda: sparse.STE(structure="2:4")),
+    "storage": (
+        lambda: sparse.SET(sparsity=0.5, storage="shadowed"),
+        lambda: sparse.SET(sparsity=0.5),
+    ),
+    "update": (lambda: sparse.SET(sparsity=0.5, update=2), lambda: sparse.SET(sparsity=0.5)),
+}
+
+
+@case
+def algorithms_that_differ_are_told_at_the_first_step():
+    """Before any of them would wait for a gradient that the others do not send."""
+    found = {}
+    for name, makes in DIFFERENT.items():
+        model, optimizer = attach(makes[dist.get_rank() % 2]())
+        found[name] = error_of(step, model, optimizer, 0).partition(" ranks: ")[0] + " ranks"
+    return found
+
+
+@case
+def ranks_without_a_sparse_weight_are_told_like_the_others():
+    picked = "*" if dist.get_rank() else "no weight has this name"
+    sparsity = sparse.Group({picked: sparse.Static(0.5)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, optimizer = attach(sparsity)
+        return error_of(step, model, optimizer, 0)
+
+
+@case
+def functions_and_objects_of_the_users_own_are_equal_on_all_ranks():
+    """Their texts have addresses, which differ."""
+    held = [bytearray(1000 * dist.get_rank() + 1) for _ in range(10)]
+    sparsity = sparse.RigL(
+        lambda step: 0.3,
+        sparsity=lambda step: 0.5,
+        update=lambda step: True,
+        structure=Rows(),
+        distribution=functools.partial(levels, held=object()),
+    )
+    model, optimizer = attach(sparsity)
+    for number in range(2):
+        step(model, optimizer, number)
+    return [sparsity.step, len(held)]
+
+
+class Rows(sparse.utils.ScoreShaper):
+    def __call__(self, tensor):
+        return tensor, lambda rows: rows
+
+
+def levels(shapes, level, held):
+    return dict.fromkeys(shapes, level)
+
+
+@case
+def a_state_that_differs_is_told_at_the_next_step():
+    sparsity = rigl()
+    model, optimizer = attach(sparsity)
+    for number in range(2):
+        step(model, optimizer, number)
+    sparsity.load_state_dict({**sparsity.state_dict(), "seed": dist.get_rank()})
+    return error_of(step, model, optimizer, 2)
+
+
+@case
+def another_process_group_is_met_at_the_next_step():
+    sparsity = rigl()
+    model, optimizer = attach(sparsity)
+    step(model, optimizer, 0)
+    sparsity.seed = dist.get_rank()
+    sparsity.process_group = dist.new_group()
+    return error_of(step, model, optimizer, 1)
+
+
+@case
+def a_compiled_wrapper_brings_its_ranks():
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    own = groups[dist.get_rank()]
+    model = DistributedDataParallel(make_mlp(), process_group=own)
+    sparsity = sparse.Static(0.5)
+    sparsity.apply(torch.compile(model, backend="eager"))
+    return sparsity.process_group is own

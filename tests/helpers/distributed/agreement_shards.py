@@ -39,18 +39,53 @@ def a_non_finite_gradient_in_one_shard_leaves_the_masks_of_all():
     return after_a_non_finite_gradient_on_rank_1(model, wrap=False)[0]
 
 
+def dense_gradients(model, numbers, clear):
+    """Of the last of several passes; `clear` is called before each."""
+    sparsity = sparse.RigL(0.5, sparsity=0.5, update=1)
+    model, optimizer = attach(sparsity, model, wrap=False)
+    for number in numbers:
+        clear(optimizer)
+        model(batch(10 * number + dist.get_rank(), 4, 8)).pow(2).mean().backward()
+    taps = map(sparsity.session.tap_of, sparsity.sparse_params.values())
+    return [local(tap.gradient().dense()) for tap in taps]
+
+
 @case
 def a_cleared_gradient_of_shards_is_not_summed():
+    found = [
+        dense_gradients(make(), numbers, lambda optimizer, to=to_none: optimizer.zero_grad(to))
+        for make in MAKERS
+        for numbers, to_none in (([5], True), ([3, 5], True), ([3, 5], False), ([3, 4, 5], False))
+    ]
+    equal = [
+        all(map(torch.equal, each, found[number // 4 * 4])) for number, each in enumerate(found)
+    ]
+    return [equal, all(bool(g.count_nonzero()) for each in found for g in each)]
+
+
+@case
+def a_gradient_of_shards_that_is_not_cleared_is_summed():
+    """By FSDP2, which accumulates shards, and by autograd, which accumulates DTensors."""
     found = []
-    for passes in ([3, 5], [5]):
-        sparsity = sparse.RigL(0.5, sparsity=0.5, update=1)
-        model, optimizer = attach(sparsity, fully_shard(make_mlp(), mesh=mesh()), wrap=False)
-        for number in passes:
-            optimizer.zero_grad()
-            model(batch(10 * number + dist.get_rank(), 4, 8)).pow(2).mean().backward()
-        taps = map(sparsity.session.tap_of, sparsity.sparse_params.values())
-        found.append([local(tap.gradient().dense()) for tap in taps])
-    return [all(map(torch.equal, *found)), all(bool(g.count_nonzero()) for g in found[0])]
+    for make in MAKERS:
+        each = [dense_gradients(make(), passes, lambda o: None) for passes in ([1], [2], [1, 2])]
+        found.append(all(torch.allclose(a + b, both) for a, b, both in zip(*each, strict=True)))
+    return found
+
+
+class Scaled(nn.Module):
+    """A DTensor that autograd accumulates into, without FSDP2."""
+
+    def __init__(self):
+        super().__init__()
+        weight = batch(1, 16, 8)
+        self.weight = nn.Parameter(distribute_tensor(weight, mesh(), [Shard(0)]))
+
+    def forward(self, x):
+        return (self.weight + 1) * x.sum().item()
+
+
+MAKERS = (lambda: fully_shard(make_mlp(), mesh=mesh()), Scaled)
 
 
 @case

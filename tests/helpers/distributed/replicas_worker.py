@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
 from helpers.cases import ALGORITHMS, attach
+from helpers.distributed.choices import CHOICES
 from helpers.distributed.ranks import as_rank
-from helpers.support import assert_pruned, batch, make_mlp, masks_of
+from helpers.support import assert_pruned, batch, make_mlp, masks_of, trained_by
 
 STEPS = 50
 
@@ -50,7 +51,7 @@ VARIANTS = {
 }
 WITH_FOUR = ("accumulation", "unused parameters, bucket view")
 WITH_EVERY_ALGORITHM = ("plain", *WITH_FOUR)
-IN_EVERY_VARIANT = ("set", "rigl", "group")
+IN_EVERY_VARIANT = ("set", "rigl", "group", "group of ste and rigl")
 COMPRESSED = {
     "static": ALGORITHMS["static"],
     "set": lambda: sparse.SET(0.4, sparsity=0.6, update=2),
@@ -89,6 +90,12 @@ def is_equal_on_all_ranks(tensors):
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
     return all(torch.equal(own, other) for other in every)
+
+
+def worst_difference(own, other):
+    """The largest |difference| of two dicts of tensors with equal names."""
+    assert set(own) == set(other)
+    return max(float((own[name] - other[name]).abs().max()) for name in other)
 
 
 class Traffic:
@@ -136,7 +143,8 @@ def run(make, traffic, wrap_first=False, micro=1, branched=False, compress=False
         joined_backward(joined, step, world, micro)
         joined_optimizer.step()
         masks = masks_of(sparsity)
-        if not is_equal_on_all_ranks([*masks.values(), *model.parameters()]):
+        own, other = trained_by(model, sparsity), trained_by(joined, joined_sparsity)
+        if not is_equal_on_all_ranks([*masks.values(), *own.values()]):
             found["unequal"].append(step + 1)
         expected = masks_of(joined_sparsity)
         if list(masks) != list(expected) or not all(
@@ -145,27 +153,29 @@ def run(make, traffic, wrap_first=False, micro=1, branched=False, compress=False
             found["masks"].append(step + 1)
         if not compress:
             assert_pruned(sparsity, optimizer)
-        own, other = model.state_dict(), joined.state_dict()
-        differences = [(own[n] - other[n]).abs().max() for n in other if not n.endswith("_mask")]
-        found["worst"] = max(found["worst"], float(torch.stack(differences).max()))
+        found["worst"] = max(found["worst"], worst_difference(own, other))
     found["updates"] = sorted({step for step, _ in events})
     found["grown"] = sum(grown for _, grown in events)
     return found
+
+
+def variants_of(name):
+    """The variants in which an algorithm trains on so many ranks."""
+    variants = list(VARIANTS)
+    if name not in IN_EVERY_VARIANT:
+        variants = ["accumulation"] if name in CHOICES else list(WITH_EVERY_ALGORITHM)
+    return [v for v in variants if dist.get_world_size() == 2 or v in WITH_FOUR]
 
 
 def main():
     target = sys.argv[1]
     traffic = Traffic()
     found = {}
-    for name, make in ALGORITHMS.items():
-        for variant, options in VARIANTS.items():
-            if dist.get_world_size() > 2 and variant not in WITH_FOUR:
-                continue
-            if variant not in WITH_EVERY_ALGORITHM and name not in IN_EVERY_VARIANT:
-                continue
-            found[f"{name} | {variant}"] = run(make, traffic, **options)
-        if name in COMPRESSED:
-            found[f"{name} | compressed"] = run(COMPRESSED[name], traffic, compress=True)
+    for name, make in (ALGORITHMS | CHOICES).items():
+        for variant in variants_of(name):
+            found[f"{name} | {variant}"] = run(make, traffic, **VARIANTS[variant])
+    for name, make in COMPRESSED.items():
+        found[f"{name} | compressed"] = run(make, traffic, compress=True)
     if dist.get_rank() == 0:
         with open(target, "w") as file:
             json.dump(found, file)

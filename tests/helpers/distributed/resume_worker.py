@@ -16,17 +16,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sparsewright as sparse
 from helpers.cases import ALGORITHMS, attach, loaded, saved
+from helpers.distributed.choices import CHOICES
 from helpers.distributed.ranks import as_rank
 from helpers.distributed.replicas_worker import (
     COMPRESSED,
     backward,
     is_equal_on_all_ranks,
     joined_backward,
+    worst_difference,
 )
-from helpers.support import make_mlp, masks_of
+from helpers.support import make_mlp, masks_of, trained_by
 
 STOP, END = 9, 18
-CASES = [(name, make, False) for name, make in ALGORITHMS.items()]
+CASES = [(name, make, False) for name, make in (ALGORITHMS | CHOICES).items()]
 CASES += [(f"{name}, compressed", make, True) for name, make in COMPRESSED.items()]
 
 
@@ -74,12 +76,11 @@ def load(folder, target):
             joined_backward(joined, step, dist.get_world_size(), 1)
             joined_optimizer.step()
         masks, expected = masks_of(sparsity), masks_of(joined_sparsity)
-        own, other = model.state_dict(), joined.state_dict()
-        worst = [(own[n] - other[n]).abs().max() for n in other if not n.endswith("_mask")]
+        own, other = trained_by(model, sparsity), trained_by(joined, joined_sparsity)
         found[name] = {
             "masks": all(map(torch.equal, masks.values(), expected.values())),
-            "worst": float(torch.stack(worst).max()),
-            "ranks": is_equal_on_all_ranks([*masks.values(), *model.parameters()]),
+            "worst": worst_difference(own, other),
+            "ranks": is_equal_on_all_ranks([*masks.values(), *own.values()]),
         }
     if dist.get_rank() == 0:
         Path(target).write_text(json.dumps(found))

@@ -22,19 +22,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 import sparsewright as sparse
 from helpers.cases import ALGORITHMS, attach
+from helpers.distributed.choices import CHOICES
 from helpers.distributed.ranks import as_rank
-from helpers.support import batch
+from helpers.support import batch, trained_by
 
 STEPS = 16
 STEPS_SAVED, STEPS_AFTER = 7, 6
 
-CASES = ALGORITHMS | {
-    "rigl in output groups": lambda: sparse.RigL(balance_out_groups=3, sparsity=0.6, update=2),
-    "gmp from topk": lambda: sparse.GMP(
-        {"type": "linear", "init": 0.2, "slope": 0.01}, update={"stop": 40}, init_method="topk"
-    ),
-    "static checkerboard": lambda: sparse.Static(0.7, init_method="checkerboard"),
-}
+CASES = (
+    ALGORITHMS
+    | CHOICES
+    | {
+        "rigl in output groups": lambda: sparse.RigL(balance_out_groups=3, sparsity=0.6, update=2),
+        "gmp from topk": lambda: sparse.GMP(
+            {"type": "linear", "init": 0.2, "slope": 0.01}, update={"stop": 40}, init_method="topk"
+        ),
+        "static checkerboard": lambda: sparse.Static(0.7, init_method="checkerboard"),
+    }
+)
 VARIANTS = {
     "plain": {},
     "applied before sharding": {"shard_last": True},
@@ -43,7 +48,8 @@ VARIANTS = {
     "stays gathered": {"reshard": False},
     "hybrid": {"hybrid": True},
 }
-IN_EVERY_VARIANT = ("gmp", "rigl", "rigl in output groups")
+IN_EVERY_VARIANT = ("gmp", "rigl", "rigl in output groups", "group of ste and rigl")
+WITH_TWO_REDUCTIONS = ("rigl, shadowed",)
 WITH_TWO = [name for name in VARIANTS if name != "hybrid"]
 WITH_FOUR = ["plain", "accumulation, two reductions", "hybrid"]
 
@@ -98,6 +104,12 @@ def whole(tensor):
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def worst_difference(own, other):
+    """The largest |difference| of two dicts of tensors with equal names, sharded or whole."""
+    assert set(own) == set(other)
+    return max(float((whole(own[name]) - other[name]).abs().max()) for name in other)
+
+
 def masks_of(sparsity):
     return {name: whole(p.mask).clone() for name, p in sparsity.sparse_params.items()}
 
@@ -122,8 +134,10 @@ def are_shards_of(sparsity, expected):
 def is_pruned(sparsity, optimizer):
     for parameter in sparsity.sparse_params.values():
         pruned = ~parameter.mask.to_local()
-        state = optimizer.state[parameter.param]
-        for tensor in (parameter.param.detach(), parameter.param.grad, state["exp_avg"]):
+        tensors = [parameter.param.detach()]
+        if parameter.storage.name != "shadowed":
+            tensors += [parameter.param.grad, optimizer.state[parameter.param]["exp_avg"]]
+        for tensor in tensors:
             if tensor.to_local()[pruned].any():
                 return False
     return True
@@ -153,13 +167,13 @@ def run(make, micro=1, sync=True, shard_last=False, **sharding):
         expected = joined_sparsity.sparse_params
         if not are_shards_of(sparsity, expected):
             found["masks"].append(step + 1)
-        own, other = model.state_dict(), joined.state_dict()
         if step % 5 == 0 or step == STEPS - 1:
-            worst = [whole(own[n]) - other[n] for n in other if not n.endswith("_mask")]
-            found["worst"] = max(found["worst"], *(float(each.abs().max()) for each in worst))
+            own, other = trained_by(model, sparsity), trained_by(joined, joined_sparsity)
+            found["worst"] = max(found["worst"], worst_difference(own, other))
         if not is_pruned(sparsity, optimizer):
             found["unpruned"].append(step + 1)
-        if any(not isinstance(own[name], DTensor) for name in own):
+        held = model.state_dict() | trained_by(model, sparsity)
+        if not all(isinstance(tensor, DTensor) for tensor in held.values()):
             found["whole"].append(step + 1)
         if [p.kept for p in sparsity.sparse_params.values()] != [
             int(p.mask.sum()) for p in expected.values()
@@ -170,13 +184,17 @@ def run(make, micro=1, sync=True, shard_last=False, **sharding):
     return found
 
 
+def variants_of(name):
+    """The variants in which an algorithm trains on so many ranks."""
+    if name in IN_EVERY_VARIANT:
+        return WITH_TWO if dist.get_world_size() == 2 else WITH_FOUR
+    return ["plain", "accumulation, two reductions"] if name in WITH_TWO_REDUCTIONS else ["plain"]
+
+
 def train(target):
     found = {}
-    names = WITH_TWO if dist.get_world_size() == 2 else WITH_FOUR
     for name, make in CASES.items():
-        for variant in names:
-            if variant != "plain" and name not in IN_EVERY_VARIANT:
-                continue
+        for variant in variants_of(name):
             found[f"{name} | {variant}"] = run(make, **VARIANTS[variant])
     if dist.get_rank() == 0:
         Path(target).write_text(json.dumps(found))
@@ -204,21 +222,19 @@ def save(folder):
             optimizer.zero_grad()
             backward(model, step)
             optimizer.step()
-        dcp.save(state_of(model, optimizer), checkpoint_id=f"{folder}/{name}")
-        if dist.get_rank() == 0:
-            Path(f"{folder}/{name}.json").write_text(json.dumps(sparsity.state_dict()))
+        state = state_of(model, optimizer) | {"sparsity": sparsity}
+        dcp.save(state, checkpoint_id=f"{folder}/{name}")
 
 
 def load(folder, target):
     found = {}
     for name, make in CASES.items():
         model, sparsity, optimizer = attach_sharded(make)
-        state = state_of(model, optimizer)
+        state = state_of(model, optimizer) | {"sparsity": sparsity}
         dcp.load(state, checkpoint_id=f"{folder}/{name}")
         set_state_dict(
             model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
-        sparsity.load_state_dict(json.loads(Path(f"{folder}/{name}.json").read_text()))
         joined, joined_sparsity, joined_optimizer = attach(make, make_optimizer, make_model())
         for step in range(STEPS_SAVED):
             joined_optimizer.zero_grad()
@@ -238,9 +254,8 @@ def load(folder, target):
                 each_optimizer.zero_grad()
                 run_backward(each, step)
                 each_optimizer.step()
-        own, other = model.state_dict(), joined.state_dict()
-        worst = [(whole(own[n]) - other[n]).abs().max() for n in other if not n.endswith("_mask")]
-        found[name] = {"equal": equal, "worst": float(torch.stack(worst).max())}
+        own, other = trained_by(model, sparsity), trained_by(joined, joined_sparsity)
+        found[name] = {"equal": equal, "worst": worst_difference(own, other)}
     if dist.get_rank() == 0:
         Path(target).write_text(json.dumps(found))
 

@@ -57,7 +57,7 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
 def order_keys(score: Tensor, magnitude: bool) -> Tensor:
     """Return integers that rise with the score: bits & max, negated where it is negative."""
     integer = _INTEGER[score.dtype]
-    bits = score.detach().contiguous().view(integer)
+    bits = score.detach().contiguous().resolve_neg().view(integer)
     size = bits & torch.iinfo(integer).max
     return size if magnitude else torch.where(bits < 0, -size, size)
 

@@ -1,0 +1,5 @@
+"""Documented import path of compressed checkpoints, which live in `storage.compressed_file`."""
+
+from sparsewright.storage.compressed_file import SavedSize, load_compressed, save_compressed
+
+__all__ = ["SavedSize", "load_compressed", "save_compressed"]

@@ -1,0 +1,5 @@
+"""Documented import path of `compress`, which lives in `session.convert`."""
+
+from sparsewright.session.convert import Conversion, compress, decompress, measure_speed
+
+__all__ = ["Conversion", "compress", "decompress", "measure_speed"]
