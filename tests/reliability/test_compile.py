@@ -145,7 +145,7 @@ def test_compressed(make):
 
 
 def test_compressed_parameters_are_static_to_torch_by_default():
-    """Each new number of live connections is compiled for itself; up to torch 2.11 one more is."""
+    """Each new number of live connections is; up to torch 2.11 the second serves all later ones."""
     compiled = run(ALGORITHMS["gmp"], in_place, storage="compressed")
     assert compiled[2] == ([1, 1, 2, 2, 3, 3] if TORCH >= (2, 12) else [1, 1, 2, 2, 2, 2])
     assert_like_eager(ALGORITHMS["gmp"], compiled, "compressed")

@@ -283,7 +283,9 @@ def test_the_average_of_a_compressed_run_is_taken_through_a_masked_twin():
     torch.testing.assert_close(averages[0], averages[1])
 
 
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.9's own loading
+@pytest.mark.filterwarnings(
+    "ignore:The given buffer is not writable"
+)  # torch 2.9 and 2.10, loading
 @every_storage
 @every_algorithm
 def test_export_of_a_trained_model(make, storage):
