@@ -22,9 +22,9 @@ cd "$(dirname "$0")/.."
 EVERY_TORCH=2.6,2.7,2.8,2.9,2.10,2.11,2.12,2.13,2.14
 EVERY_PYTHON=3.10,3.11,3.12,3.13,3.14
 QUICK=(tests/test_torch_private.py tests/{core,kernels,layers,session})
-# Without the programs, and without what starts many processes or is slow.
+# Without the programs, and without most of what starts many processes or is slow.
 OTHERS='benchmarks|cli|distributed|docs|fixtures|helpers|integrations|plan|recipes|reliability|report|runs|tools'
-ALL=(tests/test_*.py $(ls -d tests/*/ | grep -vE "/($OTHERS|__pycache__)/"))
+ALL=(tests/reliability/test_{amp,compile,wrappers}.py tests/test_*.py $(ls -d tests/*/ | grep -vE "/($OTHERS|__pycache__)/"))
 
 export PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL-https://download.pytorch.org/whl/cpu}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 SPARSEWRIGHT_REQUIRE_NATIVE=true

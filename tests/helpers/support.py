@@ -10,6 +10,9 @@ from torch.optim import Optimizer
 
 import sparsewright as sparse
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+"""Major and minor version."""
+
 
 class UserDefined(sparse.DynamicSparsityAlgorithm):
     """A user's algorithm: keeps the entries whose weight plus noise is largest."""

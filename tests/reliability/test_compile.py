@@ -1,6 +1,6 @@
 """`torch.compile`: the masks and losses of eager training, one graph, no compilation at updates."""
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 import sparsewright as sparse
 from helpers.cases import ALGORITHMS, OPTIMIZERS, every_algorithm
-from helpers.support import assert_pruned, assert_same, batch, masks_of, train
+from helpers.support import TORCH, assert_pruned, assert_same, batch, masks_of, train
 
 STEPS = 6
 DYNAMO = torch._dynamo.config
@@ -145,12 +145,13 @@ def test_compressed(make):
 
 
 def test_compressed_parameters_are_static_to_torch_by_default():
-    """Each new number of live connections is then compiled for itself."""
+    """Each new number of live connections is; up to torch 2.11 the second serves all later ones."""
     compiled = run(ALGORITHMS["gmp"], in_place, storage="compressed")
-    assert compiled[2] == [1, 1, 2, 2, 3, 3]
+    assert compiled[2] == ([1, 1, 2, 2, 3, 3] if TORCH >= (2, 12) else [1, 1, 2, 2, 2, 2])
     assert_like_eager(ALGORITHMS["gmp"], compiled, "compressed")
 
 
+@pytest.mark.filterwarnings("ignore:Skipping serialization of")  # torch 2.6, of its own settings
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_inductor(storage):
@@ -163,8 +164,21 @@ def test_inductor(storage):
 
 @every_algorithm
 def test_compiled_optimizer_steps(make):
+    """Bit-equal where torch's own are for a dense model, as they are from 2.12 on."""
     compiled, eager = optimizer_run(make, is_compiled=True), optimizer_run(make, is_compiled=False)
-    assert_same(compiled, eager)
+    assert_same(compiled[1], eager[1])
+    if is_bit_equal_without_sparsity():
+        assert_same(compiled[0], eager[0])
+    else:
+        assert TORCH < (2, 12)
+        torch.testing.assert_close(compiled[0], eager[0], rtol=1e-5, atol=1e-7)
+
+
+@cache
+def is_bit_equal_without_sparsity():
+    empty = partial(sparse.Static, 0.0)
+    weights = [optimizer_run(empty, is_compiled)[0] for is_compiled in (True, False)]
+    return all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def optimizer_run(make, is_compiled):

@@ -283,10 +283,14 @@ def test_the_average_of_a_compressed_run_is_taken_through_a_masked_twin():
     torch.testing.assert_close(averages[0], averages[1])
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The given buffer is not writable"
+)  # torch 2.9 and 2.10, loading
 @every_storage
 @every_algorithm
 def test_export_of_a_trained_model(make, storage):
     """The program holds the zeros (masked) or the live values only, and runs equal, also loaded."""
+    torch.compiler.reset()  # up to torch 2.7 the models before count against one limit
     model, sparsity, optimizer = start(make, make_mlp(), storage)
     for step in range(1, 6):
         step_once(model, optimizer, step)

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam
+from torch.utils.checkpoint import checkpoint
 
 import sparsewright as sparse
-from helpers.support import assert_pruned, backward, batch, make_mlp, masks_of, train
-from sparsewright.errors import AlgorithmError, ScoreError
+from helpers.support import TORCH, assert_pruned, backward, batch, make_mlp, masks_of, train
+from sparsewright.errors import AlgorithmError, AttachError, ScoreError
 
 
 class Watch(sparse.DynamicSparsityAlgorithm):
@@ -256,3 +257,38 @@ def test_an_override_of_grad_hook_replaces_the_gradient():
     tensor = torch.ones(3)
     assert first._grad_hook(tensor, tensor) is not tensor
     assert second._grad_hook(tensor, tensor) is tensor
+
+
+class Product(torch.autograd.Function):
+    """A user's product, which saves the weight."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        return dy @ weight, dy.T @ x
+
+
+def test_a_weight_that_a_custom_function_saves_inside_of_a_checkpoint():
+    """Up to torch 2.9 its hooks are lost, which is an error; not a gradient without a part."""
+
+    class Own(nn.Linear):
+        def forward(self, x):
+            return checkpoint(Product.apply, x, self.weight, use_reentrant=False)
+
+    algorithm = Watch(sparsity=0.5, update=1)
+    model, optimizer = start(algorithm, Own(8, 4, bias=False))
+    x = batch(0, 5, 8).requires_grad_()
+    expected = 2 * (x @ model.weight.T).detach().T @ x.detach()
+    loss = model(x).pow(2).sum()
+    if TORCH < (2, 10):
+        with pytest.raises(AttachError, match="lost the hook"):
+            loss.backward()
+    else:
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(algorithm.seen[1][0], expected)

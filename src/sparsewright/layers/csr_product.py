@@ -74,7 +74,8 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, values, bias, ctx.layout, ctx.tap = inputs
-        ctx.save_for_backward(x, values)
+        # Detached: a checkpoint that unpacks a saved parameter drops its hooks, up to torch 2.9.
+        ctx.save_for_backward(x, values.detach())
         ctx.has_bias = bias is not None
 
     @staticmethod

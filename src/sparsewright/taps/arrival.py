@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.errors import AttachError
 from sparsewright.taps.tap import GradientTap, requires_grad
 from sparsewright.torch_private import version
 
@@ -57,13 +58,24 @@ class ArrivalTap(GradientTap):
 
     @torch.no_grad()
     def commit(self, grad: Tensor) -> None:
-        """Add the gradient that arrived to what was collected."""
+        """Add the gradient that arrived to what was collected.
+
+        Raises:
+            AttachError: it was accumulated without passing the hook.
+        """
         if self._is_arriving:
             arrived = grad if self._arrived is None else self._arrived
             self._arrived, self._is_arriving = None, False
             if self._is_first:
                 self.empty()
             self.add(arrived)
+        elif self.is_armed:
+            raise AttachError(
+                f"a sparse weight of shape {tuple(self.param.shape)}",
+                "torch lost the hook on its gradient, as it does up to 2.9 if a custom autograd "
+                "function saves the weight inside checkpoint(use_reentrant=False); save "
+                "weight.detach(), or use torch 2.10 or later",
+            )
 
     def note(self, grad: Tensor) -> None:
         """Record the version counter, so that later writes in place can be detected."""
