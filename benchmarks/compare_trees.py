@@ -32,7 +32,7 @@ def run(tree, script, arguments):
         command = [sys.executable, str(tree / "benchmarks" / script), *arguments]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
         rows = [row for path in Path(folder).glob("*.csv") for row in csv.DictReader(path.open())]
-    return {row["case"]: float(row["ratio"]) for row in rows}
+    return {f"{row['case']} / {row['against']}": float(row["ratio"]) for row in rows}
 
 
 def main():
