@@ -155,3 +155,9 @@ def test_two_modules_two_optimizers_and_a_group():
     assert [step for step, name in names if name == "b.0.weight"] == [3]
     states = group.state_dict()["algorithms"]
     assert [state["steps"] for state in states] == [[6, 0], [0, 3]]
+    again = sparse.Group(
+        [("a.*", sparse.RigL(sparsity=0.5, update=2)), ("b.*", sparse.SET(sparsity=0.5, update=3))]
+    )
+    again.load_state_dict(group.state_dict())
+    assert again.session.counter.steps == [6, 3]
+    assert again.step == 6
