@@ -31,6 +31,7 @@ from sparsewright.session.convert import compress_own
 from sparsewright.session.optimizers import unwrapped
 from sparsewright.session.own_parameters import OwnParameters
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.representation import describe, describe_html
 from sparsewright.session.rng import make_generator
 from sparsewright.session.route import (
     all_or_nothing,
@@ -40,7 +41,6 @@ from sparsewright.session.route import (
 )
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, by_parameter
-from sparsewright.session.texts import describe, describe_html
 from sparsewright.session.walk import check_weight, find_owner, named_weights
 from sparsewright.structures import StructureLike
 from sparsewright.torch_private import root_of_apply

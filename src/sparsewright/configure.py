@@ -26,7 +26,7 @@ from sparsewright.errors import (
     stop,
 )
 from sparsewright.group import Group
-from sparsewright.session.texts import constructor_options
+from sparsewright.session.representation import constructor_options
 
 __all__ = ["configure", "default_sparse_param_filter"]
 

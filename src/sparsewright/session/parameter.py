@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sparsewright.core.plots import show_mask
 from sparsewright.errors import OptionTypeError, ShapeError
-from sparsewright.session.texts import describe_parameter, parameter_html
+from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States
 
