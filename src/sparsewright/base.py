@@ -164,6 +164,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             OptionTypeError: neither a Module nor an Optimizer.
             AttachError: a parameter that cannot have a mask.
         """
+        self._gather()
         if isinstance(obj, nn.Module):
             with all_or_nothing(self.session):
                 self.sparsify_module(obj)
@@ -173,6 +174,19 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             self.sparsify_optimizer(obj)
         else:
             raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
+
+    def _gather(self) -> None:
+        """Take algorithms back that another Group has taken over and does not use.
+
+        Raises:
+            AttachError: another Group has applied one of them.
+        """
+        if not self.is_single:
+            for algorithm in self.algorithms:
+                if algorithm.session is not self.session and algorithm.is_attached:
+                    name = type(algorithm).__name__
+                    raise AttachError(name, "another Group that holds it was applied")
+                algorithm.session = self.session
 
     def __call__(self, obj: nn.Module | Optimizer) -> None:
         """Let `model.apply(sparsity)` do the same as `sparsity.apply(model)`.

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.filters import FilterLike, make_param_filter
 from sparsewright.errors import AttachError, OptionTypeError
+from sparsewright.session.replicas import AUTO
 
 __all__ = ["Group"]
 
@@ -70,6 +71,8 @@ class Group(SparsityAlgorithm):
             algorithm.storage = self._storage
         algorithm.autoupdate = algorithm.autoupdate and self._autoupdate
         self.session.counter.merge(algorithm.session.counter.steps)
+        if self.session.process_group == AUTO:
+            self.session.process_group = algorithm.session.process_group
         algorithm.session = self.session
 
     def extend(self, group: Group) -> None:

@@ -172,3 +172,63 @@ def test_shadows_that_do_not_fit_are_refused_and_change_nothing(shadows):
     with pytest.raises(StateError, match="shadows"):
         sparsity.load_state_dict({**before, "shadows": shadows})
     assert_same(sparsity.state_dict(), before)
+
+
+def test_resumes_bit_for_bit_from_a_state_loaded_before_apply():
+    model, sparsity, optimizer = attached(None, OPTIMIZERS["adamw"])
+    train(model, optimizer, 3)
+    states = copy.deepcopy([each.state_dict() for each in (model, optimizer, sparsity)])
+    train(model, optimizer, 3, start=3)
+    again, other = make_mlp(), sparse.STE(0.5, update=1)
+    other.load_state_dict(states[2])
+    other.apply(again)
+    resumed = OPTIMIZERS["adamw"](again.parameters())
+    other.apply(resumed)
+    again.load_state_dict(states[0])
+    resumed.load_state_dict(states[1])
+    train(again, resumed, 3, start=3)
+    assert_same(model.state_dict(), again.state_dict())
+    assert_same(sparsity.state_dict(), other.state_dict())
+
+
+def test_two_models_have_shadows_of_their_own():
+    models, sparsity = [make_mlp(0), make_mlp(1)], sparse.STE(0.5, update=1)
+    for model in models:
+        sparsity.apply(model)
+    assert list(sparsity.sparse_params) == [
+        *("0.weight", "2.weight", "0.weight#2", "2.weight#2"),
+    ]
+    assert set(sparsity.shadows) == set(sparsity.sparse_params)
+    for model, seed in zip(models, (0, 1), strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        sparsity.apply(optimizer)
+        train(model, optimizer, 3)
+        twin, alone = make_mlp(seed), sparse.STE(0.5, update=1)
+        alone.apply(twin)
+        plain = torch.optim.SGD(twin.parameters(), 0.1)
+        alone.apply(plain)
+        train(twin, plain, 3)
+        assert_same(model.state_dict(), twin.state_dict())
+
+
+def test_a_closure_that_raises_leaves_the_pruned_weights():
+    model, sparsity, optimizer = attached(None, OPTIMIZERS["sgd"])
+    train(model, optimizer, 2)
+    before = model[0].weight.detach().clone()
+
+    def closure():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert torch.equal(model[0].weight, before)
+    train(model, optimizer, 2, start=2)
+    assert sparsity.step == 4
+
+
+def test_a_compressed_layer_is_refused():
+    model = nn.Sequential(sparse.nn.SparseLinear(8, 4, sparsity=0.5))
+    sparsity = sparse.STE(0.5)
+    with pytest.raises(sparse.errors.AttachError, match="compressed"):
+        sparsity.apply(model)
+    assert not sparsity.is_attached

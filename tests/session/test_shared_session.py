@@ -1,5 +1,7 @@
 """One session for all algorithms of a Group: one step, one set of optimizers, one set of hooks."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -161,3 +163,95 @@ def test_two_modules_two_optimizers_and_a_group():
     again.load_state_dict(group.state_dict())
     assert again.session.counter.steps == [6, 3]
     assert again.step == 6
+
+
+@pytest.mark.parametrize("make", [lambda: sparse.SET(sparsity=0.5, update=1), None])
+def test_a_shallow_copy_leaves_what_is_attached(make):
+    if make is None:
+        sparsity = group_of(*(sparse.SET(sparsity=0.5, update=1) for _ in range(2)))
+    else:
+        sparsity = make()
+    model, optimizer = attach(sparsity)
+    train(model, optimizer, 2)
+    copied = copy.copy(sparsity)
+    assert (sparsity.num_sparse_params, copied.num_sparse_params) == (2, 0)
+    assert (repr(copied), copied.step) == (repr(sparsity), 2)
+    train(model, optimizer, 1, start=2)
+    assert (sparsity.step, copied.step) == (3, 2)
+    sparsity.remove()
+    assert list(model.state_dict()) == list(make_mlp().state_dict())
+
+
+def test_a_refused_state_of_a_group_keeps_the_counts_of_all_optimizers():
+    group = group_of(*(sparse.SET(sparsity=0.5, update=1) for _ in range(2)))
+    model = make_mlp()
+    group.apply(model)
+    optimizers = [SGD(model[i].parameters(), 0.1) for i in (0, 2)]
+    for optimizer, steps in zip(optimizers, (5, 3), strict=True):
+        group.apply(optimizer)
+        train(model, optimizer, steps)
+    bad = copy.deepcopy(group.state_dict())
+    bad["algorithms"][1]["seed"] = "x"
+    with pytest.raises(sparse.errors.StateError):
+        group.load_state_dict(bad)
+    assert [algorithm.step for algorithm in group] == [5, 3]
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+        self.b.weight = self.a.weight
+
+
+def test_a_removed_algorithm_leaves_tied_weights_alone():
+    model = Tied()
+    group = sparse.Group([("a.*", sparse.Static(0.5)), ("c.weight", sparse.Static(0.5))])
+    group.apply(model)
+    group[0].remove()
+    model.load_state_dict(model.state_dict())
+    assert set(group.sparse_params) == {"c.weight"}
+
+
+def test_a_group_takes_its_algorithms_back():
+    first, second = sparse.Group({"*weight": sparse.SET(sparsity=0.5, update=1)}), sparse.Group()
+    second.extend(first)
+    model, optimizer = attach(first)
+    train(model, optimizer, 2)
+    assert (first.step, first.num_sparse_params) == (2, 2)
+    with pytest.raises(AttachError, match="another Group"):
+        second.apply(make_mlp())
+    first.remove()
+    assert list(model.state_dict()) == list(make_mlp().state_dict())
+
+
+def test_a_step_by_hand_of_an_optimizer_that_is_not_followed_is_of_its_parameters():
+    model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update=1)
+    sparsity.apply(model)
+    masks = [model[i].weight_mask.clone() for i in (0, 2)]
+    optimizer = SGD(model[0].parameters(), 0.1)
+    train(model, optimizer, 1)
+    sparsity.update(optimizer)
+    assert not torch.equal(model[0].weight_mask, masks[0])
+    assert torch.equal(model[2].weight_mask, masks[1])
+
+
+def test_counts_of_others_stay_when_an_algorithm_leaves():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    algorithms = [sparse.SET(sparsity=0.5, update=1) for _ in range(3)]
+    group = sparse.Group([(f"{i}.weight", each) for i, each in enumerate(algorithms)])
+    group.apply(model)
+    for index, steps in enumerate((2, 9, 5)):
+        optimizer = SGD(model[index].parameters(), 0.1)
+        group[index].apply(optimizer)
+        for _ in range(steps):
+            model(torch.randn(2, 4)).sum().backward()
+            optimizer.step()
+    group[0].remove()
+    assert [algorithm.step for algorithm in group][1:] == [9, 5]
+
+
+def test_the_process_group_of_an_algorithm_that_joins_stays():
+    alone = sparse.Static(0.5)
+    alone.process_group = None
+    assert sparse.Group({"*": alone}).process_group is None

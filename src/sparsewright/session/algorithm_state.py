@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
@@ -19,7 +20,7 @@ from sparsewright.session.session import Session
 from sparsewright.wording import show
 
 if TYPE_CHECKING:
-    pass
+    from typing_extensions import Self
 
 
 class Resumable(ABC):
@@ -38,6 +39,7 @@ class Resumable(ABC):
     _hooks: Hooks
     _levels: Levels
     _level_names: dict[str, str]
+    _routes: list[Any]
 
     @property
     @abstractmethod
@@ -102,7 +104,12 @@ class Resumable(ABC):
             raise StateError(
                 "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
             )
-        load_all(self.algorithms, states)
+        before = list(self.session.counter.steps)
+        try:
+            load_all(self.algorithms, states)
+        except BaseException:  # nothing is caught: each member has put its own count there
+            self.session.load_steps(before)
+            raise
         self.session.load_steps(_furthest([state["steps"] for state in states]))
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -135,6 +142,19 @@ class Resumable(ABC):
         state = vars(self).copy()
         del state["session"]
         return {**state, "_level_names": {}, "_steps": list(self.session.counter.steps)}
+
+    def __copy__(self) -> Self:
+        """Return a copy that is attached to nothing; what is attached stays with this one."""
+        new = object.__new__(type(self))
+        copies = {id(self): new}
+        for algorithm in self.algorithms:
+            if id(algorithm) not in copies:
+                copies[id(algorithm)] = copy.copy(algorithm)
+        shadows = {name: shadow.clone() for name, shadow in self.shadows.items()}
+        own = {"_hooks": Hooks(), "shadows": shadows}
+        routes = [(param_filter, copies[id(each)]) for param_filter, each in self._routes]
+        new.__setstate__({**self.__getstate__(), **own, "_routes": routes})
+        return new
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps = state.pop("_steps")

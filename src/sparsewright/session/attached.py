@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -58,7 +59,7 @@ def attached(algorithm: A, *objects: nn.Module | Optimizer) -> Iterator[A]:
     if algorithm.is_attached:
         name = type(algorithm).__name__
         raise AttachError(name, "attached already; call remove(), or use another algorithm object")
-    before = algorithm.state_dict()
+    before = copy.deepcopy(algorithm.state_dict())
     try:
         for obj in objects:
             algorithm.apply(obj)

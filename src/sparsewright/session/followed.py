@@ -31,10 +31,10 @@ class Followed:
         self.optimizer, self._session = optimizer, session
         self.rules: list[Rule] = []
         self.is_loaded = False
-        self._known: tuple[list[int], list[int], int] | None = None
+        self._known: tuple[list[int], list[int], list[int]] | None = None
         self._parameters: list[SparseParameter] = []
         self._by_rule: dict[int, list[SparseParameter]] = {}
-        self._is_fresh = False  # inside of a step nothing is replaced
+        self._is_fresh = False  # while masks are updated nothing is replaced
         self._handles: list[RemovableHandle] = [
             # A compiled optimizer step calls them; it cannot trace them.
             optimizer.register_step_pre_hook(torch.compiler.disable(self._before)),
@@ -54,7 +54,7 @@ class Followed:
     def parameters(self) -> list[SparseParameter]:
         """Return the sparse parameters that it steps, in the order of attaching."""
         if not self._is_fresh:
-            known = params_of(self.optimizer), self._session.follow(), len(self.rules)
+            known = params_of(self.optimizer), self._session.follow(), list(map(id, self.rules))
             if known != self._known:
                 self._known = known
                 self._find(set(known[0]), known[1])
@@ -96,16 +96,14 @@ class Followed:
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self.prune_loaded()
         self._session.check_stepped()
-        self._is_fresh = False
         parameters = self.parameters()
         self._session.take_gradients(parameters)
-        is_put_in = _put_in(parameters)
-        self._is_fresh = True
-        return _around_closure(parameters, args, kwargs) if is_put_in else None
+        return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         try:
-            _take_out(self._parameters)
+            _take_out(self.parameters())
+            self._is_fresh = True
             # A fused step under a GradScaler is called although it does nothing after an overflow,
             # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
             if is_skipped(optimizer):
@@ -143,10 +141,9 @@ def _around_closure(
     def wrapped(closure: Callable[[], Any]) -> Callable[[], Any]:
         def inner() -> Any:
             _take_out(parameters)
-            try:
-                return closure()
-            finally:
-                _put_in(parameters)
+            loss = closure()  # if it raises, the weights stay pruned
+            _put_in(parameters)
+            return loss
 
         return inner
 

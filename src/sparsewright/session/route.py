@@ -108,7 +108,11 @@ def attach_parameter(
     """
     param = module.get_parameter(param_name)
     has_mask = as_compressed(module) is not None or _add_mask(module, param_name, param, name)
+    name = session.free_name(name)
     storage = hold(module, param_name, rule.storage, name, rule.shadows)
+    if storage.name not in rule.storages:
+        problem = f"it is {storage.name}, which {type(rule).__name__} cannot train"
+        raise AttachError(name, problem)
     parameter = session.add_parameter(name, storage, rule)
     parameter.is_initialized = has_mask
     return parameter

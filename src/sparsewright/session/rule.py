@@ -32,6 +32,7 @@ class Rule(Protocol):
 
     _autoupdate: bool
     needs_dense_gradient: ClassVar[bool]
+    storages: ClassVar[tuple[str, ...]]
     schedules: ScheduleSet
     seed: int
     shadows: dict[str, Tensor]

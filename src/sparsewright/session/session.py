@@ -17,6 +17,7 @@ from sparsewright.kernels import sharded
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
+from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 from sparsewright.session.site import TiedSite, settle, vacate
@@ -69,12 +70,10 @@ class Session:
         """Make a sparse parameter of a weight that is held already.
 
         Args:
-            name: full name; a second one of equal name gets a number.
+            name: full name, one that is free.
             storage: what holds the weight.
             rule: the algorithm that decides its mask.
         """
-        while name in self.parameters:
-            name = next_name(name)
         parameter = SparseParameter(name, storage, rule, self._optimizers)
         storage.recount()
         self.parameters[name] = parameter
@@ -82,6 +81,12 @@ class Session:
         self._gradients[name] = GradientHook(parameter)
         settle(parameter, self)
         return parameter
+
+    def free_name(self, name: str) -> str:
+        """Return a full name; that of a second parameter of equal name gets a number."""
+        while name in self.parameters:
+            name = next_name(name)
+        return name
 
     def follow_tied(self, weights: Iterable[tuple[nn.Module, Tensor]]) -> None:
         """Keep weights sparse when another module that shares them loads a state dict.
@@ -93,7 +98,7 @@ class Session:
         for module, param in weights:
             parameter = own.get(id(param))
             if parameter is not None and parameter.module is not module:
-                tied = TiedSite(parameter)
+                tied = TiedSite(parameter, self)
                 self._handles.append(module.register_load_state_dict_post_hook(tied.after))
 
     def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
@@ -197,11 +202,14 @@ class Session:
             self._hooked = ids
         return ids
 
-    def by_rule(self) -> dict[int, list[SparseParameter]]:
-        """Return all parameters by the ids of their algorithms."""
-        self.follow()
+    def by_rule(self, optimizer: Optimizer | None = None) -> dict[int, list[SparseParameter]]:
+        """Return all parameters, or those of one optimizer, by the ids of their algorithms."""
         found: dict[int, list[SparseParameter]] = {}
-        for parameter in self.parameters.values():
+        own = self.follow()
+        stepped = set(own if optimizer is None else params_of(optimizer))
+        for parameter, at in zip(self.parameters.values(), own, strict=True):
+            if at not in stepped:
+                continue
             found.setdefault(id(parameter.rule), []).append(parameter)
         return found
 
@@ -346,9 +354,11 @@ class Session:
     def remove(self, rules: Sequence[Rule]) -> None:
         """Take off every hook and buffer of some algorithms; the weights keep their zeros."""
         self.detach([name for name, p in self.parameters.items() if p.rule in rules])
-        for followed in list(self.followed):
-            if followed.leave(rules):
-                self._drop(followed)
+        left = [slot for slot, followed in enumerate(self.followed) if followed.leave(rules)]
+        for slot in reversed(left):
+            self._drop(self.followed[slot])
+        for slot in reversed(left if self.followed else []):
+            self.counter.drop(slot)
         if not self.parameters:
             for handle in self._handles:
                 handle.remove()

@@ -120,13 +120,20 @@ class TiedSite:
     A copy or a pickle of the model does without.
     """
 
-    def __init__(self, parameter: SparseParameter | None = None) -> None:
+    def __init__(
+        self, parameter: SparseParameter | None = None, session: Session | None = None
+    ) -> None:
         self.parameter = parameter
+        self._session = None if session is None else weakref.ref(session)
 
     def __reduce__(self) -> tuple[type[TiedSite], tuple[()]]:
         return type(self), ()
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded."""
-        if self.parameter is not None:
-            self.parameter.prune_all()
+        session = None if self._session is None else self._session()
+        parameter = self.parameter
+        if parameter is None or session is None:
+            return
+        if session.parameters.get(parameter.name) is parameter:
+            parameter.prune_all()

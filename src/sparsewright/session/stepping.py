@@ -56,7 +56,7 @@ def begin_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Ru
     counter.make_room(len(session.followed) if optimizer is None else slot + 1)
     counter.make_room(1)
     _count(session, optimizer, slot, rules)
-    by_rule = session.by_rule() if followed is None else followed.by_rule()
+    by_rule = session.by_rule(optimizer) if followed is None else followed.by_rule()
     step = Step(counter.steps[slot], optimizer, rules, by_rule)
     _meet_replicas(session)
     _prune(session, list(step.parameters), optimizer)
@@ -101,10 +101,11 @@ def _prune(
     """Prune what a step may have written to: weights, and state that does not stay 0."""
     pairs = [pair for p in parameters if (pair := p.storage.to_prune()) is not None]
     kernels.prune_many_([weight for weight, _ in pairs], [mask for _, mask in pairs])
-    for followed in session.followed:
-        if optimizer in (None, followed.optimizer) and not keeps_zero_state(followed.optimizer):
+    every = [followed.optimizer for followed in session.followed]
+    for stepped in every if optimizer is None else [optimizer]:
+        if not keeps_zero_state(stepped):
             for parameter in parameters:
-                parameter.prune_state(followed.optimizer)
+                parameter.prune_state(stepped)
 
 
 def end_step(session: Session, step: Step) -> None:

@@ -41,11 +41,14 @@ class ShadowedStorage(DenseStorage):
         super().__init__(module, param_name)
         self._full_name, self._shadows = full_name, shadows
         self._is_dense = False
+        self._own: Tensor | None = None
+        self._loaded = shadows.pop(full_name, None)  # before `apply`; of masks still to be loaded
 
     @property
     def shadow(self) -> Tensor:
         """The entries off the mask, and zeros on it; sharded like the weight."""
         param, shadow = self.param, self._shadows.get(self._full_name)
+        is_own = shadow is self._own
         if shadow is None:
             shadow = torch.zeros_like(param, requires_grad=False)
         elif shadow.shape != param.shape:  # loaded before the weight was there to compare with
@@ -55,6 +58,7 @@ class ShadowedStorage(DenseStorage):
         if (shadow.device, shadow.dtype) != (param.device, param.dtype):
             shadow = shadow.to(param.device, param.dtype)
         self._shadows[self._full_name] = shadow
+        self._own = shadow if is_own else None
         return shadow
 
     def start_dense(self) -> None:
@@ -93,6 +97,9 @@ class ShadowedStorage(DenseStorage):
     @torch.no_grad()
     def before_step(self) -> bool:
         """Put the shadow back into the Parameter."""
+        if self._loaded is not None and self.shadow is self._own:  # no other was loaded since
+            self._shadows[self._full_name] = self._loaded
+        self._loaded = None
         param, mask, shadow = map(sharded.local, (self.param, self.mask, self.shadow))
         torch.where(mask, param, shadow, out=param)
         self._is_dense = True
@@ -112,6 +119,8 @@ class ShadowedStorage(DenseStorage):
 
     def remove(self, states: Callable[[], States]) -> None:
         """Take the buffer off and drop the shadow."""
+        if self._is_dense:  # a step was interrupted
+            self.after_step()
         super().remove(states)
         self._shadows.pop(self._full_name, None)
 
