@@ -21,9 +21,13 @@ from sparsewright.errors import (
     ShapeError,
     warn,
 )
-from sparsewright.init import InitMethod, call_init_method, make_init_method
+from sparsewright.init import InitMethod, call_init_method, from_zeros, make_init_method
 from sparsewright.layers import dense_form
-from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
+from sparsewright.schedules.schedule import (
+    HyperParameterSchedule,
+    ScheduleLike,
+    constant_value,
+)
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
@@ -41,6 +45,7 @@ from sparsewright.session.route import (
 )
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, by_parameter
+from sparsewright.session.takeover import bring_to_level
 from sparsewright.session.walk import check_weight, find_owner, named_weights
 from sparsewright.structures import StructureLike
 from sparsewright.torch_private import root_of_apply
@@ -117,7 +122,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         ]
         self._own_levels: dict[Tensor, str] = {}
         self._level_names: dict[str, str] = {}
-        self.session = Session(self._hooks)
+        self.session = Session(self)
         self._choose(storage, distribution, structure)
         self._set_sparsity(self.structure.level(None) if sparsity is None else sparsity)
         self._check_choices(self.distribution, self.structure)
@@ -153,21 +158,29 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             )
         return {p.param: self.schedules[self.schedule_of(p)] for p in self.sparse_params.values()}
 
-    def apply(self, obj: nn.Module | Optimizer) -> None:
+    def apply(self, obj: nn.Module | Optimizer, replace: bool = False) -> None:
         """Sparsify a module or an optimizer.
 
         A module's masks are computed at once. An optimizer may come before or after the module,
         and there may be several; each steps its own parameters. With master weights, sparsify the
         module that the optimizer steps; working copies are sparse automatically.
 
+        A model that has masks already, such as a copy of a sparse model, keeps them where they fit:
+        a higher level prunes them further by magnitude, a lower one that is constant grows them.
+
+        Args:
+            obj: the module or the optimizer.
+            replace: take any other algorithm off the module first; its masks stay.
+
         Raises:
             OptionTypeError: neither a Module nor an Optimizer.
-            AttachError: a parameter that cannot have a mask.
+            AttachError: a parameter that cannot have a mask, or that another algorithm has.
         """
         self._gather()
         if isinstance(obj, nn.Module):
+            options = {"replace": True} if replace else {}  # a subclass need not know of it
             with all_or_nothing(self.session):
-                self.sparsify_module(obj)
+                self.sparsify_module(obj, **options)
                 self.initialize()
                 compress_own(obj, self.session, self.algorithms)
         elif isinstance(obj, Optimizer):
@@ -197,11 +210,15 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         if not isinstance(obj, nn.Module) or root_of_apply(self, obj) is obj:
             self.apply(obj)
 
-    def sparsify_module(self, module: nn.Module) -> None:
+    def sparsify_module(self, module: nn.Module, replace: bool = False) -> None:
         """Attach each parameter below `module` to the first algorithm whose filter picks it.
 
         An algorithm that is not in a Group picks by `default_sparse_param_filter`. Under that
         filter, a weight that the option `structure` does not fit stays dense.
+
+        Args:
+            module: the module.
+            replace: take any other algorithm off it first; its masks stay.
         """
         picked: set[int] = set()
 
@@ -212,7 +229,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
                     return param_filter, algorithm
             return None
 
-        attach_routed(self.session, module, route)
+        attach_routed(self.session, module, route, replace)
         self.session.before_forward(module, self.initialize)
         for index, (param_filter, _) in enumerate(self._routes):
             if index not in picked and not self.is_single:
@@ -298,6 +315,19 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             )
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None
+
+    def _take_over_mask(self, parameter: SparseParameter) -> None:
+        """Bring a mask that the model had already to the level of step 0, if that is its own.
+
+        It stays in a run that is resumed, if training starts dense, and if the level moves and is
+        still lower.
+        """
+        if self.step or 0 not in self.update_steps(0) or self.init_method is from_zeros:
+            return
+        level = self.level_at(parameter, 0)
+        schedule = self.schedules[self.schedule_of(parameter)]
+        if constant_value(schedule) is not None or float(level) > parameter.computed_sparsity:
+            bring_to_level(parameter, level, self.structure, self.seed)
 
     def remove(self, optimizer: Optimizer | None = None) -> None:
         """Take everything off the model and its optimizers: hooks, buffers, attributes.

@@ -53,6 +53,11 @@ def version(tensor: Tensor) -> int:
     return tensor._version
 
 
+def accumulation_hooks(param: Tensor) -> list[Callable[..., None]]:
+    """Return the hooks that are called when a Parameter's gradient has been accumulated."""
+    return list((getattr(param, "_post_accumulate_grad_hooks", None) or {}).values())
+
+
 def memory_id(tensor: Tensor) -> int:
     """Return a number that all views of one tensor share, also on the meta device."""
     number: int = tensor.untyped_storage()._cdata

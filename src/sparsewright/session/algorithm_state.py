@@ -159,7 +159,7 @@ class Resumable(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps = state.pop("_steps")
         vars(self).update(state)
-        self.session = Session(self._hooks, steps)
+        self.session = Session(self, steps)
         for algorithm in self.algorithms:
             algorithm.session = self.session
 

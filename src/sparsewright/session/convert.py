@@ -116,7 +116,7 @@ def compress_own(model: nn.Module, session: Session, rules: Sequence[Rule]) -> N
 
         def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:
             held = holder_of(layer, "weight")
-            return "" if held and held[0].rule in wanted else "another algorithm has it"
+            return "" if held and held.rule in wanted else "another algorithm has it"
 
         for conversion in _compress_where(model, why_not):
             logger.info(str(conversion))
@@ -229,13 +229,12 @@ def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _why_not_held(module: nn.Module, param_name: str) -> str:
     """Why what holds a weight keeps it from being compressed; "" if nothing does."""
-    held = holder_of(module, param_name)
-    if held is None:
+    parameter = holder_of(module, param_name)
+    if parameter is None:
         return ""
-    parameter, session = held
     if parameter.storage.name != MaskedStorage.name:
         return f"it is {parameter.storage.name}"
-    optimizers = (f.optimizer for f in session.followed if parameter in f.parameters())
+    optimizers = (f.optimizer for f in parameter.rule.session.followed if parameter in f.parameters())
     return next(filter(None, map(CompressedStorage.why_not_step, optimizers)), "")
 
 
@@ -275,14 +274,13 @@ def _decompress_layer(module: nn.Module, places: Sequence[Place]) -> None:
 
 
 def _move(
-    held: tuple[SparseParameter, Session] | None,
+    parameter: SparseParameter | None,
     storage: Storage,
     shape: torch.Size,
     fn: Callable[[Tensor], Tensor],
 ) -> None:
     """Give a sparse parameter its new storage; `fn` converts state shaped like its old weight."""
-    if held is not None:
-        parameter, session = held
+    if parameter is not None:
         replace_shaped(parameter.states(), shape, fn)
         parameter.storage = storage
-        session.refresh(parameter)
+        parameter.rule.session.refresh(parameter)

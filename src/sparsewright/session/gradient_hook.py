@@ -12,6 +12,7 @@ from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage
 from sparsewright.taps.tap import GradientTap, requires_grad
+from sparsewright.torch_private import accumulation_hooks
 
 
 class GradientHook:
@@ -27,7 +28,7 @@ class GradientHook:
 
     def __init__(self, parameter: SparseParameter) -> None:
         self.parameter = parameter
-        self._hooked: Tensor | None = None
+        self._hooked: weakref.ref[Tensor] | None = None
         self._storage: Storage | None = None
         self._handle: RemovableHandle | None = None
         self._has_arrived = False
@@ -36,24 +37,17 @@ class GradientHook:
         """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
         storage = self.parameter.storage
         param = storage.param
-        if param is self._hooked and storage is self._storage:
+        hooked = None if self._hooked is None else self._hooked()
+        if param is hooked and storage is self._storage:
             return
         problem = storage.why_not_spread() if sharded.is_sharded(param) else ""
         if problem:
             raise AttachError(self.parameter.name, problem)
         was_armed = self._handle is not None and self.tap.is_armed
         self.remove()
-        self._hooked, self._storage, self.tap = param, storage, storage.tap()
-        # Weakly: garbage collection does not see through this kind of hook; all would live on.
-        method = weakref.WeakMethod(self._after_accumulation)
-
-        def accumulated(param: Tensor) -> None:
-            alive = method()
-            if alive is not None:
-                alive(param)
-
+        self._hooked, self._storage, self.tap = weakref.ref(param), storage, storage.tap()
         with requires_grad(param):
-            self._handle = param.register_post_accumulate_grad_hook(accumulated)
+            self._handle = param.register_post_accumulate_grad_hook(Accumulated(self))
         if self.parameter.is_initialized:  # else its mask may be memory that nobody wrote to
             self.parameter.prune_all()
         if was_armed:
@@ -88,3 +82,32 @@ class GradientHook:
             param.grad = pruned
         if self.tap.is_armed:
             self.tap.note(pruned)
+
+
+class Accumulated:
+    """What is called when a gradient has been accumulated.
+
+    It refers to its hook weakly: garbage collection does not see through hooks of this kind, so all
+    would live on.
+    """
+
+    def __init__(self, hook: GradientHook) -> None:
+        self._hook = weakref.ref(hook)
+
+    @property
+    def parameter(self) -> SparseParameter | None:
+        """The sparse parameter, if it is alive."""
+        hook = self._hook()
+        return None if hook is None else hook.parameter
+
+    def __call__(self, param: Tensor) -> None:
+        """Prune the gradient of `param`."""
+        hook = self._hook()
+        if hook is not None:
+            hook._after_accumulation(param)
+
+
+def parameter_of(param: Tensor) -> SparseParameter | None:
+    """Return the sparse parameter that has been made of a Parameter, in whatever module it is."""
+    hooks = (hook for hook in accumulation_hooks(param) if isinstance(hook, Accumulated))
+    return next(filter(None, (hook.parameter for hook in hooks)), None)

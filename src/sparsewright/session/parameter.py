@@ -30,6 +30,7 @@ class SparseParameter:
         rule: the algorithm that decides its mask.
         annotations: what `annotate` recorded.
         is_pristine: the mask is still the one that the init method made.
+        is_taken_over: the mask is one that the model had already, and has no level yet.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class SparseParameter:
         self.name, self.storage, self.rule = name, storage, rule
         self.annotations: dict[str, object] = {}
         self.is_pristine = False
-        self.is_initialized = False
+        self.is_initialized = self.is_taken_over = False
         self._optimizers = optimizers
 
     @property
@@ -59,6 +60,11 @@ class SparseParameter:
     def data(self) -> nn.Parameter:
         """The same as `param`."""
         return self.param
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it has not been removed."""
+        return self.rule.session.parameters.get(self.name) is self
 
     @property
     def is_compressed(self) -> bool:

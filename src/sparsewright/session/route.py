@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, dense_form
+from sparsewright.session.moved import let_go
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.replicas import check_shards
 from sparsewright.session.rule import Rule
@@ -28,42 +30,128 @@ Route = Callable[[str, Tensor], tuple[ParamFilter, Rule] | None]
 """`(full name, parameter) -> (filter that picks it, algorithm)`; None leaves it dense."""
 
 
-def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
+@dataclass
+class _Sorted:
+    """The parameters of a model, by what is to become of them.
+
+    Attributes:
+        weights: each module with each of its parameters.
+        names: full names of all parameters.
+        routed: those to attach: algorithm, owner, full name, parameter.
+        already: names of those that the session has.
+        others: those to attach that another algorithm has, by full name.
+    """
+
+    weights: list[tuple[nn.Module, nn.Parameter]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    routed: list[tuple[Rule, nn.Module, str, nn.Parameter]] = field(default_factory=list)
+    already: list[str] = field(default_factory=list)
+    others: dict[str, SparseParameter] = field(default_factory=dict)
+
+
+def attach_routed(
+    session: Session, module: nn.Module, route: Route, replace: bool = False
+) -> None:
     """Attach every parameter below `module` to the algorithm that `route` gives it, if any.
 
     All parameters are checked before the first is attached.
 
+    Args:
+        session: what holds them from now on.
+        module: the model, or a part of it.
+        route: decides for each parameter.
+        replace: take other algorithms off the model; their masks stay.
+
     Raises:
-        AttachError: a parameter that cannot have a mask.
+        AttachError: a parameter that cannot have a mask, or that has one of another algorithm.
     """
+    let_go(session, module)
     sharded.reshard(module)
-    names, already, routed = [], [], []
-    weights = list(named_weights(module))
-    for name, owner, param_name, param, reason in weights:
-        names.append(name)
+    found = _sort(session, module, route)
+    if replace:
+        for other in sessions_of(module):
+            if other is not session:
+                release(other, module)
+        found = _sort(session, module, route)
+    elif found.others:
+        _refuse(session, found.others)
+    before = set(session.parameters)
+    for rule, owner, name, param in found.routed:
+        rule.sparsify_parameter(owner, name, param)
+    if found.routed:
+        session.note_root(module, session.parameters.keys() - before)
+        session.join_replicas(module)
+    session.follow_tied(found.weights)
+    if found.already:
+        warn(f"sparsified already, left as they are: {', '.join(found.already)}")
+    elif not found.routed:
+        available = ", ".join(found.names) or "none"
+        warn(f"no parameter was sparsified; available: {available}")
+
+
+def _sort(session: Session, module: nn.Module, route: Route) -> _Sorted:
+    """Check every parameter below a module; log why those that stay dense do so."""
+    found = _Sorted()
+    for name, owner, param_name, param, reason in named_weights(module):
+        found.names.append(name)
+        found.weights.append((owner, param))
         dense = dense_form(owner, param)
         picked = None if reason else route(name, dense)
         if picked is None:
             reason = reason or "no filter picks it"
-        elif holder_of(owner, param_name) is not None:
-            already.append(name)
         else:
             param_filter, rule = picked
-            reason = why_misfit(rule, name, dense, param_filter)
-            if not reason:
-                check_place(owner, param_name, param, name)
-                routed.append((rule, owner, name, param))
+            holder = holder_of(owner, param_name)
+            if holder is None:
+                reason = why_misfit(rule, name, dense, param_filter)
+                if not reason:
+                    check_place(owner, param_name, param, name)
+                    found.routed.append((rule, owner, name, param))
+            elif holder.rule.session is not session:
+                found.others[name] = holder
+            elif holder.module is owner:
+                found.already.append(name)
+            else:
+                reason = f"it is tied to {holder.name}, under whose name it is decided"
         if reason:
             logger.info("%s stays dense: %s", name, reason)
-    for rule, owner, name, param in routed:
-        rule.sparsify_parameter(owner, name, param)
-    if routed:
-        session.join_replicas(module)
-        session.follow_tied((owner, param) for _, owner, _, param, _ in weights)
-    if already:
-        warn(f"sparsified already, left as they are: {', '.join(already)}")
-    elif not routed:
-        warn(f"no parameter was sparsified; available: {', '.join(names) or 'none'}")
+    return found
+
+
+def _refuse(session: Session, others: Mapping[str, SparseParameter]) -> None:
+    """Raise AttachError for weights that another algorithm has."""
+    name, holder = next(iter(others.items()))
+    first, new = type(holder.rule.session.owner).__name__, type(session.owner).__name__
+    who, instead = (f"another {first}", f"this {new}") if first == new else (first, new)
+    raise AttachError(
+        name,
+        f"{who} has it; to put {instead} in its place and keep the mask, call "
+        "apply(model, replace=True)",
+    )
+
+
+def sessions_of(module: nn.Module) -> list[Session]:
+    """Return the sessions that have weights below a module, in the order of the weights."""
+    found: dict[int, Session] = {}
+    for owner in module.modules():
+        for param_name in owner._parameters:
+            holder = holder_of(owner, param_name)
+            if holder is not None:
+                found.setdefault(id(holder.rule.session), holder.rule.session)
+    return list(found.values())
+
+
+def release(session: Session, module: nn.Module) -> None:
+    """Take a session off the weights below a module; their masks stay as buffers.
+
+    Optimizers of which it steps no weight any more are let go.
+    """
+    below = {id(param) for param in module.parameters()}
+    own = [n for n, p in session.parameters.items() if id(p.param) in below]
+    session.detach(own, keep_masks=True)
+    for followed in list(session.followed):
+        if not followed.parameters():
+            session.remove_optimizer(followed.optimizer, list(followed.rules))
 
 
 def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
@@ -114,7 +202,7 @@ def attach_parameter(
         problem = f"it is {storage.name}, which {type(rule).__name__} cannot train"
         raise AttachError(name, problem)
     parameter = session.add_parameter(name, storage, rule)
-    parameter.is_initialized = has_mask
+    parameter.is_initialized = parameter.is_taken_over = has_mask
     return parameter
 
 
@@ -167,5 +255,9 @@ def initialize(session: Session, rules: Sequence[Rule]) -> None:
     for parameter in own:
         parameter.initialize()
         parameter.prune()
+    for parameter in own:
+        if parameter.is_taken_over and not parameter.param.is_meta:
+            parameter.is_taken_over = False
+            parameter.rule._take_over_mask(parameter)
     session.end_before_forward()
     session.after_state_change()

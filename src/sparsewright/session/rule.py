@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from sparsewright.session.parameter import SparseParameter
+    from sparsewright.session.session import Session
     from sparsewright.session.weight_update import WeightUpdate
 
 
@@ -26,6 +27,7 @@ class Rule(Protocol):
         needs_dense_gradient: whether its updates need the dense gradient.
         schedules: its schedules.
         seed: its seed.
+        session: what holds all that is on models and optimizers.
         shadows: dense entries of shadowed weights, by full name.
         storage: name of the storage of its weights.
     """
@@ -35,6 +37,7 @@ class Rule(Protocol):
     storages: ClassVar[tuple[str, ...]]
     schedules: ScheduleSet
     seed: int
+    session: Session
     shadows: dict[str, Tensor]
     _hooks: Hooks
 
@@ -70,11 +73,20 @@ class Rule(Protocol):
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step."""
 
+    def _take_over_mask(self, parameter: SparseParameter) -> None:
+        """Bring a mask that a model had already to the level of the algorithm."""
+
     def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor:
         """Return a gradient pruned, that has just been accumulated."""
 
     def _is_due(self, step: int) -> bool:
         """Return whether masks change at a step."""
+
+
+class Owner(Protocol):
+    """An algorithm or a Group, as far as its session knows it."""
+
+    _hooks: Hooks
 
 
 class DynamicRule(Rule, Protocol):

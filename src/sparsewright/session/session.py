@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ from sparsewright.kernels import sharded
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
+from sparsewright.session.moved import follow_moved
 from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
-from sparsewright.session.rule import Rule
-from sparsewright.session.site import TiedSite, settle, vacate
+from sparsewright.session.rule import Owner, Rule
+from sparsewright.session.site import settle, tie, vacate
 from sparsewright.session.step_counter import StepCounter
 from sparsewright.session.stepping import Step, begin_step, end_step
 from sparsewright.storage import Storage
@@ -34,7 +36,14 @@ if TYPE_CHECKING:
 class Session:
     """Sparse parameters, optimizers and steps of one algorithm, or of the several of a Group.
 
+    Models and optimizers are the user's: a session does not keep them alive.
+
+    Args:
+        owner: the algorithm or the Group that is applied.
+        steps: completed by each of its optimizers.
+
     Attributes:
+        owner: the algorithm or the Group that is applied.
         parameters: full name -> sparse parameter, in the order of attaching.
         followed: the optimizers whose steps are followed.
         counter: the steps that each of them has completed.
@@ -43,13 +52,15 @@ class Session:
         have_agreed: whether these ranks were found to train the same sparse model.
     """
 
-    def __init__(self, hooks: Hooks, steps: Iterable[int] = ()) -> None:
+    def __init__(self, owner: Owner, steps: Iterable[int] = ()) -> None:
+        self.owner = owner
         self.parameters: dict[str, SparseParameter] = {}
         self.followed: list[Followed] = []
         self.counter = StepCounter(steps)
-        self.hooks = hooks
+        self.hooks = owner._hooks
         self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
+        self._roots: dict[str, weakref.ref[nn.Module]] = {}
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []
@@ -57,7 +68,7 @@ class Session:
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
-        self._hidden: list[tuple[nn.Module, list[str]]] = []
+        self._hidden: list[tuple[weakref.ref[nn.Module], list[str]]] = []
         self._are_checked = True
         self._open: Step | None = None
 
@@ -79,8 +90,22 @@ class Session:
         self.parameters[name] = parameter
         self.have_agreed = False
         self._gradients[name] = GradientHook(parameter)
-        settle(parameter, self)
+        settle(parameter)
         return parameter
+
+    def root_of(self, parameter: SparseParameter) -> nn.Module | None:
+        """Return the model that a parameter was attached with, if it is alive."""
+        root = self._roots.get(parameter.name)
+        return None if root is None else root()
+
+    def note_root(self, root: nn.Module, names: Iterable[str]) -> None:
+        """Note the model that parameters were attached with."""
+        self._roots |= dict.fromkeys(names, weakref.ref(root))
+
+    def roots(self) -> list[nn.Module]:
+        """Return the models, or parts of one, that parameters were attached with."""
+        alive = (root() for root in self._roots.values())
+        return list({id(root): root for root in alive if root is not None}.values())
 
     def free_name(self, name: str) -> str:
         """Return a full name; that of a second parameter of equal name gets a number."""
@@ -98,8 +123,7 @@ class Session:
         for module, param in weights:
             parameter = own.get(id(param))
             if parameter is not None and parameter.module is not module:
-                tied = TiedSite(parameter, self)
-                self._handles.append(module.register_load_state_dict_post_hook(tied.after))
+                self._handles.append(tie(parameter, module))
 
     def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
         """Follow an optimizer on behalf of algorithms; prune its state now.
@@ -110,8 +134,10 @@ class Session:
         Raises:
             AttachError: it cannot step compressed weights, and is to.
         """
-        for module, _ in self._hidden:
-            sharded.reshard(module)
+        for hidden, _ in self._hidden:
+            module = hidden()
+            if module is not None:
+                sharded.reshard(module)
         known = self.find_followed(optimizer)
         followed = Followed(optimizer, self) if known is None else known
         new = [rule for rule in rules if rule not in followed.rules]
@@ -166,6 +192,7 @@ class Session:
         """Warn, at the first step, if no optimizer steps any of the parameters."""
         if self.parameters and not self._are_checked:
             self._are_checked = True
+            follow_moved(self)
             if not any(followed.parameters() for followed in self.followed):
                 warn(
                     "the optimizer holds no sparse parameter, so masks will not be updated; "
@@ -195,12 +222,19 @@ class Session:
 
     def follow(self) -> list[int]:
         """Hook parameters that were replaced or unfrozen since; return the ids of all."""
-        ids = [id(p.storage.param) for p in self.parameters.values()]
+        try:
+            ids = self._ids()
+        except AttachError:
+            follow_moved(self)
+            ids = self._ids()
         if ids != self._hooked:
             for gradient in self._gradients.values():
                 gradient.follow()
             self._hooked = ids
         return ids
+
+    def _ids(self) -> list[int]:
+        return [id(parameter.storage.param) for parameter in self.parameters.values()]
 
     def by_rule(self, optimizer: Optimizer | None = None) -> dict[int, list[SparseParameter]]:
         """Return all parameters, or those of one optimizer, by the ids of their algorithms."""
@@ -216,7 +250,7 @@ class Session:
     def refresh(self, parameter: SparseParameter) -> None:
         """Hook one parameter anew if it, or what holds it, was replaced; arm its tap if due."""
         self._gradients[parameter.name].follow()
-        settle(parameter, self)
+        settle(parameter)
         self.arm([parameter], self.step_of([parameter.rule]) + 1)
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
@@ -237,7 +271,7 @@ class Session:
         """Take the ranks that a data-parallel module has, and keep masks out of its way."""
         self.process_group = replicas.group_of(module, self.process_group)
         masks = [mask for p in self.parameters.values() for mask in p.storage.buffers()]
-        self._hidden.append((module, replicas.hide_from_ddp(module, masks)))
+        self._hidden.append((weakref.ref(module), replicas.hide_from_ddp(module, masks)))
 
     def replicas(self) -> ProcessGroup | None:
         """Return the ranks that train replicas; None: there are no others."""
@@ -339,14 +373,21 @@ class Session:
             gradient.tap.disarm()
         self.after_state_change()
 
-    def detach(self, names: Iterable[str]) -> None:
-        """Take some parameters off again."""
+    def detach(self, names: Iterable[str], keep_masks: bool = False) -> None:
+        """Take some parameters off again.
+
+        Args:
+            names: their full names.
+            keep_masks: leave the masks on the model, for another algorithm.
+        """
         for name in names:
             parameter = self.parameters.pop(name)
+            self._roots.pop(name, None)
             self._gradients.pop(name).remove()
             self._armed.discard(name)
-            vacate(parameter.module, parameter.storage.param_name)
-            parameter.storage.remove(parameter.states)
+            if parameter.storage.is_in_place:
+                vacate(parameter.module, parameter.storage.param_name)
+                parameter.storage.remove(parameter.states, keep_masks)
         self._hooked = []
         self._by_id = {}
         self.end_before_forward()
@@ -362,8 +403,10 @@ class Session:
         if not self.parameters:
             for handle in self._handles:
                 handle.remove()
-            for module, names in self._hidden:
-                torch_private.show_to_ddp(module, names)
+            for hidden, names in self._hidden:
+                module = hidden()
+                if module is not None:
+                    torch_private.show_to_ddp(module, names)
             self._handles, self._hidden, self.have_agreed = [], [], False
 
 

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import shown_name
+from sparsewright.session.gradient_hook import parameter_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage, hold
-
-if TYPE_CHECKING:
-    from sparsewright.session.session import Session
 
 _ATTRIBUTE = "_sparse_sites"
 
 
 class Site:
-    """The place of one sparse weight in its module: who has it, and the hooks that load it.
+    """The place of one sparse weight in its module, and the hooks that load it.
 
-    A copy or a pickle of the module takes its sites along, without the session: the copy's weight
-    is then still pruned by its own mask after loading.
+    The module keeps its sparse parameter alive, and with it the algorithm. A copy of the module
+    takes its sites along, without the parameter: the copy's weight is still pruned by its own mask
+    after loading.
     """
 
     def __init__(self, param_name: str) -> None:
         self.param_name = param_name
         self.parameter: SparseParameter | None = None
-        self._session: weakref.ref[Session] | None = None
         self._handles: list[RemovableHandle] = []
         self._was_dense = self._is_missing = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        left = {"parameter": None, "_session": None}
-        return {**vars(self), **left}
-
-    @property
-    def session(self) -> Session | None:
-        """Who has the weight, if it is alive."""
-        return None if self._session is None else self._session()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Site:
+        new = memo[id(self)] = Site(self.param_name)
+        new._handles = copy.deepcopy(self._handles, memo)
+        return new
 
     def _storage(self, module: nn.Module) -> Storage:
         if self.parameter is not None:
@@ -59,10 +55,11 @@ class Site:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
         if self._is_missing:
             return
-        parameter, session, storage = self.parameter, self.session, self._storage(module)
-        if parameter is None or session is None:
+        parameter, storage = self.parameter, self._storage(module)
+        if parameter is None:
             storage.prune(storage.param)
             return
+        session = parameter.rule.session
         storage.after_load(session.states_not_loaded(parameter))
         is_unused = parameter.is_pristine and session.counter.furthest == 0
         if self._was_dense and (is_unused or not parameter.is_initialized):
@@ -76,36 +73,66 @@ class Site:
         session.refresh(parameter)
 
 
-def site_of(module: nn.Module, param_name: str) -> Site | None:
-    """Return the site of one of a module's parameters, if it has been sparse."""
-    sites: dict[str, Site] = vars(module).get(_ATTRIBUTE, {})
-    return sites.get(param_name)
+class _Sites(dict[str, Site]):
+    """The sites of a module by the names of its parameters; a pickle has none of them."""
+
+    def __reduce__(self) -> tuple[type[dict[str, Site]], tuple[()]]:
+        return dict, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Sites:
+        return _Sites({name: copy.deepcopy(site, memo) for name, site in self.items()})
 
 
-def holder_of(module: nn.Module, param_name: str) -> tuple[SparseParameter, Session] | None:
-    """Return the sparse parameter made of a parameter, and its session, if that is alive."""
-    site = site_of(module, param_name)
-    if site is None or site.parameter is None or site.session is None:
-        return None
-    return site.parameter, site.session
+class _LoadHook:
+    """A hook of ours on the loading of a module.
+
+    In a pickle it does nothing: the model can be loaded where this library is not installed.
+    """
+
+    def __init__(self, method: Callable[..., None]) -> None:
+        self._method = method
+
+    def __call__(self, *args: Any) -> None:
+        self._method(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _LoadHook:
+        return _LoadHook(copy.deepcopy(self._method, memo))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, str]]:
+        return getattr, (nullcontext(), "__exit__")  # takes any arguments, and returns None
 
 
-def settle(parameter: SparseParameter, session: Session) -> None:
+def _sites_of(module: nn.Module) -> _Sites:
+    sites = vars(module).get(_ATTRIBUTE)
+    return sites if isinstance(sites, _Sites) else _Sites()
+
+
+def holder_of(module: nn.Module, param_name: str) -> SparseParameter | None:
+    """Return the sparse parameter made of a parameter, here or in a module that shares it."""
+    site = _sites_of(module).get(param_name)
+    if site is not None and site.parameter is not None:
+        return site.parameter
+    param = module._parameters.get(param_name)
+    return None if param is None else parameter_of(param)
+
+
+def settle(parameter: SparseParameter) -> None:
     """Give a sparse parameter its site, that of a copied module if there is one."""
     module, param_name = parameter.module, parameter.storage.param_name
-    sites: dict[str, Site] = vars(module).setdefault(_ATTRIBUTE, {})
+    sites = _sites_of(module)
+    setattr(module, _ATTRIBUTE, sites)
     site = sites.setdefault(param_name, Site(param_name))
-    site.parameter, site._session = parameter, weakref.ref(session)
+    site.parameter = parameter
     if not site._handles:
         site._handles = [
-            module.register_load_state_dict_pre_hook(site.before),
-            module.register_load_state_dict_post_hook(site.after),
+            module.register_load_state_dict_pre_hook(_LoadHook(site.before)),
+            module.register_load_state_dict_post_hook(_LoadHook(site.after)),
         ]
 
 
 def vacate(module: nn.Module, param_name: str) -> None:
     """Take a site off its module."""
-    sites: dict[str, Site] = vars(module).get(_ATTRIBUTE, {})
+    sites = _sites_of(module)
     site = sites.pop(param_name, None)
     if site is not None:
         for handle in site._handles:
@@ -117,23 +144,22 @@ def vacate(module: nn.Module, param_name: str) -> None:
 class TiedSite:
     """Prunes a weight once more when a module that shares it has loaded it after its owner.
 
-    A copy or a pickle of the model does without.
+    A copy of the model does without.
     """
 
-    def __init__(
-        self, parameter: SparseParameter | None = None, session: Session | None = None
-    ) -> None:
+    def __init__(self, parameter: SparseParameter | None = None) -> None:
         self.parameter = parameter
-        self._session = None if session is None else weakref.ref(session)
 
-    def __reduce__(self) -> tuple[type[TiedSite], tuple[()]]:
-        return type(self), ()
+    def __deepcopy__(self, memo: dict[int, Any]) -> TiedSite:
+        return TiedSite()
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded."""
-        session = None if self._session is None else self._session()
         parameter = self.parameter
-        if parameter is None or session is None:
-            return
-        if session.parameters.get(parameter.name) is parameter:
+        if parameter is not None and parameter.is_attached:
             parameter.prune_all()
+
+
+def tie(parameter: SparseParameter, module: nn.Module) -> RemovableHandle:
+    """Keep a weight sparse when another module that shares it loads a state dict."""
+    return module.register_load_state_dict_post_hook(_LoadHook(TiedSite(parameter).after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright import kernels
+from sparsewright.errors import AttachError
+from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import CompressedLayer, LayerKind, kind_of
 from sparsewright.storage.states import States, replace_shaped
 from sparsewright.storage.storage import Footprint, Storage
@@ -28,11 +31,23 @@ class CompressedStorage(Storage):
     """
 
     name: ClassVar[str] = "compressed"
-    param_name = "values"
 
     def __init__(self, layer: CompressedLayer, places: list[Place]) -> None:
-        self.module: nn.Module = layer
-        self.layer, self.places = layer, places
+        super().__init__(layer, "values")
+        self._places = [(weakref.ref(parent), name) for parent, name in places]
+
+    @property
+    def layer(self) -> CompressedLayer:
+        """The layer."""
+        layer = self.module
+        assert isinstance(layer, CompressedLayer)
+        return layer
+
+    @property
+    def places(self) -> list[Place]:
+        """Where it stands in a dense layer's place."""
+        places = ((parent(), name) for parent, name in self._places)
+        return [(parent, name) for parent, name in places if parent is not None]
 
     @property
     def shape(self) -> torch.Size:
@@ -113,14 +128,27 @@ class CompressedStorage(Storage):
             replace_shaped(states, shape, carry)
         self.layer.loaded = None
 
+    def move(self, module: nn.Module, param_name: str) -> None:
+        """Raise: the values mean nothing without the index of their layer.
+
+        Raises:
+            AttachError: always.
+        """
+        problem = "another module has the values of its compressed layer; decompress() it first"
+        raise AttachError(param_name, problem)
+
     @torch.no_grad()
-    def remove(self, states: Callable[[], States]) -> None:
+    def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
         """Put a dense layer back in its place; a layer that took nobody's place stays."""
-        kind = kind_of(self.layer)
+        layer = self.layer
+        kind = kind_of(layer)
         if self.places and kind is not None:
-            shape = self.param.shape
-            put(kind.decompress(self.layer), self.places)
-            replace_shaped(states(), shape, lambda t: self.layer.scatter(t.detach()))
+            shape, mask = self.param.shape, self.mask
+            dense = kind.decompress(layer)
+            if keep_mask:
+                dense.register_buffer("weight" + MASK_SUFFIX, mask)
+            put(dense, self.places)
+            replace_shaped(states(), shape, lambda t: layer.scatter(t.detach()))
 
     @staticmethod
     def footprint(

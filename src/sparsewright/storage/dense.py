@@ -32,11 +32,11 @@ class DenseStorage(Storage):
     prunes_gradient: ClassVar[bool]
 
     def __init__(self, module: nn.Module, param_name: str) -> None:
-        self.module, self.param_name = module, param_name
+        super().__init__(module, param_name)
         self._mask_name = param_name + MASK_SUFFIX
         self._counted: tuple[int, int, int] = (0, -1, 0)
         self._kept_in_shards = 0
-        self._seen_pair = (0, 0)
+        self._last: tuple[Tensor | None, int] = None, 0
 
     @property
     def shape(self) -> torch.Size:
@@ -46,21 +46,22 @@ class DenseStorage(Storage):
     @property
     def mask(self) -> Tensor:
         """The buffer; made real on the weight's device if the weight left the meta device."""
-        mask = self.module._buffers[self._mask_name]
+        module = self.module
+        mask = module._buffers[self._mask_name]
         assert mask is not None
-        seen = id(mask), id(self.module._parameters.get(self.param_name))
-        if self._shard is None and seen == self._seen_pair:
+        last, at = self._last
+        if mask is last and id(module._parameters.get(self.param_name)) == at:
             return mask
         param = self.param
         if mask.is_meta and not param.is_meta:
             mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
-            setattr(self.module, self._mask_name, mask)
+            setattr(module, self._mask_name, mask)
         if not sharded.is_sharded(mask) and sharded.is_sharded(param):
             self._kept_in_shards = int(mask.sum())
             mask = sharded.shard_like(mask, param)
-            setattr(self.module, self._mask_name, mask)
-        if self._shard is None and not mask.is_meta:
-            self._seen_pair = id(mask), id(param)
+            setattr(module, self._mask_name, mask)
+        if self._shard() is None and not mask.is_meta:
+            self._last = mask, id(param)
         return mask
 
     @property
@@ -103,7 +104,7 @@ class DenseStorage(Storage):
     def prune(self, tensor: Tensor) -> None:
         """Prune one tensor."""
         mask = self.mask
-        if self._shard is None:  # saves two look-ups for each gradient
+        if self._shard() is None:  # saves two look-ups for each gradient
             kernels.prune_(tensor, mask)
         else:
             kernels.prune_(sharded.local(tensor), sharded.local(mask))
@@ -144,9 +145,20 @@ class DenseStorage(Storage):
     def after_load(self, states: States) -> None:
         """Do nothing: the states keep their shape."""
 
-    def remove(self, states: Callable[[], States]) -> None:
+    def move(self, module: nn.Module, param_name: str) -> None:
+        """Put the mask beside the Parameter in its new module."""
+        old, (mask, _) = self._module(), self._last
+        if old is not None:
+            mask = old._buffers.pop(self._mask_name, mask)
+        self._stand(module, param_name)
+        self._mask_name = param_name + MASK_SUFFIX
+        module.register_buffer(self._mask_name, mask)
+        self._last = None, 0
+
+    def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
         """Take the buffer off."""
-        delattr(self.module, self._mask_name)
+        if not keep_mask:
+            delattr(self.module, self._mask_name)
 
     def why_not_spread(self) -> str:
         """Return "": masks are sharded like their weights."""

@@ -117,11 +117,11 @@ class ShadowedStorage(DenseStorage):
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return None: `after_step` has pruned the weight."""
 
-    def remove(self, states: Callable[[], States]) -> None:
+    def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
         """Take the buffer off and drop the shadow."""
         if self._is_dense:  # a step was interrupted
             self.after_step()
-        super().remove(states)
+        super().remove(states, keep_mask)
         self._shadows.pop(self._full_name, None)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,52 +35,92 @@ class Footprint:
     shadow: int = 0
 
 
+def _nothing() -> None:
+    """Stand for a weak reference to nothing."""
+
+
 class Storage(ABC):
     """A weight and its mask, held in one way.
 
     Attributes:
         name: what configurations call it.
         trains_pruned: whether the optimizer steps pruned connections too, by a dense gradient.
-        module: the module that owns the weight.
+        param_name: name of the Parameter in its module.
+
+    Args:
+        module: the module that owns the weight. It is not kept alive: that is up to the user.
         param_name: name of the Parameter in it.
     """
 
     name: ClassVar[str]
     trains_pruned: ClassVar[bool] = False
-    module: nn.Module
     param_name: str
 
-    _seen: nn.Parameter | None = None
-    _shard: nn.Parameter | None = None
+    def __init__(self, module: nn.Module, param_name: str) -> None:
+        self._stand(module, param_name)
+
+    def _stand(self, module: nn.Module, param_name: str) -> None:
+        """Find the Parameter in a module from now on."""
+        self._module = weakref.ref(module)
+        self.param_name = param_name
+        self._seen: Callable[[], nn.Parameter | None] = _nothing
+        self._shard: Callable[[], nn.Parameter | None] = _nothing
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that owns the weight.
+
+        Raises:
+            AttachError: it was freed.
+        """
+        module = self._module()
+        if module is None:
+            raise AttachError(self.param_name, "its module was freed")
+        return module
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its module was not freed."""
+        return self._module() is not None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether its module is alive and has the Parameter."""
+        module = self._module()
+        return module is not None and module._parameters.get(self.param_name) is not None
+
+    @property
+    def last_param(self) -> nn.Parameter | None:
+        """The Parameter that was there last, unless it was freed."""
+        return self._shard() or self._seen()
 
     @property
     def param(self) -> nn.Parameter:
         """What optimizers step; of a weight that is gathered for the moment, this rank's shard.
 
         Raises:
-            AttachError: the module has no such Parameter any more.
+            AttachError: the module was freed, or has no such Parameter any more.
         """
-        param = self.module._parameters.get(self.param_name)
-        if param is not None and param is self._seen:
+        module = self.module
+        param = module._parameters.get(self.param_name)
+        if param is not None and param is self._seen():
             return param
         if param is None:
-            layer = type(self.module).__name__
-            raise AttachError(
-                self.param_name,
-                f"it is no longer a Parameter of its {layer}; parametrize before apply",
-            )
+            layer = type(module).__name__
+            raise AttachError(self.param_name, f"it is no longer a Parameter of its {layer}")
         if sharded.is_sharded(param):
-            self._shard, self._seen = param, None  # the whole weight can be freed
-        if self._shard is None:
-            self._seen = param
+            self._shard, self._seen = weakref.ref(param), _nothing
+        shard = self._shard()
+        if shard is None:
+            self._seen = weakref.ref(param)
             return param
-        return self._shard
+        return shard
 
     @torch.no_grad()
     def prune_gathered(self) -> None:
         """Prune the weight that FSDP2 holds gathered for a forward pass, if it does."""
         param = self.module._parameters[self.param_name]
-        if self._shard is not None and param is not None and not sharded.is_sharded(param):
+        if self._shard() is not None and param is not None and not sharded.is_sharded(param):
             kernels.prune_(param, sharded.whole(self.mask))
 
     @property
@@ -170,8 +211,22 @@ class Storage(ABC):
         """Let optimizer states follow to the mask that was loaded."""
 
     @abstractmethod
-    def remove(self, states: Callable[[], States]) -> None:
-        """Leave an ordinary module that trains on; `states` gives the optimizer states."""
+    def move(self, module: nn.Module, param_name: str) -> None:
+        """Follow the Parameter to another module that has it now.
+
+        Args:
+            module: the module.
+            param_name: name of the Parameter in it.
+        """
+
+    @abstractmethod
+    def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
+        """Leave an ordinary module that trains on.
+
+        Args:
+            states: gives the optimizer states.
+            keep_mask: leave the mask in the module, as a buffer.
+        """
 
     @staticmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 
 import torch
@@ -17,13 +18,20 @@ class ArrivalTap(GradientTap):
     """Knows of each gradient that arrives whether it is the first of its step.
 
     Args:
-        param: what the optimizer steps.
+        param: what the optimizer steps; it is not kept alive.
     """
 
     def __init__(self, param: Tensor) -> None:
-        self.param = param
+        self._param = weakref.ref(param)
         self._handle: RemovableHandle | None = None
         self.free()
+
+    @property
+    def param(self) -> Tensor:
+        """What the optimizer steps."""
+        param = self._param()
+        assert param is not None
+        return param
 
     def arm(self) -> None:
         """Hook the gradient on its way."""
