@@ -22,7 +22,7 @@ PROGRAMS = [{"cli"}, {"plan"}, {"runs"}, {"recipes", "report", "integrations"}]
 ROOMS = [
     *PROGRAMS,
     {"configure", "metrics"},
-    {"group", "algorithms"},
+    {"group", "algorithms", "attachments"},
     {"static", "gmp", "set", "rigl"},
     {"dynamic"},
     {"base"},

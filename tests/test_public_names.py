@@ -16,7 +16,7 @@ DOCUMENTED = {
     "sparsewright": {
         *("SparsityAlgorithm", "SparseParameter", "Static", "DynamicSparsityAlgorithm", "GMP"),
         *("SET", "RigL", "Group", "configure", "default_sparse_param_filter", "init", "utils"),
-        *("pack_masks", "unpack_masks", "compress", "decompress", "nn"),
+        *("pack_masks", "unpack_masks", "compress", "decompress", "nn", "find", "remove"),
         *("save_compressed", "load_compressed", "log_metrics", "info"),
         *("STE", "MaskUpdate", "WeightUpdate"),
         *("errors", "schedules", "structures", "distributions"),

@@ -245,3 +245,13 @@ OWN_NAMES = set(own_names()) - OVERRIDDEN
 def test_no_other_file_uses_private_names_of_another_library(path):
     tree = ast.parse(path.read_text())
     assert set().union(*map(private_names, ast.walk(tree))) <= IN_PLACE
+
+
+def test_accumulation_hooks():
+    param = nn.Parameter(torch.ones(2))
+    assert torch_private.accumulation_hooks(param) == []
+    handle = param.register_post_accumulate_grad_hook(print)
+    assert torch_private.accumulation_hooks(param) == [print]
+    handle.remove()
+    assert torch_private.accumulation_hooks(param) == []
+    assert torch_private.accumulation_hooks(torch.ones(2)) == []

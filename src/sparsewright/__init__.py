@@ -11,6 +11,7 @@
 
 from sparsewright import distributions, errors, init, nn, schedules, structures, utils
 from sparsewright.algorithms import STE
+from sparsewright.attachments import find, remove
 from sparsewright.base import SparseParameter, SparsityAlgorithm
 from sparsewright.configure import configure, default_sparse_param_filter
 from sparsewright.core.packing import pack_masks, unpack_masks
@@ -47,12 +48,14 @@ __all__ = [
     "default_sparse_param_filter",
     "distributions",
     "errors",
+    "find",
     "info",
     "init",
     "load_compressed",
     "log_metrics",
     "nn",
     "pack_masks",
+    "remove",
     "save_compressed",
     "schedules",
     "structures",

@@ -9,7 +9,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
 from sparsewright.core.hooks import Observed
 from sparsewright.core.state_dicts import check_seed
 from sparsewright.distributions import DistributionLike
@@ -21,13 +21,9 @@ from sparsewright.errors import (
     ShapeError,
     warn,
 )
-from sparsewright.init import InitMethod, call_init_method, from_zeros, make_init_method
+from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.layers import dense_form
-from sparsewright.schedules.schedule import (
-    HyperParameterSchedule,
-    ScheduleLike,
-    constant_value,
-)
+from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
@@ -45,8 +41,7 @@ from sparsewright.session.route import (
 )
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, by_parameter
-from sparsewright.session.takeover import bring_to_level
-from sparsewright.session.walk import check_weight, find_owner, named_weights
+from sparsewright.session.walk import check_weight, find_owner
 from sparsewright.structures import StructureLike
 from sparsewright.torch_private import root_of_apply
 
@@ -165,8 +160,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         and there may be several; each steps its own parameters. With master weights, sparsify the
         module that the optimizer steps; working copies are sparse automatically.
 
-        A model that has masks already, such as a copy of a sparse model, keeps them where they fit:
-        a higher level prunes them further by magnitude, a lower one that is constant grows them.
+        A model that has masks already, such as a copy of a sparse one, keeps them: a higher level
+        prunes them further by magnitude, a lower one that is constant grows them.
 
         Args:
             obj: the module or the optimizer.
@@ -220,23 +215,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             module: the module.
             replace: take any other algorithm off it first; its masks stay.
         """
-        picked: set[int] = set()
-
-        def route(name: str, param: Tensor) -> tuple[ParamFilter, SparsityAlgorithm] | None:
-            for index, (param_filter, algorithm) in enumerate(self._routes):
-                if param_filter(name, param):
-                    picked.add(index)
-                    return param_filter, algorithm
-            return None
-
-        attach_routed(self.session, module, route, replace)
+        attach_routed(self.session, module, self._routes, replace)
         self.session.before_forward(module, self.initialize)
-        for index, (param_filter, _) in enumerate(self._routes):
-            if index not in picked and not self.is_single:
-                names = [name for name, *_ in named_weights(module)]
-                near = near_names(param_filter, names)
-                hint = f"; close names: {', '.join(near)}" if near else ""
-                warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
 
     def check_parameter(self, name: str, param: Tensor) -> None:
         """Raise if a parameter cannot be sparsified; called before anything is attached.
@@ -315,19 +295,6 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             )
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None
-
-    def _take_over_mask(self, parameter: SparseParameter) -> None:
-        """Bring a mask that the model had already to the level of step 0, if that is its own.
-
-        It stays in a run that is resumed, if training starts dense, and if the level moves and is
-        still lower.
-        """
-        if self.step or 0 not in self.update_steps(0) or self.init_method is from_zeros:
-            return
-        level = self.level_at(parameter, 0)
-        schedule = self.schedules[self.schedule_of(parameter)]
-        if constant_value(schedule) is not None or float(level) > parameter.computed_sparsity:
-            bring_to_level(parameter, level, self.structure, self.seed)
 
     def remove(self, optimizer: Optimizer | None = None) -> None:
         """Take everything off the model and its optimizers: hooks, buffers, attributes.

@@ -29,9 +29,11 @@ Each class takes the facts and writes its own sentence. Catch the builtin in par
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from sparsewright.wording import hint, listed, show
@@ -88,9 +90,20 @@ class SparsityWarning(UserWarning):
     """Something the user asked for had no effect."""
 
 
+# Each of them is shown, also when a notebook cell runs twice; filters of the user's come first.
+warnings.filterwarnings("always", category=SparsityWarning, append=True)
+
+
 def warn(message: str) -> None:
-    """Warn that a request had no effect; the warning points at the caller's caller's caller."""
-    warnings.warn(message, SparsityWarning, stacklevel=4)
+    """Warn that a request had no effect; the warning points at the user's line."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and _is_library(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, SparsityWarning, stacklevel=level)
+
+
+def _is_library(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("sparsewright", "torch")
 
 
 class OptionError(SparsewrightError, ValueError):

@@ -147,9 +147,10 @@ def root_of_apply(fn: object, module: nn.Module) -> nn.Module:
     return root
 
 
-def hide_from_ddp(module: nn.Module, names: Iterable[str]) -> None:
+def hide_from_ddp(module: nn.Module, names: Sequence[str]) -> None:
     """Keep buffers out of what data parallelism sends at every forward."""
-    setattr(module, _IGNORED_BY_DDP, [*getattr(module, _IGNORED_BY_DDP, []), *names])
+    if names:
+        setattr(module, _IGNORED_BY_DDP, [*getattr(module, _IGNORED_BY_DDP, []), *names])
 
 
 def show_to_ddp(module: nn.Module, names: Iterable[str]) -> None:

@@ -234,7 +234,9 @@ def _why_not_held(module: nn.Module, param_name: str) -> str:
         return ""
     if parameter.storage.name != MaskedStorage.name:
         return f"it is {parameter.storage.name}"
-    optimizers = (f.optimizer for f in parameter.rule.session.followed if parameter in f.parameters())
+    optimizers = (
+        f.optimizer for f in parameter.rule.session.followed if parameter in f.parameters()
+    )
     return next(filter(None, map(CompressedStorage.why_not_step, optimizers)), "")
 
 

@@ -28,7 +28,7 @@ class GradientHook:
 
     def __init__(self, parameter: SparseParameter) -> None:
         self.parameter = parameter
-        self._hooked: weakref.ref[Tensor] | None = None
+        self._hooked: Tensor | None = None
         self._storage: Storage | None = None
         self._handle: RemovableHandle | None = None
         self._has_arrived = False
@@ -37,15 +37,14 @@ class GradientHook:
         """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
         storage = self.parameter.storage
         param = storage.param
-        hooked = None if self._hooked is None else self._hooked()
-        if param is hooked and storage is self._storage:
+        if param is self._hooked and storage is self._storage:
             return
         problem = storage.why_not_spread() if sharded.is_sharded(param) else ""
         if problem:
             raise AttachError(self.parameter.name, problem)
         was_armed = self._handle is not None and self.tap.is_armed
         self.remove()
-        self._hooked, self._storage, self.tap = weakref.ref(param), storage, storage.tap()
+        self._hooked, self._storage, self.tap = param, storage, storage.tap()
         with requires_grad(param):
             self._handle = param.register_post_accumulate_grad_hook(Accumulated(self))
         if self.parameter.is_initialized:  # else its mask may be memory that nobody wrote to

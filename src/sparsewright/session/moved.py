@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from sparsewright.session.parameter import SparseParameter
-from sparsewright.session.site import settle, vacate
+from sparsewright.session.site import vacate
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
 
 logger = logging.getLogger("sparsewright")
+
+
+class Roots:
+    """The models that sparse parameters were attached with; none is kept alive."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, weakref.ref[nn.Module]] = {}
+
+    def note(self, root: nn.Module, names: Iterable[str]) -> None:
+        """Note the model that parameters were attached with."""
+        self._by_name |= dict.fromkeys(names, weakref.ref(root))
+
+    def forget(self, name: str) -> None:
+        """Forget that of one parameter."""
+        self._by_name.pop(name, None)
+
+    def of(self, name: str) -> nn.Module | None:
+        """Return the model that a parameter was attached with, if it is alive."""
+        root = self._by_name.get(name)
+        return None if root is None else root()
+
+    def alive(self) -> list[nn.Module]:
+        """Return those that are alive."""
+        alive = (root() for root in self._by_name.values())
+        return list({id(root): root for root in alive if root is not None}.values())
 
 
 def follow_moved(session: Session) -> None:
@@ -23,35 +49,43 @@ def follow_moved(session: Session) -> None:
     Tools that prepare a model for quantization, say, put layers of their own in the place of the
     model's, with the same Parameters.
     """
-    roots = session.roots()
+    roots = session.roots.alive()
     at_home = {id(module) for root in roots for module in root.modules()}
     for parameter in list(session.parameters.values()):
         storage = parameter.storage
-        is_elsewhere = session.root_of(parameter) is not None and (
-            not storage.is_alive or id(storage.module) not in at_home
-        )
-        if storage.is_in_place and not is_elsewhere:
+        has_root = session.roots.of(parameter.name) is not None
+        is_here = storage.is_alive and storage.is_in_place
+        if is_here and (not has_root or id(storage.module) in at_home):
             continue
         place = _place_of(parameter, roots)
         if place is not None:
             _move(session, parameter, *place)
         elif not storage.is_alive:
-            logger.info("%s: its layer is gone; it is no longer sparse", parameter.name)
-            session.detach([parameter.name])
+            _drop(session, [parameter])
 
 
 def let_go(session: Session, root: nn.Module) -> None:
-    """Let go of weights that were attached with a model and are not in it any more."""
+    """Let go of weights that were attached with a model and are not in it any more.
+
+    If none is left, the model is a new one, and its steps are counted from 0.
+    """
+    before = bool(session.parameters)
     follow_moved(session)
     at_home = {id(module) for module in root.modules()}
     gone = [
         parameter
         for parameter in session.parameters.values()
-        if session.root_of(parameter) is root and id(parameter.module) not in at_home
+        if session.roots.of(parameter.name) is root and id(parameter.module) not in at_home
     ]
-    for parameter in gone:
+    _drop(session, gone)
+    if before and not session.parameters:
+        session.start_anew()
+
+
+def _drop(session: Session, parameters: Iterable[SparseParameter]) -> None:
+    for parameter in parameters:
         logger.info("%s left the model; it is no longer sparse", parameter.name)
-    session.detach([parameter.name for parameter in gone])
+        session.detach([parameter.name])
 
 
 def _place_of(
@@ -59,8 +93,6 @@ def _place_of(
 ) -> tuple[nn.Module, str] | None:
     """The layer that has the Parameter of a weight now, and its name there."""
     param = parameter.storage.last_param
-    if param is None:
-        return None
     return next((place for place, other in _places(roots) if other is param), None)
 
 

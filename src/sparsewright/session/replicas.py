@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -162,17 +163,33 @@ def _mask_digest(mask: Tensor) -> int:
     return _digest(mask.detach().cpu().contiguous().numpy().tobytes())
 
 
-def hide_from_ddp(module: nn.Module, masks: Iterable[Tensor]) -> list[str]:
-    """Keep masks out of the buffers that data parallelism sends at every forward.
+class HiddenMasks:
+    """Masks that are kept out of the buffers that data parallelism sends at every forward.
 
-    They are equal on all ranks by construction, and a byte a weight. Works if the module is
-    wrapped later.
-
-    Returns:
-        The names hidden.
+    They are equal on all ranks by construction, and a byte a weight.
     """
-    ids = {id(mask) for mask in masks}
-    names = [name for name, buffer in module.named_buffers() if id(buffer) in ids]
-    if names:
+
+    def __init__(self) -> None:
+        self._names: list[tuple[weakref.ref[nn.Module], list[str]]] = []
+
+    def hide(self, module: nn.Module, masks: Iterable[Tensor]) -> None:
+        """Hide masks in a module, which may be wrapped later."""
+        ids = {id(mask) for mask in masks}
+        names = [name for name, buffer in module.named_buffers() if id(buffer) in ids]
         torch_private.hide_from_ddp(module, names)
-    return names
+        self._names.append((weakref.ref(module), names))
+
+    def reshard(self) -> None:
+        """Let modules that FSDP2 holds gathered be shards again."""
+        for module, _ in self._alive():
+            sharded.reshard(module)
+
+    def show(self) -> None:
+        """Undo `hide`."""
+        for module, names in self._alive():
+            torch_private.show_to_ddp(module, names)
+        self._names = []
+
+    def _alive(self) -> Iterator[tuple[nn.Module, list[str]]]:
+        every = ((module(), names) for module, names in self._names)
+        return ((module, names) for module, names in every if module is not None)

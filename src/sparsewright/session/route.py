@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
 from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
@@ -20,14 +20,16 @@ from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.replicas import check_shards
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
-from sparsewright.session.site import holder_of
+from sparsewright.session.site import drop_masks, holder_of
+from sparsewright.session.takeover import take_over
 from sparsewright.session.walk import named_weights
 from sparsewright.storage import hold
+from sparsewright.storage.dense import is_mask_of
 
 logger = logging.getLogger("sparsewright")
 
-Route = Callable[[str, Tensor], tuple[ParamFilter, Rule] | None]
-"""`(full name, parameter) -> (filter that picks it, algorithm)`; None leaves it dense."""
+Routes = Sequence[tuple[ParamFilter, Rule]]
+"""Filters, each with its algorithm; a parameter goes to the first whose filter picks it."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class _Sorted:
         routed: those to attach: algorithm, owner, full name, parameter.
         already: names of those that the session has.
         others: those to attach that another algorithm has, by full name.
+        used: the places of the routes that picked any parameter.
     """
 
     weights: list[tuple[nn.Module, nn.Parameter]] = field(default_factory=list)
@@ -47,19 +50,28 @@ class _Sorted:
     routed: list[tuple[Rule, nn.Module, str, nn.Parameter]] = field(default_factory=list)
     already: list[str] = field(default_factory=list)
     others: dict[str, SparseParameter] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)
+
+    def pick(self, routes: Routes, name: str, param: Tensor) -> tuple[ParamFilter, Rule] | None:
+        """Return the first route whose filter picks a parameter."""
+        for index, (param_filter, rule) in enumerate(routes):
+            if param_filter(name, param):
+                self.used.add(index)
+                return param_filter, rule
+        return None
 
 
 def attach_routed(
-    session: Session, module: nn.Module, route: Route, replace: bool = False
+    session: Session, module: nn.Module, routes: Routes, replace: bool = False
 ) -> None:
-    """Attach every parameter below `module` to the algorithm that `route` gives it, if any.
+    """Attach every parameter below `module` to the first algorithm whose filter picks it.
 
     All parameters are checked before the first is attached.
 
     Args:
         session: what holds them from now on.
         module: the model, or a part of it.
-        route: decides for each parameter.
+        routes: filters, each with its algorithm.
         replace: take other algorithms off the model; their masks stay.
 
     Raises:
@@ -67,36 +79,48 @@ def attach_routed(
     """
     let_go(session, module)
     sharded.reshard(module)
-    found = _sort(session, module, route)
+    found = _sort(session, module, routes)
+    released: set[int] = set()
     if replace:
         for other in sessions_of(module):
             if other is not session:
-                release(other, module)
-        found = _sort(session, module, route)
+                released |= release(other, module)
+        found = _sort(session, module, routes)
     elif found.others:
         _refuse(session, found.others)
     before = set(session.parameters)
     for rule, owner, name, param in found.routed:
         rule.sparsify_parameter(owner, name, param)
+    drop_masks(module, released)
     if found.routed:
-        session.note_root(module, session.parameters.keys() - before)
+        session.roots.note(module, session.parameters.keys() - before)
         session.join_replicas(module)
     session.follow_tied(found.weights)
+    _warn(found, routes)
+
+
+def _warn(found: _Sorted, routes: Routes) -> None:
+    """Warn of what had no effect."""
     if found.already:
         warn(f"sparsified already, left as they are: {', '.join(found.already)}")
     elif not found.routed:
         available = ", ".join(found.names) or "none"
         warn(f"no parameter was sparsified; available: {available}")
+    for index, (param_filter, _) in enumerate(routes):
+        if index not in found.used and param_filter is not default_sparse_param_filter:
+            near = near_names(param_filter, found.names)
+            hint = f"; close names: {', '.join(near)}" if near else ""
+            warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
 
 
-def _sort(session: Session, module: nn.Module, route: Route) -> _Sorted:
+def _sort(session: Session, module: nn.Module, routes: Routes) -> _Sorted:
     """Check every parameter below a module; log why those that stay dense do so."""
     found = _Sorted()
     for name, owner, param_name, param, reason in named_weights(module):
         found.names.append(name)
         found.weights.append((owner, param))
         dense = dense_form(owner, param)
-        picked = None if reason else route(name, dense)
+        picked = None if reason else found.pick(routes, name, dense)
         if picked is None:
             reason = reason or "no filter picks it"
         else:
@@ -141,17 +165,24 @@ def sessions_of(module: nn.Module) -> list[Session]:
     return list(found.values())
 
 
-def release(session: Session, module: nn.Module) -> None:
+def release(session: Session, module: nn.Module) -> set[int]:
     """Take a session off the weights below a module; their masks stay as buffers.
 
     Optimizers of which it steps no weight any more are let go.
+
+    Returns:
+        The ids of the weights.
     """
     below = {id(param) for param in module.parameters()}
     own = [n for n, p in session.parameters.items() if id(p.param) in below]
+    rules = [parameter.rule for parameter in session.parameters.values()]
     session.detach(own, keep_masks=True)
+    if not session.parameters:
+        session.remove(rules)
     for followed in list(session.followed):
         if not followed.parameters():
             session.remove_optimizer(followed.optimizer, list(followed.rules))
+    return below
 
 
 def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
@@ -214,7 +245,7 @@ def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) ->
     mask_name = param_name + MASK_SUFFIX
     existing = module._buffers.get(mask_name)
     if existing is not None:
-        if existing.dtype != torch.bool or existing.shape != param.shape:
+        if not is_mask_of(existing, param):
             raise AttachError(
                 name,
                 f"its module has a buffer {mask_name!r} that is no mask for it: "
@@ -258,6 +289,6 @@ def initialize(session: Session, rules: Sequence[Rule]) -> None:
     for parameter in own:
         if parameter.is_taken_over and not parameter.param.is_meta:
             parameter.is_taken_over = False
-            parameter.rule._take_over_mask(parameter)
+            take_over(parameter)
     session.end_before_forward()
     session.after_state_change()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.structure import Structure
+from sparsewright.init import InitMethod
 from sparsewright.schedules.schedule_set import ScheduleSet
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Rule(Protocol):
     Attributes:
         _autoupdate: whether it is updated after each optimizer step.
         needs_dense_gradient: whether its updates need the dense gradient.
+        init_method: makes the first mask.
         schedules: its schedules.
         seed: its seed.
         session: what holds all that is on models and optimizers.
@@ -35,6 +37,7 @@ class Rule(Protocol):
     _autoupdate: bool
     needs_dense_gradient: ClassVar[bool]
     storages: ClassVar[tuple[str, ...]]
+    init_method: InitMethod
     schedules: ScheduleSet
     seed: int
     session: Session
@@ -44,6 +47,10 @@ class Rule(Protocol):
     @property
     def storage(self) -> str:
         """The name of the storage of its weights."""
+
+    @property
+    def structure(self) -> Structure:
+        """Which entries of a weight stand or fall together."""
 
     @property
     def skips_misfits(self) -> bool:
@@ -64,6 +71,9 @@ class Rule(Protocol):
     def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:
         """Return the smallest, largest and last level of a parameter."""
 
+    def update_steps(self, until: int) -> Sequence[int]:
+        """Return the steps among `0..until` at which masks are made or changed."""
+
     def csx_annotate_sparsity(self, param: SparseParameter) -> None:
         """Record capacity hints on a parameter."""
 
@@ -72,9 +82,6 @@ class Rule(Protocol):
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step."""
-
-    def _take_over_mask(self, parameter: SparseParameter) -> None:
-        """Bring a mask that a model had already to the level of the algorithm."""
 
     def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor:
         """Return a gradient pruned, that has just been accumulated."""
@@ -91,10 +98,6 @@ class Owner(Protocol):
 
 class DynamicRule(Rule, Protocol):
     """An algorithm whose masks change."""
-
-    @property
-    def structure(self) -> Structure:
-        """Which entries of a weight stand or fall together."""
 
     def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
         """Return the new masks of weights that are due."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,14 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright import torch_private
-from sparsewright.core.hooks import Hooks
 from sparsewright.errors import AttachError, warn
-from sparsewright.kernels import sharded
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
-from sparsewright.session.moved import follow_moved
+from sparsewright.session.moved import Roots, follow_moved
 from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Owner, Rule
@@ -45,6 +41,7 @@ class Session:
     Attributes:
         owner: the algorithm or the Group that is applied.
         parameters: full name -> sparse parameter, in the order of attaching.
+        roots: the models that they were attached with.
         followed: the optimizers whose steps are followed.
         counter: the steps that each of them has completed.
         hooks: the user's hooks on all that happens.
@@ -60,7 +57,7 @@ class Session:
         self.hooks = owner._hooks
         self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
-        self._roots: dict[str, weakref.ref[nn.Module]] = {}
+        self.roots = Roots()
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []
@@ -68,7 +65,7 @@ class Session:
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
-        self._hidden: list[tuple[weakref.ref[nn.Module], list[str]]] = []
+        self._hidden = replicas.HiddenMasks()
         self._are_checked = True
         self._open: Step | None = None
 
@@ -92,20 +89,6 @@ class Session:
         self._gradients[name] = GradientHook(parameter)
         settle(parameter)
         return parameter
-
-    def root_of(self, parameter: SparseParameter) -> nn.Module | None:
-        """Return the model that a parameter was attached with, if it is alive."""
-        root = self._roots.get(parameter.name)
-        return None if root is None else root()
-
-    def note_root(self, root: nn.Module, names: Iterable[str]) -> None:
-        """Note the model that parameters were attached with."""
-        self._roots |= dict.fromkeys(names, weakref.ref(root))
-
-    def roots(self) -> list[nn.Module]:
-        """Return the models, or parts of one, that parameters were attached with."""
-        alive = (root() for root in self._roots.values())
-        return list({id(root): root for root in alive if root is not None}.values())
 
     def free_name(self, name: str) -> str:
         """Return a full name; that of a second parameter of equal name gets a number."""
@@ -134,10 +117,8 @@ class Session:
         Raises:
             AttachError: it cannot step compressed weights, and is to.
         """
-        for hidden, _ in self._hidden:
-            module = hidden()
-            if module is not None:
-                sharded.reshard(module)
+        follow_moved(self)
+        self._hidden.reshard()
         known = self.find_followed(optimizer)
         followed = Followed(optimizer, self) if known is None else known
         new = [rule for rule in rules if rule not in followed.rules]
@@ -271,7 +252,7 @@ class Session:
         """Take the ranks that a data-parallel module has, and keep masks out of its way."""
         self.process_group = replicas.group_of(module, self.process_group)
         masks = [mask for p in self.parameters.values() for mask in p.storage.buffers()]
-        self._hidden.append((weakref.ref(module), replicas.hide_from_ddp(module, masks)))
+        self._hidden.hide(module, masks)
 
     def replicas(self) -> ProcessGroup | None:
         """Return the ranks that train replicas; None: there are no others."""
@@ -382,15 +363,20 @@ class Session:
         """
         for name in names:
             parameter = self.parameters.pop(name)
-            self._roots.pop(name, None)
+            self.roots.forget(name)
             self._gradients.pop(name).remove()
             self._armed.discard(name)
-            if parameter.storage.is_in_place:
+            if parameter.storage.is_alive:
                 vacate(parameter.module, parameter.storage.param_name)
                 parameter.storage.remove(parameter.states, keep_masks)
         self._hooked = []
         self._by_id = {}
         self.end_before_forward()
+
+    def start_anew(self) -> None:
+        """Let all optimizers go, and count from 0."""
+        self.remove([rule for followed in self.followed for rule in followed.rules])
+        self.counter.load([])
 
     def remove(self, rules: Sequence[Rule]) -> None:
         """Take off every hook and buffer of some algorithms; the weights keep their zeros."""
@@ -403,11 +389,8 @@ class Session:
         if not self.parameters:
             for handle in self._handles:
                 handle.remove()
-            for hidden, names in self._hidden:
-                module = hidden()
-                if module is not None:
-                    torch_private.show_to_ddp(module, names)
-            self._handles, self._hidden, self.have_agreed = [], [], False
+            self._hidden.show()
+            self._handles, self.have_agreed = [], False
 
 
 def next_name(name: str) -> str:

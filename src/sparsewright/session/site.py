@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from sparsewright.layers import shown_name
 from sparsewright.session.gradient_hook import parameter_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage, hold
+from sparsewright.storage.dense import is_mask_of
 
 _ATTRIBUTE = "_sparse_sites"
 
@@ -162,4 +163,26 @@ class TiedSite:
 
 def tie(parameter: SparseParameter, module: nn.Module) -> RemovableHandle:
     """Keep a weight sparse when another module that shares it loads a state dict."""
-    return module.register_load_state_dict_post_hook(_LoadHook(TiedSite(parameter).after))
+    hook = _LoadHook(TiedSite(parameter).after)
+    handle: RemovableHandle = module.register_load_state_dict_post_hook(hook)
+    return handle
+
+
+def drop_masks(model: nn.Module, among: Container[int] | None = None) -> bool:
+    """Take masks that no algorithm has off a model; return whether there were any.
+
+    Args:
+        model: the model.
+        among: ids of parameters; None: all.
+    """
+    found = False
+    for module in model.modules():
+        for name, param in module._parameters.items():
+            mask = module._buffers.get(name + MASK_SUFFIX)
+            if param is None or mask is None or not is_mask_of(mask, param):
+                continue
+            if (among is None or id(param) in among) and holder_of(module, name) is None:
+                vacate(module, name)
+                del module._buffers[name + MASK_SUFFIX]
+                found = True
+    return found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import Tensor
 
 from sparsewright.core.masks import drop_and_grow
 from sparsewright.core.random_scores import uniform
-from sparsewright.core.structure import Structure
+from sparsewright.init import from_zeros
+from sparsewright.schedules.schedule import constant_value
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rng import make_generator
 
@@ -17,23 +17,25 @@ logger = logging.getLogger("sparsewright")
 
 
 @torch.no_grad()
-def bring_to_level(
-    parameter: SparseParameter, level: Tensor, structure: Structure, seed: int
-) -> None:
-    """Prune a mask further, by magnitude, or grow it at random, until it has a level.
+def take_over(parameter: SparseParameter) -> None:
+    """Bring a mask that the model had already to the level of step 0, if it is not there.
 
-    Args:
-        parameter: the parameter with its mask.
-        level: the level to reach, 0..1; a 0-d tensor.
-        structure: which entries stand or fall together.
-        seed: seed of what grows.
+    A higher level prunes it further, by magnitude; a lower one grows it at random, unless that
+    level moves. The mask stays in a run that is resumed, and if training starts dense.
     """
+    rule = parameter.rule
+    if rule.session.step_of([rule]) or not rule.update_steps(0) or rule.init_method is from_zeros:
+        return
+    level = rule.level_at(parameter, 0)
+    is_constant = constant_value(rule.schedules[rule.schedule_of(parameter)]) is not None
+    if not is_constant and float(level) < parameter.computed_sparsity:
+        return
     before, weight = parameter.kept, parameter.storage.weight()
-    score = uniform(weight, make_generator(seed, parameter.name, 0))
-    new = drop_and_grow(weight, parameter.mask, level, 0.0, score, structure)
+    score = uniform(weight, make_generator(rule.seed, parameter.name, 0))
+    new = drop_and_grow(weight, parameter.mask, level, 0.0, score, rule.structure)
     changes = parameter.change_mask(new)
     if any(changes):
         logger.info(
-            "%s: its mask had %d of %d connections; at level %g it has %d",
+            "%s: the mask that it had kept %d of %d connections; at level %g it keeps %d",
             *(parameter.name, before, parameter.shape.numel(), float(level), parameter.kept),
         )

@@ -34,20 +34,20 @@ class CompressedStorage(Storage):
 
     def __init__(self, layer: CompressedLayer, places: list[Place]) -> None:
         super().__init__(layer, "values")
+        self.layer = layer
         self._places = [(weakref.ref(parent), name) for parent, name in places]
 
     @property
-    def layer(self) -> CompressedLayer:
-        """The layer."""
-        layer = self.module
-        assert isinstance(layer, CompressedLayer)
-        return layer
+    def is_alive(self) -> bool:
+        """Whether it stands in any place, or took nobody's."""
+        return bool(self.places) or not self._places
 
     @property
     def places(self) -> list[Place]:
         """Where it stands in a dense layer's place."""
-        places = ((parent(), name) for parent, name in self._places)
-        return [(parent, name) for parent, name in places if parent is not None]
+        found = ((parent(), name) for parent, name in self._places)
+        places = ((parent, name) for parent, name in found if parent is not None)
+        return [(p, name) for p, name in places if p._modules.get(name) is self.layer]
 
     @property
     def shape(self) -> torch.Size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -22,6 +23,11 @@ from sparsewright.taps.whole import WholeTap
 from sparsewright.torch_private import version
 
 
+def is_mask_of(buffer: Tensor, param: Tensor) -> bool:
+    """Return whether a buffer can be the mask of a parameter."""
+    return buffer.dtype == torch.bool and buffer.shape == param.shape
+
+
 class DenseStorage(Storage):
     """A dense weight and its mask buffer.
 
@@ -37,6 +43,12 @@ class DenseStorage(Storage):
         self._counted: tuple[int, int, int] = (0, -1, 0)
         self._kept_in_shards = 0
         self._last: tuple[Tensor | None, int] = None, 0
+        self.param  # noqa: B018 - seen once, it can be found again in another module
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the module was not freed."""
+        return self._module() is not None
 
     @property
     def shape(self) -> torch.Size:
@@ -46,10 +58,11 @@ class DenseStorage(Storage):
     @property
     def mask(self) -> Tensor:
         """The buffer; made real on the weight's device if the weight left the meta device."""
-        module = self.module
-        mask = module._buffers[self._mask_name]
+        module, (last, at) = self._module(), self._last
+        mask = last if module is None else module._buffers[self._mask_name]
         assert mask is not None
-        last, at = self._last
+        if module is None:
+            return mask
         if mask is last and id(module._parameters.get(self.param_name)) == at:
             return mask
         param = self.param
@@ -60,7 +73,7 @@ class DenseStorage(Storage):
             self._kept_in_shards = int(mask.sum())
             mask = sharded.shard_like(mask, param)
             setattr(module, self._mask_name, mask)
-        if self._shard() is None and not mask.is_meta:
+        if self._shard is None and not mask.is_meta:
             self._last = mask, id(param)
         return mask
 
@@ -104,7 +117,7 @@ class DenseStorage(Storage):
     def prune(self, tensor: Tensor) -> None:
         """Prune one tensor."""
         mask = self.mask
-        if self._shard() is None:  # saves two look-ups for each gradient
+        if self._shard is None:  # saves two look-ups for each gradient
             kernels.prune_(tensor, mask)
         else:
             kernels.prune_(sharded.local(tensor), sharded.local(mask))
@@ -150,7 +163,7 @@ class DenseStorage(Storage):
         old, (mask, _) = self._module(), self._last
         if old is not None:
             mask = old._buffers.pop(self._mask_name, mask)
-        self._stand(module, param_name)
+        self._module, self.param_name = weakref.ref(module), param_name
         self._mask_name = param_name + MASK_SUFFIX
         module.register_buffer(self._mask_name, mask)
         self._last = None, 0

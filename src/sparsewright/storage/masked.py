@@ -58,7 +58,7 @@ class MaskedStorage(DenseStorage):
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return this rank's part of weight and mask."""
         mask, param = self.mask, self.param
-        if self._shard() is None:
+        if self._shard is None:
             return param, mask
         return sharded.local(param), sharded.local(mask)
 

@@ -35,10 +35,6 @@ class Footprint:
     shadow: int = 0
 
 
-def _nothing() -> None:
-    """Stand for a weak reference to nothing."""
-
-
 class Storage(ABC):
     """A weight and its mask, held in one way.
 
@@ -56,15 +52,11 @@ class Storage(ABC):
     trains_pruned: ClassVar[bool] = False
     param_name: str
 
-    def __init__(self, module: nn.Module, param_name: str) -> None:
-        self._stand(module, param_name)
+    _seen: nn.Parameter | None = None
+    _shard: nn.Parameter | None = None
 
-    def _stand(self, module: nn.Module, param_name: str) -> None:
-        """Find the Parameter in a module from now on."""
-        self._module = weakref.ref(module)
-        self.param_name = param_name
-        self._seen: Callable[[], nn.Parameter | None] = _nothing
-        self._shard: Callable[[], nn.Parameter | None] = _nothing
+    def __init__(self, module: nn.Module, param_name: str) -> None:
+        self._module, self.param_name = weakref.ref(module), param_name
 
     @property
     def module(self) -> nn.Module:
@@ -79,48 +71,54 @@ class Storage(ABC):
         return module
 
     @property
+    @abstractmethod
     def is_alive(self) -> bool:
-        """Whether its module was not freed."""
-        return self._module() is not None
+        """Whether anybody else has the module."""
 
     @property
     def is_in_place(self) -> bool:
-        """Whether its module is alive and has the Parameter."""
+        """Whether the module has the Parameter."""
         module = self._module()
         return module is not None and module._parameters.get(self.param_name) is not None
-
-    @property
-    def last_param(self) -> nn.Parameter | None:
-        """The Parameter that was there last, unless it was freed."""
-        return self._shard() or self._seen()
 
     @property
     def param(self) -> nn.Parameter:
         """What optimizers step; of a weight that is gathered for the moment, this rank's shard.
 
         Raises:
-            AttachError: the module was freed, or has no such Parameter any more.
+            AttachError: the module has no such Parameter any more.
         """
-        module = self.module
+        module = self._module()
+        if module is None:
+            return self.last_param
         param = module._parameters.get(self.param_name)
-        if param is not None and param is self._seen():
+        if param is not None and param is self._seen:
             return param
         if param is None:
             layer = type(module).__name__
-            raise AttachError(self.param_name, f"it is no longer a Parameter of its {layer}")
+            raise AttachError(
+                self.param_name,
+                f"it is no longer a Parameter of its {layer}; parametrize before apply",
+            )
         if sharded.is_sharded(param):
-            self._shard, self._seen = weakref.ref(param), _nothing
-        shard = self._shard()
-        if shard is None:
-            self._seen = weakref.ref(param)
+            self._shard, self._seen = param, None  # the whole weight can be freed
+        if self._shard is None:
+            self._seen = param
             return param
-        return shard
+        return self._shard
+
+    @property
+    def last_param(self) -> nn.Parameter:
+        """The Parameter that the module had last."""
+        param = self._seen if self._shard is None else self._shard
+        assert param is not None
+        return param
 
     @torch.no_grad()
     def prune_gathered(self) -> None:
         """Prune the weight that FSDP2 holds gathered for a forward pass, if it does."""
         param = self.module._parameters[self.param_name]
-        if self._shard() is not None and param is not None and not sharded.is_sharded(param):
+        if self._shard is not None and param is not None and not sharded.is_sharded(param):
             kernels.prune_(param, sharded.whole(self.mask))
 
     @property

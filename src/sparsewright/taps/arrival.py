@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import abstractmethod
 
 import torch
@@ -18,20 +17,13 @@ class ArrivalTap(GradientTap):
     """Knows of each gradient that arrives whether it is the first of its step.
 
     Args:
-        param: what the optimizer steps; it is not kept alive.
+        param: what the optimizer steps.
     """
 
     def __init__(self, param: Tensor) -> None:
-        self._param = weakref.ref(param)
+        self.param = param
         self._handle: RemovableHandle | None = None
         self.free()
-
-    @property
-    def param(self) -> Tensor:
-        """What the optimizer steps."""
-        param = self._param()
-        assert param is not None
-        return param
 
     def arm(self) -> None:
         """Hook the gradient on its way."""
