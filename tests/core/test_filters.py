@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from sparsewright.core.filters import default_sparse_param_filter, make_param_filter
+from sparsewright.core.filters import (
+    FirstMatch,
+    default_sparse_param_filter,
+    make_param_filter,
+)
 from sparsewright.errors import OptionTypeError
 
 MATRIX, VECTOR = torch.zeros(2, 2), torch.zeros(2)
@@ -72,3 +78,19 @@ def test_anything_else_raises(wrong):
 def test_representation_shows_the_glob():
     assert repr(make_param_filter("a.*")) == "'a.*'"
     assert repr(make_param_filter(["a.*", "b"])) == "['a.*', 'b']"
+
+
+@given(
+    filters=st.lists(
+        st.one_of(
+            st.lists(st.sampled_from(["a", "b", "a.b", "*", "a*", "?", "[ab]", "c"]), min_size=1),
+            st.just(None),
+        ),
+        max_size=5,
+    ),
+    name=st.sampled_from(["a", "b", "a.b", "c", "*"]),
+)
+def test_the_first_match_is_that_of_asking_one_after_the_other(filters, name):
+    made = [default_sparse_param_filter if f is None else make_param_filter(f) for f in filters]
+    picked = [index for index, param_filter in enumerate(made) if param_filter(name, MATRIX)]
+    assert FirstMatch(made).find(name, MATRIX) == (picked[0] if picked else None)

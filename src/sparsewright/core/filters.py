@@ -54,12 +54,50 @@ class GlobFilter:
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = list(patterns)
 
+    @property
+    def is_literal(self) -> bool:
+        """Whether the globs are names, without wildcards."""
+        return not any(set("*?[") & set(pattern) for pattern in self.patterns)
+
     def __call__(self, name: str, param: Tensor | None) -> bool:
         """Return whether one of the globs matches `name`."""
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def __repr__(self) -> str:
         return repr(self.patterns[0] if len(self.patterns) == 1 else self.patterns)
+
+
+class FirstMatch:
+    """Finds the first of several filters that picks a parameter.
+
+    Filters that are names without wildcards, one a layer say, are looked up instead of tried.
+
+    Args:
+        filters: in the order in which they are asked.
+
+    >>> FirstMatch([GlobFilter(["a.weight"]), GlobFilter(["*"])]).find("b.weight", None)
+    1
+    """
+
+    def __init__(self, filters: Sequence[ParamFilter]) -> None:
+        self._by_name: dict[str, int] = {}
+        self._tried: list[tuple[int, ParamFilter]] = []
+        for index, param_filter in enumerate(filters):
+            if isinstance(param_filter, GlobFilter) and param_filter.is_literal:
+                for name in param_filter.patterns:
+                    self._by_name.setdefault(name, index)
+            else:
+                self._tried.append((index, param_filter))
+
+    def find(self, name: str, param: Tensor) -> int | None:
+        """Return the place of the first filter that picks a parameter; None: none does."""
+        named = self._by_name.get(name)
+        for index, param_filter in self._tried:
+            if named is not None and named < index:
+                break
+            if param_filter(name, param):
+                return index
+        return named
 
 
 def make_param_filter(param_filter: object) -> ParamFilter:

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.core.filters import (
+    FirstMatch,
+    ParamFilter,
+    default_sparse_param_filter,
+    near_names,
+)
 from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
@@ -51,14 +56,6 @@ class _Sorted:
     already: list[str] = field(default_factory=list)
     others: dict[str, SparseParameter] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
-
-    def pick(self, routes: Routes, name: str, param: Tensor) -> tuple[ParamFilter, Rule] | None:
-        """Return the first route whose filter picks a parameter."""
-        for index, (param_filter, rule) in enumerate(routes):
-            if param_filter(name, param):
-                self.used.add(index)
-                return param_filter, rule
-        return None
 
 
 def attach_routed(
@@ -115,16 +112,17 @@ def _warn(found: _Sorted, routes: Routes) -> None:
 
 def _sort(session: Session, module: nn.Module, routes: Routes) -> _Sorted:
     """Check every parameter below a module; log why those that stay dense do so."""
-    found = _Sorted()
+    found, match = _Sorted(), FirstMatch([param_filter for param_filter, _ in routes])
     for name, owner, param_name, param, reason in named_weights(module):
         found.names.append(name)
         found.weights.append((owner, param))
         dense = dense_form(owner, param)
-        picked = None if reason else found.pick(routes, name, dense)
-        if picked is None:
+        place = None if reason else match.find(name, dense)
+        if place is None:
             reason = reason or "no filter picks it"
         else:
-            param_filter, rule = picked
+            found.used.add(place)
+            param_filter, rule = routes[place]
             holder = holder_of(owner, param_name)
             if holder is None:
                 reason = why_misfit(rule, name, dense, param_filter)
