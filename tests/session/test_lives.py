@@ -395,3 +395,43 @@ def test_what_is_let_go_is_logged(caplog):
     with caplog.at_level(logging.INFO, "sparsewright"), pytest.warns(SparsityWarning):
         sparsity.apply(model)
     assert "2.weight left the model; it is no longer sparse" in caplog.messages
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_a_head_that_is_gone_is_no_longer_counted(make):
+    model, sparsity = make_mlp(), make(0.5)
+    sparsity.apply(model)
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    train(model, optimizer, 1)
+    del model[2]
+    assert list(sparsity.sparse_params) == ["0.weight"]
+    model.append(nn.Linear(16, 4))
+    train(model, optimizer, 3)
+    assert_sparse(sparsity, optimizer)
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_a_pruned_model_without_masks_is_told(make, caplog):
+    model = make_mlp()
+    sparse.Static(0.75, seed=1).apply(model)
+    sparse.remove(model)
+    sparsity = make(0.5)
+    with caplog.at_level(logging.WARNING, "sparsewright"):
+        sparsity.apply(model)
+    told = [text for text in caplog.messages if "are zero already" in text]
+    assert len(told) == 1
+    assert "0.weight" in told[0]
+    assert "init_method='from_zeros'" in told[0]
+
+
+@pytest.mark.parametrize("init_method", ["random", "topk", "from_zeros"])
+def test_trained_models_and_masks_from_zeros_are_not_told(init_method, caplog):
+    model = make_mlp()
+    nn.init.zeros_(model[2].weight)
+    if init_method == "from_zeros":
+        sparse.Static(0.75).apply(model)
+        sparse.remove(model)
+    with caplog.at_level(logging.WARNING, "sparsewright"):
+        sparse.Static(0.5, init_method=init_method).apply(model)
+    assert not [text for text in caplog.messages if "are zero already" in text]

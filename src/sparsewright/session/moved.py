@@ -82,6 +82,13 @@ def let_go(session: Session, root: nn.Module) -> None:
         session.start_anew()
 
 
+def let_go_freed(session: Session) -> None:
+    """Let go of weights whose layers are gone from a model that is still there."""
+    parameters = session.parameters.values()
+    if any(not p.storage.is_alive and session.roots.of(p.name) is not None for p in parameters):
+        follow_moved(session)
+
+
 def _drop(session: Session, parameters: Iterable[SparseParameter]) -> None:
     for parameter in parameters:
         logger.info("%s left the model; it is no longer sparse", parameter.name)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright.errors import OptionTypeError
+from sparsewright.session.moved import let_go_freed
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.session import Session
 
@@ -27,6 +28,7 @@ class OwnParameters(ABC):
     def sparse_params(self) -> Mapping[str, SparseParameter]:
         """Full name -> sparse parameter."""
         by_rule: dict[int, list[SparseParameter]] = {}
+        let_go_freed(self.session)
         for parameter in self.session.parameters.values():
             by_rule.setdefault(id(parameter.rule), []).append(parameter)
         own = (by_rule.get(id(algorithm), []) for algorithm in self.algorithms)

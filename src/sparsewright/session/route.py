@@ -26,7 +26,7 @@ from sparsewright.session.replicas import check_shards
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import drop_masks, holder_of
-from sparsewright.session.takeover import take_over
+from sparsewright.session.takeover import take_over, warn_of_zeros
 from sparsewright.session.walk import named_weights
 from sparsewright.storage import hold
 from sparsewright.storage.dense import is_mask_of
@@ -284,6 +284,7 @@ def initialize(session: Session, rules: Sequence[Rule]) -> None:
     for parameter in own:
         parameter.initialize()
         parameter.prune()
+    warn_of_zeros(p for p in new if p.is_initialized and not p.is_compressed)
     for parameter in own:
         if parameter.is_taken_over and not parameter.param.is_meta:
             parameter.is_taken_over = False
