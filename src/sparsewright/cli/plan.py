@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from sparsewright.cli.exit_status import FILE, MISUSE, reports_errors
+from sparsewright.cli.printing import printable
 from sparsewright.plan import view
 from sparsewright.plan.plan_config import plan_file
 
@@ -30,7 +31,7 @@ def plan(config: Path, model: str | None, steps: int | None, as_json: bool) -> i
     made, problems = plan_file(config, model, steps)
     if made is None:
         for problem in problems:
-            click.echo(f"error: {problem.place}: {problem.message}", err=True)
+            click.echo(printable(f"error: {problem.place}: {problem.message}"), err=True)
         if as_json:
             click.echo(json.dumps({"problems": [asdict(p) for p in problems]}, indent=2))
         return MISUSE
