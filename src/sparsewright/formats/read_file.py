@@ -13,7 +13,11 @@ MOST_TEXT = 1 << 20
 
 def check_regular(path: Path) -> None:
     """Raise OSError unless `path` is a regular file, or a link to one."""
-    _check(path, os.stat(path).st_mode)
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a NUL in the name, which no file has
+        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
+    _check(path, mode)
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:

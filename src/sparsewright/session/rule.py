@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.structure import Structure
+from sparsewright.schedules import UpdateSchedule
 from sparsewright.schedules.schedule_set import ScheduleSet
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Rule(Protocol):
         _autoupdate: whether it is updated after each optimizer step.
         needs_dense_gradient: whether its updates need the dense gradient.
         schedules: its schedules.
+        selections: what its mask updates choose from; empty if masks never change.
         seed: its seed.
         shadows: dense entries of shadowed weights, by full name.
         storage: name of the storage of its weights.
@@ -33,6 +35,7 @@ class Rule(Protocol):
     _autoupdate: bool
     needs_dense_gradient: ClassVar[bool]
     storages: ClassVar[tuple[str, ...]]
+    selections: ClassVar[tuple[tuple[str, str], ...]]
     schedules: ScheduleSet
     seed: int
     shadows: dict[str, Tensor]
@@ -78,7 +81,15 @@ class Rule(Protocol):
 
 
 class DynamicRule(Rule, Protocol):
-    """An algorithm whose masks change."""
+    """An algorithm whose masks change.
+
+    Attributes:
+        needs_gradient: whether the mask of a weight without a gradient stays.
+        update_schedule: when masks change.
+    """
+
+    needs_gradient: ClassVar[bool]
+    update_schedule: UpdateSchedule
 
     @property
     def structure(self) -> Structure:
