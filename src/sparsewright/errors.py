@@ -5,7 +5,7 @@
     SparsewrightError
     ├── OptionError        (ValueError)   an option's name or value is not one that exists
     │   ├── MissingOptionError      (ValueError)   an option that must be given, and was not
-    │   ├── UnknownOptionError      (ValueError, TypeError)   a keyword that does not exist
+    │   ├── UnknownOptionError      (TypeError)    a keyword that a constructor does not take
     │   ├── ExclusiveOptionsError   (ValueError)   options of which only one may be given
     │   └── IncompatibleOptionError (ValueError)   a value that does not work with another choice
     ├── OptionTypeError    (TypeError)    an option has the wrong type
@@ -57,6 +57,7 @@ __all__ = [
     "SparsewrightError",
     "SparsityWarning",
     "StateError",
+    "UnknownOptionError",
 ]
 
 Report = Callable[[str, Exception], None]
@@ -142,7 +143,7 @@ class MissingOptionError(OptionError):
 
 
 class UnknownOptionError(OptionError, TypeError):
-    """A keyword that a constructor does not take; a TypeError, as for any function of Python."""
+    """A keyword that a constructor does not take; a TypeError, as in any call of Python's."""
 
 
 class ExclusiveOptionsError(OptionError):

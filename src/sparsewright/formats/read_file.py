@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import operator
 import os
 import stat
 from pathlib import Path
@@ -38,10 +40,17 @@ def read_up_to(path: Path, most: int | None) -> bytes:
     """Return the content of a file of any kind, a pipe or a device too.
 
     Raises:
-        OSError: it has more than `most` bytes, or cannot be read.
+        OSError: it has more than `most` bytes, is a pipe that nobody writes to, or cannot be read.
     """
-    with path.open("rb") as file:
+    # Opening a pipe would wait for somebody to write to it; the shell's have somebody by now.
+    handle = os.open(path, os.O_RDONLY | _flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    with os.fdopen(handle, "rb") as file:
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(handle, True)
         content = file.read(-1 if most is None else most + 1)
+        is_pipe = stat.S_ISFIFO(os.fstat(handle).st_mode)
+    if is_pipe and not content:
+        raise OSError(errno.EPIPE, "a pipe that nobody writes to", str(path))
     if most is not None and len(content) > most:
         raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
     return content
@@ -58,16 +67,19 @@ def open_own(path: Path) -> int:
     """
     if path.is_symlink():  # O_NOFOLLOW below is for one that comes in between, where there is it
         raise OSError(errno.ELOOP, "a symbolic link", str(path))
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    handle = os.open(path, flags, 0o666)
+    flags = _flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | flags)
     try:
         _check(path, os.fstat(handle).st_mode)
     except OSError:
         os.close(handle)
         raise
     return handle
+
+
+def _flags(*names: str) -> int:
+    """Flags of `os.open`, as far as the system has them."""
+    return functools.reduce(operator.or_, (getattr(os, name, 0) for name in names))
 
 
 def _check(path: Path, mode: int) -> None:
