@@ -250,7 +250,11 @@ def test_the_config_is_not_changed():
         ({"algorithm": "gmp", "sparsity": 0.5}, OptionError, r"for a constant one use static"),
         ({"algorithm": "static", "sparsity": [0.5]}, OptionError, r"for one that moves use gmp"),
         ({"algorithm": "set", "sparsity": "0.5"}, OptionTypeError, r"sparsity = '0.5' has type"),
-        ({"algorithm": "set"}, MissingOptionError, r"^sparsity is missing; allowed: a number 0..1"),
+        (
+            {"algorithm": "set"},
+            MissingOptionError,
+            r"^sparsity is missing from SET; allowed: a number 0..1",
+        ),
         ({"algorithm": "set", "sparsity": -0.1}, ValueError, r"sparsity = -0.1 is out of range"),
         (
             {"algorithm": "set", "sparsity": 0.1, "drop_fraction": 2},

@@ -20,6 +20,11 @@ TREE = {
         ("type", "update", ["freq", "list"], {"start": 5}),
         ["type is missing from update = {'start': 5}; allowed: freq, list"],
     ),
+    errors.UnknownOptionError: (
+        TypeError,
+        ("key of RigL", "sparsiti", ["sparsity", "update"]),
+        ["key of RigL = 'sparsiti' is not valid", "did you mean 'sparsity'?"],
+    ),
     errors.ExclusiveOptionsError: (
         ValueError,
         (["balance_in_groups", "balance_out_groups"],),
@@ -166,3 +171,12 @@ def test_warnings_are_user_warnings():
     assert issubclass(errors.SparsityWarning, UserWarning)
     with pytest.warns(errors.SparsityWarning, match=r"nothing happened"):
         errors.warn("nothing happened")
+
+
+def test_a_name_that_is_meant_is_suggested_whatever_its_spelling():
+    error = errors.OptionError("algorithm", "magnitude", ["gmp", "set"], meant="gmp")
+    assert str(error).endswith("allowed: gmp, set; did you mean 'gmp'?")
+
+
+def test_an_unknown_option_is_a_value_error_too():
+    assert issubclass(errors.UnknownOptionError, ValueError)

@@ -51,6 +51,7 @@ DOCUMENTED = {
     "sparsewright.errors": {
         *("SparsewrightError", "SparsityWarning", "OptionError", "OptionTypeError", "LevelError"),
         *("MissingOptionError", "ExclusiveOptionsError", "IncompatibleOptionError"),
+        *("UnknownOptionError",),
         *("ShapeError", "ScoreError", "AlgorithmError", "StateError", "AttachError"),
         *("ConfigError", "CheckpointError", "RunError", "ReportError", "DivergenceError"),
         "MissingPackageError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,7 +23,7 @@ from sparsewright.errors import (
 )
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.layers import dense_form
-from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
+from sparsewright.schedules.schedule import HyperParameterSchedule
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
@@ -40,7 +40,7 @@ from sparsewright.session.route import (
     initialize,
 )
 from sparsewright.session.session import Session
-from sparsewright.session.settings import LevelLike, Settings, by_parameter
+from sparsewright.session.settings import LevelLike, Settings, check_keywords
 from sparsewright.session.walk import check_weight, find_owner
 from sparsewright.structures import StructureLike
 from sparsewright.torch_private import root_of_apply
@@ -72,6 +72,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             `{"type": ...}` or `{"layers": {glob: level}}`, a function `(shapes, level) -> levels`.
         structure: which entries of a weight stand or fall together: `"2:4"`, a dict
             `{"type": ...}`, a `Structure` or a score shaper; None: each entry by itself.
+        unknown: any other keyword is an error.
 
     Attributes:
         name: what configurations call it.
@@ -88,6 +89,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     Raises:
         LevelError: a level outside 0..1, or one that the structure cannot hold.
         OptionError, OptionTypeError: an option that is not understood, or does not go with others.
+        UnknownOptionError: a keyword that is not an option, with the nearest that is.
     """
 
     name: ClassVar[str] = ""
@@ -105,8 +107,10 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         storage: str | None = None,
         distribution: DistributionLike = None,
         structure: StructureLike = None,
+        **unknown: object,
     ) -> None:
         super().__init__()
+        check_keywords(type(self), unknown)
         check_seed(seed)
         self.seed = seed
         self.init_method = make_init_method(init_method)
@@ -119,15 +123,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         self._level_names: dict[str, str] = {}
         self.session = Session(self)
         self._choose(storage, distribution, structure)
-        self._set_sparsity(self.structure.level(None) if sparsity is None else sparsity)
+        self._set_sparsity(sparsity)
         self._check_choices(self.distribution, self.structure)
-
-    def _set_sparsity(self, sparsity: LevelLike) -> None:
-        own = by_parameter(sparsity)
-        for index, (param, level) in enumerate(own.items()):
-            self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
-        if not own:
-            self.schedules.add("sparsity", cast("ScheduleLike", sparsity))
 
     @property
     def algorithms(self) -> list[SparsityAlgorithm]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -34,8 +35,24 @@ _NESTING = ("groups", "params")
 _DEEPEST = 16  # a config that contains itself has no end
 _ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
+# What else the methods are called; the nearest spelling would say nothing, or mislead.
+_SYNONYMS = {
+    **dict.fromkeys(("magnitude", "magnitude_pruning", "gradual", "gradual_magnitude"), "gmp"),
+    **dict.fromkeys(("prune", "pruning", "agp", "zhu_gupta", "polynomial"), "gmp"),
+    **dict.fromkeys(("fixed", "constant", "random", "lottery", "lottery_ticket"), "static"),
+    **dict.fromkeys(("snip", "oneshot", "one_shot", "topk", "n_m"), "static"),
+    **dict.fromkeys(("evolutionary", "random_growth", "mask_set"), "set"),
+    **dict.fromkeys(("dynamic", "dst", "rigging", "rigged_lottery", "gradient_growth"), "rigl"),
+    **dict.fromkeys(("straight_through", "srste", "sr_ste"), "ste"),
+}
 _CHOICES = ("storage", "distribution", "structure")  # of any algorithm, whatever its constructor
 
+
+ENTRY_KEYS = {"algorithm", "type", "param_filter", "param_name_patterns", "sparsity_schedule"}
+"""Keys that an entry of a section `sparsity` may have, and a file of sections has not."""
+ENTRY_KEYS |= {*_NESTING, *(key for make in ALL for key in constructor_options(make))} - {
+    "sparsity"
+}
 
 ConfigLike = float | Mapping[str, object] | Sequence[Mapping[str, object]]
 """A config section: a number, a dict (one entry) or a list of dicts."""
@@ -216,12 +233,57 @@ def _make_algorithm(
     """Build the algorithm of an entry; report wrong options and go on without them."""
     try:
         options = _rename(options)
-        if "algorithm" not in options:
-            raise MissingOptionError("algorithm", "sparsity", list(_ALGORITHMS), options)
-        make = _find_algorithm(options.pop("algorithm"))
     except SparsewrightError as error:
         report(place, error)
         return None
+    try:
+        if "algorithm" not in options:
+            inner = options.get("sparsity")
+            is_section = isinstance(inner, Mapping) and "algorithm" in inner
+            hint = "; or what is under its key 'sparsity' alone" if is_section else ""
+            allowed = ", ".join(_ALGORITHMS) + hint
+            raise MissingOptionError("algorithm", "sparsity", allowed, options)
+        make = _find_algorithm(options.pop("algorithm"))
+    except SparsewrightError as error:
+        report(place, error)
+        _check_the_rest(place, options, report)
+        return None
+    return _make(place, make, options, report)
+
+
+def _check_the_rest(place: str, options: Mapping[str, Any], report: Report) -> None:
+    """Report what else is wrong with an entry whose algorithm is not known.
+
+    That is what the algorithm objects to that takes most of its options with the fewest mistakes.
+    """
+    known = dict.fromkeys(key for make in ALL for key in constructor_options(make))
+    for key in options:
+        if key not in known:
+            report(place, OptionError("key of sparsity", key, [*known, "param_filter"]))
+    trials = [_try(place, make, options) for make in ALL]
+    for mistake in min(trials, key=lambda trial: trial[:2])[2]:
+        report(place, mistake)
+
+
+def _try(
+    place: str, make: type[SparsityAlgorithm], options: Mapping[str, Any]
+) -> tuple[int, int, list[Exception]]:
+    """Return how many options an algorithm does not take, how many mistakes remain, and these."""
+    taken = constructor_options(make)
+    own = {key: value for key, value in options.items() if key in taken}
+    mistakes: list[Exception] = []
+
+    def collect(place: str, error: Exception) -> None:
+        mistakes.append(error)
+
+    _make(place, make, own, collect)
+    return len(options) - len(own), len(mistakes), mistakes
+
+
+def _make(
+    place: str, make: type[SparsityAlgorithm], options: dict[str, Any], report: Report
+) -> SparsityAlgorithm | None:
+    """Build an algorithm of a class; report wrong options and go on without them."""
     taken = constructor_options(make)
     allowed = dict.fromkeys([*taken, *_CHOICES])
     for key in [key for key in options if key not in allowed]:
@@ -249,11 +311,17 @@ def _construct(
             return made
         report(place, made)
         rests = [_without(make, options, name) for name in [*options, "sparsity"]]
-        others = [r for r in rests if r is not None and str(_attempt(make, r)) != str(made)]
+        fault = _fault(made)
+        others = [r for r in rests if r is not None and _fault(_attempt(make, r)) != fault]
         if not others:
             break
         options = others[0]
     return None
+
+
+def _fault(made: object) -> object:
+    """Return what tells one mistake from another: of a missing option, which one it is."""
+    return made.what if isinstance(made, MissingOptionError) else str(made)
 
 
 def _without(
@@ -292,7 +360,9 @@ def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
     user_defined = dict(_user_defined(SparsityAlgorithm.__subclasses__()))
     found = found or user_defined.get(algorithm)
     if found is None:
-        raise OptionError("algorithm", algorithm, [*_ALGORITHMS, *user_defined])
+        allowed = [*_ALGORITHMS, *user_defined]
+        meant = _SYNONYMS.get(re.sub(r"[\W_]+", "_", algorithm.lower()), "")
+        raise OptionError("algorithm", algorithm, allowed, meant=meant)
     return found
 
 

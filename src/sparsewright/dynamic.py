@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +17,7 @@ from sparsewright.errors import AlgorithmError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import UpdateLike
 from sparsewright.schedules.parse import make_update_schedule
+from sparsewright.schedules.reach import why_not_reached
 from sparsewright.session.mask_updates import change_masks
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.settings import Choices, LevelLike
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["DynamicSparsityAlgorithm"]
+
+logger = logging.getLogger("sparsewright")
 
 
 class DynamicSparsityAlgorithm(SparsityAlgorithm):
@@ -45,11 +49,14 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     Attributes:
         needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
+        needs_gradient: whether the mask of a weight without a gradient stays; a subclass that
+            looks at weights alone sets it False.
         selections: a subclass that does not choose its mask anew, by |w|, says what it does.
         update_schedule: the update schedule.
     """
 
     selections: ClassVar[tuple[tuple[str, str], ...]] = (("all", "weight"),)
+    needs_gradient: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -61,6 +68,9 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         self.update_schedule = make_update_schedule(update)
         self._updating: WeightUpdate | None = None
         super().__init__(sparsity, init_method, **choices)
+        for name, level in self.schedules.items():
+            if problem := why_not_reached(level, self.update_schedule):
+                logger.warning("%s of %s %s", name, type(self).__name__, problem)
 
     def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
         """Yield the new mask of each weight, in order; by default that of `update_mask`.

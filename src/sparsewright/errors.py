@@ -5,6 +5,7 @@
     SparsewrightError
     ├── OptionError        (ValueError)   an option's name or value is not one that exists
     │   ├── MissingOptionError      (ValueError)   an option that must be given, and was not
+    │   ├── UnknownOptionError      (TypeError)    a keyword that a constructor does not take
     │   ├── ExclusiveOptionsError   (ValueError)   options of which only one may be given
     │   └── IncompatibleOptionError (ValueError)   a value that does not work with another choice
     ├── OptionTypeError    (TypeError)    an option has the wrong type
@@ -58,6 +59,7 @@ __all__ = [
     "SparsewrightError",
     "SparsityWarning",
     "StateError",
+    "UnknownOptionError",
 ]
 
 Report = Callable[[str, Exception], None]
@@ -114,14 +116,21 @@ class OptionError(SparsewrightError, ValueError):
         value: what was given.
         allowed: what is allowed: names (a close one is suggested) or a sentence.
         where: where it was given, if that helps.
+        meant: the name to suggest, if it is not the one that is spelt alike.
     """
 
     def __init__(
-        self, what: str, value: object, allowed: Sequence[str] | str, where: str = ""
+        self,
+        what: str,
+        value: object,
+        allowed: Sequence[str] | str,
+        where: str = "",
+        meant: str = "",
     ) -> None:
         self.what, self.value, self.allowed = what, value, allowed
         place = f" in {where}" if where else ""
-        tail = f"allowed: {listed(allowed)}{hint(value, allowed)}"
+        suggestion = f"; did you mean {meant!r}?" if meant else hint(value, allowed)
+        tail = f"allowed: {listed(allowed)}{suggestion}"
         super().__init__(f"{what} = {show(value)}{place} is not valid; {tail}")
 
 
@@ -144,6 +153,10 @@ class MissingOptionError(OptionError):
         given = f" = {show(value)}" if value is not None else ""
         tail = f"; allowed: {listed(allowed)}" if allowed else ""
         self.args = (f"{what} is missing{place}{given}{tail}",)
+
+
+class UnknownOptionError(OptionError, TypeError):
+    """A keyword that a constructor does not take; a TypeError, as in any call of Python's."""
 
 
 class ExclusiveOptionsError(OptionError):

@@ -22,7 +22,8 @@ __all__ = ["GMP"]
 class GMP(DynamicSparsityAlgorithm):
     """Keep the weights of largest magnitude, at a level that moves.
 
-    At each update `mask = top num_kept(level, n) of |w|`.
+    At each update `mask = top num_kept(level, n) of |w|`. Weights without a gradient are pruned
+    too: those of a layer that the step skipped, and frozen ones that the optimizer holds.
 
     Args:
         sparsity: a level that moves, 0..1, as for `SparsityAlgorithm`; `Cubic` is the paper's.
@@ -41,6 +42,7 @@ class GMP(DynamicSparsityAlgorithm):
 
     name: ClassVar[str] = "gmp"
     paper: ClassVar[str] = "arXiv:1710.01878"
+    needs_gradient: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.errors import ExclusiveOptionsError
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
-from sparsewright.session.settings import Choices, LevelLike
-from sparsewright.structures import Groups
+from sparsewright.session.settings import Choices, LevelLike, check_keywords, level_of
+from sparsewright.structures import Groups, make_structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +39,7 @@ class RigL(DynamicSparsityAlgorithm):
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
+        MissingOptionError: no level; the first argument is the drop fraction.
         ExclusiveOptionsError: both kinds of groups, or groups and a structure.
         ShapeError: on applying, a dimension that the groups do not divide.
 
@@ -62,6 +63,7 @@ class RigL(DynamicSparsityAlgorithm):
         init_method: str | InitMethod = "random",
         **choices: Unpack[Choices],
     ) -> None:
+        check_keywords(type(self), choices)
         options = {
             "balance_in_groups": balance_in_groups,
             "balance_out_groups": balance_out_groups,
@@ -70,6 +72,9 @@ class RigL(DynamicSparsityAlgorithm):
         given = [name for name, value in options.items() if value is not None]
         if len(given) > 1:
             raise ExclusiveOptionsError(given)
+        if sparsity is None:
+            structure = make_structure(choices.get("structure"))
+            sparsity = level_of(type(self), structure, drop_fraction)
         super().__init__(sparsity, update, init_method, **choices)
         if given and "structure" not in given:
             self._structure = Groups(balance_in_groups, balance_out_groups)

@@ -9,7 +9,8 @@ from torch import Tensor
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
-from sparsewright.session.settings import Choices, LevelLike
+from sparsewright.session.settings import Choices, LevelLike, check_keywords, level_of
+from sparsewright.structures import make_structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,6 +32,9 @@ class SET(DynamicSparsityAlgorithm):
         init_method: the mask at step 0.
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
+    Raises:
+        MissingOptionError: no level; the first argument is the drop fraction.
+
     Source: D. C. Mocanu et al., "Scalable training of artificial neural networks with adaptive
     sparse connectivity inspired by network science", arXiv:1707.04780, algorithm 1.
     """
@@ -48,6 +52,10 @@ class SET(DynamicSparsityAlgorithm):
         init_method: str | InitMethod = "random",
         **choices: Unpack[Choices],
     ) -> None:
+        check_keywords(type(self), choices)
+        if sparsity is None:
+            structure = make_structure(choices.get("structure"))
+            sparsity = level_of(type(self), structure, drop_fraction)
         super().__init__(sparsity, update, init_method, **choices)
         self.schedules.add("drop_fraction", drop_fraction)
 

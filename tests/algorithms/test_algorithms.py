@@ -201,7 +201,9 @@ def test_bad_levels_raise_at_construction():
                 cls(**{"sparsity": 0.5, **option})
     with pytest.raises(ExclusiveOptionsError, match=r"^give sparsity or schedule, not both$"):
         sparse.GMP([0.1], schedule=[0.1])
-    with pytest.raises(MissingOptionError, match=r"^sparsity is missing"):
+    with pytest.raises(
+        MissingOptionError, match=r"^sparsity is missing from Static; .* sparsity=0.9$"
+    ):
         sparse.Static()
 
 

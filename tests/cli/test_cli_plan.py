@@ -62,7 +62,7 @@ def test_plan_of_a_train_config_is_what_the_run_does(command: Command) -> None:
 
 
 def test_tables_name_every_parameter_and_why_it_stays_dense(command: Command) -> None:
-    done = command("plan", command.config())
+    done = command("plan", command.config(), "--all")
     assert done.status == 0, done.err
     rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line.strip()}
     assert rows["blocks.0.mlp.0.weight"] == [
@@ -75,6 +75,20 @@ def test_tables_name_every_parameter_and_why_it_stays_dense(command: Command) ->
     assert "14 updates, after step 1 to 14" in done.out
     assert done.out.isascii()
     assert not (command.folder / "runs").exists()
+
+
+def test_biases_and_norms_are_listed_only_if_asked_for(command: Command) -> None:
+    config = command.config()
+    full, short = command("plan", config, "--all").out, command("plan", config).out
+    hidden = [line.split() for line in full.splitlines() if "it has one dimension" in line]
+    total = sum(int(line[1]) for line in hidden)
+    (row,) = [line for line in short.splitlines() if "--all" in line]
+    assert row.split()[:5] == [str(len(hidden)), "biases,", "norms,", "...", "-"]
+    assert row.split()[5] == str(total)
+    shown = [line for line in full.splitlines() if "it has one dimension" not in line]
+    assert [line.split() for line in short.splitlines() if "--all" not in line] == [
+        line.split() for line in shown
+    ]
 
 
 def test_the_section_alone_the_whole_file_and_a_model_zoo_file(plan) -> None:

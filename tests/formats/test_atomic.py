@@ -1,11 +1,18 @@
 """Files are written whole or not at all."""
 
 import os
+import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
-from sparsewright.formats.atomic import draft_of, remove_drafts, write_atomically
+from sparsewright.formats.atomic import (
+    draft_of,
+    remove_drafts,
+    remove_folder,
+    write_atomically,
+)
 
 
 def test_a_file_is_made_and_replaced(tmp_path):
@@ -64,3 +71,39 @@ def test_drafts_have_names_of_their_own_and_are_removed(tmp_path):
     remove_drafts(tmp_path)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "file"}
+
+
+def test_only_drafts_are_removed_as_such(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/thesis").write_text("years of work")
+    (tmp_path / ".link.ab12cd34.part").symlink_to("victim")
+    for name in (".mine.part", ".part", "x.ab12cd34.part", ".notes.txt.part"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".config.yaml.ab12cd34.part").write_text("")
+    remove_drafts(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *(".mine.part", ".notes.txt.part", ".part", "victim", "x.ab12cd34.part")
+    ]
+    assert (tmp_path / "victim/thesis").read_text() == "years of work"
+
+
+def test_a_folder_whose_removal_is_cut_short_is_gone_or_a_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "000003"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text("x")
+
+    def cut_short(path: Path) -> None:
+        (path / "a").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", cut_short)
+        remove_folder(folder)
+    assert not folder.exists()
+    (draft,) = tmp_path.iterdir()
+    assert sorted(p.name for p in (draft / "000003").iterdir()) == ["b", "c"]
+    remove_drafts(tmp_path)
+    assert list(tmp_path.iterdir()) == []

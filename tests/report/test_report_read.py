@@ -107,10 +107,10 @@ def set_last_bit(tensors: dict[str, np.ndarray], stored: dict) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "config": (lambda run: (run / "config.yaml").write_text("a: ["), "not a YAML file"),
+    "config": (lambda run: (run / "config.yaml").write_text("a: ["), "line 1, column 5: "),
     "config code": (
         lambda run: (run / "config.yaml").write_text("!!python/object/apply:os.getcwd []"),
-        "not a YAML file",
+        "line 1, column 1: could not determine a constructor",
     ),
     "config list": (lambda run: (run / "config.yaml").write_text("[1]"), "not a mapping"),
     "weights": (

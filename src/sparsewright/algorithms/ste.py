@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.schedules import UpdateLike
-from sparsewright.session.settings import Choices, LevelLike
+from sparsewright.session.settings import Choices, LevelLike, check_keywords
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,6 +48,7 @@ class STE(DynamicSparsityAlgorithm):
         update: UpdateLike = None,
         **choices: Unpack[Choices],
     ) -> None:
+        check_keywords(type(self), choices)
         super().__init__(sparsity, update, "topk", **choices)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:

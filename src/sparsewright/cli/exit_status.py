@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import sys
 import traceback
@@ -30,7 +31,14 @@ _USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ReportError, Sh
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"warning: {message}", err=True)
+    click.echo(printable(f"warning: {message}"), err=True)
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Names of files and of parameters may hold what a terminal's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
@@ -40,6 +48,7 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(*args: Any, debug: bool, **options: Any) -> None:
         warnings.showwarning = _show_warning
+        _escape_what_cannot_be_encoded()
         if debug:
             logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
             logging.getLogger("sparsewright").setLevel(logging.INFO)

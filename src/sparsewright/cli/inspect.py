@@ -22,7 +22,7 @@ def inspect(path: Path) -> int:
     """
     file, weights = read_weights(path)
     layers = count_layers(weights)
-    click.echo(f"{file}")
+    click.echo(printable(f"{file}"))
     print_layers(layers)
     wrong = [layer for layer in layers if layer.problem]
     for layer in wrong:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from sparsewright.cli.exit_status import FILE, reports_errors
+from sparsewright.cli.printing import printable
 from sparsewright.report.command import FORMATS, write_report
 
 
@@ -23,5 +24,5 @@ def report(runs: tuple[Path, ...], kind: str, output: Path | None) -> int:
     """
     file = write_report(list(runs), kind, output)
     if file:
-        click.echo(f"{file}")
+        click.echo(printable(f"{file}"))
     return 0

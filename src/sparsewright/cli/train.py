@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from sparsewright.cli.exit_status import FILE, INTERRUPTED, reports_errors
-from sparsewright.cli.printing import print_layers, print_speeds, print_validation
+from sparsewright.cli.printing import print_layers, print_speeds, print_validation, printable
 from sparsewright.errors import OptionTypeError
 from sparsewright.metrics import LogFunction, TensorBoard
 from sparsewright.runs import loop
@@ -89,7 +89,7 @@ def train(
         with RunFolder(resume) as folder:
             if folder.is_finished:
                 see = f"sparsewright inspect {shlex.quote(str(resume))}"
-                click.echo(f"{resume} is finished; see `{see}`")
+                click.echo(printable(f"{resume} is finished; see `{see}`"))
                 return 0
             return _train(loop.restore(folder), folder, until, tensorboard, logs)
     resolved = RunConfig.from_file(config, recipe, _overrides(recipe, config, **given))
@@ -132,7 +132,7 @@ def _train(
     """Train in an open folder; show progress and the result."""
     again = f"sparsewright train --resume {shlex.quote(str(folder.path))}"
     steps = training.config.loop.steps
-    click.echo(f"run folder: {folder.path}", err=True)
+    click.echo(printable(f"run folder: {folder.path}"), err=True)
     try:
         with (
             contextlib.ExitStack() as stack,

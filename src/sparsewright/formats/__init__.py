@@ -1,1 +1,1 @@
-"""Files and what is in them: whole writes, masks as bits, names of entries. Numpy only."""
+"""Files and what is in them: whole reads and writes, YAML, masks as bits, names. No torch."""

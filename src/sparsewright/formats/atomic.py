@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 
 _DRAFT = ".part"
+_IS_DRAFT = re.compile(r"\..+\.[0-9a-f]+\.part", re.DOTALL)
 
 
 def draft_of(path: Path) -> Path:
@@ -49,6 +51,19 @@ def sync_folder(path: Path) -> None:
             os.close(handle)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder; a kill at any moment leaves it whole, or gone but for a draft.
+
+    Raises:
+        OSError: something in it cannot be removed; a draft stays.
+    """
+    draft = draft_of(path)
+    draft.mkdir()
+    os.rename(path, draft / path.name)
+    shutil.rmtree(draft / path.name)
+    draft.rmdir()
+
+
 def remove_drafts(folder: Path) -> None:
     """Remove what killed writes left in a folder and below it; nobody may be writing there.
 
@@ -56,7 +71,9 @@ def remove_drafts(folder: Path) -> None:
         OSError: a draft cannot be removed.
     """
     for draft in list(folder.rglob(f".*{_DRAFT}")):
-        if draft.is_dir():
+        if not _IS_DRAFT.fullmatch(draft.name):
+            continue
+        if draft.is_dir() and not draft.is_symlink():
             shutil.rmtree(draft)
         else:
             draft.unlink(missing_ok=True)

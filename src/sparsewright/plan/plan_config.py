@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.configure import read_routes
+from sparsewright.configure import ENTRY_KEYS, read_routes
 from sparsewright.core.filters import ParamFilter
 from sparsewright.errors import (
     MissingOptionError,
@@ -32,6 +34,7 @@ from sparsewright.plan.outline import (
     load_factory,
     run,
 )
+from sparsewright.plan.pitfalls import find_notes
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, read_section
 from sparsewright.runs.config import RECIPES, RunConfig, lift_trainer
 from sparsewright.runs.user_objects import one_line
@@ -40,11 +43,6 @@ from sparsewright.session.walk import named_weights
 
 Routes = list[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]
 
-# Keys that an entry of `configure` has and a file of sections has not.
-_ENTRY_KEYS = {
-    *("algorithm", "type", "groups", "params", "param_filter"),
-    *("param_name_patterns", "sparsity_schedule"),
-}
 _STATES = {"adamw": 2, "adam": 2}
 
 
@@ -104,7 +102,8 @@ def plan_file(
         problems.append(Problem(place, message))
 
     request = _of_recipe(path, report) if model is None else _of_factory(path, model, report)
-    routes = _routes(request, report)
+    with _notes_instead():
+        routes = _routes(request, report)
     outline = _build(request, report)
     if outline is None:
         return None, problems
@@ -124,9 +123,24 @@ def plan_file(
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
     plan.states = _STATES.get(request.optimizer.name, momentum)
-    plan.notes = notes + plan.notes
+    plan.notes = notes + plan.notes + find_notes(plan)
     _count(plan, outline, request.per)
     return (None if problems else plan), problems
+
+
+@contextlib.contextmanager
+def _notes_instead() -> Iterator[None]:
+    """Leave to the notes what algorithms log about their schedules; some are made to try only."""
+
+    def is_info(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+    logger = logging.getLogger("sparsewright")
+    logger.addFilter(is_info)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_info)
 
 
 def _of_recipe(path: Path, report: Report) -> _Request:
@@ -154,7 +168,7 @@ def _of_factory(path: Path, model: str, report: Report) -> _Request:
         report("--model", error)
     loop, optimizer = LoopSettings(), OptimizerSettings()
     asked = None
-    if isinstance(content, Mapping) and not _ENTRY_KEYS & set(content):
+    if isinstance(content, Mapping) and not ENTRY_KEYS & set(content):
         sections = dict(content)
         if "trainer" in sections:
             try:
@@ -168,7 +182,7 @@ def _of_factory(path: Path, model: str, report: Report) -> _Request:
             optimizer = read_section(
                 optimizer, sections["optimizer"], "optimizer", str(path), report
             )
-        content = sections.get("sparsity") if "sparsity" in sections else content
+        content = sections.get("sparsity")
     return _Request(content, model, factory, asked, optimizer, "inputs of the factory")
 
 
@@ -176,9 +190,8 @@ def _routes(request: _Request, report: Report) -> Routes:
     """The entries of a section; warnings of old spellings are shown as warnings."""
     section = request.sparsity
     if section is None or section == {"sparsity": None}:
-        report(
-            "sparsity", MissingOptionError("sparsity", allowed="a number, a dict, a list of dicts")
-        )
+        allowed = "'sparsity:' with a number, a dict or a list of dicts"
+        report("sparsity", MissingOptionError("section 'sparsity'", allowed=allowed))
         return []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -66,12 +66,12 @@ def _weight(plan: Plan, weight: Weight) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: Plan) -> None:
-    """Print a plan on stdout."""
+def print_plan(plan: Plan, *, shows_all: bool = False) -> None:
+    """Print a plan on stdout; of dense parameters that are vectors the number, or `shows_all`."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
-    _print_weights(console, plan)
+    _print_weights(console, plan, shows_all)
     blocks = _BLOCKS if _takes_blocks(console) else None
     for entry in plan.entries:
         console.print()
@@ -79,7 +79,7 @@ def print_plan(plan: Plan) -> None:
     console.print()
     _print_costs(console, plan)
     for note in plan.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def _takes_blocks(console: Console) -> bool:
@@ -88,18 +88,24 @@ def _takes_blocks(console: Console) -> bool:
     return console.is_terminal and is_unicode and not os.environ.get("NO_COLOR")
 
 
-def _print_weights(console: Console, plan: Plan) -> None:
+def _print_weights(console: Console, plan: Plan, shows_all: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("parameter", "shape", "entry", "kept at start", "at end", "level", ""):
         is_number = heading in ("kept at start", "at end", "level")
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    hidden = [w.total for w in plan.weights if _is_plain_vector(w) and not shows_all]
     for weight in plan.weights:
+        if hidden and _is_plain_vector(weight):
+            continue
         shape = "x".join(map(str, weight.shape))
         if weight.entry is None:
             table.add_row(weight.name, shape, "-", "", f"{weight.total:,}", "", weight.reason)
         else:
             counts = _kept(weight.kept, weight.total)
             table.add_row(weight.name, shape, weight.entry.place, *counts, _remark(weight))
+    if hidden:
+        name, total = f"{len(hidden):,} biases, norms, ...", f"{sum(hidden):,}"
+        table.add_row(name, "", "-", "", total, "", "one dimension; --all lists them")
     sparse = plan.kept(0), plan.kept(1)
     among = sum(weight.total for weight in plan.sparse)
     table.add_row("all sparse", "", "", *_kept(sparse, among), style="bold")
@@ -108,6 +114,11 @@ def _print_weights(console: Console, plan: Plan) -> None:
     start, end = (None if kept is None else kept + others for kept in sparse)
     table.add_row("all", "", "", *_kept((start, end), among + others), style="bold")
     console.print(table)
+
+
+def _is_plain_vector(weight: Weight) -> bool:
+    """Whether a weight is dense and has one dimension, as biases and norms do."""
+    return weight.entry is None and len(weight.shape) < 2 and not weight.tied_to
 
 
 def _remark(weight: Weight) -> str:

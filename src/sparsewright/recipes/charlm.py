@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsewright.errors import ConfigError, OptionError
+from sparsewright.formats.read_file import read_regular
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, option
 from sparsewright.recipes.task import Recipe, Task, keyed_generator, rigl_section
 
@@ -39,10 +40,10 @@ class TextSettings:
 class GPTSettings:
     """Section `model`: the size of the transformer."""
 
-    layers: int = option(2, least=1)
-    width: int = option(128, least=1)
-    heads: int = option(4, least=1)
-    context: int = option(64, least=2)
+    layers: int = option(2, least=1, most=1000)
+    width: int = option(128, least=1, most=2**16)
+    heads: int = option(4, least=1, most=1000)
+    context: int = option(64, least=2, most=2**16)
     dropout: float = option(0.0, least=0.0, most=0.9)
 
     def __post_init__(self) -> None:
@@ -149,7 +150,7 @@ def read_text(settings: TextSettings) -> str:
         return "\n\n".join(topics[name] for name in sorted(topics))
     path = Path(settings.text)
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_regular(path).decode("utf-8")
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

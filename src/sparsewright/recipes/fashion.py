@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsewright.errors import ConfigError, OptionError
+from sparsewright.formats.read_file import read_regular
 from sparsewright.recipes.sections import LoopSettings, OptimizerSettings, option
 from sparsewright.recipes.task import Recipe, Task, keyed_generator, rigl_section
 
@@ -42,8 +43,8 @@ class ImageSettings:
 class LeNetSettings:
     """Section `model`: widths of the two hidden layers."""
 
-    hidden1: int = option(300, least=1)
-    hidden2: int = option(100, least=1)
+    hidden1: int = option(300, least=1, most=2**20)
+    hidden2: int = option(100, least=1, most=2**20)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -56,7 +57,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         ConfigError: missing, not idx, not unsigned bytes, or not as long as its header says.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(path, f"not a whole gzip file: {error}") from error

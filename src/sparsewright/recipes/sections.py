@@ -33,6 +33,7 @@ def option(
     *,
     least: float | None = None,
     most: float | None = None,
+    below: float | None = None,
     among: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with a default and the values it may take.
@@ -41,11 +42,11 @@ def option(
         default: value when the key is not given.
         least: smallest number allowed, inclusive.
         most: largest number allowed, inclusive.
+        below: the number that all allowed ones are below, instead of `most`.
         among: the strings allowed.
     """
-    return dataclasses.field(
-        default=default, metadata={"least": least, "most": most, "among": among}
-    )
+    bounds = {"least": least, "most": most, "below": below, "among": among}
+    return dataclasses.field(default=default, metadata=bounds)
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ class OptimizerSettings:
     """Section `optimizer`."""
 
     name: str = option("adamw", among=("adamw", "adam", "sgd"))
-    lr: float = option(5e-3, least=0.0)
-    weight_decay: float = option(0.1, least=0.0)
+    # Products of the first two are taken in float32.
+    lr: float = option(5e-3, least=0.0, most=1e30)
+    weight_decay: float = option(0.1, least=0.0, most=1e6)
     momentum: float = option(0.9, least=0.0, most=1.0)
-    beta2: float = option(0.99, least=0.0, most=1.0)
+    beta2: float = option(0.99, least=0.0, below=1.0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class LoopSettings:
     """Section `loop`; lengths are in optimizer steps."""
 
     steps: int = option(750, least=1)
-    batch_size: int = option(16, least=1)
+    batch_size: int = option(16, least=1, most=2**20)
     seed: int = option(0, least=0, most=2**40)  # times a million, it is a seed of torch's
     warmup: int = option(50, least=0)
     final_lr: float = option(0.1, least=0.0, most=1.0)
@@ -72,7 +74,7 @@ class LoopSettings:
     evaluate_every: int = option(250, least=1)
     checkpoint_every: int = option(100, least=1)
     baseline: bool = option(True)
-    threads: int | None = option(None, least=1)
+    threads: int | None = option(None, least=1, most=1024)
     storage: str | None = option(None, among=tuple(storage.name for storage in STORAGES))
 
 
@@ -127,11 +129,12 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where:
     if type(value) not in allowed:
         names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
         raise OptionTypeError(f"{what} in {where}", value, names)
-    least, most, among = bounds["least"], bounds["most"], bounds["among"]
-    if among and value not in among:
-        raise OptionError(what, value, among, where)
+    if bounds["among"] and value not in bounds["among"]:
+        raise OptionError(what, value, bounds["among"], where)
+    least, most, below = bounds["least"], bounds["most"], bounds["below"]
     # Written so that NaN, which compares false with everything, is out of bounds.
-    if least is not None and not (least <= value <= (float("inf") if most is None else most)):
-        limit = f"numbers from {least}" + ("" if most is None else f" to {most}")
-        raise OptionError(what, value, limit, where)
+    is_inside = least is None or (least <= value and (most is None or value <= most))
+    if not is_inside or not (below is None or value < below):
+        end = f" to {most}" if most is not None else f", below {below}" if below is not None else ""
+        raise OptionError(what, value, f"numbers from {least}{end}", where)
     return value

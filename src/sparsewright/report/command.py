@@ -34,15 +34,19 @@ def write_report(paths: list[Path], kind: str, output: Path | None) -> Path | No
         OptionError: the page would be too large.
         MissingPackageError: plotly is not installed, which html needs.
     """
-    text = FORMATS[kind](read_runs(paths))
+    # UTF-8, whatever the terminal's; half a character, from a file with such names, is escaped.
+    content = FORMATS[kind](read_runs(paths)).encode("utf-8", "backslashreplace")
     if output == Path("-"):
-        sys.stdout.buffer.write(text.encode())  # as in files: UTF-8, whatever the terminal's
+        sys.stdout.buffer.write(content)
         return None
     target = output or paths[0] / f"report.{kind}"
     if os.path.isdir(target):
         raise RunError(target, "cannot be written: it is a folder; allowed: a file")
     try:
-        write_atomically(target, text.encode())
+        if output is not None and target.exists() and not target.is_file():
+            target.write_bytes(content)  # a pipe or a device, not to be replaced by a file
+        else:
+            write_atomically(target, content)
     except OSError as error:
         raise RunError(target, f"cannot be written: {error.strerror}") from error
     return target

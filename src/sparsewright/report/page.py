@@ -56,7 +56,9 @@ def make_page(runs: list[Run]) -> str:
         }
         parts = (_ASSETS / "page.html").read_text("utf-8").split("%%")
         # Odd parts are names; values are never searched for names themselves.
-        return "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
+        text = "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
+        # Half a character, from a file with such names, is shown escaped.
+        return text.encode("utf-8", "backslashreplace").decode()
 
     rest = MOST_BYTES - len(page({"layers": [], "payloads": []}).encode()) - 10_000
     pictures = take_pictures(runs, rest)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sparsewright.errors import ConfigError
 from sparsewright.formats.mask_bits import Bits, Mask, count_bits, unpack_bits
+from sparsewright.formats.read_file import MOST_TEXT, read_regular
+from sparsewright.formats.run_files import find_snapshots
+from sparsewright.formats.yaml_text import parse_yaml
 from sparsewright.report.run_metrics import Metrics, read_metrics, read_versions
 from sparsewright.report.tensors import read_final, read_snapshot
 
@@ -114,7 +118,7 @@ def read_run(path: Path) -> Run:
         facts |= snapshot.facts
     layers = {n: Layer(n, shape, **facts.get(n, {})) for n, shape in final.shapes.items()}
     return Run(
-        name=path.resolve().name,
+        name=_readable(Path(os.path.realpath(path)).name),
         path=path,
         config_text=text,
         config=config,
@@ -134,7 +138,7 @@ def read_runs(paths: list[Path]) -> list[Run]:
         ConfigError: as `read_run`, or a folder is given twice.
         CheckpointError: as `read_run`.
     """
-    resolved = [path.resolve() for path in paths]
+    resolved = [os.path.realpath(path) for path in paths]
     for index, path in enumerate(resolved):
         if path in resolved[:index]:
             raise ConfigError(paths[index], "given twice")
@@ -142,27 +146,28 @@ def read_runs(paths: list[Path]) -> list[Run]:
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
-            run.name = str(run.path)
+            run.name = _readable(str(run.path))
     return runs
+
+
+def _readable(name: str) -> str:
+    """A file's name as text; bytes that are not UTF-8 become `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _snapshot_files(path: Path, last: int) -> list[Path]:
     """Snapshots of the masks up to the last checkpoint, oldest first."""
-    found = [file for file in (path / "masks").glob("*.safetensors") if file.stem.isdecimal()]
-    return sorted((f for f in found if int(f.stem) <= last), key=lambda file: int(file.stem))
+    return [file for step, file in find_snapshots(path) if step <= last]
 
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    import yaml
-
     try:
-        text = path.read_text("utf-8")
-        content = yaml.safe_load(text)
+        raw = read_regular(path, MOST_TEXT)
+        content = parse_yaml(raw)
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        first = " ".join(str(error).split())[:160]
-        raise ConfigError(path, f"not a YAML file: {first}") from error
+    except ValueError as error:
+        raise ConfigError(path, str(error)) from error
     if not isinstance(content, dict):
         raise ConfigError(path, "not the configuration of a run (not a mapping)")
-    return text, content
+    return raw.decode("utf-8", "replace"), content

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sparsewright.errors import CheckpointError
+from sparsewright.formats.read_file import MOST_TEXT, check_regular, read_regular
 
 Line = dict[str, Any]
+_LARGEST = 1e300  # sums of any number of smaller ones are finite
 
 
 @dataclass
@@ -78,22 +79,42 @@ def _complete(line: Line, total: int, where: str, path: Path) -> None:
 
 def _lines(path: Path) -> Iterator[tuple[int, Line]]:
     try:
-        content = path.read_bytes()
+        check_regular(path)
+        with path.open("rb") as file:
+            for number, raw in enumerate(iter(lambda: file.readline(MOST_TEXT), b""), 1):
+                if len(raw) == MOST_TEXT:
+                    problem = f"line {number} is longer than any that a run writes"
+                    raise CheckpointError(path, problem)
+                if raw.endswith(b"\n"):
+                    yield number, _line(raw, f"line {number}", path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
-    whole = content.split(b"\n")[:-1]
-    for number, raw in enumerate(whole, 1):
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(path, f"line {number} is not JSON") from error
-        if not isinstance(line, dict):
-            raise CheckpointError(path, f"line {number} is not an object")
-        yield number, {key: _finite(value) for key, value in line.items()}
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _line(raw: bytes, where: str, path: Path) -> Line:
+    try:
+        line = _loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(path, f"{where} is not JSON") from error
+    if not isinstance(line, dict):
+        raise CheckpointError(path, f"{where} is not an object")
+    return line
+
+
+def _loads(raw: bytes) -> Any:
+    """What JSON stands for; numbers that cannot be added up or drawn are None."""
+    return json.loads(
+        raw.decode(), parse_int=_int, parse_float=_float, parse_constant=lambda name: None
+    )
+
+
+def _int(digits: str) -> int | None:
+    return int(digits) if len(digits) < 17 else None
+
+
+def _float(digits: str) -> float | None:
+    number = float(digits)
+    return number if abs(number) <= _LARGEST else None
 
 
 def is_number(value: object) -> bool:
@@ -118,7 +139,7 @@ def read_versions(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_bytes())
+        entries = _loads(read_regular(path, MOST_TEXT))
         return [
             {
                 "from_step": int(entry["from_step"]),

@@ -107,6 +107,10 @@ def _layer_row(run: Run, name: str) -> dict[str, Any]:
     }
 
 
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
 def _number(value: Any) -> Any:
     return value if is_number(value) else None
 
@@ -131,7 +135,7 @@ def summary_table(runs: list[Run]) -> Table:
         rows.append(
             {
                 "run": run.name,
-                "recipe": str(run.config.get("recipe", "")) or None,
+                "recipe": _text(run.config.get("recipe")),
                 "methods": ", ".join(methods(run)) or None,
                 **{choice: _joined(run, choice) for choice in _CHOICES},
                 "state": "finished" if run.finished else "not finished",

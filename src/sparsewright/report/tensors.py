@@ -13,6 +13,8 @@ import numpy as np
 from sparsewright.errors import CheckpointError
 from sparsewright.formats.mask_bits import Bits, pack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX, natural_order
+from sparsewright.formats.read_file import check_regular
+from sparsewright.formats.run_files import find_checkpoints
 
 FACTS = ("algorithm", "paper", "distribution", "structure", "storage")
 
@@ -43,10 +45,10 @@ def read_final(path: Path) -> tuple[int, MaskFile, int]:
     Raises:
         CheckpointError: no checkpoint, a damaged one, or one without masks.
     """
-    steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdecimal()]
-    if not steps:
+    checkpoints = find_checkpoints(path)
+    if not checkpoints:
         raise CheckpointError(path / "checkpoints", "no checkpoint in it")
-    last = max(steps, key=lambda p: int(p.name))
+    step, last = checkpoints[-1]
     file = path / "model.safetensors"
     if not file.exists():
         file = last / "model.safetensors"
@@ -67,7 +69,7 @@ def read_final(path: Path) -> tuple[int, MaskFile, int]:
                 bits[weight], shapes[weight] = pack_bits(mask), shape
     if not bits:
         raise CheckpointError(file, "no masks in it")
-    return int(last.name), MaskFile(int(last.name), bits, shapes, {}), file.stat().st_size
+    return step, MaskFile(step, bits, shapes, {}), file.stat().st_size
 
 
 def read_snapshot(path: Path, final: MaskFile) -> MaskFile:
@@ -102,6 +104,7 @@ def _opened(path: Path) -> Any:
     import safetensors
 
     try:
+        check_regular(path)
         return safetensors.safe_open(path, framework="np")
     except safetensors.SafetensorError as error:
         raise CheckpointError(path, f"truncated or not a safetensors file: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from sparsewright.configure import ENTRY_KEYS
 from sparsewright.errors import (
     ConfigError,
     IncompatibleOptionError,
@@ -79,8 +80,12 @@ class RunConfig:
         except ConfigError as error:
             report("trainer", error)
         allowed = ["recipe", "sparsity", *_SECTIONS]
+        lost = [key for key in raw if key in ENTRY_KEYS]
+        if lost:
+            problem = f"{', '.join(lost)} at the top; these belong in the section 'sparsity'"
+            report("sparsity", ConfigError(where, problem))
         for section in raw:
-            if section not in allowed:
+            if section not in allowed and section not in lost:
                 report(str(section), OptionError("section", section, allowed, where))
         try:
             name = _recipe_name(raw.get("recipe"), recipe, where)

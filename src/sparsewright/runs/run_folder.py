@@ -15,7 +15,8 @@
       tensorboard/           event files, if they were asked for
       result.json            written last: its presence says that the run is finished
 
-Every file is written under a temporary name, flushed to the disk, then renamed.
+Every file is written under a temporary name, flushed to the disk, then renamed. What the run did
+not make, it neither removes nor writes to: strays in its folders stay, no link leads out of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,12 +38,28 @@ import torch
 from torch import Tensor
 
 from sparsewright.errors import CheckpointError, RunError, SparsewrightError
-from sparsewright.formats.atomic import draft_of, remove_drafts, sync_folder, write_atomically
+from sparsewright.formats.atomic import (
+    draft_of,
+    remove_drafts,
+    remove_folder,
+    sync_folder,
+    write_atomically,
+)
+from sparsewright.formats.read_file import MOST_TEXT, open_own, read_regular
+from sparsewright.formats.run_files import (
+    CHECKPOINT_FILES,
+    SUMS,
+    find_checkpoints,
+    find_snapshots,
+    is_whole_checkpoint,
+    name_of_step,
+    saved_step,
+)
 from sparsewright.runs.saved_state import read_state, read_tensors
 from sparsewright.wording import show
 
 FORMAT = 2
-SUMS = "SHA256SUMS"
+logger = logging.getLogger("sparsewright")
 
 
 class RunFolder:
@@ -49,8 +68,12 @@ class RunFolder:
     Args:
         path: a folder that `create` made.
 
+    Attributes:
+        last_masks: step of the last snapshot of the masks; 0 if there is none.
+
     Raises:
-        RunError: not a run folder, or another process is training in it.
+        RunError: not a run folder, one with links where a run writes, or another process is
+            training in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,12 +81,16 @@ class RunFolder:
         if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
             problem = "not there" if not path.exists() else "not a run folder (no config.yaml)"
             raise RunError(path, problem)
-        with _writing(path):
-            # Unbuffered: bytes left over from a write that failed would fail again at closing.
-            self._metrics = (path / "metrics.jsonl").open("ab", buffering=0)
-        self._lock()
+        for name in ("checkpoints", "masks", "tensorboard"):
+            if (path / name).is_symlink():
+                problem = "a symbolic link; a run writes into folders of its own only"
+                raise RunError(path / name, problem)
+        self._metrics = self._open_metrics()
+        if os.fstat(self._metrics.fileno()).st_nlink > 1:
+            self._unshare_metrics()
         with _writing(path):
             remove_drafts(path)
+        self.last_masks = max((step for step, _ in self._snapshots()), default=0)
 
     @staticmethod
     def create(path: Path, config: str, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -98,17 +125,28 @@ class RunFolder:
     def __exit__(self, *exception: object) -> None:
         self._metrics.close()
 
-    def _lock(self) -> None:
-        """Refuse a second process; the system drops the lock when this one ends."""
+    def _open_metrics(self) -> io.FileIO:
+        """Open and lock the file; the system drops the lock when this process ends."""
+        with _writing(self.path):
+            # Unbuffered: bytes left over from a write that failed would fail again at closing.
+            file = io.FileIO(open_own(self.path / "metrics.jsonl"), "ab")
         try:
             import fcntl
         except ImportError:  # not on this platform: nothing to lock with
-            return
+            return file
         try:
-            fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._metrics.close()
+            file.close()
             raise RunError(self.path, "another process is training in it") from error
+        return file
+
+    def _unshare_metrics(self) -> None:
+        """Continue in a copy: under its other name, a hard link, the file is not the run's."""
+        path = self.path / "metrics.jsonl"
+        with self._metrics, _writing(self.path):
+            write_atomically(path, path.read_bytes())
+        self._metrics = self._open_metrics()
 
     @property
     def is_finished(self) -> bool:
@@ -120,14 +158,9 @@ class RunFolder:
         with _writing(self.path):
             _write_all(self._metrics, json.dumps(values).encode() + b"\n")
 
-    @property
-    def last_masks(self) -> int:
-        """Step of the last snapshot of the masks; 0 if there is none."""
-        return max((int(path.stem) for path in self._snapshots()), default=0)
-
-    def _snapshots(self) -> list[Path]:
-        found = (self.path / "masks").glob("*.safetensors")
-        return [path for path in found if path.stem.isdecimal()]
+    def _snapshots(self) -> list[tuple[int, Path]]:
+        """Steps and files of the snapshots that the run made."""
+        return [(step, p) for step, p in find_snapshots(self.path) if saved_step(p) == step]
 
     def save_masks(self, step: int, bits: dict[str, Tensor], layers: dict[str, Any]) -> None:
         """Write a snapshot of the masks.
@@ -141,7 +174,9 @@ class RunFolder:
         with _writing(self.path):
             (self.path / "masks").mkdir(exist_ok=True)
             content = safetensors.torch.save(bits, metadata)
-            write_atomically(self.path / "masks" / f"{step:06d}.safetensors", content)
+            name = f"{name_of_step(step)}.safetensors"
+            write_atomically(self.path / "masks" / name, content)
+        self.last_masks = step
 
     def note_versions(self, step: int, versions: dict[str, str]) -> None:
         """Add to versions.json what the run goes on with from `step`, unless it is the same."""
@@ -155,7 +190,7 @@ class RunFolder:
         """The entries of versions.json; CheckpointError if they are not what a run writes."""
         path = self.path / "versions.json"
         try:
-            known = json.loads(path.read_bytes()) if path.exists() else []
+            known = json.loads(read_regular(path, MOST_TEXT)) if path.exists() else []
         except OSError as error:
             raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
@@ -173,12 +208,14 @@ class RunFolder:
         with _writing(self.path):
             os.fsync(self._metrics.fileno())
             size = os.fstat(self._metrics.fileno()).st_size
-            _write_checkpoint(
-                self.path, weights, {**state, "format": FORMAT, "metrics_bytes": size}
-            )
-            for path in (self.path / "checkpoints").iterdir():
-                if path != last_checkpoint(self.path):
-                    shutil.rmtree(path)
+            state = {**state, "format": FORMAT, "metrics_bytes": size}
+            self._forget_all_but(_write_checkpoint(self.path, weights, state))
+
+    def _forget_all_but(self, kept: Path) -> None:
+        """Remove every checkpoint of the run but one."""
+        for _, path in find_checkpoints(self.path):
+            if path != kept and is_whole_checkpoint(path):
+                remove_folder(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights and state of the last checkpoint; the folder stays as it is.
@@ -199,18 +236,20 @@ class RunFolder:
             raise CheckpointError(path / "state.pt", problem)
         _check_sums(path)
         metrics = self.path / "metrics.jsonl"
-        if metrics.stat().st_size < size:
+        if os.fstat(self._metrics.fileno()).st_size < size:
             raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
         self._versions()  # would be refused later, when metrics and masks are gone
         return weights, state
 
     def rewind(self, state: dict[str, Any]) -> None:
-        """Remove the metrics and masks written after a state that `load` returned."""
+        """Remove what was written after a state that `load` returned, and older checkpoints."""
         with _writing(self.path):
-            os.truncate(self.path / "metrics.jsonl", state["metrics_bytes"])
-            for snapshot in self._snapshots():
-                if int(snapshot.stem) > state["step"]:
+            self._metrics.truncate(state["metrics_bytes"])
+            for step, snapshot in self._snapshots():
+                if step > state["step"]:
                     snapshot.unlink()
+            self._forget_all_but(last_checkpoint(self.path))
+        self.last_masks = max((step for step, _ in self._snapshots()), default=0)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Put the trained weights at the root of the folder and mark the run as finished."""
@@ -241,17 +280,17 @@ def last_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    found = [p for p in (path / "checkpoints").glob("*") if p.name.isdecimal()]
+    found = find_checkpoints(path)
     if not found:
         raise CheckpointError(path / "checkpoints", "no checkpoint in it")
-    return max(found, key=lambda p: int(p.name))
+    return found[-1][1]
 
 
-def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write both files under a temporary folder name, then rename the folder."""
-    final = root / "checkpoints" / f"{state['step']:06d}"
-    if final.exists():  # the run was stopped where it had just saved: the content is equal
-        return
+def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write both files under a temporary folder name, then rename the folder; return it."""
+    final = root / "checkpoints" / name_of_step(state["step"])
+    if is_whole_checkpoint(final):  # the run was stopped where it had just saved
+        return final
     draft = draft_of(final)
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -261,15 +300,25 @@ def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, A
         write_atomically(draft / "model.safetensors", safetensors.torch.save(weights, metadata))
         write_atomically(draft / "state.pt", buffer.getvalue())
         write_atomically(draft / SUMS, checksums(draft).encode())
+        _make_way(final)
         os.rename(draft, final)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     sync_folder(final.parent)
+    return final
+
+
+def _make_way(path: Path) -> None:
+    """Move aside what others put where a checkpoint goes."""
+    if path.exists() or path.is_symlink():
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.moved")
+        os.rename(path, aside)
+        logger.warning("%s is no checkpoint of the run; moved to %s", path, aside.name)
 
 
 def checksums(checkpoint: Path) -> str:
     """Content of SHA256SUMS: a line for each file of a checkpoint."""
-    names = ("model.safetensors", "state.pt")
+    names = [name for name in CHECKPOINT_FILES if name != SUMS]
     sums = (hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names)
     return "".join(f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True))
 
@@ -278,7 +327,7 @@ def _check_sums(checkpoint: Path) -> None:
     """Raise CheckpointError unless the files are those that were written."""
     path = checkpoint / SUMS
     try:
-        if path.read_bytes() != checksums(checkpoint).encode():
+        if read_regular(path, MOST_TEXT) != checksums(checkpoint).encode():
             raise CheckpointError(path, "the files are not those that were written")
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.errors import CheckpointError
+from sparsewright.formats.read_file import check_regular
 from sparsewright.storage import compressed_file
 
 
@@ -21,6 +22,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: missing, truncated, or not safetensors.
     """
     try:
+        check_regular(path)
         return compressed_file.read_tensors(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
@@ -34,6 +36,7 @@ def read_state(path: Path) -> dict[str, Any]:
             than tensors and plain values, or not a dict.
     """
     try:
+        check_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's guesses about files that it then refuses
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -84,12 +84,21 @@ def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Grou
     return algorithm
 
 
+def _make_model(config: RunConfig, task: Task) -> nn.Module:
+    try:
+        return task.make_model()
+    except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
+        reason = " ".join(str(error).split()[:24])
+        allowed = f"sizes that this machine has memory for ({reason})"
+        raise OptionError("section 'model'", asdict(config.model), allowed) from error
+
+
 class Network:
     """One network in training: model, optimizer, and the algorithm if it is the sparse one."""
 
     def __init__(self, config: RunConfig, task: Task, *, is_sparse: bool) -> None:
         self.config, self.task = config, task
-        self.model = task.make_model()
+        self.model = _make_model(config, task)
         storage = config.loop.storage
         self.algorithm = sparsify(self.model, config.sparsity, storage) if is_sparse else None
         self.optimizer = make_optimizer(self.model, config.optimizer)

@@ -27,12 +27,12 @@ logger = logging.getLogger("sparsewright")
 def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
     """Let an algorithm update the masks of its parameters, one after the other.
 
-    A mask stays where the gradient is missing or not finite.
+    A mask stays where the gradient is not finite, or missing if the algorithm needs one.
     """
     parameters = step.of(rule)
     if rule.needs_dense_gradient:
         _average(session, parameters)
-    ready = [parameter for parameter in parameters if _has_gradient(session, rule, parameter)]
+    ready = [p for p in parameters if _is_ready(session, rule, p, step.number)]
     updates = [_update_of(session, rule, parameter, step.number) for parameter in ready]
     masks = iter(rule.update_masks(updates))
     for parameter, update in zip(ready, updates, strict=True):
@@ -58,9 +58,11 @@ def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
                 work.wait()
 
 
-def _has_gradient(session: Session, rule: Rule, parameter: SparseParameter) -> bool:
-    """Return whether there is a finite gradient, without which the mask stays."""
+def _is_ready(session: Session, rule: DynamicRule, parameter: SparseParameter, step: int) -> bool:
+    """Return whether the mask can change; if it cannot, log why it stays."""
     grad = parameter.param.grad
+    if grad is None and not (rule.needs_gradient or rule.needs_dense_gradient):
+        return True
     problem = ""
     if grad is None:
         problem = "no gradient"
@@ -73,9 +75,21 @@ def _has_gradient(session: Session, rule: Rule, parameter: SparseParameter) -> b
         elif not dense.is_finite():
             problem = "the gradient is not finite"
     if problem:
-        level = logging.INFO if problem == "no gradient" else logging.WARNING
-        logger.log(level, "%s: %s, the mask stays", parameter.name, problem)
+        late = _why_late(rule, parameter, step)
+        level = logging.WARNING if late or problem != "no gradient" else logging.INFO
+        logger.log(level, "%s: %s, the mask stays%s", parameter.name, problem, late)
     return not problem
+
+
+def _why_late(rule: DynamicRule, parameter: SparseParameter, step: int) -> str:
+    """Return, at the last update, what a mask that stays misses of its final level."""
+    if step != rule.update_schedule.last_step:
+        return ""
+    level = rule.level_at(parameter, step)
+    if rule.structure.num_kept(parameter.shape, level) == parameter.kept:
+        return ""
+    held = f"{parameter.computed_sparsity:.3f}"
+    return f" at level {held} instead of {float(level):.3f} after the last update"
 
 
 def _update_of(

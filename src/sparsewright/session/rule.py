@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.structure import Structure
 from sparsewright.init import InitMethod
+from sparsewright.schedules import UpdateSchedule
 from sparsewright.schedules.schedule_set import ScheduleSet
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Rule(Protocol):
         needs_dense_gradient: whether its updates need the dense gradient.
         init_method: makes the first mask.
         schedules: its schedules.
+        selections: what its mask updates choose from; empty if masks never change.
         seed: its seed.
         session: what holds all that is on models and optimizers.
         shadows: dense entries of shadowed weights, by full name.
@@ -38,6 +40,7 @@ class Rule(Protocol):
     needs_dense_gradient: ClassVar[bool]
     storages: ClassVar[tuple[str, ...]]
     init_method: InitMethod
+    selections: ClassVar[tuple[tuple[str, str], ...]]
     schedules: ScheduleSet
     seed: int
     session: Session
@@ -97,7 +100,15 @@ class Owner(Protocol):
 
 
 class DynamicRule(Rule, Protocol):
-    """An algorithm whose masks change."""
+    """An algorithm whose masks change.
+
+    Attributes:
+        needs_gradient: whether the mask of a weight without a gradient stays.
+        update_schedule: when masks change.
+    """
+
+    needs_gradient: ClassVar[bool]
+    update_schedule: UpdateSchedule
 
     def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
         """Return the new masks of weights that are due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from sparsewright.taps.tap import GradientTap
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+logger = logging.getLogger("sparsewright")
 
 
 class Session:
@@ -170,15 +173,20 @@ class Session:
         self._optimizers.remove(followed.optimizer)
 
     def check_stepped(self) -> None:
-        """Warn, at the first step, if no optimizer steps any of the parameters."""
+        """Tell, at the first step, which parameters no optimizer steps."""
         if self.parameters and not self._are_checked:
             self._are_checked = True
             follow_moved(self)
-            if not any(followed.parameters() for followed in self.followed):
+            stepped = {p for followed in self.followed for p in followed.parameters()}
+            if not stepped:
                 warn(
                     "the optimizer holds no sparse parameter, so masks will not be updated; "
                     "sparsify the module whose parameters it steps"
                 )
+            for parameter in self.parameters.values() if stepped else ():
+                if parameter not in stepped and parameter.rule.selections:
+                    text = "%s: no sparsified optimizer steps it, so its mask never changes"
+                    logger.warning(text, parameter.name)
 
     def before_forward(self, module: nn.Module, initialize: Callable[[], None]) -> None:
         """Call `initialize` before each forward of the module, until all have their masks."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, TypedDict, cast
 
 from torch import Tensor
 
+from sparsewright.core.counts import Level
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
-from sparsewright.errors import ExclusiveOptionsError, IncompatibleOptionError, OptionError
+from sparsewright.errors import (
+    ExclusiveOptionsError,
+    IncompatibleOptionError,
+    MissingOptionError,
+    OptionError,
+    UnknownOptionError,
+)
 from sparsewright.schedules.schedule import ScheduleLike, constant_value
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.replicas import ReplicaGroup, check_process_group
+from sparsewright.session.representation import constructor_options
 from sparsewright.session.session import Session
 from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
+from sparsewright.wording import listed
 
 LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
 """A level: a number, a schedule or what stands for one; or a mapping `{parameter: level}`."""
@@ -36,6 +45,35 @@ class Choices(TypedDict, total=False):
     storage: str | None
     distribution: DistributionLike
     structure: StructureLike
+
+
+def check_keywords(algorithm: type, given: Iterable[str]) -> None:
+    """Raise UnknownOptionError for a keyword that the constructor of a class does not take."""
+    allowed = list(constructor_options(algorithm))
+    for key in given:
+        if key not in allowed:
+            raise UnknownOptionError(f"key of {algorithm.__name__}", key, allowed)
+
+
+def level_of(algorithm: type, structure: Structure, drop_fraction: object = None) -> Level:
+    """Return the level of a structure that has only one, where no level is given.
+
+    Args:
+        algorithm: the class whose constructor was called.
+        structure: its structure.
+        drop_fraction: what was given as its first argument, if that is not the level.
+
+    Raises:
+        MissingOptionError: the structure takes any level.
+    """
+    try:
+        return structure.level(None)
+    except MissingOptionError as error:
+        example = "such as sparsity=0.9"
+        if isinstance(drop_fraction, float) and drop_fraction >= 0.5:  # perhaps meant as a level
+            example = f"such as sparsity={drop_fraction}; the first argument is drop_fraction"
+        allowed = f"{listed(error.allowed)}, {example}"
+        raise MissingOptionError("sparsity", algorithm.__name__, allowed) from None
 
 
 class Settings(ABC):
@@ -61,6 +99,16 @@ class Settings(ABC):
         self._storage: str | None = (
             self.storages[0] if storage is None else self._checked_storage(storage)
         )
+
+    def _set_sparsity(self, sparsity: LevelLike | None) -> None:
+        """Take the level, or levels, of a constructor."""
+        if sparsity is None:
+            sparsity = level_of(type(self), self._structure)
+        own = by_parameter(sparsity)
+        for index, (param, level) in enumerate(own.items()):
+            self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
+        if not own:
+            self.schedules.add("sparsity", cast("ScheduleLike", sparsity))
 
     def _checked_storage(self, storage: str) -> str:
         """Return a storage's name, if the algorithm can use it.

@@ -1,0 +1,104 @@
+"""YAML read strictly: duplicate keys are errors, `3e-3` is a number, aliases do not explode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+MOST_NODES = 100_000
+"""Values of the largest document that is read, an alias counting as what it stands for."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, without YAML 1.1's two silent surprises, and for so many values only."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node; raises after more of them than any configuration has."""
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            problem = f"more than {MOST_NODES:,} values"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A dict; raises on a key that is given twice, where the last one would win silently."""
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a signed exponent in a float; YAML 1.2 and everyone else do not.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(content: bytes) -> Any:
+    """Return what the one document in a YAML file stands for; None if there is none.
+
+    Raises:
+        ValueError: it is not YAML, with line and column; it is without end, or nested too deeply.
+    """
+    try:
+        return _load(content)
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, error.problem or "not valid YAML"
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{place}{problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"not a YAML file: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except Exception as error:  # PyYAML passes on what int(), date() and the like raise
+        raise ValueError(f"a value that cannot be read: {error}") from error
+
+
+def _load(content: bytes) -> Any:
+    loader = _StrictLoader(content)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Nodes below a node and itself, an alias counting as what it stands for.
+
+    Raises:
+        yaml.YAMLError: more than any configuration has, or a node that contains itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES  # until it is known: what an alias inside of it stands for
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        total = 1 + sum(_count(child, known) for child in children)
+        if total > MOST_NODES:
+            mark = node.start_mark
+            raise yaml.MarkedYAMLError(problem="aliases without end", problem_mark=mark)
+        known[id(node)] = total
+    return known[id(node)]

@@ -1,0 +1,80 @@
+"""What is valid in a configuration and yet seldom meant: notes for whoever plans or trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sparsewright.base import SparsityAlgorithm
+from sparsewright.dynamic import DynamicSparsityAlgorithm
+from sparsewright.plan.contents import Plan
+from sparsewright.plan.forecast import Forecast
+from sparsewright.schedules import UpdateSchedule
+
+_LATE = 0.95  # of a run
+_MUCH = 0.01  # of the connections
+_MOST_NAMES = 3
+
+
+def find_pitfalls(algorithm: SparsityAlgorithm, forecast: Forecast) -> Iterator[str]:
+    """Yield what an algorithm will do, or leave undone, over a run, one sentence each."""
+    if not isinstance(algorithm, DynamicSparsityAlgorithm):
+        return
+    yield from _of_updates(algorithm.update_schedule, forecast)
+    if "sparsity" in dict(algorithm.schedules.items()):
+        yield from _of_level(algorithm, forecast)
+    if forecast.drop_fraction:
+        yield from _of_drops(forecast)
+
+
+def _of_updates(update: UpdateSchedule, forecast: Forecast) -> Iterator[str]:
+    first, last, steps = update.first_step, update.last_step, forecast.steps
+    if not forecast.updates and last != 0:  # masks of step 0 alone may be meant
+        when = "no update step is known" if first is None else f"the first update is at {first:,}"
+        yield f"masks never change in the {steps:,} steps of the run: {when}"
+    elif last is not None and last > steps:
+        yield f"updates go on until step {last:,}, after the end of the run at step {steps:,}"
+
+
+def _of_drops(forecast: Forecast) -> Iterator[str]:
+    (step, drop), steps = forecast.drop_fraction[-1], forecast.steps
+    if not any(value for _, value in forecast.drop_fraction):
+        yield "drop_fraction is 0 at every update: no connection is replaced"
+    elif drop > _MUCH and step > _LATE * steps:
+        yield (
+            f"{drop:.0%} of the connections are replaced at step {step:,} of {steps:,}; new ones "
+            "have no time to train: let updates stop earlier"
+        )
+
+
+def _of_level(algorithm: DynamicSparsityAlgorithm, forecast: Forecast) -> Iterator[str]:
+    level, steps = algorithm.schedules["sparsity"], forecast.steps
+    end, values = level.last_step, level.levels() or ()
+    count = len(algorithm.update_steps(steps)) if len(values) > 1 else len(values)
+    if count < len(values):
+        yield f"the level has {len(values)} values for {count} updates, and never gets to the last"
+    elif end:
+        reached, final = forecast.level[-1][1], float(algorithm.schedules.value("sparsity", end))
+        if f"{reached:.4g}" != f"{final:.4g}":
+            last = forecast.updates[-1] if forecast.updates else 0
+            text = f"the level ends at {reached:.4g} and not at {final:.4g}"
+            yield f"{text}, which comes at step {end:,}: the last update is at step {last:,}"
+
+
+def find_notes(plan: Plan) -> list[str]:
+    """Return what is seldom meant in a plan, one sentence each, with the place of the entry."""
+    notes = [
+        f"{e.place}: {text}"
+        for e in plan.entries
+        for text in find_pitfalls(e.algorithm, e.forecast)
+    ]
+    return [*notes, *_of_empty(plan)]
+
+
+def _of_empty(plan: Plan) -> Iterator[str]:
+    for phase, when in enumerate(("start", "end")):
+        names = [w.name for w in plan.sparse if w.kept[phase] == 0 and w.total]
+        if names:
+            more = len(names) - _MOST_NAMES
+            shown = ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+            yield f"no connection is left at the {when} in {shown}"
+            return
