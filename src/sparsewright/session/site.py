@@ -53,7 +53,9 @@ class Site:
         """Let a dense checkpoint in."""
         weight = prefix + shown_name(module, self.param_name)
         self._is_missing = weight not in state_dict and weight + MASK_SUFFIX not in state_dict
-        self._was_dense = self._storage(module).before_load(state_dict, prefix, rest[-1])
+        storage = self._storage(module)
+        storage.end_interrupted()
+        self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
