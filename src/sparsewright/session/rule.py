@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.structure import Structure
+from sparsewright.init import InitMethod
 from sparsewright.schedules.schedule_set import ScheduleSet
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Rule(Protocol):
     Attributes:
         _autoupdate: whether it is updated after each optimizer step.
         needs_dense_gradient: whether its updates need the dense gradient.
+        init_method: what makes its first masks.
         schedules: its schedules.
         seed: its seed.
         shadows: dense entries of shadowed weights, by full name.
@@ -32,6 +34,7 @@ class Rule(Protocol):
 
     _autoupdate: bool
     needs_dense_gradient: ClassVar[bool]
+    init_method: InitMethod
     storages: ClassVar[tuple[str, ...]]
     schedules: ScheduleSet
     seed: int

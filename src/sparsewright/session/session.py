@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from sparsewright.taps.tap import GradientTap
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+logger = logging.getLogger("sparsewright")
 
 
 class Session:
@@ -63,6 +66,7 @@ class Session:
         self._are_checked = True
         self.open_step: Step | None = None
         self.owed: set[int] = set()
+        self._told: set[str] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -283,6 +287,12 @@ class Session:
     def is_due(self, rule: Rule, step: int) -> bool:
         """Return whether an algorithm's masks change at a step."""
         return rule._is_due(step) or id(rule) in self.owed
+
+    def tell_once(self, what: str, message: str) -> None:
+        """Log a warning, unless one about the same was logged for this session."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(message)
 
     def listens(self, rule: Rule, kind: str) -> bool:
         """Return whether a user's hook listens to what one algorithm does."""

@@ -9,7 +9,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
+from sparsewright.session.loaded_masks import note_kept, note_made_anew
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage, hold
 
@@ -31,7 +33,7 @@ class Site:
         self.parameter: SparseParameter | None = None
         self._session: weakref.ref[Session] | None = None
         self._handles: list[RemovableHandle] = []
-        self._was_dense = self._is_missing = False
+        self._was_dense = self._is_dense = self._is_missing = False
 
     def __getstate__(self) -> dict[str, Any]:
         left = {"parameter": None, "_session": None}
@@ -52,7 +54,8 @@ class Site:
     ) -> None:
         """Let a dense checkpoint in."""
         weight = prefix + shown_name(module, self.param_name)
-        self._is_missing = weight not in state_dict and weight + MASK_SUFFIX not in state_dict
+        self._is_dense = weight in state_dict and weight + MASK_SUFFIX not in state_dict
+        self._is_missing = not self._is_dense and weight + MASK_SUFFIX not in state_dict
         storage = self._storage(module)
         storage.end_interrupted()
         self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
@@ -68,12 +71,17 @@ class Site:
         storage.after_load(session.states_not_loaded(parameter))
         is_unused = parameter.is_pristine and session.counter.furthest == 0
         if self._was_dense and (is_unused or not parameter.is_initialized):
-            parameter.is_initialized = False
+            before = sharded.local(parameter.mask).clone()
+            was_initialized, parameter.is_initialized = parameter.is_initialized, False
             parameter.initialize()
+            if was_initialized and parameter.is_initialized:
+                note_made_anew(session, parameter, before)
         else:
             parameter.is_initialized = True
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
+            if is_unused and parameter.is_compressed and self._is_dense:
+                note_kept(session, parameter)
         storage.recount()
         session.refresh(parameter)
 
