@@ -158,7 +158,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             optimizer: the one that stepped; None: all parameters have been stepped.
         """
         with self.session.stepping(optimizer, [self]) as step:
-            if self._is_due(step.number):
+            if self.session.is_due(self, step.number):
                 change_masks(self.session, self, step)
 
     def update_steps(self, until: int) -> Sequence[int]:

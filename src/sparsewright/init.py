@@ -173,6 +173,11 @@ def name_of_init_method(init_method: InitMethod) -> str | InitMethod:
     return next((name for name, fn in _METHODS.items() if fn is init_method), init_method)
 
 
+def reads_weights(init_method: InitMethod) -> bool:
+    """Return whether a mask can depend on the values of its weight: not by random, checkerboard."""
+    return init_method not in (random, checkerboard)
+
+
 def call_init_method(
     init_method: InitMethod, p: Tensor, sparsity: Level, **keywords: Any
 ) -> Tensor:

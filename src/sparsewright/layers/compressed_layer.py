@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewright.core.interrupts import finish
 from sparsewright.core.packing import read_mask
 from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
@@ -19,6 +20,9 @@ _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
 Carry = Callable[[Tensor], Tensor]
 """Carries a tensor that belongs to the values, `[nnz]`, over to another mask."""
+
+PutIndex = Callable[[], None]
+"""Puts an index in its place."""
 
 
 class CompressedLayer(nn.Module, ABC):
@@ -54,8 +58,8 @@ class CompressedLayer(nn.Module, ABC):
         """The mask, bool, of the weight's shape, made anew."""
 
     @abstractmethod
-    def reindex(self, mask: Tensor) -> Carry:
-        """Make `mask` the layer's index, and nothing else; return what carries over to it."""
+    def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
+        """Return what makes `mask` the layer's index, and nothing else, and what carries over."""
 
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> Carry:
@@ -68,8 +72,14 @@ class CompressedLayer(nn.Module, ABC):
             A function that carries over any other tensor that belongs to the values, `[nnz]`; the
             gradient is carried over already.
         """
-        carry = self.reindex(mask)
-        replace_both(self.values, carry)
+        put_index, carry = self.reindex(mask)
+        data, grad = carried(self.values, carry)
+
+        def commit() -> None:
+            put_index()
+            replace_with(self.values, data, grad)
+
+        finish(commit)
         return carry
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,9 +164,19 @@ def replace_data(param: nn.Parameter, data: Tensor) -> None:
     param.data = data
 
 
+def carried(param: nn.Parameter, fn: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return `fn` of a Parameter's data and gradient."""
+    return fn(param.data), None if param.grad is None else fn(param.grad)
+
+
+def replace_with(param: nn.Parameter, data: Tensor, grad: Tensor | None) -> None:
+    """Replace a Parameter's data and gradient; may be called again if it was interrupted."""
+    param.grad = None
+    replace_data(param, data)
+    param.grad = grad
+
+
 def replace_both(param: nn.Parameter, fn: Callable[[Tensor], Tensor]) -> None:
     """Replace a Parameter's data and gradient by `fn` of them."""
-    grad, param.grad = param.grad, None
-    replace_data(param, fn(param.data))
-    if grad is not None:
-        param.grad = fn(grad)
+    data, grad = carried(param, fn)
+    finish(lambda: replace_with(param, data, grad))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from sparsewright.errors import AttachError, ShapeError
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.kernels import csr
-from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
+from sparsewright.layers.compressed_layer import Carry, CompressedLayer, PutIndex, replace_both
 from sparsewright.layers.csr_product import (
     compiled_sparse_linear,
     give_token,
@@ -155,10 +156,10 @@ class SparseLinear(CompressedLayer):
             y = sparse_linear(flat, self.values, self.layout, self.bias, self.tap)
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def reindex(self, mask: Tensor) -> Carry:
+    def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
         """Make the index of a mask `[out, in]`."""
-        old, self.layout = self.layout, csr.layout_from_mask(mask)
-        return carry_over(old, self.layout)
+        new = csr.layout_from_mask(mask)
+        return partial(setattr, self, "layout", new), carry_over(self.layout, new)
 
     def extra_repr(self) -> str:
         """Shape, live connections and level."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsewright.errors import ShapeError
 from sparsewright.formats.names import MASK_SUFFIX
-from sparsewright.layers.compressed_layer import Carry, CompressedLayer, replace_both
+from sparsewright.layers.compressed_layer import Carry, CompressedLayer, PutIndex, replace_both
 from sparsewright.layers.kind import Cost, LayerKind
 from sparsewright.taps.captured import CapturedTap, SummedTap
 
@@ -65,17 +66,17 @@ class IndexedLayer(CompressedLayer):
         mask[self.positions] = True
         return mask.reshape(self.weight_shape)
 
-    def reindex(self, mask: Tensor) -> Carry:
+    def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
         """Make the positions of a mask."""
-        old, new = self.positions, mask.reshape(-1).nonzero().squeeze(1)
-        self.positions = new.to(old.device)
+        old = self.positions
+        new = mask.reshape(-1).nonzero().squeeze(1).to(old.device)
 
         def carry(tensor: Tensor) -> Tensor:
             flat = tensor.new_zeros(self.weight_shape.numel())
             flat[old] = tensor
             return flat[new]
 
-        return carry
+        return partial(setattr, self, "positions", new), carry
 
 
 class IndexedKind(LayerKind):

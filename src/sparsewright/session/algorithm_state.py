@@ -72,6 +72,8 @@ class Resumable(ABC):
         `{"algorithm": "Group", "algorithms": [...]}`.
         """
         name = type(self).__name__
+        for parameter in self.session.parameters.values():
+            parameter.storage.end_interrupted()
         if not self.is_single:
             states = [algorithm.state_dict() for algorithm in self.algorithms]
             return {"algorithm": name, "algorithms": states}

@@ -47,6 +47,7 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
     if next(masks, None) is not None:
         problem = f"it gave more masks than weights ({len(ready)}); give one for each, in order"
         raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem)
+    session.owed.discard(id(rule))
 
 
 def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsewright.core.interrupts import finish
 from sparsewright.core.plots import show_mask
 from sparsewright.errors import OptionTypeError, ShapeError
 from sparsewright.session.representation import describe_parameter, parameter_html
@@ -108,7 +109,8 @@ class SparseParameter:
         """Change the mask, in place, and all that must follow: weight, gradient, state.
 
         The one place where masks change. A connection that `new` grows starts at weight 0 and
-        optimizer state 0; one that it drops loses both.
+        optimizer state 0; one that it drops loses both. An exception or Ctrl-C leaves all as before
+        or as after.
 
         Args:
             new: bool, shaped like the weight.
@@ -128,9 +130,14 @@ class SparseParameter:
             raise ShapeError(
                 f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(self.shape)}"
             )
-        changes = self.storage.change_mask(new, self.states())
-        self.is_initialized, self.is_pristine = True, False
-        return changes
+        change = self.storage.plan_change(new, self.states())
+
+        def commit() -> None:
+            change.commit()
+            self.is_initialized, self.is_pristine = True, False
+
+        finish(commit)
+        return change.dropped, change.grown
 
     def states(self, optimizer: Optimizer | None = None) -> States:
         """The weight's state in one optimizer, or in each that is followed."""

@@ -38,8 +38,8 @@ class Rule(Protocol):
 
     _autoupdate: bool
     needs_dense_gradient: ClassVar[bool]
-    storages: ClassVar[tuple[str, ...]]
     init_method: InitMethod
+    storages: ClassVar[tuple[str, ...]]
     selections: ClassVar[tuple[tuple[str, str], ...]]
     schedules: ScheduleSet
     seed: int

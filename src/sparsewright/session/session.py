@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Owner, Rule
 from sparsewright.session.site import settle, tie, vacate
 from sparsewright.session.step_counter import StepCounter
-from sparsewright.session.stepping import Step, begin_step, end_step
+from sparsewright.session.stepping import Step, stepping
 from sparsewright.storage import Storage
 from sparsewright.storage.states import States
 from sparsewright.taps.tap import GradientTap
@@ -50,6 +50,8 @@ class Session:
         hooks: the user's hooks on all that happens.
         process_group: the ranks that train replicas: a group, None, or `"auto"`.
         have_agreed: whether these ranks were found to train the same sparse model.
+        open_step: the step whose masks are being updated, if any are.
+        owed: ids of the algorithms whose masks are due; they stay if an update raises.
     """
 
     def __init__(self, owner: Owner, steps: Iterable[int] = ()) -> None:
@@ -70,7 +72,9 @@ class Session:
         self._by_id: dict[int, SparseParameter] = {}
         self._hidden = replicas.HiddenMasks()
         self._are_checked = True
-        self._open: Step | None = None
+        self.open_step: Step | None = None
+        self.owed: set[int] = set()
+        self._told: set[str] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -287,8 +291,9 @@ class Session:
         """Return whether any optimizer steps a parameter of an algorithm."""
         return any(id(rule) in followed.by_rule() for followed in self.followed)
 
-    @contextmanager
-    def stepping(self, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Iterator[Step]:
+    def stepping(
+        self, optimizer: Optimizer | None, rules: Sequence[Rule]
+    ) -> AbstractContextManager[Step]:
         """Count a step and prune what it wrote; inside the block masks may change.
 
         Inside of it, algorithms are updated one by one, and join the step that is counted already.
@@ -297,17 +302,17 @@ class Session:
             optimizer: the one that stepped; None: all parameters have been stepped.
             rules: the algorithms that are updated.
         """
-        if self._open is not None and self._open.optimizer is optimizer:
-            yield self._open
-            return
-        step, outer = begin_step(self, optimizer, rules), self._open
-        self._open = step
-        try:
-            yield step
-        finally:
-            self._open = outer
-            self._end_gradients(step)
-        end_step(self, step)
+        return stepping(self, optimizer, rules)
+
+    def is_due(self, rule: Rule, step: int) -> bool:
+        """Return whether an algorithm's masks change at a step."""
+        return rule._is_due(step) or id(rule) in self.owed
+
+    def tell_once(self, what: str, message: str) -> None:
+        """Log a warning, unless one about the same was logged for this session."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(message)
 
     def listens(self, rule: Rule, kind: str) -> bool:
         """Return whether a user's hook listens to what one algorithm does."""
@@ -322,7 +327,7 @@ class Session:
         """Collect the dense gradients that a coming step needs, and no others."""
         for parameter in parameters:
             if parameter.rule.needs_dense_gradient:
-                self._arm([parameter], parameter.rule._is_due(coming))
+                self._arm([parameter], self.is_due(parameter.rule, coming))
 
     def _arm(self, parameters: Iterable[SparseParameter], is_due: bool) -> None:
         for parameter in parameters:
@@ -334,11 +339,11 @@ class Session:
                 tap.disarm()
                 self._armed.discard(parameter.name)
 
-    def _end_gradients(self, step: Step) -> None:
+    def end_gradients(self, step: Step) -> None:
         """Free what was collected for a step, and collect for the next one if masks are due."""
         for rule in step.rules:
             if rule.needs_dense_gradient:
-                is_due = rule._is_due(step.number + 1)
+                is_due = self.is_due(rule, step.number + 1)
                 for parameter in step.of(rule) if is_due or self._armed else ():
                     self._gradients[parameter.name].tap.free()
                     self._arm([parameter], is_due)
@@ -355,6 +360,7 @@ class Session:
     def load_steps(self, steps: Iterable[int]) -> None:
         """Continue from other counts; what was collected for the coming step is freed."""
         self.counter.load(steps)
+        self.owed.clear()
         self.have_agreed = False
         if len(self.followed) == 1:
             self.counter.fold()
@@ -389,6 +395,7 @@ class Session:
     def remove(self, rules: Sequence[Rule]) -> None:
         """Take off every hook and buffer of some algorithms; the weights keep their zeros."""
         self.detach([name for name, p in self.parameters.items() if p.rule in rules])
+        self.owed.difference_update(map(id, rules))
         left = [slot for slot, followed in enumerate(self.followed) if followed.leave(rules)]
         for slot in reversed(left):
             self._drop(self.followed[slot])

@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
 from sparsewright.session.gradient_hook import parameter_of
+from sparsewright.session.loaded_masks import note_kept, note_made_anew
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage, hold
 from sparsewright.storage.dense import is_mask_of
@@ -32,7 +34,7 @@ class Site:
         self.param_name = param_name
         self.parameter: SparseParameter | None = None
         self._handles: list[RemovableHandle] = []
-        self._was_dense = self._is_missing = False
+        self._was_dense = self._is_dense = self._is_missing = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Site:
         new = memo[id(self)] = Site(self.param_name)
@@ -49,8 +51,11 @@ class Site:
     ) -> None:
         """Let a dense checkpoint in."""
         weight = prefix + shown_name(module, self.param_name)
-        self._is_missing = weight not in state_dict and weight + MASK_SUFFIX not in state_dict
-        self._was_dense = self._storage(module).before_load(state_dict, prefix, rest[-1])
+        self._is_dense = weight in state_dict and weight + MASK_SUFFIX not in state_dict
+        self._is_missing = not self._is_dense and weight + MASK_SUFFIX not in state_dict
+        storage = self._storage(module)
+        storage.end_interrupted()
+        self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
@@ -64,12 +69,17 @@ class Site:
         storage.after_load(session.states_not_loaded(parameter))
         is_unused = parameter.is_pristine and session.counter.furthest == 0
         if self._was_dense and (is_unused or not parameter.is_initialized):
-            parameter.is_initialized = False
+            before = sharded.local(parameter.mask).clone()
+            was_initialized, parameter.is_initialized = parameter.is_initialized, False
             parameter.initialize()
+            if was_initialized and parameter.is_initialized:
+                note_made_anew(session, parameter, before)
         else:
             parameter.is_initialized = True
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
+            if is_unused and parameter.is_compressed and self._is_dense:
+                note_kept(session, parameter)
         storage.recount()
         session.refresh(parameter)
 

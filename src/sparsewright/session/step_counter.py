@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from itertools import zip_longest
 
+CounterState = tuple[list[int], dict[int, set[Hashable]]]
+
 
 class StepCounter:
     """Counts the steps of optimizers by their place among those that are followed.
@@ -39,6 +41,15 @@ class StepCounter:
         """When one optimizer remains, let it continue from the highest count."""
         if len(self.steps) > 1:
             self.load([self.furthest])
+
+    def state(self) -> CounterState:
+        """Return all that `restore` takes back."""
+        return list(self.steps), {slot: set(done) for slot, done in self._done.items()}
+
+    def restore(self, state: CounterState) -> None:
+        """Take back what `state` returned."""
+        self.steps = list(state[0])
+        self._done = {slot: set(done) for slot, done in state[1].items()}
 
     def has_done(self, slot: int, members: Iterable[Hashable]) -> bool:
         """Return whether any of some members took part in the present step of an optimizer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from os.path import commonprefix
@@ -12,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from sparsewright import kernels
+from sparsewright.core.interrupts import finish
 from sparsewright.session import replicas
 from sparsewright.session.optimizers import keeps_zero_state
 from sparsewright.session.parameter import SparseParameter
@@ -47,34 +49,84 @@ class Step:
         return self.by_rule.get(id(rule), [])
 
 
-def begin_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
-    """Count a step, prune what it wrote, and tell the hooks."""
+@contextmanager
+def stepping(
+    session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]
+) -> Iterator[Step]:
+    """Count a step and prune what it wrote; inside the block masks may change.
+
+    Inside of it, algorithms are updated one by one, and join the step that is counted already. An
+    update that raises is made up for at the next step.
+    """
+    outer = session.open_step
+    if outer is not None and outer.optimizer is optimizer:
+        yield outer
+        return
+    step = _open_step(session, optimizer, rules)
+
+    def close() -> None:
+        session.open_step = outer
+        session.end_gradients(step)
+
+    try:
+        session.open_step = step
+        _begin(session, step)
+        yield step
+        session.owed.difference_update(map(id, rules))
+        close()
+    except BaseException:  # nothing is caught: it goes on, over a session that can step
+        close()
+        raise
+    end_step(session, step)
+
+
+def _open_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
+    """Count a step."""
     followed, counter = session.find_followed(optimizer), session.counter
     if len(session.followed) == 1:
         counter.fold()
     slot = 0 if followed is None else session.followed.index(followed)
     counter.make_room(len(session.followed) if optimizer is None else slot + 1)
     counter.make_room(1)
-    _count(session, optimizer, slot, rules)
     by_rule = session.by_rule(optimizer) if followed is None else followed.by_rule()
-    step = Step(counter.steps[slot], optimizer, rules, by_rule)
+    _count(session, optimizer, slot, rules)
+    return Step(counter.steps[slot], optimizer, rules, by_rule)
+
+
+def _begin(session: Session, step: Step) -> None:
+    """Prune what a step wrote, and tell the hooks."""
     _meet_replicas(session)
-    _prune(session, list(step.parameters), optimizer)
-    session.emit(rules, "begin", step)
-    return step
+    _prune(session, list(step.parameters), step.optimizer)
+    session.emit(step.rules, "begin", step)
 
 
 def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]) -> None:
-    """Count one step, unless others began it and these algorithms join late."""
+    """Count one step, unless others began it and these algorithms join late.
+
+    The masks that are due with it are owed from now on.
+    """
     counter, members = session.counter, [id(rule) for rule in rules]
     late = 0 if counter.has_done(slot, members) else 1
-    before = counter.steps[slot] - late
-    for rule in rules:
-        if rule.schedules.has_state and before == session.step_of([rule]) - late:
-            rule.schedules.update(rule._is_due(before))
-    if not late:
-        counter.count(None if optimizer is None else slot)
-    counter.join(slot, members)
+    number = counter.steps[slot] - late
+    moving = [rule for rule in rules if rule.schedules.has_state]
+    moving = [rule for rule in moving if number == session.step_of([rule]) - late]
+    before = counter.state(), [rule.schedules.state_dict() for rule in moving]
+    due = {id(rule) for rule in rules if rule._is_due(number + 1)}
+
+    def count() -> None:
+        for rule in moving:
+            rule.schedules.update(rule._is_due(number))
+        if not late:
+            counter.count(None if optimizer is None else slot)
+        counter.join(slot, members)
+        session.owed |= due
+
+    def undo() -> None:
+        counter.restore(before[0])
+        for rule, state in zip(moving, before[1], strict=True):
+            rule.schedules.load_state_dict(state)
+
+    finish(count, undo)
 
 
 def _meet_replicas(session: Session) -> None:

@@ -14,8 +14,9 @@ from sparsewright import kernels
 from sparsewright.errors import AttachError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import CompressedLayer, LayerKind, kind_of
-from sparsewright.storage.states import States, replace_shaped
-from sparsewright.storage.storage import Footprint, Storage
+from sparsewright.layers.compressed_layer import carried, replace_with
+from sparsewright.storage.states import States, put_all, replace_shaped, replacements
+from sparsewright.storage.storage import Change, Footprint, Storage
 from sparsewright.taps.tap import GradientTap
 
 Place = tuple[nn.Module, str]
@@ -75,11 +76,20 @@ class CompressedStorage(Storage):
         return self.layer.scatter(self.layer.values.detach())
 
     @torch.no_grad()
-    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
-        """Rebuild the index; carry values, gradient and states over to it."""
-        changes, shape = kernels.count_changes(self.mask, new), self.param.shape
-        replace_shaped(states, shape, self.layer.set_mask(new))
-        return changes
+    def plan_change(self, new: Tensor, states: States) -> Change:
+        """Make the new index, and carry values, gradient and states over to it."""
+        param = self.param
+        dropped, grown = kernels.count_changes(self.mask, new)
+        put_index, carry = self.layer.reindex(new)
+        data, grad = carried(param, carry)
+        moved = list(replacements(states, param.shape, carry))
+
+        def commit() -> None:
+            put_index()
+            replace_with(param, data, grad)
+            put_all(moved)
+
+        return Change(dropped, grown, commit)
 
     def prune(self, tensor: Tensor) -> None:
         """Prune a tensor of the dense shape; the values' own need nothing."""
@@ -102,6 +112,9 @@ class CompressedStorage(Storage):
 
     def after_step(self) -> None:
         """Do nothing: all values are live."""
+
+    def end_interrupted(self) -> None:
+        """Do nothing: nothing is put in for a step."""
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return None: there is nothing to prune."""

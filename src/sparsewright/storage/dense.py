@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
-from sparsewright.storage.storage import Storage
+from sparsewright.storage.storage import Change, Storage
 from sparsewright.taps.shards import ShardedTap
 from sparsewright.taps.tap import GradientTap
 from sparsewright.taps.whole import WholeTap
@@ -107,12 +108,24 @@ class DenseStorage(Storage):
         mask = sharded.local(self.mask)
         return mask, sharded.local(sharded.shard_like(new, self.param)).to(mask.device)
 
-    def _changes(self, dropped: int, grown: int, new: Tensor) -> tuple[int, int]:
-        """What changed, over all ranks."""
+    def plan_change(self, new: Tensor, states: States) -> Change:
+        """Prepare to write the buffer and what follows it, in place."""
+        mask, new = self._local_mask(new)
+        dropped, grown = kernels.count_changes(mask, new)
+        kept = self._kept_in_shards
         if sharded.is_sharded(self.mask):
-            counts = [dropped, grown, int(new.sum())]
-            dropped, grown, self._kept_in_shards = self._sum(counts)
-        return dropped, grown
+            dropped, grown, kept = self._sum([dropped, grown, int(new.sum())])
+        write = self._writer(mask, new, states)
+
+        def commit() -> None:
+            write()
+            self._kept_in_shards = kept
+
+        return Change(dropped, grown, commit)
+
+    @abstractmethod
+    def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
+        """Return what writes this rank's part of the new mask, and all that follows, in place."""
 
     def prune(self, tensor: Tensor) -> None:
         """Prune one tensor."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sparsewright import kernels
 from sparsewright.kernels import sharded
 from sparsewright.layers import LayerKind
 from sparsewright.storage.dense import DenseStorage
@@ -29,18 +29,19 @@ class MaskedStorage(DenseStorage):
         """Return the Parameter itself."""
         return self.param
 
-    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
-        """Write the buffer, in place, and prune all that follows."""
-        mask, new = self._local_mask(new)
-        dropped, grown = kernels.count_changes(mask, new)
-        # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
-        mask.logical_and_(new)
-        self.prune(self.param)
-        if self.param.grad is not None:
-            self.prune(self.param.grad)
-        self.prune_states(states)
-        mask.copy_(new)
-        return self._changes(dropped, grown, new)
+    def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
+        """Return what prunes weight, gradient and states, and writes the mask."""
+
+        def write() -> None:
+            # By what stays: a grown connection starts at 0 whatever was written there by hand.
+            mask.logical_and_(new)
+            self.prune(self.param)
+            if self.param.grad is not None:
+                self.prune(self.param.grad)
+            self.prune_states(states)
+            mask.copy_(new)
+
+        return write
 
     def prune_states(self, states: States) -> None:
         """Prune every floating-point tensor shaped like the weight."""
@@ -54,6 +55,9 @@ class MaskedStorage(DenseStorage):
 
     def after_step(self) -> None:
         """Do nothing: `to_prune` says what to prune."""
+
+    def end_interrupted(self) -> None:
+        """Do nothing: nothing is put in for a step."""
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return this rank's part of weight and mask."""

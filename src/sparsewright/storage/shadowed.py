@@ -13,6 +13,7 @@ from sparsewright.errors import ShapeError
 from sparsewright.kernels import sharded
 from sparsewright.layers import LayerKind
 from sparsewright.storage.dense import DenseStorage
+from sparsewright.storage.guard import Guard
 from sparsewright.storage.states import States
 from sparsewright.storage.storage import Footprint
 
@@ -41,6 +42,7 @@ class ShadowedStorage(DenseStorage):
         super().__init__(module, param_name)
         self._full_name, self._shadows = full_name, shadows
         self._is_dense = False
+        self._guard: Guard | None = None
         self._own: Tensor | None = None
         self._loaded = shadows.pop(full_name, None)  # before `apply`; of masks still to be loaded
 
@@ -69,27 +71,24 @@ class ShadowedStorage(DenseStorage):
     @torch.no_grad()
     def weight(self) -> Tensor:
         """Return the dense weight, made anew."""
+        self.end_interrupted()
         param = self.param
         mask, shadow = sharded.local(self.mask), sharded.local(self.shadow)
         dense = torch.where(mask, sharded.local(param), shadow)
         return sharded.from_local(dense, param) if sharded.is_sharded(param) else dense
 
-    @torch.no_grad()
-    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
-        """Divide the dense weight anew between Parameter and shadow."""
+    def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
+        """Return what divides the dense weight anew between Parameter and shadow."""
         dense = sharded.local(self.weight())
-        mask, new = self._local_mask(new)
-        dropped, grown = kernels.count_changes(mask, new)
-        mask.copy_(new)
-        sharded.local(self.param).copy_(dense)
-        self._take_out()
-        return self._changes(dropped, grown, new)
+        param, shadow = sharded.local(self.param), sharded.local(self.shadow)
 
-    def _take_out(self) -> None:
-        """Move what is off the mask from the Parameter to the shadow."""
-        param, mask = sharded.local(self.param), sharded.local(self.mask)
-        sharded.local(self.shadow).copy_(param).masked_fill_(mask, 0)
-        kernels.prune_(param, mask)
+        def write() -> None:
+            mask.copy_(new)
+            param.copy_(dense)
+            shadow.copy_(dense).masked_fill_(new, 0)
+            kernels.prune_(param, new)
+
+        return write
 
     def prune_states(self, states: States) -> None:
         """Do nothing: the dense weight has dense states."""
@@ -97,9 +96,11 @@ class ShadowedStorage(DenseStorage):
     @torch.no_grad()
     def before_step(self) -> bool:
         """Put the shadow back into the Parameter."""
+        self.end_interrupted()
         if self._loaded is not None and self.shadow is self._own:  # no other was loaded since
             self._shadows[self._full_name] = self._loaded
         self._loaded = None
+        self._guard = Guard(self.module, self.param_name, self.after_step)
         param, mask, shadow = map(sharded.local, (self.param, self.mask, self.shadow))
         torch.where(mask, param, shadow, out=param)
         self._is_dense = True
@@ -108,19 +109,26 @@ class ShadowedStorage(DenseStorage):
     @torch.no_grad()
     def after_step(self) -> None:
         """Take the shadow out of the Parameter again."""
-        if self._is_dense:
-            self._take_out()
+        if self._is_dense:  # the order of the lines lets it be interrupted at any of them
+            param, mask = sharded.local(self.param), sharded.local(self.mask)
+            sharded.local(self.shadow).copy_(param).masked_fill_(mask, 0)
             self._is_dense = False
-        else:
-            self.prune(self.param)
+        self.prune(self.param)
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
+
+    def end_interrupted(self) -> None:
+        """Take the shadow out, if a step has raised and left it in."""
+        if self._guard is not None:
+            self.after_step()
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return None: `after_step` has pruned the weight."""
 
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
         """Take the buffer off and drop the shadow."""
-        if self._is_dense:  # a step was interrupted
-            self.after_step()
+        self.end_interrupted()
         super().remove(states, keep_mask)
         self._shadows.pop(self._full_name, None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,8 +25,14 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
             yield from tensors_of(value)
 
 
-def replace_shaped(state: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]) -> None:
-    """Replace each tensor of a shape in a state, lists and dicts included, by `fn` of it."""
+Replacement = tuple[Any, Any, Tensor]
+"""A dict or list, a key of it, and the tensor to put there."""
+
+
+def replacements(
+    state: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]
+) -> Iterator[Replacement]:
+    """Yield `fn` of each tensor of a shape in a state, lists and dicts included."""
     if isinstance(state, dict):
         items: Any = list(state.items())
     elif isinstance(state, list):
@@ -35,6 +41,17 @@ def replace_shaped(state: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]
         return
     for key, value in items:
         if not isinstance(value, Tensor):
-            replace_shaped(value, shape, fn)
+            yield from replacements(value, shape, fn)
         elif value.shape == shape:
-            state[key] = fn(value)
+            yield state, key, fn(value)
+
+
+def put_all(replaced: Iterable[Replacement]) -> None:
+    """Put tensors in their places."""
+    for state, key, tensor in replaced:
+        state[key] = tensor
+
+
+def replace_shaped(state: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]) -> None:
+    """Replace each tensor of a shape in a state, lists and dicts included, by `fn` of it."""
+    put_all(replacements(state, shape, fn))

@@ -21,6 +21,21 @@ from sparsewright.taps.tap import GradientTap
 
 
 @dataclass(frozen=True)
+class Change:
+    """A change of a mask that is prepared; nothing has changed yet.
+
+    Attributes:
+        dropped: connections that it drops.
+        grown: connections that it grows.
+        commit: makes the change; may be called again if it was interrupted.
+    """
+
+    dropped: int
+    grown: int
+    commit: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What a weight takes between steps.
 
@@ -149,15 +164,12 @@ class Storage(ABC):
         """Return the weight that the algorithm sees, of the dense shape."""
 
     @abstractmethod
-    def change_mask(self, new: Tensor, states: States) -> tuple[int, int]:
-        """Change the mask, and let the weight, its gradient and its states follow.
+    def plan_change(self, new: Tensor, states: States) -> Change:
+        """Prepare a change of the mask, which weight, gradient and states follow.
 
         Args:
             new: bool, shaped like the weight.
             states: the weight's optimizer states.
-
-        Returns:
-            How many connections were dropped and how many grown.
         """
 
     @abstractmethod
@@ -183,6 +195,10 @@ class Storage(ABC):
     @abstractmethod
     def after_step(self) -> None:
         """Take back what only the optimizer sees."""
+
+    @abstractmethod
+    def end_interrupted(self) -> None:
+        """Take back what only the optimizer sees, if its step has raised and left it so."""
 
     @abstractmethod
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
