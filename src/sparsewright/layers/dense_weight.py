@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparsewright import kernels
 from sparsewright.errors import AttachError
 from sparsewright.torch_private import map_tensors, shares_memory, version
 
@@ -30,18 +31,26 @@ class Origin:
         self.layer, self.target, self.dense = layer, target, dense
         self._index, self._seen = layer.index, target.detach().clone()
 
-    def check_write(self, written: Tensor) -> None:
-        """Raise if a tensor must not be written to.
+    def take(self, written: Tensor, is_drawn: bool) -> None:
+        """Make the live values what was written into `dense`, or into a view of it.
+
+        Args:
+            written: the view.
+            is_drawn: whether it was initialised: its pruned entries are set to zero then.
 
         Raises:
-            AttachError: it requires a gradient, or the values are not those it was made of.
+            AttachError: it requires a gradient, or the values are not those it was made of, or
+                they cannot hold what was written.
         """
-        if written.requires_grad and torch.is_grad_enabled():
+        if written.requires_grad and torch.is_grad_enabled() and not is_drawn:
             raise self._error("it requires a gradient; write to it under torch.no_grad()")
         seen, now = self._seen, self.target.detach()
         is_same = self._index is self.layer.index and seen.shape == now.shape
         if not is_same or not torch.allclose(seen, now, rtol=0, atol=0, equal_nan=True):
             raise self._error("the values changed after it was read; read `weight` anew")
+        if is_drawn:
+            kernels.prune_(self.dense, self.layer.weight_mask)
+        self.write(self.dense)
 
     @torch.no_grad()
     def write(self, dense: Tensor) -> None:
@@ -50,10 +59,10 @@ class Origin:
         Raises:
             AttachError: it is of another shape or type, or not zero where the mask is False.
         """
-        expected = self.layer.weight_shape, self.target.dtype
-        if (dense.shape, dense.dtype) != expected:
-            shape, dtype = expected
-            raise self._error(f"{tuple(dense.shape)} of {dense.dtype} is given, not {dtype} {shape}")
+        shape, dtype = self.layer.weight_shape, self.target.dtype
+        if dense.shape != shape or dense.dtype != dtype:
+            given = f"{dense.dtype} of shape {tuple(dense.shape)}"
+            raise self._error(f"it is {dtype} of shape {tuple(shape)}, and {given} does not fit")
         pruned = int(dense.masked_fill(self.layer.weight_mask, 0).count_nonzero())
         if pruned:
             raise self._error(
@@ -71,8 +80,9 @@ class DenseWeight(Tensor):
     """Live values in the shape of their weight, zero elsewhere; made whenever it is read.
 
     It is a function of the values: what is computed from it has their gradient. A write in place
-    reaches the values, also one through a view, `data` or `grad`; one that they cannot hold raises.
-    Values that change later do not show: it can then be read, but not written to.
+    reaches the values, also one through a view, `data` or `grad`. One that sets pruned connections
+    raises, except that `torch.nn.init` draws the live ones only. Values that change later do not
+    show: then it can be read, but not written to.
     """
 
     _plain: Tensor
@@ -110,10 +120,10 @@ class DenseWeight(Tensor):
 
         plain_args, plain_kwargs = map_tensors(plain, (args, kwargs or {}))
         out = func(*plain_args, **plain_kwargs)
+        is_drawn = func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init"
         for own, before in given:
             if version(own._plain) != before:
-                own._origin.check_write(own._plain)
-                own._origin.write(own._origin.dense)
+                own._origin.take(own._plain, is_drawn)
         if isinstance(out, np.ndarray):
             out.flags.writeable = False
         return map_tensors(shown, out)
@@ -180,6 +190,8 @@ def _copy(origin: Origin, memo: object) -> Tensor:
     return origin.dense.detach().clone()
 
 
+# Besides those of torch.nn.init, which write under no_grad.
+_DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_}
 # What a Parameter has and a tensor computed from one has not.
 _OF_A_PARAMETER: dict[Any, Callable[..., Any]] = {
     Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
