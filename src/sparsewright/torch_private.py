@@ -65,6 +65,18 @@ def is_transformed(tensor: Tensor) -> bool:
     return is_wrapped or torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
 
 
+def is_recorded() -> bool:
+    """Return whether `torch.jit.trace` or `make_fx` records torch's operations.
+
+    A kernel of ours would not be in the record. `torch.compile` and `torch.export` are told of it
+    as an operator, so for them this is False.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return torch.jit.is_tracing() or proxies is not None
+
+
 def shares_memory(tensor: Tensor, other: Tensor) -> bool:
     """Return whether two tensors are views of the same memory; False for those without any."""
     try:

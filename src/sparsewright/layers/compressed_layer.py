@@ -14,7 +14,7 @@ from sparsewright.errors import AttachError, SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers.dense_weight import dense_weight, tracked
 from sparsewright.taps.captured import CapturedTap
-from sparsewright.torch_private import call_load_hooks, is_transformed
+from sparsewright.torch_private import call_load_hooks, is_recorded, is_transformed
 
 _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
@@ -57,7 +57,7 @@ class CompressedLayer(nn.Module, ABC):
     @property
     def weight(self) -> Tensor:
         """The dense weight, made anew: a `DenseWeight`, differentiable in `values`."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_recorded():
             return self.scatter(self.values)
         with tracked():
             dense = self.scatter(self.values)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sparsewright.errors import AttachError, ShapeError
 from sparsewright.init import InitMethod, call_init_method, make_init_method
@@ -21,7 +22,7 @@ from sparsewright.layers.csr_product import (
 )
 from sparsewright.layers.kind import Cost, LayerKind
 from sparsewright.taps.captured import CapturedTap, FactoredTap
-from sparsewright.torch_private import is_transformed, move_hooks
+from sparsewright.torch_private import is_recorded, is_transformed, move_hooks
 
 
 class SparseLinear(CompressedLayer, nn.Linear):
@@ -120,8 +121,9 @@ class SparseLinear(CompressedLayer, nn.Linear):
 
     def scatter(self, values: Tensor) -> Tensor:
         """Return `[nnz]` values as a dense tensor `[out, in]`; differentiable."""
-        is_followed = torch.is_grad_enabled() and values.requires_grad
-        if not (torch.compiler.is_compiling() or is_followed or is_transformed(values)):
+        is_traced = torch.compiler.is_compiling() or is_recorded()
+        has_graph = torch.is_grad_enabled() and values.requires_grad
+        if not (is_traced or has_graph or is_transformed(values)):
             return csr.scatter_dense(values, self.layout)
         flat, positions = values.new_zeros(self.weight_shape.numel()), csr.flat_positions(self.layout)
         return flat.index_put((positions,), values).reshape(self.weight_shape)
@@ -154,7 +156,13 @@ class SparseLinear(CompressedLayer, nn.Linear):
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
         flat = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
-        if torch.compiler.is_compiling():
+        if is_recorded():
+            if torch.onnx.is_in_onnx_export():
+                problem = "ONNX does not know it; export a copy of the model after decompress(copy)"
+                raise AttachError("SparseLinear", problem)
+            weight = self.scatter(self.values)
+            y = F.linear(flat.to(weight.dtype), weight, self.bias).to(x.dtype)
+        elif torch.compiler.is_compiling():
             y = compiled_sparse_linear(flat, self.values, self.layout, self.bias, self.token)
         else:
             y = sparse_linear(flat, self.values, self.layout, self.bias, self.tap)

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsewright.kernels import csr
 from sparsewright.kernels.csr import Blocks, Layout
 from sparsewright.taps.captured import FactoredTap
+from sparsewright.torch_private import is_transformed
 
 # Compiled code knows a layer by its tensors alone. A token, a 0-d tensor whose number the operator
 # reads, leads to the tap; arming one compiles nothing anew.
@@ -97,9 +98,12 @@ class _Product(torch.autograd.Function):
         x, values, dy = (grad if factor is None else factor for factor in ctx.saved_tensors)
         if needs[1] and tap is not None and tap.is_armed:
             tap.capture(x, dy)
-        by_x = _product(None, values, dy, None, layout, tap) if needs[0] else None
-        by_values = _product(x, None, dy, None, layout, tap) if needs[1] else None
-        by_dy = _product(x, values, None, None, layout, tap) if needs[2] else None
+        # 0.1 ms less each than a call that autograd or a transform may have to follow.
+        is_followed = torch.is_grad_enabled() or is_transformed(grad)
+        product = _product if is_followed else _Product.forward
+        by_x = product(None, values, dy, None, layout, tap) if needs[0] else None
+        by_values = product(x, None, dy, None, layout, tap) if needs[1] else None
+        by_dy = product(x, values, None, None, layout, tap) if needs[2] else None
         by_bias = grad.sum(0, dtype=ctx.bias_dtype) if needs[3] else None
         return by_x, by_values, by_dy, by_bias, None, None
 
