@@ -15,6 +15,7 @@ from sparsewright.core.hooks import Hooks
 from sparsewright.errors import AttachError, warn
 from sparsewright.kernels import sharded
 from sparsewright.session import replicas
+from sparsewright.session.decay import log_lost_decay
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
 from sparsewright.session.optimizers import params_of
@@ -127,6 +128,7 @@ class Session:
             parameter.storage.take_states(parameter.states(optimizer))
         followed.loaded(optimizer)
         followed.prune_loaded()
+        log_lost_decay(optimizer, joined)
         return bool(new)
 
     def _add_followed(self, followed: Followed) -> None:
