@@ -74,7 +74,7 @@ def is_recorded() -> bool:
     if torch.compiler.is_compiling():
         return False
     proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
-    return torch.jit.is_tracing() or proxies is not None
+    return torch._C._get_tracing_state() is not None or proxies is not None
 
 
 def shares_memory(tensor: Tensor, other: Tensor) -> bool:

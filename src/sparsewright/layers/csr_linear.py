@@ -51,7 +51,6 @@ class SparseLinear(CompressedLayer, nn.Linear):
         layout: the index.
     """
 
-    bias: nn.Parameter | None
     tap: FactoredTap | None = None
 
     def __init__(
@@ -125,7 +124,10 @@ class SparseLinear(CompressedLayer, nn.Linear):
         has_graph = torch.is_grad_enabled() and values.requires_grad
         if not (is_traced or has_graph or is_transformed(values)):
             return csr.scatter_dense(values, self.layout)
-        flat, positions = values.new_zeros(self.weight_shape.numel()), csr.flat_positions(self.layout)
+        flat, positions = (
+            values.new_zeros(self.weight_shape.numel()),
+            csr.flat_positions(self.layout),
+        )
         return flat.index_put((positions,), values).reshape(self.weight_shape)
 
     @property

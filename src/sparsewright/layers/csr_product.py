@@ -94,8 +94,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs, layout = ctx.needs_input_grad, ctx.layout
-        tap = None if ctx.saved_tensors[1] is None else ctx.tap  # else they are no weight's values
-        x, values, dy = (grad if factor is None else factor for factor in ctx.saved_tensors)
+        factors = ctx.saved_tensors  # a checkpoint gives them once
+        tap = None if factors[1] is None else ctx.tap  # else they are no weight's values
+        x, values, dy = (grad if factor is None else factor for factor in factors)
         if needs[1] and tap is not None and tap.is_armed:
             tap.capture(x, dy)
         # 0.1 ms less each than a call that autograd or a transform may have to follow.
@@ -110,12 +111,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         *by_factor, by_bias, _, _ = tangents
-        total = None if by_bias is None else by_bias.expand(ctx.shape)
+        total, factors = None if by_bias is None else by_bias.expand(ctx.shape), ctx.saved_tensors
         for place, tangent in enumerate(by_factor):
             if tangent is not None:
-                factors = list(ctx.saved_tensors)
-                factors[place] = tangent
-                term = _product(*factors, None, ctx.layout, None if place == 1 else ctx.tap)
+                others = [*factors[:place], tangent, *factors[place + 1 :]]
+                term = _product(*others, None, ctx.layout, None if place == 1 else ctx.tap)
                 total = term if total is None else (total + term).to(term.dtype)
         assert total is not None
         return total

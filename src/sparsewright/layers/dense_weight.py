@@ -31,23 +31,20 @@ class Origin:
         self.layer, self.target, self.dense = layer, target, dense
         self._index, self._seen = layer.index, target.detach().clone()
 
-    def take(self, written: Tensor, is_drawn: bool) -> None:
+    def take(self, is_drawn: bool) -> None:
         """Make the live values what was written into `dense`, or into a view of it.
 
         Args:
-            written: the view.
             is_drawn: whether it was initialised: its pruned entries are set to zero then.
 
         Raises:
-            AttachError: it requires a gradient, or the values are not those it was made of, or
-                they cannot hold what was written.
+            AttachError: the values are not those it was made of, or they cannot hold what was
+                written.
         """
-        if written.requires_grad and torch.is_grad_enabled() and not is_drawn:
-            raise self._error("it requires a gradient; write to it under torch.no_grad()")
         seen, now = self._seen, self.target.detach()
         is_same = self._index is self.layer.index and seen.shape == now.shape
         if not is_same or not torch.allclose(seen, now, rtol=0, atol=0, equal_nan=True):
-            raise self._error("the values changed after it was read; read `weight` anew")
+            raise self.error("the values changed after it was read; read `weight` anew")
         if is_drawn:
             kernels.prune_(self.dense, self.layer.weight_mask)
         self.write(self.dense)
@@ -62,17 +59,17 @@ class Origin:
         shape, dtype = self.layer.weight_shape, self.target.dtype
         if dense.shape != shape or dense.dtype != dtype:
             given = f"{dense.dtype} of shape {tuple(dense.shape)}"
-            raise self._error(f"it is {dtype} of shape {tuple(shape)}, and {given} does not fit")
+            raise self.error(f"it is {dtype} of shape {tuple(shape)}, and {given} does not fit")
         pruned = int(dense.masked_fill(self.layer.weight_mask, 0).count_nonzero())
         if pruned:
-            raise self._error(
+            raise self.error(
                 f"{pruned} pruned connections would get a value, and only live ones are stored; "
                 "multiply by `weight_mask` first, or sparsewright.decompress() the model"
             )
         self.target.copy_(self.layer.gather(dense))
         self._seen = self.target.detach().clone()
 
-    def _error(self, problem: str) -> AttachError:
+    def error(self, problem: str) -> AttachError:
         return AttachError(f"write to the weight of a {type(self.layer).__name__}", problem)
 
 
@@ -90,7 +87,7 @@ class DenseWeight(Tensor):
 
     @classmethod
     def show(cls, plain: Tensor, origin: Origin) -> DenseWeight:
-        """Return a tensor, a view of the origin's or that itself, as one that is written through."""
+        """Return the origin's tensor, or a view of it, as one that is written through."""
         shown = plain.as_subclass(cls)
         shown._plain, shown._origin = plain, origin
         return shown
@@ -120,10 +117,14 @@ class DenseWeight(Tensor):
 
         plain_args, plain_kwargs = map_tensors(plain, (args, kwargs or {}))
         out = func(*plain_args, **plain_kwargs)
-        is_drawn = func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init"
+        is_init = getattr(func, "__module__", "") == "torch.nn.init"  # these write under no_grad
         for own, before in given:
-            if version(own._plain) != before:
-                own._origin.take(own._plain, is_drawn)
+            if version(own._plain) == before:
+                continue
+            if own._plain.requires_grad and torch.is_grad_enabled() and not is_init:
+                problem = "it requires a gradient; write to it under torch.no_grad()"
+                raise own._origin.error(problem)
+            own._origin.take(is_init or func in _DRAWS)
         if isinstance(out, np.ndarray):
             out.flags.writeable = False
         return map_tensors(shown, out)
@@ -190,16 +191,16 @@ def _copy(origin: Origin, memo: object) -> Tensor:
     return origin.dense.detach().clone()
 
 
-# Besides those of torch.nn.init, which write under no_grad.
 _DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_}
+_TENSOR: Any = Tensor  # its annotations are those of instances
 # What a Parameter has and a tensor computed from one has not.
 _OF_A_PARAMETER: dict[Any, Callable[..., Any]] = {
-    Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
-    Tensor.grad.__get__: _get_grad,  # type: ignore[attr-defined]
-    Tensor.grad.__set__: _set_grad,  # type: ignore[attr-defined]
-    Tensor.grad.__delete__: lambda origin: _set_grad(origin, None),  # type: ignore[attr-defined]
-    Tensor.requires_grad.__get__: lambda origin: origin.target.requires_grad,  # type: ignore
-    Tensor.requires_grad.__set__: _set_requires_grad,  # type: ignore[attr-defined]
+    _TENSOR.data.__set__: _set_data,
+    _TENSOR.grad.__get__: _get_grad,
+    _TENSOR.grad.__set__: _set_grad,
+    _TENSOR.grad.__delete__: lambda origin: _set_grad(origin, None),
+    _TENSOR.requires_grad.__get__: lambda origin: origin.target.requires_grad,
+    _TENSOR.requires_grad.__set__: _set_requires_grad,
     Tensor.requires_grad_: _requires_grad_,
     Tensor.register_hook: _refuse_hook,
     Tensor.__deepcopy__: _copy,
