@@ -64,6 +64,32 @@ def memory_id(tensor: Tensor) -> int:
     return number
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Return whether a transform of `torch.func`, or forward-mode autograd, follows a tensor."""
+    is_wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return is_wrapped or torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def is_recorded() -> bool:
+    """Return whether `torch.jit.trace` or `make_fx` records torch's operations.
+
+    A kernel of ours would not be in the record. `torch.compile` and `torch.export` are told of it
+    as an operator, so for them this is False.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return torch._C._get_tracing_state() is not None or proxies is not None
+
+
+def shares_memory(tensor: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are views of the same memory; False for those without any."""
+    try:
+        return memory_id(tensor) == memory_id(other)
+    except (NotImplementedError, RuntimeError):  # sparse tensors, and those inside of vmap
+        return False
+
+
 def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """Return nested tuples, lists and dicts with `fn` of each tensor in them."""
     return tree_map(lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, tree)

@@ -141,7 +141,7 @@ def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: i
 def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
     """Gather the live values of a dense weight `[rows, cols]` in CSR order, `[nnz]`, its dtype."""
     module = native.module()
-    if module is None or weight.dtype != torch.float32:
+    if module is None or weight.dtype != torch.float32 or native.why_not(weight):
         return products.gather_dense(weight, layout.row_ptr, layout.col_idx)
     values = weight.new_empty(layout.nnz)
     weight = weight.detach().contiguous()
@@ -153,13 +153,21 @@ def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
 def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
     """Build the dense weight `[rows, cols]` of live values `[nnz]`, 0 elsewhere; values' dtype."""
     module = native.module()
-    if module is None or values.dtype != torch.float32:
+    if module is None or values.dtype != torch.float32 or native.why_not(values):
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
         return products.scatter_dense(values.detach(), row_ptr, col_idx, layout.cols)
     weight = values.new_empty(layout.rows, layout.cols)
     values, threads = values.detach().contiguous(), torch.get_num_threads()
     module.scatter_dense(values, layout.row_ptr, layout.col_idx, weight, threads)
     return weight
+
+
+def flat_positions(layout: Layout) -> Tensor:
+    """Return where each live value is in the dense weight read row by row: int64 `[nnz]`."""
+    rows = torch.arange(layout.rows, device="cpu")
+    counts = layout.row_ptr.diff().long()
+    row = torch.repeat_interleave(rows, counts, output_size=layout.nnz)
+    return row * layout.cols + layout.col_idx
 
 
 def dense_mask(layout: Layout) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from sparsewright.core.interrupts import finish
 from sparsewright.core.packing import read_mask
-from sparsewright.errors import SparsewrightError
+from sparsewright.errors import AttachError, SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.layers.dense_weight import dense_weight, tracked
 from sparsewright.taps.captured import CapturedTap
-from sparsewright.torch_private import call_load_hooks
+from sparsewright.torch_private import call_load_hooks, is_recorded, is_transformed
 
 _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
@@ -50,7 +51,51 @@ class CompressedLayer(nn.Module, ABC):
 
     @abstractmethod
     def scatter(self, values: Tensor) -> Tensor:
-        """Return `[nnz]` values as a dense tensor of the weight's shape, zero elsewhere."""
+        """Return `[nnz]` values as a dense tensor, zero elsewhere; differentiable."""
+
+    @property
+    @abstractmethod
+    def index(self) -> object:
+        """What says where the values are: another object for each mask."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, made anew: a `DenseWeight`, differentiable in `values`."""
+        if torch.compiler.is_compiling() or is_recorded():
+            return self.scatter(self.values)
+        with tracked():
+            dense = self.scatter(self.values)
+            if self.tap is not None and self.tap.is_armed and dense.requires_grad:
+                dense.register_hook(self.tap.capture)
+            return dense if is_transformed(dense) else dense_weight(self, self.values, dense)
+
+    @weight.setter
+    def weight(self, dense: Tensor) -> None:
+        """Take a dense tensor that is zero where the mask is False."""
+        self.weight.data = dense
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter that is not the weight.
+
+        Raises:
+            AttachError: it is, and this layer has `values` for it.
+        """
+        if name == _WEIGHT:
+            raise AttachError(
+                f"weight of a {type(self).__name__}",
+                "no other Parameter can take its place; assign a tensor, or "
+                "sparsewright.decompress() the model first",
+            )
+        super().register_parameter(name, param)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`.
+
+        Raises:
+            AttachError: always; TorchScript has no such layer.
+        """
+        problem = "TorchScript does not know it; script a copy of the model after decompress(copy)"
+        raise AttachError(type(self).__name__, problem)
 
     @property
     @abstractmethod
@@ -89,7 +134,7 @@ class CompressedLayer(nn.Module, ABC):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        destination[prefix + _WEIGHT] = self.scatter(self.values.detach())
+        destination[prefix + _WEIGHT] = self.weight if keep_vars else self.weight.detach()
         for name, param in self._others():
             destination[prefix + name] = param if keep_vars else param.detach()
         destination[prefix + _MASK] = self.weight_mask

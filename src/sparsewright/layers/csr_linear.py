@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sparsewright.errors import AttachError, ShapeError
 from sparsewright.init import InitMethod, call_init_method, make_init_method
@@ -22,10 +23,10 @@ from sparsewright.layers.csr_product import (
 )
 from sparsewright.layers.kind import Cost, LayerKind
 from sparsewright.taps.captured import CapturedTap, FactoredTap
-from sparsewright.torch_private import move_hooks
+from sparsewright.torch_private import is_recorded, is_transformed, move_hooks
 
 
-class SparseLinear(CompressedLayer):
+class SparseLinear(CompressedLayer, nn.Linear):
     """`y = x Wᵀ + b` with a weight that is `[nnz]` values and their index.
 
     The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
@@ -51,7 +52,6 @@ class SparseLinear(CompressedLayer):
         layout: the index.
     """
 
-    bias: nn.Parameter | None
     tap: FactoredTap | None = None
 
     def __init__(
@@ -62,7 +62,7 @@ class SparseLinear(CompressedLayer):
         sparsity: float = 0.9,
         init_method: str | InitMethod = "random",
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
         weight = _float32(out_features, in_features).uniform_(-bound, bound)
         mask = call_init_method(make_init_method(init_method), weight, sparsity)
@@ -120,17 +120,21 @@ class SparseLinear(CompressedLayer):
         return csr.gather_dense(dense, self.layout)
 
     def scatter(self, values: Tensor) -> Tensor:
-        """Return `[nnz]` values as a dense tensor `[out, in]`, detached."""
-        return csr.scatter_dense(values, self.layout)
+        """Return `[nnz]` values as a dense tensor `[out, in]`; differentiable."""
+        is_traced = torch.compiler.is_compiling() or is_recorded()
+        has_graph = torch.is_grad_enabled() and values.requires_grad
+        if not (is_traced or has_graph or is_transformed(values)):
+            return csr.scatter_dense(values, self.layout)
+        flat, positions = (
+            values.new_zeros(self.weight_shape.numel()),
+            csr.flat_positions(self.layout),
+        )
+        return flat.index_put((positions,), values).reshape(self.weight_shape)
 
     @property
-    def weight(self) -> Tensor:
-        """The dense weight `[out, in]`, made anew and detached.
-
-        Writing to it changes nothing, and a term of the loss that is made of it (weight decay, a
-        norm) has no gradient: make it of `values`.
-        """
-        return csr.scatter_dense(self.values, self.layout)
+    def index(self) -> object:
+        """The layout."""
+        return self.layout
 
     @property
     def weight_mask(self) -> Tensor:
@@ -141,16 +145,27 @@ class SparseLinear(CompressedLayer):
         """`[..., in]` to `[..., out]`.
 
         Raises:
-            AttachError: the layer or its input is not on the CPU.
+            AttachError: the layer or its input is not on the CPU, or the input is not of a
+                floating-point type.
+            ShapeError: its last dimension is not `in_features`.
         """
         if x.device.type != "cpu" or self.values.device.type != "cpu":
             raise AttachError("SparseLinear", "its kernels run on the CPU; decompress() it first")
-        if x.shape[-1] != self.in_features:
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ShapeError("input", x.shape, f"its last dimension must be {self.in_features}")
+        if not x.is_floating_point():
+            problem = f"its input is {x.dtype}; give float32 or another floating-point type"
+            raise AttachError("SparseLinear", problem)
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        flat = x.reshape(-1, self.in_features)
-        if torch.compiler.is_compiling():
+        flat = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
+        if is_recorded():
+            if torch.onnx.is_in_onnx_export():
+                problem = "ONNX does not know it; export a copy of the model after decompress(copy)"
+                raise AttachError("SparseLinear", problem)
+            weight = self.scatter(self.values)
+            y = F.linear(flat.to(weight.dtype), weight, self.bias).to(x.dtype)
+        elif torch.compiler.is_compiling():
             y = compiled_sparse_linear(flat, self.values, self.layout, self.bias, self.token)
         else:
             y = sparse_linear(flat, self.values, self.layout, self.bias, self.tap)

@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsewright.errors import ShapeError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers.compressed_layer import Carry, CompressedLayer, PutIndex, replace_both
 from sparsewright.layers.kind import Cost, LayerKind
@@ -33,22 +32,9 @@ class IndexedLayer(CompressedLayer):
     positions: Tensor
 
     @property
-    def weight(self) -> Tensor:
-        """The dense weight, made anew; differentiable in `values`."""
-        weight = self.scatter(self.values)
-        tap = self.tap
-        if tap is not None and tap.is_armed and weight.requires_grad:
-            weight.register_hook(tap.capture)
-        return weight
-
-    @weight.setter
-    def weight(self, dense: Tensor) -> None:
-        """Take the live entries of a dense tensor."""
-        if dense.shape != self.weight_shape:
-            shape = tuple(self.weight_shape)
-            raise ShapeError("a weight", dense.shape, f"the layer's has shape {shape}")
-        with torch.no_grad():
-            self.values.copy_(self.gather(dense))
+    def index(self) -> object:
+        """The positions."""
+        return self.positions
 
     def gather(self, dense: Tensor) -> Tensor:
         """Return the live entries of a dense tensor."""

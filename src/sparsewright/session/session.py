@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsewright.errors import AttachError, warn
 from sparsewright.session import replicas
+from sparsewright.session.decay import log_lost_decay
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
 from sparsewright.session.moved import Roots, follow_moved
@@ -141,6 +142,7 @@ class Session:
             parameter.storage.take_states(parameter.states(optimizer))
         followed.loaded(optimizer)
         followed.prune_loaded()
+        log_lost_decay(optimizer, joined)
         return bool(new)
 
     def _add_followed(self, followed: Followed) -> None:

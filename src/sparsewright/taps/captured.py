@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch.distributed import ProcessGroup
 
+_CPU = torch.device("cpu")
+
 Piece = tuple[Tensor, ...]
 """What one product of a backward pass adds to the dense gradient."""
 
@@ -86,11 +88,16 @@ class SummedTap(CapturedTap):
 
 
 class FactoredTap(CapturedTap):
-    """Of a linear layer that captures x `[tokens, cols]` and dy `[tokens, rows]`."""
+    """Of a linear layer that captures x `[tokens, cols]` and dy `[tokens, rows]`.
+
+    Where the weight itself is used, a piece is the gradient of it, `[rows, cols]`.
+    """
 
     def combine(self, pieces: Sequence[Piece], group: ProcessGroup | None) -> DenseGradient:
-        """Return the sum of `dyᵀ x`, not multiplied out."""
-        return FactoredGradient([(x, dy) for x, dy in pieces], self.shape, group)
+        """Return the sum of `dyᵀ x`, not multiplied out, and of gradients of the weight."""
+        factors = [(piece[0], piece[1]) for piece in pieces if len(piece) == 2]
+        dense = [piece[0] for piece in pieces if len(piece) == 1]
+        return FactoredGradient(factors, self.shape, group, dense)
 
 
 class FactoredGradient(DenseGradient, RowBlocks):
@@ -100,6 +107,7 @@ class FactoredGradient(DenseGradient, RowBlocks):
         factors: pairs of x `[tokens, cols]` and dy `[tokens, rows]`.
         shape: `[rows, cols]`.
         group: ranks over which it is averaged, a block at a time.
+        dense: tensors `[rows, cols]` to add.
     """
 
     # 4 MB of float32 at 4096 columns: a block stays in cache while it is scored.
@@ -110,13 +118,26 @@ class FactoredGradient(DenseGradient, RowBlocks):
         factors: list[tuple[Tensor, Tensor]],
         shape: torch.Size,
         group: ProcessGroup | None = None,
+        dense: Sequence[Tensor] = (),
     ) -> None:
-        self.factors, self.shape, self.group = factors, shape, group
+        self.factors, self.shape, self.group, self._dense = factors, shape, group, dense
 
     def is_finite(self) -> bool:
-        """Return whether all of the factors are finite, on every rank."""
-        finite = all(sharded.all_finite(factor) for pair in self.factors for factor in pair)
-        return all_true(finite, self.group, torch.device("cpu"))
+        """Return whether every entry is finite, on every rank.
+
+        Multiplied out only if the size of the factors leaves it open.
+        """
+        if all_true(self._bound() < torch.finfo(torch.float32).max, self.group, _CPU):
+            return True
+        # Each rank multiplies all blocks: others wait for it to average them.
+        finite = [sharded.all_finite(block) for _, block in self.row_blocks()]
+        return all_true(all(finite), self.group, _CPU)
+
+    def _bound(self) -> float:
+        """What no entry's size exceeds; inf or NaN if a factor is not finite."""
+        products = [len(x) * _largest(x) * _largest(dy) for x, dy in self.factors]
+        # Twice: sums in float32 are rounded.
+        return 2 * (sum(products) + sum(map(_largest, self._dense)))
 
     def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the first row and the gradient `[block, cols]` of one block after the other."""
@@ -126,6 +147,8 @@ class FactoredGradient(DenseGradient, RowBlocks):
             block = torch.zeros(height, self.shape[1], dtype=torch.float32, device="cpu")
             for x, dy in self.factors:
                 block.addmm_(dy[:, rows].T.float(), x.float())
+            for grad in self._dense:
+                block += grad[rows]
             if self.group is not None:
                 average_(block, self.group).wait()
             yield start, block
@@ -138,3 +161,11 @@ class FactoredGradient(DenseGradient, RowBlocks):
     def score(self) -> Tensor | RowBlocks:
         """Return itself: a matrix in blocks of rows."""
         return self
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest size of an entry, NaN if there is one; 0 of an empty tensor."""
+    if not tensor.numel():
+        return 0.0
+    least, largest = tensor.aminmax()
+    return max(-float(least), float(largest))

@@ -87,15 +87,18 @@ def gather_dense(weight: Tensor, row_ptr: Tensor, col_idx: Tensor) -> Tensor:
 def linear(
     x: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Compute `x Wᵀ + bias`, summed in float32, in x's dtype."""
-    weight = scatter_dense(values, row_ptr, col_idx, x.shape[1])
-    y = x.to(values.dtype) @ weight.T
+    """Compute `x Wᵀ + bias`, summed in the wider of both types, in x's dtype."""
+    wide = torch.promote_types(x.dtype, values.dtype)
+    weight = scatter_dense(values.to(wide), row_ptr, col_idx, x.shape[1])
+    y = x.to(wide) @ weight.T
     return (y if bias is None else y + bias).to(x.dtype)
 
 
 def input_grad(dy: Tensor, values: Tensor, row_ptr: Tensor, col_idx: Tensor, cols: int) -> Tensor:
-    """Compute `dy W`, summed in float32, in dy's dtype."""
-    return (dy.to(values.dtype) @ scatter_dense(values, row_ptr, col_idx, cols)).to(dy.dtype)
+    """Compute `dy W`, summed in the wider of both types, in dy's dtype."""
+    wide = torch.promote_types(dy.dtype, values.dtype)
+    weight = scatter_dense(values.to(wide), row_ptr, col_idx, cols)
+    return (dy.to(wide) @ weight).to(dy.dtype)
 
 
 def sampled_product(x: Tensor, dy: Tensor, row_ptr: Tensor, col_idx: Tensor) -> Tensor:
