@@ -62,7 +62,8 @@ def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
 def _is_ready(session: Session, rule: DynamicRule, parameter: SparseParameter, step: int) -> bool:
     """Return whether the mask can change; if it cannot, log why it stays."""
     grad = parameter.param.grad
-    if grad is None and not (rule.needs_gradient or rule.needs_dense_gradient):
+    needs_none = not (rule.needs_gradient or rule.needs_dense_gradient)
+    if grad is None and needs_none and parameter.param.requires_grad:
         return True
     problem = ""
     if grad is None:
