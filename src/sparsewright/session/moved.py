@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -51,16 +51,19 @@ def follow_moved(session: Session) -> None:
     """
     roots = session.roots.alive()
     at_home = {id(module) for root in roots for module in root.modules()}
-    for parameter in list(session.parameters.values()):
-        storage = parameter.storage
-        has_root = session.roots.of(parameter.name) is not None
-        is_here = storage.is_alive and storage.is_in_place
-        if is_here and (not has_root or id(storage.module) in at_home):
-            continue
-        place = _place_of(parameter, roots)
+    missing = [
+        parameter
+        for parameter in session.parameters.values()
+        if not parameter.storage.is_in_place
+        or not parameter.storage.is_alive
+        or (session.roots.of(parameter.name) is not None and id(parameter.module) not in at_home)
+    ]
+    places = _places(roots) if missing else {}
+    for parameter in missing:
+        place = places.get(id(parameter.storage.last_param))
         if place is not None:
             _move(session, parameter, *place)
-        elif not storage.is_alive:
+        elif not parameter.storage.is_alive:
             _drop(session, [parameter])
 
 
@@ -95,19 +98,14 @@ def _drop(session: Session, parameters: Iterable[SparseParameter]) -> None:
         session.detach([parameter.name])
 
 
-def _place_of(
-    parameter: SparseParameter, roots: Iterable[nn.Module]
-) -> tuple[nn.Module, str] | None:
-    """The layer that has the Parameter of a weight now, and its name there."""
-    param = parameter.storage.last_param
-    return next((place for place, other in _places(roots) if other is param), None)
-
-
-def _places(roots: Iterable[nn.Module]) -> Iterator[tuple[tuple[nn.Module, str], object]]:
-    for root in roots:
-        for module in root.modules():
-            for name, param in module._parameters.items():
-                yield (module, name), param
+def _places(roots: Iterable[nn.Module]) -> dict[int, tuple[nn.Module, str]]:
+    """The layers that have Parameters, and their names there, by the ids of the Parameters."""
+    modules = (module for root in roots for module in root.modules())
+    return {
+        id(param): (module, name)
+        for module in modules
+        for name, param in module._parameters.items()
+    }
 
 
 def _move(session: Session, parameter: SparseParameter, module: nn.Module, name: str) -> None:
