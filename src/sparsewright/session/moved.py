@@ -100,12 +100,12 @@ def _drop(session: Session, parameters: Iterable[SparseParameter]) -> None:
 
 def _places(roots: Iterable[nn.Module]) -> dict[int, tuple[nn.Module, str]]:
     """The layers that have Parameters, and their names there, by the ids of the Parameters."""
-    modules = (module for root in roots for module in root.modules())
-    return {
-        id(param): (module, name)
-        for module in modules
-        for name, param in module._parameters.items()
-    }
+    places: dict[int, tuple[nn.Module, str]] = {}
+    for root in roots:
+        for module in root.modules():
+            for name, param in module._parameters.items():
+                places.setdefault(id(param), (module, name))
+    return places
 
 
 def _move(session: Session, parameter: SparseParameter, module: nn.Module, name: str) -> None:
