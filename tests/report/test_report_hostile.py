@@ -137,9 +137,7 @@ def test_names_of_any_bytes(run: WrittenRun, tmp_path: Path, kind: str, name: by
     if kind == "json":
         assert json.loads(text)["runs"][0]["run"] == shown
     else:  # Markdown escapes the escapes
-        assert " ".join(shown.replace("\\", "").split()) in " ".join(
-            text.replace("\\", "").split()
-        )
+        assert " ".join(shown.replace("\\", "").split()) in " ".join(text.replace("\\", "").split())
     write_report([path], kind, path / os.fsdecode(b"x\xff"))
     assert (path / os.fsdecode(b"x\xff")).exists()
 
@@ -152,9 +150,7 @@ def test_two_runs_whose_names_differ_by_such_bytes(run: WrittenRun, tmp_path: Pa
     assert [r.name for r in read_runs(paths)] == ["\\xff", "\\xfe"]
 
 
-def test_a_report_for_a_pipe_or_a_device_is_written_to_it(
-    run: WrittenRun, tmp_path: Path
-) -> None:
+def test_a_report_for_a_pipe_or_a_device_is_written_to_it(run: WrittenRun, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     assert write_report([run.path], "csv", Path(f"/dev/fd/{writer}")) is not None
     os.close(writer)
