@@ -51,7 +51,8 @@ def test_a_terminal_of_another_encoding(tmp_path: Path, encoding: str) -> None:
     program = (
         "import sys\nfrom sparsewright.cli import main\n"
         "for arguments in (['inspect', 'mödel→.pt'], ['plan', 'c.yaml'], ['inspect', 'nö']):\n"
-        "    try:\n        main(arguments)\n    except SystemExit as stop:\n        print(stop.code)"
+        "    try:\n        main(arguments)\n"
+        "    except SystemExit as stop:\n        print(stop.code)"
     )
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", program],

@@ -79,8 +79,8 @@ def test_the_constructor_logs_it(make, caplog: pytest.LogCaptureFixture) -> None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"sparsity of {make.__name__} ends at 0.8859 instead of 0.9: its last update is at step 15, "
-        "the last level comes at step 20"
+        f"sparsity of {make.__name__} ends at 0.8859 instead of 0.9: "
+        "its last update is at step 15, the last level comes at step 20"
     )
     make(sparsity=cubic, update={"freq": 5, "stop": 21})
     make(sparsity=0.9 if make is not sparse.GMP else [0.1, 0.9], update=5)

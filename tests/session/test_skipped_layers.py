@@ -85,7 +85,8 @@ def test_others_keep_the_mask_and_say_what_it_misses(
     assert set(found.values()) == {0.75}
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert record.getMessage() == (
-        "2.weight: no gradient, the mask stays at level 0.738 instead of 0.750 after the last update"
+        "2.weight: no gradient, the mask stays at level 0.738 instead of 0.750 "
+        "after the last update"
     )
 
 
