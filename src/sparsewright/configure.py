@@ -48,11 +48,11 @@ _SYNONYMS = {
 _CHOICES = ("storage", "distribution", "structure")  # of any algorithm, whatever its constructor
 
 
-ENTRY_KEYS = {"algorithm", "type", "param_filter", "param_name_patterns", "sparsity_schedule"}
-"""Keys that an entry of a section `sparsity` may have, and a file of sections has not."""
-ENTRY_KEYS |= {*_NESTING, *(key for make in ALL for key in constructor_options(make))} - {
-    "sparsity"
+ENTRY_KEYS = {
+    *("algorithm", "type", "param_filter", "param_name_patterns", "sparsity_schedule", *_NESTING),
+    *(key for make in ALL for key in constructor_options(make) if key != "sparsity"),
 }
+"""Keys that an entry of a section `sparsity` may have, and a file of sections has not."""
 
 ConfigLike = float | Mapping[str, object] | Sequence[Mapping[str, object]]
 """A config section: a number, a dict (one entry) or a list of dicts."""

@@ -56,6 +56,7 @@ def strays(folder: Path) -> list[Path]:
     (folder / "000009").write_bytes(b"x")
     (folder / "000008").mkdir()
     (folder / "000007").symlink_to("000002")
+    (folder / "000006").symlink_to(write_checkpoint(folder.parent / "elsewhere", 6))
     write_checkpoint(folder / "999999", 2)  # a copy of that of step 2
     for name in ("2", "000002-best", "000002.bak", "keep-this", "0000002"):
         write_checkpoint(folder / name, 2)
@@ -65,7 +66,7 @@ def strays(folder: Path) -> list[Path]:
 def test_strays_are_no_checkpoints(tmp_path: Path) -> None:
     own = write_checkpoint(tmp_path / "checkpoints/000002", 2)
     found = strays(tmp_path / "checkpoints")
-    assert len(found) == 10
+    assert len(found) == 11
     assert find_checkpoints(tmp_path) == [(2, own)]
     assert [path.name for path in found if is_whole_checkpoint(path)] == []
     assert is_whole_checkpoint(own)

@@ -193,5 +193,5 @@ def test_metrics_that_are_no_file(run: Path, kind: str) -> None:
         os.mkfifo(path)
     else:
         path.mkdir()
-    with pytest.raises(RunError, match="metrics.jsonl"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl"):
         RunFolder(run)

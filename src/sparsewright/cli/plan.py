@@ -17,7 +17,7 @@ from sparsewright.plan.plan_config import plan_file
 @click.command()
 @click.argument("config", type=FILE)
 @click.option("--model", metavar="MODULE:FACTORY", help="Plan for this model, not a recipe's.")
-@click.option("--steps", type=click.IntRange(min=1), help="Length of the run.")
+@click.option("--steps", type=click.IntRange(1, 2**53), help="Length of the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--all", "shows_all", is_flag=True, help="List biases and norms too.")
 @reports_errors

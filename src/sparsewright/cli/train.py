@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import click
 
 from sparsewright.cli.exit_status import FILE, INTERRUPTED, reports_errors
 from sparsewright.cli.printing import print_layers, print_speeds, print_validation, printable
-from sparsewright.errors import OptionTypeError
+from sparsewright.errors import ConfigError, OptionTypeError
 from sparsewright.metrics import LogFunction, TensorBoard
 from sparsewright.runs import loop
 from sparsewright.runs.config import RECIPES, RunConfig
@@ -130,6 +131,8 @@ def _train(
     logs: list[LogFunction],
 ) -> int:
     """Train in an open folder; show progress and the result."""
+    if tensorboard and os.fsencode(folder.path).decode("utf-8", "ignore") != str(folder.path):
+        raise ConfigError(folder.path, "--tensorboard works with names in UTF-8 only")
     again = f"sparsewright train --resume {shlex.quote(str(folder.path))}"
     steps = training.config.loop.steps
     click.echo(printable(f"run folder: {folder.path}"), err=True)

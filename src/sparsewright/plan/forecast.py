@@ -72,12 +72,13 @@ def _values(
     algorithm: SparsityAlgorithm, name: str, due: Sequence[int], indices: Sequence[int]
 ) -> dict[int, float]:
     """The value of a schedule at some of the update steps, by their index."""
-    schedules, wanted = copy.deepcopy(algorithm.schedules), set(indices)
+    schedules, wanted = copy.deepcopy(algorithm.schedules), {i for i in indices if i >= 0}
     values = {}
-    for index, step in enumerate(due):
+    # Schedules that advance have to pass all steps; there may be more than can be counted.
+    for index in range(len(due)) if schedules.has_state else sorted(wanted):
         if index in wanted:
             # The shortest decimal: float32's 0.9 stays 0.9 and does not become 0.8999999762.
-            values[index] = float(as_decimal(schedules.value(name, step)))
+            values[index] = float(as_decimal(schedules.value(name, due[index])))
         schedules.update(True)
     return values
 

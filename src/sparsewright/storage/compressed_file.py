@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,24 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except OSError:
         raise
     except Exception as error:  # what a header can provoke is up to the parser and to torch
         raise CheckpointError(path, f"not a safetensors file, or truncated: {error}") from error
+
+
+@contextmanager
+def _utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name of the file that is UTF-8, as safetensors needs; that of a descriptor if it is not."""
+    name = os.fsdecode(path)
+    if os.fsencode(name).decode("utf-8", "ignore") == name:
+        yield name
+    else:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
 
 
 def _digest(tensors: Mapping[str, Tensor], shapes: str) -> str:
