@@ -65,7 +65,7 @@ def train(storage, scale, step, model=None, **options):
     parameter = sparsity.sparse_params["0.weight"]
     before = parameter.mask.clone()
     row, col = (~before).nonzero()[0].tolist()
-    for index in range(2):
+    for _ in range(2):
         optimizer.zero_grad()
         for micro in range(2):
             draws = torch.Generator().manual_seed(micro)

@@ -70,6 +70,7 @@ class Origin:
         self._seen = self.target.detach().clone()
 
     def error(self, problem: str) -> AttachError:
+        """Return the error that a write has this problem."""
         return AttachError(f"write to the weight of a {type(self.layer).__name__}", problem)
 
 
