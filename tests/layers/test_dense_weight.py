@@ -335,7 +335,7 @@ def test_the_dense_gradient_of_every_formula_is_that_of_the_masked_layer(formula
         optimizer.step()
         seen.append(algorithm.seen)
     assert (seen[0] != 0).sum() > seen[0].numel() / 2
-    torch.testing.assert_close(seen[1], seen[0])
+    assert (seen[1] - seen[0]).norm() <= 1e-4 * seen[0].norm()  # third derivatives cancel
 
 
 def test_shapes_that_do_not_fit_and_types_that_would_be_rounded_raise():
