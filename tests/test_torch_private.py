@@ -83,6 +83,14 @@ def test_is_recorded():
     make_fx(note)(x)
     torch.compile(note, backend="eager")(x)
     assert seen == [False, True, True, False]
+
+    def chosen(x):
+        return 2 * x if torch_private.is_recorded() else 3 * x
+
+    compiled = torch.compile(chosen, backend="eager", fullgraph=True)
+    transformed = torch.compile(torch.func.vmap(chosen), backend="eager", fullgraph=True)
+    assert compiled(x).tolist() == [3, 3]
+    assert transformed(x).tolist() == [2, 2]
     assert not torch_private.is_recorded()
 
 

@@ -60,6 +60,36 @@ def test_compiled_the_gradients_are_those_of_eager(make, fullgraph):
         torch.testing.assert_close(found[1][name], grad, msg=name)
 
 
+def per_sample(model):
+    params = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(params, x):
+        return torch.func.functional_call(model, params, (x,)).square().sum()
+
+    def gradients(x):
+        return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x)
+
+    return gradients
+
+
+TRANSFORMS = {
+    "vmap": lambda model: torch.func.vmap(model),
+    "jacrev": lambda model: torch.func.jacrev(lambda x: model(x)),
+    "jacfwd": lambda model: torch.func.jacfwd(lambda x: model(x)),
+    "per-sample gradients": lambda model: per_sample(model),
+}
+
+
+@every_model
+@ignore_deprecation
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_transforms_inside_of_a_compiled_function(make, transform):
+    _, (model, _) = pair(make)
+    fn, x = transform(model), batch(0, 3, 6)
+    compiled = torch.compile(fn, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), fn(x), atol=1e-5, rtol=1e-4)
+
+
 @ignore_deprecation
 def test_a_script_raises_changes_nothing_and_names_the_way_out():
     _, (model, _) = pair(MODELS["mlp"])
