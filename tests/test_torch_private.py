@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import flop_registry
@@ -50,6 +51,57 @@ def test_version():
     assert counts == sorted(set(counts))
     tensor.sum()
     assert torch_private.version(tensor) == counts[-1]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_is_transformed():
+    tensor, seen = torch.ones(2), []
+
+    def note(x):
+        seen.append((torch_private.is_transformed(x), torch_private.is_transformed(tensor)))
+        return x.sum()
+
+    torch.func.vmap(note)(torch.ones(3, 2))
+    torch.func.grad(note)(tensor.clone())
+    torch.func.jvp(note, (tensor.clone(),), (tensor,))
+    with torch.autograd.forward_ad.dual_level():
+        note(torch.autograd.forward_ad.make_dual(tensor.clone(), tensor))
+    assert seen == 4 * [(True, False)]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_is_recorded():
+    seen = []
+
+    def note(x):
+        seen.append(torch_private.is_recorded())
+        return x + 1
+
+    x = torch.ones(2)
+    note(x)
+    torch.jit.trace(note, x, check_trace=False)
+    make_fx(note)(x)
+    torch.compile(note, backend="eager")(x)
+    assert seen == [False, True, True, False]
+
+    def chosen(x):
+        return 2 * x if torch_private.is_recorded() else 3 * x
+
+    compiled = torch.compile(chosen, backend="eager", fullgraph=True)
+    transformed = torch.compile(torch.func.vmap(chosen), backend="eager", fullgraph=True)
+    assert compiled(x).tolist() == [3, 3]
+    assert transformed(x).tolist() == [2, 2]
+    assert not torch_private.is_recorded()
+
+
+def test_shares_memory():
+    tensor = torch.ones(2, 3)
+    assert torch_private.shares_memory(tensor.T[1], tensor)
+    assert torch_private.shares_memory(tensor.data, tensor)
+    assert not torch_private.shares_memory(tensor.clone(), tensor)
+    assert not torch_private.shares_memory(tensor.to_sparse(), tensor)
+    batched = torch.func.vmap(lambda x: torch.tensor(torch_private.shares_memory(x, tensor)))
+    assert not batched(tensor).any()
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -74,10 +74,12 @@ def is_recorded() -> bool:
     """Return whether `torch.jit.trace` or `make_fx` records torch's operations.
 
     A kernel of ours would not be in the record. `torch.compile` and `torch.export` are told of it
-    as an operator, so for them this is False.
+    as an operator, so for them this is False, except inside of a transform of `torch.func`, for
+    which the operator has no rule.
     """
     if torch.compiler.is_compiling():
-        return False
+        is_transforming: bool = torch._C._are_functorch_transforms_active()
+        return is_transforming
     proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
     return torch._C._get_tracing_state() is not None or proxies is not None
 

@@ -148,9 +148,9 @@ def test_writes_that_no_parameter_takes_raise(make):
     _, layer, _ = make()
     with pytest.raises(AttachError, match=r"requires a gradient.*no_grad"):
         layer.weight.mul_(2)
-    with pytest.raises(AttachError, match="torch.float64 of shape"):
+    with pytest.raises(AttachError, match=r"torch\.float64 of shape"):
         layer.weight.data = layer.weight.data.double()
-    with pytest.raises(AttachError, match="torch.float32 of shape"):
+    with pytest.raises(AttachError, match=r"torch\.float32 of shape"):
         layer.weight = torch.zeros(2, 2)
     with pytest.raises(AttachError, match="no other Parameter can take its place"):
         layer.weight = nn.Parameter(torch.zeros(layer.weight_shape))
@@ -166,15 +166,19 @@ def test_writes_that_no_parameter_takes_raise(make):
 
 
 @every_kind
-@pytest.mark.parametrize("change", ["values", "mask"])
+@pytest.mark.parametrize("change", ["values", "mask", "equal values elsewhere"])
 def test_a_weight_read_before_a_change_is_not_written_back(make, change):
     _, layer, mask = make()
     old = layer.weight.detach()
     if change == "values":
         layer.values.data.mul_(3)  # leaves no trace in its version
+    elif change == "mask":
+        layer.set_mask(mask.roll(1))
     else:
-        moved = mask.flatten().roll(1).view_as(mask)  # as many connections
-        layer.set_mask(moved)
+        layer.values.data.fill_(1)
+        old, moved = layer.weight.detach(), mask.roll(1)
+        state = {"weight": moved.float(), "weight_mask": moved, "bias": layer.bias}
+        layer.load_state_dict(state)
     now = layer.values.detach().clone()
     with pytest.raises(AttachError, match="changed after it was read"):
         old.mul_(2)
@@ -286,6 +290,14 @@ class Regularised(sparse.DynamicSparsityAlgorithm):
         return mask
 
 
+def penalty(layer, x):
+    param = layer.weight if isinstance(layer.weight, nn.Parameter) else layer.values
+    loss = torch.tanh(layer(x)).square().sum()
+    (grad,) = torch.autograd.grad(loss, param, create_graph=True)
+    grad = grad[layer.weight_mask] if grad.ndim == 2 else grad
+    return grad.square().sum() + (grad**3).sum()
+
+
 FORMULAS = {
     "layer alone": lambda layer, x: layer(x).square().sum(),
     "weight alone": lambda layer, x: (layer.weight**3).sum() + layer.weight.sin().sum(),
@@ -299,6 +311,10 @@ FORMULAS = {
         )[0]
         .square()
         .sum()
+    ),
+    "penalty on the gradient": lambda layer, x: penalty(layer, x),
+    "slope of that penalty": lambda layer, x: (
+        torch.autograd.grad(penalty(layer, x), x, create_graph=True)[0].square().sum()
     ),
     "batched": lambda layer, x: torch.func.vmap(layer)(x.unsqueeze(1)).square().sum(),
 }
@@ -319,7 +335,7 @@ def test_the_dense_gradient_of_every_formula_is_that_of_the_masked_layer(formula
         optimizer.step()
         seen.append(algorithm.seen)
     assert (seen[0] != 0).sum() > seen[0].numel() / 2
-    torch.testing.assert_close(seen[1], seen[0])
+    assert (seen[1] - seen[0]).norm() <= 1e-4 * seen[0].norm()  # third derivatives cancel
 
 
 def test_shapes_that_do_not_fit_and_types_that_would_be_rounded_raise():

@@ -149,6 +149,8 @@ class SparseLinear(CompressedLayer, nn.Linear):
                 floating-point type.
             ShapeError: its last dimension is not `in_features`.
         """
+        if is_recorded():
+            return self._forward_dense(x)
         if x.device.type != "cpu" or self.values.device.type != "cpu":
             raise AttachError("SparseLinear", "its kernels run on the CPU; decompress() it first")
         if x.ndim == 0 or x.shape[-1] != self.in_features:
@@ -159,17 +161,18 @@ class SparseLinear(CompressedLayer, nn.Linear):
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
         flat = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
-        if is_recorded():
-            if torch.onnx.is_in_onnx_export():
-                problem = "ONNX does not know it; export a copy of the model after decompress(copy)"
-                raise AttachError("SparseLinear", problem)
-            weight = self.scatter(self.values)
-            y = F.linear(flat.to(weight.dtype), weight, self.bias).to(x.dtype)
-        elif torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             y = compiled_sparse_linear(flat, self.values, self.layout, self.bias, self.token)
         else:
             y = sparse_linear(flat, self.values, self.layout, self.bias, self.tap)
         return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _forward_dense(self, x: Tensor) -> Tensor:
+        """The same by torch's operations alone."""
+        if torch.onnx.is_in_onnx_export():
+            problem = "ONNX does not know it; export a copy of the model after decompress(copy)"
+            raise AttachError("SparseLinear", problem)
+        return F.linear(x, self.scatter(self.values), self.bias)
 
     def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
         """Make the index of a mask `[out, in]`."""

@@ -70,6 +70,7 @@ class Origin:
         self._seen = self.target.detach().clone()
 
     def error(self, problem: str) -> AttachError:
+        """Return the error that a write has this problem."""
         return AttachError(f"write to the weight of a {type(self.layer).__name__}", problem)
 
 
@@ -99,16 +100,16 @@ class DenseWeight(Tensor):
         whole = args[0]._origin if args and isinstance(args[0], cls) else None
         if whole is not None and func in _OF_A_PARAMETER and args[0]._plain is whole.dense:
             return _OF_A_PARAMETER[func](whole, *args[1:], **(kwargs or {}))
-        given: list[tuple[DenseWeight, int]] = []
+        given: list[tuple[DenseWeight, int, bool]] = []
 
         def plain(tensor: Tensor) -> Tensor:
             if not isinstance(tensor, DenseWeight):
                 return tensor
-            given.append((tensor, version(tensor._plain)))
+            given.append((tensor, version(tensor._plain), tensor._plain.requires_grad))
             return tensor._plain
 
         def shown(tensor: Tensor) -> Tensor:
-            for own, _ in given:
+            for own, *_ in given:
                 if tensor is own._plain:
                     return own
                 if shares_memory(tensor, own._plain):
@@ -118,10 +119,10 @@ class DenseWeight(Tensor):
         plain_args, plain_kwargs = map_tensors(plain, (args, kwargs or {}))
         out = func(*plain_args, **plain_kwargs)
         is_init = getattr(func, "__module__", "") == "torch.nn.init"  # these write under no_grad
-        for own, before in given:
+        for own, before, requires_grad in given:
             if version(own._plain) == before:
                 continue
-            if own._plain.requires_grad and torch.is_grad_enabled() and not is_init:
+            if requires_grad and torch.is_grad_enabled() and not is_init:
                 problem = "it requires a gradient; write to it under torch.no_grad()"
                 raise own._origin.error(problem)
             own._origin.take(is_init or func in _DRAWS)

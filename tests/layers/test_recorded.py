@@ -1,0 +1,124 @@
+"""Compressed models under what records a model: traces, graphs, scripts, files of whole models."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import sparsewright as sparse
+from helpers.derivatives import MODELS, pair
+from helpers.support import TORCH, batch
+from sparsewright.errors import AttachError
+
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+ignore_deprecation = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@every_model
+@ignore_deprecation
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_a_trace_runs_elsewhere_as_the_model_does(make, mode):
+    _, (model, _) = pair(make)
+    with mode():
+        trace = torch.jit.trace(model, batch(0, 3, 6))
+    file = io.BytesIO()
+    torch.jit.save(trace, file)
+    file.seek(0)
+    x = batch(1, 5, 6)
+    torch.testing.assert_close(torch.jit.load(file)(x), model(x))
+
+
+@every_model
+def test_a_graph_of_operations_has_the_product(make):
+    _, (model, _) = pair(make)
+    graph = make_fx(model)(batch(0, 3, 6))
+    x = batch(1, 3, 6)
+    torch.testing.assert_close(graph(x), model(x))
+
+
+@every_model
+def test_an_exported_program_runs_as_the_model_does(make):
+    _, (model, _) = pair(make)
+    program = torch.export.export(model, (batch(0, 3, 6),))
+    x = batch(1, 3, 6)
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+@every_model
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_compiled_the_gradients_are_those_of_eager(make, fullgraph):
+    _, (model, _) = pair(make)
+    x, found = batch(0, 3, 6), []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=fullgraph)):
+        model.zero_grad()
+        run(x).square().sum().backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, msg=name)
+
+
+def per_sample(model):
+    params = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(params, x):
+        return torch.func.functional_call(model, params, (x,)).square().sum()
+
+    def gradients(x):
+        return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x)
+
+    return gradients
+
+
+TRANSFORMS = {
+    "vmap": lambda model: torch.func.vmap(model),
+    "jacrev": lambda model: torch.func.jacrev(lambda x: model(x)),
+    "jacfwd": lambda model: torch.func.jacfwd(lambda x: model(x)),
+    "per-sample gradients": lambda model: per_sample(model),
+}
+
+
+@every_model
+@ignore_deprecation
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_transforms_inside_of_a_compiled_function(make, transform):
+    _, (model, _) = pair(make)
+    fn, x = transform(model), batch(0, 3, 6)
+    compiled = torch.compile(fn, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), fn(x), atol=1e-5, rtol=1e-4)
+
+
+@ignore_deprecation
+def test_a_script_raises_changes_nothing_and_names_the_way_out():
+    _, (model, _) = pair(MODELS["mlp"])
+    layers = list(model)
+    with pytest.raises(AttachError, match=r"TorchScript does not know it; .*decompress\(copy\)"):
+        torch.jit.script(model)
+    assert all(one is other for one, other in zip(model, layers, strict=True))
+
+
+@ignore_deprecation
+def test_an_onnx_export_raises_and_names_the_way_out():
+    _, (model, _) = pair(MODELS["mlp"])
+    legacy = {"dynamo": False} if TORCH >= (2, 5) else {}
+    with pytest.raises(AttachError, match=r"ONNX does not know it; .*decompress\(copy\)"):
+        torch.onnx.export(model, (batch(0, 3, 6),), io.BytesIO(), **legacy)
+
+
+@every_model
+def test_the_way_out_leaves_the_model_compressed_and_training(make):
+    _, (model, sparsity) = pair(make)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    dense = copy.deepcopy(model)
+    sparse.decompress(dense)
+    x = batch(0, 3, 6)
+    torch.testing.assert_close(dense(x), model(x))
+    assert {type(m) for m in dense.modules() if hasattr(m, "weight")} == {nn.Linear}
+    assert all(p.is_compressed for p in sparsity.sparse_params.values())
+    before = model(x).detach()
+    model(x).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model(x), before)
