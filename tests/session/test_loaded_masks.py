@@ -1,4 +1,4 @@
-"""Weights that are loaded without masks before the first step: which masks stay, and what is said."""
+"""Weights loaded without masks before the first step: which masks stay, and what is said."""
 
 from __future__ import annotations
 

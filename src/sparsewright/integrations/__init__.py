@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.session.optimizers import unwrapped
 
-__all__ = ["follow_only", "is_attached"]
+__all__ = ["follow_only", "is_attached", "prune_weights"]
 
 
 def is_attached(sparsity: SparsityAlgorithm, module: nn.Module) -> bool:
@@ -29,3 +29,9 @@ def follow_only(sparsity: SparsityAlgorithm, optimizers: Sequence[Optimizer]) ->
     for optimizer in before:
         if optimizer not in present:
             sparsity.remove(optimizer)
+
+
+def prune_weights(sparsity: SparsityAlgorithm) -> None:
+    """Prune all weights: a trainer may have put averages or a checkpoint into the model."""
+    for parameter in sparsity.sparse_params.values():
+        parameter.prune()

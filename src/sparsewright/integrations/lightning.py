@@ -15,12 +15,13 @@ from typing import Any
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.hooks import Removable
 from sparsewright.errors import AttachError, needs
-from sparsewright.integrations import follow_only, is_attached
+from sparsewright.integrations import follow_only, is_attached, prune_weights
 from sparsewright.integrations.trainer_private import (
     after_hook,
     forget_hooks,
     log_interval,
     logged_step,
+    why_not_average,
 )
 from sparsewright.metrics import log_metrics
 
@@ -82,6 +83,7 @@ class SparsityCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget a checkpoint that was not loaded, and stop logging."""
         self._leave(pl_module)
+        self._prune(pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -94,7 +96,15 @@ class SparsityCallback(Callback):
         self._stop_logging()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the optimizers, and log."""
+        """Follow the optimizers, and log.
+
+        Raises:
+            AttachError: a callback averages weights in a way that masks do not survive.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            problem = why_not_average(callback, pl_module)
+            if problem:
+                raise AttachError(type(callback).__name__, problem)
         follow_only(self.sparsity, trainer.optimizers)
         self._stop_logging()
         every = log_interval(trainer)
@@ -107,9 +117,25 @@ class SparsityCallback(Callback):
 
             self._logging = log_metrics(self.sparsity, log, every=every)
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Prune averages that another callback has put into the module to validate them."""
+        if batch_idx == 0:
+            self._prune(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune averages that another callback has put into the module."""
+        self._prune(pl_module)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop logging; the module stays sparse."""
+        """Prune, after the last of all callbacks, and stop logging; the module stays sparse."""
+        self._prune(pl_module)
         self._stop_logging()
+
+    def _prune(self, pl_module: LightningModule) -> None:
+        if is_attached(self.sparsity, pl_module):
+            prune_weights(self.sparsity)
 
     def _stop_logging(self) -> None:
         if self._logging is not None:

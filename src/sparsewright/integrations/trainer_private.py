@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from transformers import TrainerState
@@ -42,6 +46,34 @@ def log_interval(trainer: Trainer) -> int:
 def logged_step(trainer: Trainer) -> int:
     """Return the step at which Lightning logs; with several optimizers it is not `global_step`."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def why_not_average(callback: object, module: LightningModule) -> str:
+    """Return why a sparse module does not survive a callback's average of it; "" if it does.
+
+    Lightning's callbacks pair the parameters and buffers of module and average by position.
+    """
+    average: Any = getattr(callback, "_average_model", None)
+    if not isinstance(average, nn.Module):
+        return ""
+    copied = average.module if isinstance(average, AveragedModel) else average
+    if [p.shape for p in copied.parameters()] != [p.shape for p in module.parameters()]:
+        return "it copied the weights before they were compressed; apply the algorithm before fit"
+    return _why_not_pair(average, module) if isinstance(average, AveragedModel) else ""
+
+
+def _why_not_pair(average: AveragedModel, module: nn.Module) -> str:
+    """Return why buffers, which masks are, cannot be paired; "" if they can."""
+    own, averaged = list(module.buffers()), list(average.module.buffers())
+    if average.use_buffers and any(buffer.dtype == torch.bool for buffer in averaged):
+        return "it averages buffers, and masks are buffers; give it use_buffers=False"
+    masks = sum(buffer.dtype == torch.bool for buffer in own)
+    if len(averaged) != len(own) and (len(own) > masks or not average.use_buffers):
+        return (
+            "it copied the module before there were masks, which are buffers; apply the algorithm "
+            "before fit, and give it use_buffers=False"
+        )
+    return ""
 
 
 def saved_state(state: TrainerState, key: str) -> dict[str, Any] | None:

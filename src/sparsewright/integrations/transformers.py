@@ -21,7 +21,7 @@ from torch import nn
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.hooks import Removable
 from sparsewright.errors import AttachError, StateError, needs
-from sparsewright.integrations import follow_only, is_attached
+from sparsewright.integrations import follow_only, is_attached, prune_weights
 from sparsewright.integrations.trainer_private import save_later, saved_state
 from sparsewright.metrics import log_metrics
 
@@ -136,7 +136,8 @@ class SparsityCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop logging; the model stays sparse."""
+        """Prune what others have put into the model, and stop logging; it stays sparse."""
+        prune_weights(self.sparsity)
         self._stop_logging()
 
     def _stop_logging(self) -> None:

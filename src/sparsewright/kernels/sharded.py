@@ -87,6 +87,35 @@ def shards_of(tensor: Any) -> Shards:
     return Shards(tensor.shape, mesh.get_group(spread[0]), index, first)
 
 
+def why_not_sharded(tensor: Tensor) -> str:
+    """Return why the parts of a tensor cannot be selected from; "" if they can."""
+    try:
+        group_of(tensor)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def is_spread_like(tensor: Any, like: Any) -> bool:
+    """Return whether a tensor is a DTensor that is placed as the DTensor `like` is."""
+    return (
+        is_sharded(tensor)
+        and tensor.placements == like.placements
+        and tensor.device_mesh == like.device_mesh
+    )
+
+
+def placed_like(tensor: Any, like: Any) -> Tensor:
+    """Return a DTensor placed as the DTensor `like`; every rank must take part if it is not yet.
+
+    Any other tensor is returned unchanged.
+    """
+    placed: Tensor = tensor
+    if is_sharded(tensor) and is_sharded(like) and not is_spread_like(tensor, like):
+        placed = tensor.redistribute(like.device_mesh, like.placements)
+    return placed
+
+
 def group_of(tensor: Tensor) -> dist.ProcessGroup | None:
     """Return the ranks that each hold a part of a tensor; None: every rank holds all of it."""
     group: dist.ProcessGroup | None = shards_of(tensor).group if is_sharded(tensor) else None

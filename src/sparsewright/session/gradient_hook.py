@@ -62,18 +62,24 @@ class GradientHook:
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
             self._has_arrived = True
+            self._place(param)
             if self.tap.is_armed:
                 self.tap.commit(param.grad)
             self._prune(param, param.grad)
 
     def before_step(self) -> None:
         """Take a gradient that no backward pass brought: copied from another model, say."""
-        if not self._has_arrived:
-            param = self.parameter.param
-            if param.grad is not None:
-                self.tap.take(param.grad)
-                self._prune(param, param.grad)
+        param = self.parameter.param
+        self._place(param)
+        if not self._has_arrived and param.grad is not None:
+            self.tap.take(param.grad)
+            self._prune(param, param.grad)
         self._has_arrived = False
+
+    def _place(self, param: Tensor) -> None:
+        """Place a gradient as its weight is: autograd leaves a partial sum as it came."""
+        if sharded.is_sharded(param) and param.grad is not None:
+            param.grad = sharded.placed_like(param.grad, param)
 
     def _prune(self, param: Tensor, grad: Tensor) -> None:
         pruned = self.parameter.rule._grad_hook(param, grad)

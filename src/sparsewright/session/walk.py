@@ -71,8 +71,6 @@ def check_weight(name: str, param: Tensor) -> None:
     """Raise AttachError if no mask can be made for a parameter."""
     if is_lazy(param):
         raise AttachError(name, "its shape is not known yet; run one forward pass first")
-    if sharded.is_sharded(param):
-        try:
-            sharded.shards_of(param)
-        except ValueError as error:
-            raise AttachError(name, str(error)) from None
+    problem = sharded.why_not_sharded(param)
+    if problem:
+        raise AttachError(name, problem)

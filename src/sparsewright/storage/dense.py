@@ -70,12 +70,13 @@ class DenseStorage(Storage):
         if mask.is_meta and not param.is_meta:
             mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
             setattr(module, self._mask_name, mask)
-        if not sharded.is_sharded(mask) and sharded.is_sharded(param):
-            self._kept_in_shards = int(mask.sum())
-            mask = sharded.shard_like(mask, param)
+        if sharded.is_sharded(param) and not sharded.is_spread_like(mask, param):
+            whole = sharded.whole(mask)  # tensor parallelism replicates buffers
+            self._kept_in_shards = int(whole.sum())
+            mask = sharded.shard_like(whole, param)
             setattr(module, self._mask_name, mask)
-        if self._shard is None and not mask.is_meta:
-            self._last = mask, id(param)
+        if not mask.is_meta:
+            self._last = mask, id(param) if self._shard is None else 0
         return mask
 
     @property
@@ -86,11 +87,11 @@ class DenseStorage(Storage):
         alone must not wait for the others.
         """
         mask = self.mask
-        if sharded.is_sharded(mask):
+        if sharded.group_of(mask) is not None:
             return self._kept_in_shards
-        at = id(mask), version(mask)
+        at = id(mask), version(sharded.local(mask))
         if self._counted[:2] != at:
-            self._counted = (*at, int(mask.sum()))
+            self._counted = (*at, int(sharded.local(mask).sum()))
         return self._counted[2]
 
     def recount(self) -> None:
@@ -187,8 +188,8 @@ class DenseStorage(Storage):
             delattr(self.module, self._mask_name)
 
     def why_not_spread(self) -> str:
-        """Return "": masks are sharded like their weights."""
-        return ""
+        """Return why, if its parts do not lie in the order of the ranks."""
+        return sharded.why_not_sharded(self.param)
 
     def why_not_change(self, new: Tensor) -> str:
         """Return "": a mask has room for any number of live connections."""
