@@ -9,8 +9,9 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
 from sparsewright.core.hooks import Observed
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.state_dicts import check_seed
 from sparsewright.distributions import DistributionLike
 from sparsewright.errors import (
@@ -41,7 +42,8 @@ from sparsewright.session.route import (
 )
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, by_parameter
-from sparsewright.session.walk import check_weight, find_owner, named_weights
+from sparsewright.session.summary import log_summary
+from sparsewright.session.walk import check_weight, find_owner
 from sparsewright.structures import StructureLike
 from sparsewright.torch_private import root_of_apply
 
@@ -165,15 +167,18 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             AttachError: a parameter that cannot have a mask.
         """
         self._gather()
-        if isinstance(obj, nn.Module):
-            with all_or_nothing(self.session):
-                self.sparsify_module(obj)
-                self.initialize()
-                compress_own(obj, self.session, self.algorithms)
-        elif isinstance(obj, Optimizer):
-            self.sparsify_optimizer(obj)
-        else:
-            raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
+        with outside_inference_mode():
+            if isinstance(obj, nn.Module):
+                with all_or_nothing(self.session):
+                    self.sparsify_module(obj)
+                    self.initialize()
+                    compress_own(obj, self.session, self.algorithms)
+                own = self.sparse_params.values()
+                log_summary(type(self).__name__, own, self.session.left_dense)
+            elif isinstance(obj, Optimizer):
+                self.sparsify_optimizer(obj)
+            else:
+                raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
 
     def _gather(self) -> None:
         """Take algorithms back that another Group has taken over and does not use.
@@ -201,25 +206,12 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         """Attach each parameter below `module` to the first algorithm whose filter picks it.
 
         An algorithm that is not in a Group picks by `default_sparse_param_filter`. Under that
-        filter, a weight that the option `structure` does not fit stays dense.
+        filter the roles of weights count first: embeddings and what is tied to them, norms, output
+        heads, vectors of any shape, frozen weights, routers and adapters stay dense; and so does a
+        weight that the option `structure` does not fit.
         """
-        picked: set[int] = set()
-
-        def route(name: str, param: Tensor) -> tuple[ParamFilter, SparsityAlgorithm] | None:
-            for index, (param_filter, algorithm) in enumerate(self._routes):
-                if param_filter(name, param):
-                    picked.add(index)
-                    return param_filter, algorithm
-            return None
-
-        attach_routed(self.session, module, route)
+        attach_routed(self.session, module, self._routes, names_filters=not self.is_single)
         self.session.before_forward(module, self.initialize)
-        for index, (param_filter, _) in enumerate(self._routes):
-            if index not in picked and not self.is_single:
-                names = [name for name, *_ in named_weights(module)]
-                near = near_names(param_filter, names)
-                hint = f"; close names: {', '.join(near)}" if near else ""
-                warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
 
     def check_parameter(self, name: str, param: Tensor) -> None:
         """Raise if a parameter cannot be sparsified; called before anything is attached.
@@ -241,6 +233,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         except ShapeError as error:
             raise ShapeError(name, param.shape, error.problem) from None
 
+    @outside_inference_mode()
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
         """Attach one parameter: a mask buffer on its module, hooks on its gradient.
 
@@ -279,6 +272,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         else:
             warn("the optimizer was sparsified already; nothing changes")
 
+    @outside_inference_mode()
     def initialize(self) -> None:
         """Compute the masks that are not there yet, prune the weights, and hook the gradients."""
         initialize(self.session, self.algorithms)
@@ -299,6 +293,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None
 
+    @outside_inference_mode()
     def remove(self, optimizer: Optimizer | None = None) -> None:
         """Take everything off the model and its optimizers: hooks, buffers, attributes.
 

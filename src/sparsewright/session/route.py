@@ -3,67 +3,131 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
 from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, dense_form
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.replicas import check_shards
+from sparsewright.session.roles import Picker
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of
-from sparsewright.session.walk import named_weights
+from sparsewright.session.summary import show_left_dense, warn_of_frozen
+from sparsewright.session.walk import Dense, named_weights
 from sparsewright.storage import hold
 
 logger = logging.getLogger("sparsewright")
 
-Route = Callable[[str, Tensor], tuple[ParamFilter, Rule] | None]
-"""`(full name, parameter) -> (filter that picks it, algorithm)`; None leaves it dense."""
+Route = tuple[ParamFilter, Rule]
+"""A filter, and the algorithm that has the parameters which no earlier filter picks."""
 
 
-def attach_routed(session: Session, module: nn.Module, route: Route) -> None:
-    """Attach every parameter below `module` to the algorithm that `route` gives it, if any.
+def attach_routed(
+    session: Session, module: nn.Module, routes: Sequence[Route], names_filters: bool
+) -> None:
+    """Attach each parameter below `module` to the algorithm of the first filter that picks it.
 
-    All parameters are checked before the first is attached.
+    All parameters are checked before the first is attached. The log says why others stay dense.
+
+    Args:
+        session: what holds them from now on.
+        module: the model.
+        routes: filters and algorithms, in order.
+        names_filters: whether to warn of each filter that picks nothing.
 
     Raises:
         AttachError: a parameter that cannot have a mask.
+        ShapeError: a structure does not fit a parameter that was picked by its name.
     """
     sharded.reshard(module)
-    names, already, routed = [], [], []
     weights = list(named_weights(module))
-    for name, owner, param_name, param, reason in weights:
-        names.append(name)
-        dense = dense_form(owner, param)
-        picked = None if reason else route(name, dense)
-        if picked is None:
-            reason = reason or "no filter picks it"
-        elif holder_of(owner, param_name) is not None:
+    choice = _Choice(module, routes)
+    already, routed, frozen = [], [], []
+    for name, owner, param_name, param, why_dense in weights:
+        rule = choice.rule_of(name, owner, param_name, param, why_dense)
+        if rule is not None and holder_of(owner, param_name) is not None:
             already.append(name)
-        else:
-            param_filter, rule = picked
-            reason = why_misfit(rule, name, dense, param_filter)
-            if not reason:
-                check_place(owner, param_name, param, name)
-                routed.append((rule, owner, name, param))
-        if reason:
-            logger.info("%s stays dense: %s", name, reason)
+        elif rule is not None:
+            routed.append((rule, owner, name, param))
+            frozen += [] if param.requires_grad else [name]
     for rule, owner, name, param in routed:
         rule.sparsify_parameter(owner, name, param)
     if routed:
         session.join_replicas(module)
         session.follow_tied((owner, param) for _, owner, _, param, _ in weights)
+    session.left_dense = choice.left_dense
+    warn_of_frozen(frozen, (param for _, _, _, param, _ in weights))
+    names = [name for name, *_ in weights]
     if already:
         warn(f"sparsified already, left as they are: {', '.join(already)}")
     elif not routed:
-        warn(f"no parameter was sparsified; available: {', '.join(names) or 'none'}")
+        left = show_left_dense(choice.left_dense)
+        warn(f"no parameter was sparsified; available: {', '.join(names) or 'none'}{left}")
+    for param_filter in choice.unused if names_filters else ():
+        near = near_names(param_filter, names)
+        hint = f"; close names: {', '.join(near)}" if near else ""
+        warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
+
+
+class _Choice:
+    """Which algorithm has which parameter of one model.
+
+    Attributes:
+        left_dense: how many parameters of each kind stay dense.
+    """
+
+    def __init__(self, module: nn.Module, routes: Sequence[Route]) -> None:
+        self.left_dense: Counter[str] = Counter()
+        self._routes = routes
+        self._used: set[int] = set()
+        self._picker = Picker(module, [param_filter for param_filter, _ in routes])
+
+    @property
+    def unused(self) -> list[ParamFilter]:
+        """The filters that have picked nothing."""
+        return [f for index, (f, _) in enumerate(self._routes) if index not in self._used]
+
+    def rule_of(
+        self,
+        name: str,
+        owner: nn.Module,
+        param_name: str,
+        param: nn.Parameter,
+        why_dense: Dense | None,
+    ) -> Rule | None:
+        """Return the algorithm of a parameter; None: it stays dense, which is logged and counted.
+
+        Raises:
+            AttachError, ShapeError: it is picked, and cannot have a mask.
+        """
+        dense = dense_form(owner, param)
+        ask = self._picker.picks
+        picks = (i for i, (f, _) in enumerate(self._routes) if ask(f, name, dense))
+        picked = None if why_dense else next(picks, None)
+        if picked is None:
+            why_dense = why_dense or self._picker.why_not(name)
+        else:
+            param_filter, rule = self._routes[picked]
+            self._used.add(picked)
+            if holder_of(owner, param_name) is not None:
+                return rule
+            misfit = why_misfit(rule, name, dense, param_filter)
+            if not misfit:
+                check_place(owner, param_name, param, name)
+                return rule
+            why_dense = Dense("misfits of the structure", misfit)
+        logger.info("%s stays dense: %s", name, why_dense.reason)
+        self.left_dense[why_dense.kind] += 1
+        return None
 
 
 def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
@@ -119,10 +183,17 @@ def attach_parameter(
 
 
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
-    """Raise AttachError if a module has no room for a mask, or makes sparse gradients."""
+    """Raise AttachError if a module has no room for a mask, or a weight is not plainly its own."""
+    if isinstance(module, torch.jit.ScriptModule):
+        kind = f"TorchScript module ({type(module).__name__})"
+        raise AttachError(name, f"it belongs to a {kind}; use the module that was compiled to it")
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         kind = type(module).__name__
         raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")
+    pruned = param_name.removesuffix("_orig")
+    if pruned != param_name and pruned + MASK_SUFFIX in module._buffers:
+        call = f"torch.nn.utils.prune.remove(module, {pruned!r})"
+        raise AttachError(name, f"torch.nn.utils.prune masks it already; call {call} first")
     mask_name = param_name + MASK_SUFFIX
     existing = module._buffers.get(mask_name)
     if existing is not None:

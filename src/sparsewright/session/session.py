@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ class Session:
         hooks: the user's hooks on all that happens.
         process_group: the ranks that train replicas: a group, None, or `"auto"`.
         have_agreed: whether these ranks were found to train the same sparse model.
+        left_dense: how many parameters of each kind the last module left dense.
     """
 
     def __init__(self, hooks: Hooks, steps: Iterable[int] = ()) -> None:
@@ -50,6 +52,7 @@ class Session:
         self.hooks = hooks
         self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
+        self.left_dense: Counter[str] = Counter()
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import shown_name
 from sparsewright.session.parameter import SparseParameter
@@ -55,6 +56,7 @@ class Site:
         self._is_missing = weight not in state_dict and weight + MASK_SUFFIX not in state_dict
         self._was_dense = self._storage(module).before_load(state_dict, prefix, rest[-1])
 
+    @outside_inference_mode()
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
         if self._is_missing:

@@ -1,0 +1,131 @@
+"""What stays dense by default: by kind of layer and by role in the model first, then by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+
+from sparsewright.core.filters import (
+    ParamFilter,
+    default_sparse_param_filter,
+    why_dense_by_default,
+)
+from sparsewright.session.heads import output_heads
+from sparsewright.session.placed import PlacedWeight, has_class, placed_weights
+from sparsewright.session.walk import Dense
+
+_EMBEDDING = re.compile(r"embed(ding)?s?(bag)?$")
+_NORM = re.compile(r"norm(alization)?([123]d)?$")
+_GATE = re.compile(r"(^|_)(gate|gating)$")  # routes if there are experts beside it
+_ADAPTER = re.compile(r"(^|\.)(lora|hada|lokr|ia3|vera|oft|boft|hra)_")  # names that PEFT gives
+_BESIDE = {"bias", "biases", "token", "tokens", "pos", "position", "positional"}
+"""Words in the name of a Parameter that joins activations instead of multiplying them."""
+
+
+FROZEN = Dense("frozen weights", "it is frozen: its requires_grad is False")
+EMBEDDING = Dense("embeddings", "it is an embedding, or tied to one")
+NORM = Dense("norms", "it belongs to a normalization layer")
+HEAD = Dense("output heads", "it belongs to an output head")
+ROUTER = Dense("routers", "it routes to experts")
+ADAPTER = Dense("adapters", "it belongs to an adapter")
+BESIDE = Dense("biases, tokens and positions", "it is a bias, a token or a position")
+VECTOR = Dense("vectors", "at most one of its dimensions is larger than 1")
+NOT_PICKED = Dense("not picked", "no filter picks it")
+
+Role = tuple[Dense, Callable[[PlacedWeight], bool]]
+
+
+def dense_by_default(model: nn.Module) -> dict[str, Dense]:
+    """Return why the default filter leaves parameters of a model dense.
+
+    Args:
+        model: any module; wrappers of torch around it change nothing.
+
+    Returns:
+        Full name -> reason. Parameters that are not in it become sparse by default.
+    """
+    weights = placed_weights(model)
+    roles = _roles(model, weights)
+    found = {}
+    for weight in weights:
+        role = next((dense for dense, plays in roles if plays(weight)), None) or _by_name(weight)
+        if role is not None:
+            found[weight.name] = role
+    return found
+
+
+def _roles(model: nn.Module, weights: Sequence[PlacedWeight]) -> Sequence[Role]:
+    """Return each role, and whether a weight plays it, in the order of precedence."""
+    embeddings = {weight.memory for weight in weights if has_class(weight.layer, _EMBEDDING)}
+    heads = output_heads(model, weights)
+    beside_experts = _beside_experts(weights)
+    return (
+        (FROZEN, lambda weight: not weight.param.requires_grad),
+        (EMBEDDING, lambda weight: weight.memory in embeddings),
+        (NORM, lambda weight: has_class(weight.layer, _NORM)),
+        (HEAD, lambda weight: weight.name in heads),
+        (ROUTER, lambda weight: _is_router(weight.name, beside_experts)),
+        (ADAPTER, lambda weight: _ADAPTER.search(weight.name) is not None),
+        (VECTOR, _is_vector),
+        (BESIDE, lambda weight: _is_beside(weight.own)),
+    )
+
+
+def _beside_experts(weights: Sequence[PlacedWeight]) -> set[str]:
+    """Return the full names of the modules that hold experts."""
+    holders = set()
+    for weight in weights:
+        parts = weight.name.split(".")
+        holders |= {".".join(parts[:at]) for at, part in enumerate(parts) if "expert" in part}
+    return holders
+
+
+def _is_router(name: str, beside_experts: set[str]) -> bool:
+    parts = name.split(".")
+    return any(
+        "router" in part or (_GATE.search(part) and ".".join(parts[:at]) in beside_experts)
+        for at, part in enumerate(parts)
+    )
+
+
+def _is_beside(own: str) -> bool:
+    return "emb" in own.lower() or not _BESIDE.isdisjoint(own.lower().split("_"))
+
+
+def _is_vector(weight: PlacedWeight) -> bool:
+    if weight.shape is None:
+        return False
+    has_rows = len(weight.shape) > 1 and weight.is_of_layer
+    return not has_rows and sum(size > 1 for size in weight.shape) < 2
+
+
+def _by_name(weight: PlacedWeight) -> Dense | None:
+    reason = why_dense_by_default(weight.name, weight.param)
+    return Dense("excluded by name", reason) if reason else None
+
+
+class Picker:
+    """Asks filters about the parameters of one model.
+
+    A filter is given name and parameter; the default one looks at the role in the model too.
+
+    Args:
+        model: the model.
+        filters: the filters that will be asked.
+    """
+
+    def __init__(self, model: nn.Module, filters: Iterable[ParamFilter | None]) -> None:
+        is_default = any(each is default_sparse_param_filter for each in filters)
+        self._dense = dense_by_default(model) if is_default else {}
+
+    def picks(self, param_filter: ParamFilter, name: str, param: Tensor) -> bool:
+        """Return whether a filter picks a parameter."""
+        if param_filter is default_sparse_param_filter:
+            return name not in self._dense
+        return param_filter(name, param)
+
+    def why_not(self, name: str) -> Dense:
+        """Return why no filter picks a parameter."""
+        return self._dense.get(name, NOT_PICKED)

@@ -1,0 +1,57 @@
+"""What `apply` logs: how much became sparse, what stayed dense, and what is unusual in that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
+
+from sparsewright.session.parameter import SparseParameter
+
+logger = logging.getLogger("sparsewright")
+
+
+def log_summary(
+    name: str, parameters: Collection[SparseParameter], left_dense: Mapping[str, int]
+) -> None:
+    """Log one line about a model that an algorithm was applied to.
+
+    Args:
+        name: of the algorithm.
+        parameters: its sparse parameters.
+        left_dense: how many parameters of each kind stay dense.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    total = sum(p.shape.numel() for p in parameters)
+    text = f"{name}: {len(parameters)} sparse weight{'s' if len(parameters) != 1 else ''}"
+    if all(p.is_initialized for p in parameters):
+        kept = sum(p.kept for p in parameters)
+        level = 1 - kept / max(total, 1)
+        text += f", {kept:,} of {total:,} entries kept (level {level:.4f})"
+    else:
+        text += f" with {total:,} entries, masks to be made when they have data"
+    logger.info("%s%s", text, show_left_dense(left_dense))
+
+
+def show_left_dense(left_dense: Mapping[str, int]) -> str:
+    """Return counts of kinds as the end of a sentence; "" if there are none.
+
+    >>> show_left_dense({"norms": 2, "": 1, "embeddings": 1})
+    '; left dense: norms 2, embeddings 1'
+    """
+    shown = ", ".join(f"{kind} {count}" for kind, count in left_dense.items() if kind)
+    return f"; left dense: {shown}" if shown else ""
+
+
+def warn_of_frozen(frozen: Iterable[str], params: Iterable[Tensor]) -> None:
+    """Log a warning about frozen weights that become sparse beside weights that are trained.
+
+    Args:
+        frozen: full names of those that a filter picks.
+        params: all parameters of the model.
+    """
+    names = ", ".join(frozen)
+    if names and any(param.requires_grad for param in params):
+        logger.warning("frozen weights become sparse, because a param_filter picks them: %s", names)
