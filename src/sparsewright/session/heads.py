@@ -11,6 +11,7 @@ from sparsewright.session.placed import PlacedWeight, paths_above
 
 _DECLARED_BY = ("get_output_embeddings", "get_classifier")  # of transformers and timm
 _HEAD = re.compile(r"(^|_)(head|classifier)$")
+_NO_VOCABULARY = re.compile(r"pos|wpe|type|time")  # tables of positions, segments, time steps
 _LAST = ("fc", "score", "qa_outputs")  # heads if they end a stack of blocks
 
 
@@ -30,7 +31,7 @@ def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
     last = {path: weight for weight in layers for path in paths_above(weight.path)}
     declared = {id(param) for head in _declared(model) for param in head.parameters()}
     heads = {weight.name for weight in layers if id(weight.param) in declared}
-    tables = [w for w in weights if isinstance(w.layer, nn.Embedding | nn.EmbeddingBag)]
+    tables = [weight for weight in weights if _is_vocabulary(weight)]
     heads.update(weight.name for weight in _over_vocabulary(tables, last))
     named = {weight.name for weight in _named(layers, last)}
     return heads if len(named) == len(layers) else heads | named  # a head has something below it
@@ -47,6 +48,11 @@ def _declared(model: nn.Module) -> Iterator[nn.Module]:
                     continue
                 heads = head if isinstance(head, tuple | list | nn.ModuleList) else [head]
                 yield from (each for each in heads if isinstance(each, nn.Module))
+
+
+def _is_vocabulary(weight: PlacedWeight) -> bool:
+    is_table = isinstance(weight.layer, nn.Embedding | nn.EmbeddingBag)
+    return is_table and not _NO_VOCABULARY.search(weight.path.rpartition(".")[2])
 
 
 def _over_vocabulary(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -15,7 +15,7 @@ from sparsewright.layers import dense_form
 from sparsewright.session.walk import named_modules, named_weights
 from sparsewright.torch_private import memory_id
 
-_LAYER = re.compile(r"linear|conv|dense|rnn|lstm|gru")
+_LAYER = re.compile(r"(linear|dense|conv(transpose)?([123]d)?|rnnbase|rnncellbase)$")
 _GAINS = ("weight_g", "original0")  # of weight normalization, the older and the newer kind
 
 
@@ -27,17 +27,24 @@ class PlacedWeight:
         name: full name of the parameter.
         path: full name of its layer. A parametrization belongs to the layer that it is for.
         layer: the layer.
-        own: name of the parameter in its module.
+        owner: the module that has the parameter: its layer, or a parametrization of that.
+        own: name of the parameter in its owner.
         param: the parameter.
-        shape: its dense shape; None if it is lazy.
+        dense: the parameter as filters see it, of its dense shape.
     """
 
     name: str
     path: str
     layer: nn.Module
+    owner: nn.Module
     own: str
     param: nn.Parameter
-    shape: torch.Size | None
+    dense: Tensor
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Dense shape of the parameter; None if it is lazy."""
+        return None if is_lazy(self.param) else self.dense.shape
 
     @property
     def is_of_layer(self) -> bool:
@@ -62,8 +69,8 @@ def placed_weights(model: nn.Module) -> list[PlacedWeight]:
         if isinstance(owner, ParametrizationList):  # layer.parametrizations.weight
             path = ".".join(path.split(".")[:-2])
             layer = modules[path]
-        shape = None if is_lazy(param) else dense_form(owner, param).shape
-        placed.append(PlacedWeight(name, path, layer, own, param, shape))
+        dense = dense_form(owner, param)
+        placed.append(PlacedWeight(name, path, layer, owner, own, param, dense))
     return placed
 
 

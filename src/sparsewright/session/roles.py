@@ -13,6 +13,7 @@ from sparsewright.core.filters import (
     why_dense_by_default,
 )
 from sparsewright.session.heads import output_heads
+from sparsewright.session.parametrized import keeps_zeros
 from sparsewright.session.placed import PlacedWeight, has_class, placed_weights
 from sparsewright.session.walk import Dense
 
@@ -20,18 +21,23 @@ _EMBEDDING = re.compile(r"embed(ding)?s?(bag)?$")
 _NORM = re.compile(r"norm(alization)?([123]d)?$")
 _GATE = re.compile(r"(^|_)(gate|gating)$")  # routes if there are experts beside it
 _ADAPTER = re.compile(r"(^|\.)(lora|hada|lokr|ia3|vera|oft|boft|hra)_")  # names that PEFT gives
-_BESIDE = {"bias", "biases", "token", "tokens", "pos", "position", "positional"}
-"""Words in the name of a Parameter that joins activations instead of multiplying them."""
+_BESIDE = {
+    *("bias", "biases", "scale", "scales", "gain", "gamma", "log"),
+    *("token", "tokens", "pos", "position", "positional"),
+}
+"""Words in the own name of a Parameter that is no matrix of connections, whatever its shape."""
 
 
 FROZEN = Dense("frozen weights", "it is frozen: its requires_grad is False")
-EMBEDDING = Dense("embeddings", "it is an embedding, or tied to one")
+EMBEDDING = Dense("embeddings", "it is an embedding")
+TIED = Dense("tied to embeddings", "it is tied to an embedding")
 NORM = Dense("norms", "it belongs to a normalization layer")
 HEAD = Dense("output heads", "it belongs to an output head")
 ROUTER = Dense("routers", "it routes to experts")
 ADAPTER = Dense("adapters", "it belongs to an adapter")
-BESIDE = Dense("biases, tokens and positions", "it is a bias, a token or a position")
+BESIDE = Dense("excluded by name", "its name says that it is a bias, scale, token or position")
 VECTOR = Dense("vectors", "at most one of its dimensions is larger than 1")
+COMPUTED = Dense("parametrized", "its parametrization computes a weight that has other zeros")
 NOT_PICKED = Dense("not picked", "no filter picks it")
 
 Role = tuple[Dense, Callable[[PlacedWeight], bool]]
@@ -63,13 +69,15 @@ def _roles(model: nn.Module, weights: Sequence[PlacedWeight]) -> Sequence[Role]:
     beside_experts = _beside_experts(weights)
     return (
         (FROZEN, lambda weight: not weight.param.requires_grad),
-        (EMBEDDING, lambda weight: weight.memory in embeddings),
+        (EMBEDDING, lambda weight: has_class(weight.layer, _EMBEDDING)),
+        (TIED, lambda weight: weight.memory in embeddings),
         (NORM, lambda weight: has_class(weight.layer, _NORM)),
-        (HEAD, lambda weight: weight.name in heads),
         (ROUTER, lambda weight: _is_router(weight.name, beside_experts)),
         (ADAPTER, lambda weight: _ADAPTER.search(weight.name) is not None),
+        (HEAD, lambda weight: weight.name in heads),
         (VECTOR, _is_vector),
         (BESIDE, lambda weight: _is_beside(weight.own)),
+        (COMPUTED, lambda weight: not keeps_zeros(weight.owner, weight.own)),
     )
 
 
@@ -102,7 +110,7 @@ def _is_vector(weight: PlacedWeight) -> bool:
 
 
 def _by_name(weight: PlacedWeight) -> Dense | None:
-    reason = why_dense_by_default(weight.name, weight.param)
+    reason = why_dense_by_default(weight.name, weight.dense)
     return Dense("excluded by name", reason) if reason else None
 
 

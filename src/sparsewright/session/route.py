@@ -21,7 +21,7 @@ from sparsewright.session.roles import Picker
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of
-from sparsewright.session.summary import show_left_dense, warn_of_frozen
+from sparsewright.session.summary import show_left_dense, warn_of_picked
 from sparsewright.session.walk import Dense, named_weights
 from sparsewright.storage import hold
 
@@ -51,21 +51,21 @@ def attach_routed(
     sharded.reshard(module)
     weights = list(named_weights(module))
     choice = _Choice(module, routes)
-    already, routed, frozen = [], [], []
+    already, routed = [], []
     for name, owner, param_name, param, why_dense in weights:
         rule = choice.rule_of(name, owner, param_name, param, why_dense)
         if rule is not None and holder_of(owner, param_name) is not None:
             already.append(name)
         elif rule is not None:
             routed.append((rule, owner, name, param))
-            frozen += [] if param.requires_grad else [name]
     for rule, owner, name, param in routed:
         rule.sparsify_parameter(owner, name, param)
     if routed:
         session.join_replicas(module)
         session.follow_tied((owner, param) for _, owner, _, param, _ in weights)
     session.left_dense = choice.left_dense
-    warn_of_frozen(frozen, (param for _, _, _, param, _ in weights))
+    picked = ((name, owner, param) for _, owner, name, param in routed)
+    warn_of_picked(picked, (param for _, _, _, param, _ in weights))
     names = [name for name, *_ in weights]
     if already:
         warn(f"sparsified already, left as they are: {', '.join(already)}")
@@ -185,8 +185,11 @@ def attach_parameter(
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
     """Raise AttachError if a module has no room for a mask, or a weight is not plainly its own."""
     if isinstance(module, torch.jit.ScriptModule):
-        kind = f"TorchScript module ({type(module).__name__})"
-        raise AttachError(name, f"it belongs to a {kind}; use the module that was compiled to it")
+        raise AttachError(
+            name,
+            f"it belongs to a TorchScript module ({type(module).__name__}), which takes no mask; "
+            "use the module that was compiled to it, or a param_filter that leaves it out",
+        )
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         kind = type(module).__name__
         raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.parametrized import keeps_zeros
 
 logger = logging.getLogger("sparsewright")
 
@@ -45,13 +46,24 @@ def show_left_dense(left_dense: Mapping[str, int]) -> str:
     return f"; left dense: {shown}" if shown else ""
 
 
-def warn_of_frozen(frozen: Iterable[str], params: Iterable[Tensor]) -> None:
-    """Log a warning about frozen weights that become sparse beside weights that are trained.
+def warn_of_picked(
+    picked: Iterable[tuple[str, nn.Module, nn.Parameter]], params: Iterable[Tensor]
+) -> None:
+    """Log warnings about weights that a filter of the user's picks, and that may surprise.
+
+    Those are frozen weights beside others that are trained, and parameters of which parametrized
+    weights are computed that have other zeros.
 
     Args:
-        frozen: full names of those that a filter picks.
+        picked: full name, owner and parameter of each weight that becomes sparse.
         params: all parameters of the model.
     """
-    names = ", ".join(frozen)
-    if names and any(param.requires_grad for param in params):
-        logger.warning("frozen weights become sparse, because a param_filter picks them: %s", names)
+    weights = list(picked)
+    frozen = [name for name, _, param in weights if not param.requires_grad]
+    if frozen and any(param.requires_grad for param in params):
+        text = "frozen weights become sparse, because a param_filter picks them: %s"
+        logger.warning(text, ", ".join(frozen))
+    for name, owner, _ in weights:
+        if not keeps_zeros(owner, name.rpartition(".")[2]):
+            text = "%s becomes sparse; the weight that is computed from it does not"
+            logger.warning(text, name)
