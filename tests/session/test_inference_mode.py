@@ -5,11 +5,20 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD, Adam
 
 import sparsewright as sparse
-from helpers.cases import ALGORITHMS
-from helpers.support import assert_pruned, assert_same, backward, make_mlp, masks_of, trained_by
+from helpers.cases import ALGORITHMS, OPTIMIZERS, attach
+from helpers.support import (
+    assert_pruned,
+    assert_same,
+    backward,
+    make_mlp,
+    masks_of,
+    train,
+    trained_by,
+)
 from sparsewright.errors import AttachError
 
 EVERY = {
@@ -53,6 +62,10 @@ def compress_and_back(model, algorithm, optimizer):
 
 def compress(model, algorithm, optimizer):
     algorithm.apply(model)
+    compress_all(model, algorithm)
+
+
+def compress_all(model, algorithm):
     sparse.compress(model, verbose=False)
 
 
@@ -73,6 +86,11 @@ def evaluate_first(model, algorithm, optimizer):
     model(torch.ones(2, 8))
 
 
+def by_hand(model, algorithm, optimizer):
+    algorithm.sparsify_module(model)
+    algorithm.initialize()
+
+
 def stepped(model, algorithm, optimizer):
     algorithm.apply(model)
     algorithm.apply(optimizer)
@@ -84,7 +102,7 @@ def stepped(model, algorithm, optimizer):
 
 ACTS = [
     *(apply_model, apply_both, apply_before_loading, load_state, compress_and_back, compress),
-    *(remove_and_apply, set_masks, evaluate_first, stepped),
+    *(remove_and_apply, set_masks, evaluate_first, by_hand, stepped),
 ]
 
 
@@ -114,13 +132,44 @@ def test_training_goes_as_if_nothing_had_been_prepared_in_inference_mode(make, a
     assert_same(run(make, act, torch.inference_mode), expected)
 
 
+def other_masks(model, algorithm):
+    for parameter in algorithm.sparse_params.values():
+        parameter.mask = parameter.mask.flip(0)
+
+
+def load_others(model, algorithm):
+    with torch.inference_mode(False):
+        other = make_mlp(5)
+        sparse.Static(0.5, seed=7).apply(other)
+    model.load_state_dict(other.state_dict())
+
+
+def update_by_hand(model, algorithm):
+    algorithm.update()
+
+
+@pytest.mark.parametrize("act", [other_masks, load_others, update_by_hand, compress_all])
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+def test_a_change_in_the_middle_of_training(make, act):
+    results = []
+    for mode in (contextlib.nullcontext, torch.inference_mode):
+        model, algorithm, optimizer = attach(make, OPTIMIZERS["adam"])
+        train(model, optimizer, 3)
+        with mode():
+            act(model, algorithm)
+        train(model, optimizer, 3, start=3)
+        results.append({**trained_by(model, algorithm), **masks_of(algorithm)})
+    assert_same(*results)
+
+
 def test_masks_of_a_meta_model_made_by_an_evaluation():
     with torch.device("meta"):
         model = make_mlp()
     algorithm = sparse.SET(sparsity=0.5, update=1)
     algorithm.apply(model)
     model.to_empty(device="cpu")
-    model.load_state_dict({k: v.clone() for k, v in make_mlp().state_dict().items()}, strict=False)
+    for param in model.parameters():
+        nn.init.normal_(param)
     with torch.inference_mode():
         model(torch.ones(2, 8))
     optimizer = SGD(model.parameters(), 0.1)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.packing import read_mask
 from sparsewright.errors import SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
@@ -57,6 +58,7 @@ class CompressedLayer(nn.Module, ABC):
     def reindex(self, mask: Tensor) -> Carry:
         """Make `mask` the layer's index, and nothing else; return what carries over to it."""
 
+    @outside_inference_mode()
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> Carry:
         """Change which connections live: values that stay are carried over, new ones are 0.

@@ -9,7 +9,6 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.core.inference import outside_inference_mode
 from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
@@ -94,7 +93,6 @@ class Followed:
             for parameter in self.parameters():
                 parameter.prune_state(self.optimizer)
 
-    @outside_inference_mode()
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self.prune_loaded()
         self._session.check_stepped()
@@ -102,7 +100,6 @@ class Followed:
         self._session.take_gradients(parameters)
         return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
 
-    @outside_inference_mode()
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         try:
             _take_out(self.parameters())
