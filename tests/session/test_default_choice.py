@@ -46,6 +46,14 @@ def test_parameters_with_one_large_dimension_stay_dense_unless_a_layer_multiplie
         assert "thing.weight" not in dense_by_default(Named(fc=linear(), thing=layer))
 
 
+@pytest.mark.parametrize(("kernel", "is_scale"), [(1, True), (3, False)])
+def test_a_convolution_that_scales_each_channel_is_a_vector(kernel, is_scale):
+    scale = nn.Conv2d(8, 8, kernel, groups=8, bias=False)
+    expected = {"fc.weight"} if is_scale else {"fc.weight", "scale.weight"}
+    assert sparse_in(Named(fc=linear(), scale=scale)) == expected
+    assert sparse_in(nn.Sequential(nn.Conv2d(1, 8, 1))) == {"0.weight"}
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_the_last_layer_of_a_plain_model_is_sparse_whatever_its_shape(outputs):
     model = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, outputs))
@@ -147,6 +155,10 @@ HEADS = {
         lambda: Named(wte=nn.Embedding(10, 4), up=linear(4, 8), blocks=blocks(), out=linear(8, 10)),
         {"up.weight"},
     ),
+    "over the vocabulary, before the blocks": (
+        lambda: Named(out=linear(8, 10), wte=nn.Embedding(10, 8), blocks=blocks()),
+        set(),
+    ),
     "positions are no vocabulary": (
         lambda: Named(wpe=nn.Embedding(8, 8), blocks=blocks(), pool=linear(8, 8)),
         {"pool.weight"},
@@ -160,6 +172,7 @@ HEADS = {
         lambda: Named(blocks=blocks(), heads=nn.ModuleDict({"a": linear(), "b": linear()})),
         set(),
     ),
+    "numbers": (lambda: Named(blocks=blocks(), head1=linear(), classifier_2=linear()), set()),
     "last of a classifier": (
         lambda: Named(blocks=blocks(), classifier=nn.Sequential(linear(), nn.ReLU(), linear())),
         {"classifier.0.weight"},

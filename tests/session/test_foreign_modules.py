@@ -47,14 +47,16 @@ def assert_refused(model, algorithm, message):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @every_route
 def test_torchscript_modules_are_refused_by_name_of_their_kind(make, tmp_path):
-    kinds = {"Recursive": scripted(), "Traced|Recursive": traced(), "Rec": loaded(tmp_path)}
+    kinds = {"Recursive": scripted(), "TopLevelTraced": traced(), "Rec": loaded(tmp_path)}
     for kind, model in kinds.items():
         x = batch(0, 3, 8)
         before = model(x)
-        assert_refused(model, make(), rf"0.weight: it belongs to a TorchScript module \({kind}")
+        assert_refused(model, make(), rf"Module: a TorchScript module \({kind}")
         assert torch.equal(model(x), before)
         holder = nn.Sequential(nn.Linear(8, 8), model)
-        assert_refused(holder, make(), r"1.0.weight: it belongs to a TorchScript module")
+        assert_refused(holder, make(), r"1.0.weight: a TorchScript module \(")
+    frozen = torch.jit.freeze(scripted().eval())
+    assert_refused(frozen, make(), r"Module: a TorchScript module \(Recursive")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

@@ -10,7 +10,7 @@ from torch import nn
 from sparsewright.session.placed import PlacedWeight, paths_above
 
 _DECLARED_BY = ("get_output_embeddings", "get_classifier")  # of transformers and timm
-_HEAD = re.compile(r"(^|_)(head|classifier)$")
+_HEAD = re.compile(r"(^|_)(head|classifier)_?\d*$")
 _NO_VOCABULARY = re.compile(r"pos|wpe|type|time")  # tables of positions, segments, time steps
 _LAST = ("fc", "score", "qa_outputs")  # heads if they end a stack of blocks
 
@@ -32,7 +32,7 @@ def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
     declared = {id(param) for head in _declared(model) for param in head.parameters()}
     heads = {weight.name for weight in layers if id(weight.param) in declared}
     tables = [weight for weight in weights if _is_vocabulary(weight)]
-    heads.update(weight.name for weight in _over_vocabulary(tables, last))
+    heads.update(weight.name for weight in _over_vocabulary(tables, layers))
     named = {weight.name for weight in _named(layers, last)}
     return heads if len(named) == len(layers) else heads | named  # a head has something below it
 
@@ -56,22 +56,26 @@ def _is_vocabulary(weight: PlacedWeight) -> bool:
 
 
 def _over_vocabulary(
-    tables: Sequence[PlacedWeight], last: dict[str, PlacedWeight]
+    tables: Sequence[PlacedWeight], layers: Sequence[PlacedWeight]
 ) -> Iterator[PlacedWeight]:
+    outside = (layer for layer in layers if not _is_numbered(layer.path.rpartition(".")[0]))
+    last = {path: layer for layer in outside for path in paths_above(layer.path)}
     for table in tables:
         for path in paths_above(table.path):
             layer = last.get(path)
-            if layer is not None and layer.shape is not None and table.shape is not None:
-                is_in_block = any(part.isdigit() for part in layer.path.split(".")[:-1])
-                if not is_in_block and layer.shape[0] == table.shape[0]:
-                    yield layer
+            if layer is not None and layer.rows == table.rows:
+                yield layer
+
+
+def _is_numbered(path: str) -> bool:
+    return any(part.isdigit() for part in path.split("."))
 
 
 def _named(layers: Sequence[PlacedWeight], last: dict[str, PlacedWeight]) -> Iterator[PlacedWeight]:
     blocks = {above for layer in layers for above in _above_blocks(layer.path)}
     for path, layer in last.items():
         parent, _, name = path.rpartition(".")
-        if any(part.isdigit() for part in path.split(".")):
+        if _is_numbered(path):
             continue
         is_last = last[parent] is layer and parent in blocks
         is_task = parent.rpartition(".")[2] == "heads"

@@ -47,6 +47,11 @@ class PlacedWeight:
         return None if is_lazy(self.param) else self.dense.shape
 
     @property
+    def rows(self) -> int | None:
+        """Size of the first dimension; None if there is none, or not yet."""
+        return self.shape[0] if self.shape else None
+
+    @property
     def is_of_layer(self) -> bool:
         """Whether it is what a linear, convolutional or recurrent layer multiplies by."""
         is_weight = self.own.startswith(("weight", "original", "values"))

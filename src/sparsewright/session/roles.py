@@ -19,7 +19,7 @@ from sparsewright.session.walk import Dense
 
 _EMBEDDING = re.compile(r"embed(ding)?s?(bag)?$")
 _NORM = re.compile(r"norm(alization)?([123]d)?$")
-_GATE = re.compile(r"(^|_)(gate|gating)$")  # routes if there are experts beside it
+_GATE = re.compile(r"(^|_)(gates?|gating)$")  # routes if there are experts beside it
 _ADAPTER = re.compile(r"(^|\.)(lora|hada|lokr|ia3|vera|oft|boft|hra)_")  # names that PEFT gives
 _BESIDE = {
     *("bias", "biases", "scale", "scales", "gain", "gamma", "log"),
@@ -105,8 +105,9 @@ def _is_beside(own: str) -> bool:
 def _is_vector(weight: PlacedWeight) -> bool:
     if weight.shape is None:
         return False
-    has_rows = len(weight.shape) > 1 and weight.is_of_layer
-    return not has_rows and sum(size > 1 for size in weight.shape) < 2
+    is_depthwise = getattr(weight.layer, "groups", 1) > 1  # scales channels if its kernel is 1x1
+    is_matrix = len(weight.shape) > 1 and weight.is_of_layer and not is_depthwise
+    return not is_matrix and sum(size > 1 for size in weight.shape) < 2
 
 
 def _by_name(weight: PlacedWeight) -> Dense | None:

@@ -48,6 +48,7 @@ def attach_routed(
         AttachError: a parameter that cannot have a mask.
         ShapeError: a structure does not fit a parameter that was picked by its name.
     """
+    _check_kind(type(module).__name__, module)
     sharded.reshard(module)
     weights = list(named_weights(module))
     choice = _Choice(module, routes)
@@ -184,12 +185,7 @@ def attach_parameter(
 
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
     """Raise AttachError if a module has no room for a mask, or a weight is not plainly its own."""
-    if isinstance(module, torch.jit.ScriptModule):
-        raise AttachError(
-            name,
-            f"it belongs to a TorchScript module ({type(module).__name__}), which takes no mask; "
-            "use the module that was compiled to it, or a param_filter that leaves it out",
-        )
+    _check_kind(name, module)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         kind = type(module).__name__
         raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")
@@ -208,6 +204,15 @@ def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) ->
             )
     elif hasattr(module, mask_name):
         raise AttachError(name, f"its module has an attribute {mask_name!r} already")
+
+
+def _check_kind(what: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise AttachError(
+            what,
+            f"a TorchScript module ({type(module).__name__}) takes no masks; "
+            "use the module that was compiled to it, or a param_filter that leaves it out",
+        )
 
 
 def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
