@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from sparsewright.core.filters import ParamFilter, default_sparse_param_filter
 from sparsewright.core.hooks import Observed
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.state_dicts import check_seed
 from sparsewright.distributions import DistributionLike
 from sparsewright.errors import (
@@ -41,6 +42,7 @@ from sparsewright.session.route import (
 )
 from sparsewright.session.session import Session
 from sparsewright.session.settings import LevelLike, Settings, check_keywords
+from sparsewright.session.summary import log_summary
 from sparsewright.session.walk import check_weight, find_owner
 from sparsewright.structures import StructureLike
 from sparsewright.torch_private import root_of_apply
@@ -169,16 +171,22 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             AttachError: a parameter that cannot have a mask, or that another algorithm has.
         """
         self._gather()
-        if isinstance(obj, nn.Module):
-            options = {"replace": True} if replace else {}  # a subclass need not know of it
-            with all_or_nothing(self.session):
-                self.sparsify_module(obj, **options)
-                self.initialize()
-                compress_own(obj, self.session, self.algorithms)
-        elif isinstance(obj, Optimizer):
-            self.sparsify_optimizer(obj)
-        else:
-            raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
+        with outside_inference_mode():
+            if isinstance(obj, nn.Module):
+                self._apply_to(obj, replace)
+            elif isinstance(obj, Optimizer):
+                self.sparsify_optimizer(obj)
+            else:
+                raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
+
+    def _apply_to(self, module: nn.Module, replace: bool) -> None:
+        """Sparsify a module, or leave it as it was."""
+        options = {"replace": True} if replace else {}  # a subclass need not know of it
+        with all_or_nothing(self.session):
+            self.sparsify_module(module, **options)
+            self.initialize()
+            compress_own(module, self.session, self.algorithms)
+        log_summary(type(self).__name__, self.sparse_params.values(), self.session.left_dense)
 
     def _gather(self) -> None:
         """Take algorithms back that another Group has taken over and does not use.
@@ -206,7 +214,9 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         """Attach each parameter below `module` to the first algorithm whose filter picks it.
 
         An algorithm that is not in a Group picks by `default_sparse_param_filter`. Under that
-        filter, a weight that the option `structure` does not fit stays dense.
+        filter the roles of weights count first: embeddings and what is tied to them, norms, output
+        heads, vectors of any shape, frozen weights, routers and adapters stay dense; and so does a
+        weight that the option `structure` does not fit.
 
         Args:
             module: the module.
@@ -235,6 +245,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         except ShapeError as error:
             raise ShapeError(name, param.shape, error.problem) from None
 
+    @outside_inference_mode()
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
         """Attach one parameter: a mask buffer on its module, hooks on its gradient.
 
@@ -273,6 +284,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         else:
             warn("the optimizer was sparsified already; nothing changes")
 
+    @outside_inference_mode()
     def initialize(self) -> None:
         """Compute the masks that are not there yet, prune the weights, and hook the gradients."""
         initialize(self.session, self.algorithms)
@@ -293,6 +305,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None
 
+    @outside_inference_mode()
     def remove(self, optimizer: Optimizer | None = None) -> None:
         """Take everything off the model and its optimizers: hooks, buffers, attributes.
 

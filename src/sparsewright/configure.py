@@ -70,7 +70,8 @@ def configure(config: ConfigLike | None) -> Group | None:
             Keys of a dict: `algorithm` (a name in any case, the name of any subclass of
             `SparsityAlgorithm` that has been defined, or the class), `param_filter` (a glob, a
             list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
-            glob's options over the rest; missing: `default_sparse_param_filter`), and the options
+            glob's options over the rest; missing: `default_sparse_param_filter`, after the roles
+            of weights in the model, see "Sparsify my model" in the documentation), and the options
             of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
             `balance_in_groups`, `balance_out_groups`, `seed`, `storage`, `distribution`,
             `structure`. Entries nested under `groups` or `params` are flattened, the outer keys

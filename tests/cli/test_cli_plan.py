@@ -68,8 +68,8 @@ def test_tables_name_every_parameter_and_why_it_stays_dense(command: Command) ->
     assert rows["blocks.0.mlp.0.weight"] == [
         *("blocks.0.mlp.0.weight", "64x16", "sparsity", "102", "102", "0.9004")
     ]
-    assert "its name has 'embedding' in it" in " ".join(rows["token_embedding.weight"])
-    assert "it has one dimension" in " ".join(rows["blocks.0.mlp_norm.weight"])
+    assert "it is an embedding" in " ".join(rows["token_embedding.weight"])
+    assert "it belongs to a normalization layer" in " ".join(rows["blocks.0.mlp_norm.weight"])
     assert re.search(r"^  level +9{21} 0.900 -> 0.900$", done.out, re.MULTILINE)
     assert re.search(r"^  drop +[0-9 ]{21} 0.\d+ -> 0.\d+$", done.out, re.MULTILINE)
     assert "14 updates, after step 1 to 14" in done.out

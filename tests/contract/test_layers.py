@@ -167,8 +167,8 @@ def test_tied_weights_have_one_mask(make):
 @every_algorithm
 def test_frozen_weights_keep_their_mask_and_unfrozen_ones_train_sparse(make):
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-    model[0].weight.requires_grad_(False)
     model, sparsity, optimizer = attach(make, OPTIMIZERS["sgd with momentum"], model)
+    model[0].weight.requires_grad_(False)
     parameter = sparsity.sparse_params["0.weight"]
     frozen, mask = model[0].weight.detach().clone(), parameter.mask.clone()
     for step in range(1, 4):

@@ -248,7 +248,7 @@ def test_skipped_parameters_are_logged_with_their_reason(caplog):
     with caplog.at_level(logging.INFO, logger="sparsewright"):
         sparse.Static(0.5).apply(model)
     for reason in (
-        "a.bias stays dense: no filter picks it",
+        "a.bias stays dense: at most one of its dimensions is larger than 1",
         "b.weight stays dense: it is tied to a.weight",
         "c.weight stays dense: it or its module says requires_dense",
         "table stays dense: its dtype torch.int64 is not floating point",
@@ -294,7 +294,8 @@ def test_a_taken_buffer_name_raises_before_anything_is_attached():
 
 def test_embeddings_with_sparse_gradients_raise_before_anything_is_attached():
     for kind in (nn.Embedding, nn.EmbeddingBag):
-        model, sparsity = nn.ModuleDict({"fc": nn.Linear(8, 8)}), sparse.Static(0.5)
+        model = nn.ModuleDict({"fc": nn.Linear(8, 8)})
+        sparsity = sparse.Group({"*.weight": sparse.Static(0.5)})
         model["table"] = kind(10, 8, sparse=True)
         with pytest.raises(AttachError, match=rf"table.weight: its {kind.__name__} makes sparse"):
             sparsity.apply(model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsewright.core.filters import default_sparse_param_filter
 from sparsewright.layers import kind_of
+from sparsewright.session.roles import Picker
 from sparsewright.session.walk import named_weights
 from tools.cluster.memory import Weight
 
@@ -87,11 +88,12 @@ def weights_of(
 ) -> list[Weight]:
     """Every parameter of a model once, and whether it is sparse by the filter (None: default)."""
     picks, seen, weights = picks or default_sparse_param_filter, set(), []
+    picker = Picker(model, [picks])
     for name, owner, param_name, param, reason in named_weights(model):
         if id(param) not in seen:
             seen.add(id(param))
             kind = kind_of(owner) if param_name == "weight" else None
-            sparse = not reason and picks(name, param)
+            sparse = not reason and picker.picks(picks, name, param)
             weights.append(Weight(name, tuple(param.shape), sparse, kind))
     return weights
 

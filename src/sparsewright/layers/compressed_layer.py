@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.interrupts import finish
 from sparsewright.core.packing import read_mask
 from sparsewright.errors import AttachError, SparsewrightError
@@ -106,6 +107,7 @@ class CompressedLayer(nn.Module, ABC):
     def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
         """Return what makes `mask` the layer's index, and nothing else, and what carries over."""
 
+    @outside_inference_mode()
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> Carry:
         """Change which connections live: values that stay are carried over, new ones are 0.

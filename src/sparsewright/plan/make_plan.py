@@ -15,7 +15,6 @@ from sparsewright.core.filters import (
     default_sparse_param_filter,
     near_names,
     show_filter,
-    why_dense_by_default,
 )
 from sparsewright.errors import OptionError, Report, SparsewrightError
 from sparsewright.layers import dense_form, kind_of
@@ -23,8 +22,9 @@ from sparsewright.plan.contents import Entry, Kept, Plan, Weight
 from sparsewright.plan.forecast import Forecast
 from sparsewright.plan.held import storage_of
 from sparsewright.plan.kept import count_kept
+from sparsewright.session.choice import check_place, why_misfit
 from sparsewright.session.convert import Surroundings
-from sparsewright.session.route import check_place, why_misfit
+from sparsewright.session.roles import Picker
 from sparsewright.session.walk import named_weights
 
 
@@ -51,10 +51,10 @@ class _Route:
     picked: list[str] = field(default_factory=list)
     taken: dict[str, Tensor] = field(default_factory=dict)
 
-    def why_not(self, name: str, param: Tensor) -> str:
+    def why_not(self, name: str, picker: Picker) -> str:
         """Why the filter leaves a parameter."""
         if self.filter is default_sparse_param_filter:
-            return why_dense_by_default(name, param)
+            return picker.why_not(name).reason
         return "no param_filter matches its name"
 
 
@@ -75,7 +75,8 @@ def make_plan(
     """
     entries = [_Route(*route) for route in routes]
     found = _parameters(model)
-    takers = [_take(entries, each, report) for each in found]
+    picker = Picker(model, [entry.filter for entry in entries])
+    takers = [_take(entries, each, picker, report) for each in found]
     _report_idle(entries, found, report)
     made: dict[int, tuple[Entry, Mapping[str, Kept]]] = {}
     for route in entries:
@@ -102,36 +103,38 @@ def make_plan(
 def _parameters(model: nn.Module) -> list[_Found]:
     """Every parameter by name, with the reason why no entry may have it."""
     found, first = [], dict[int, str]()
-    for name, owner, param_name, param, reason in named_weights(model):
+    for name, owner, param_name, param, why_dense in named_weights(model):
         other = first.setdefault(id(param), name)
         tied_to = other if other != name else ""
         dense = dense_form(owner, param)
+        reason = why_dense.reason if why_dense else ""
         found.append(_Found(name, owner, param_name, param, dense, tied_to, reason))
     return found
 
 
-def _take(routes: list[_Route], found: _Found, report: Report) -> _Route | None:
+def _take(routes: list[_Route], found: _Found, picker: Picker, report: Report) -> _Route | None:
     """The route that has a parameter; None: it stays dense, and `why_dense` says why."""
     if found.why_dense:
         return None
     name, dense = found.name, found.dense
-    for route in routes:
-        if route.filter is not None and route.filter(name, dense):
-            route.picked.append(name)
-            if route.algorithm is None:
-                return route
-            try:
-                found.why_dense = why_misfit(route.algorithm, name, dense, route.filter)
-                if found.why_dense:
-                    return None
-                check_place(found.owner, found.param_name, found.param, name)
-                route.taken[name] = dense
-            except SparsewrightError as error:
-                report(route.place, error)
-            return route
-    reasons = [route.why_not(name, dense) for route in routes if route.filter is not None]
-    found.why_dense = "; ".join(dict.fromkeys(reasons)) or "there is no entry"
-    return None
+    place = picker.first(name, dense)
+    if place is None:
+        reasons = [route.why_not(name, picker) for route in routes if route.filter is not None]
+        found.why_dense = "; ".join(dict.fromkeys(reasons)) or "there is no entry"
+        return None
+    route = routes[place]
+    route.picked.append(name)
+    if route.algorithm is None or route.filter is None:
+        return route
+    try:
+        found.why_dense = why_misfit(route.algorithm, name, dense, route.filter)
+        if found.why_dense:
+            return None
+        check_place(found.owner, found.param_name, found.param, name)
+        route.taken[name] = dense
+    except SparsewrightError as error:
+        report(route.place, error)
+    return route
 
 
 def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsewright.core.hooks import Hooks
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.state_dicts import check_state, load_all
 from sparsewright.errors import StateError
 from sparsewright.schedules.schedule_set import ScheduleSet
@@ -86,6 +87,7 @@ class Resumable(ABC):
         }
         return {**state, "shadows": dict(self.shadows)} if self.shadows else state
 
+    @outside_inference_mode()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave, before or after `apply`.
 

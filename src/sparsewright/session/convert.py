@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright.core.filters import FilterLike, make_param_filter
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.errors import AttachError, LevelError, OptionError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
@@ -51,6 +52,7 @@ class Conversion:
         return f"{self.name}: {'masked: ' + self.reason if self.reason else 'compressed'}"
 
 
+@outside_inference_mode()
 @torch.no_grad()
 def compress(
     model: nn.Module,
@@ -182,6 +184,7 @@ def _check_unspread(model: nn.Module) -> None:
             )
 
 
+@outside_inference_mode()
 @torch.no_grad()
 def decompress(model: nn.Module) -> None:
     """Put a masked dense layer in the place of every compressed layer below a module.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.interrupts import finish
 from sparsewright.core.plots import show_mask
 from sparsewright.errors import OptionTypeError, ShapeError
@@ -17,6 +19,8 @@ from sparsewright.storage.states import States
 
 if TYPE_CHECKING:
     from sparsewright.session.rule import Rule
+
+logger = logging.getLogger("sparsewright")
 
 
 class SparseParameter:
@@ -44,7 +48,7 @@ class SparseParameter:
         self.name, self.storage, self.rule = name, storage, rule
         self.annotations: dict[str, object] = {}
         self.is_pristine = False
-        self.is_initialized = self.is_taken_over = False
+        self.is_initialized = self.is_taken_over = self._was_empty = False
         self._optimizers = optimizers
 
     @property
@@ -104,6 +108,7 @@ class SparseParameter:
             self.storage.prune_gathered()  # a forward pass may have begun
             self.is_pristine = True
 
+    @outside_inference_mode()
     @torch.no_grad()
     def change_mask(self, new: Tensor) -> tuple[int, int]:
         """Change the mask, in place, and all that must follow: weight, gradient, state.
@@ -137,7 +142,20 @@ class SparseParameter:
             self.is_initialized, self.is_pristine = True, False
 
         finish(commit)
+        if not change.grown:
+            self._warn_if_empty()
         return change.dropped, change.grown
+
+    def _warn_if_empty(self) -> None:
+        """Log, once, that no connection is left."""
+        total = self.shape.numel()
+        if total and not self.kept and not self._was_empty:
+            self._was_empty = True
+            logger.warning(
+                "%s has no connection left, of %d; its level is too high for its size",
+                self.name,
+                total,
+            )
 
     def states(self, optimizer: Optimizer | None = None) -> States:
         """The weight's state in one optimizer, or in each that is followed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class Session:
         have_agreed: whether these ranks were found to train the same sparse model.
         open_step: the step whose masks are being updated, if any are.
         owed: ids of the algorithms whose masks are due; they stay if an update raises.
+        left_dense: how many parameters of each kind the last module left dense.
     """
 
     def __init__(self, owner: Owner, steps: Iterable[int] = ()) -> None:
@@ -64,6 +66,7 @@ class Session:
         self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
         self.roots = Roots()
+        self.left_dense: Counter[str] = Counter()
         self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []

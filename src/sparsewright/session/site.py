@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sparsewright.core.inference import outside_inference_mode
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
@@ -57,6 +58,7 @@ class Site:
         storage.end_interrupted()
         self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
 
+    @outside_inference_mode()
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
         """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
         if self._is_missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -11,6 +12,21 @@ from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import shown_name
 from sparsewright.torch_private import wrapped_name
+
+
+class Dense(NamedTuple):
+    """Why a parameter stays dense.
+
+    Attributes:
+        kind: what it is, in the plural, for counts; "" if it counts under another name.
+        reason: a clause about it.
+    """
+
+    kind: str
+    reason: str
+
+
+_MARKED = Dense("marked requires_dense", "it or its module says requires_dense")
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -29,11 +45,13 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield path, inner
 
 
-def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, str]]:
+def named_weights(
+    module: nn.Module,
+) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, Dense | None]]:
     """Every parameter below `module`, once per name, with the reason why it must stay dense.
 
     Yields:
-        Full name, owning module, name there, the parameter, and the reason ("" if there is none).
+        Full name, owning module, name there, the parameter, and the reason, if there is one.
     """
     seen: dict[int, str] = {}
     dense_below: list[str] = []
@@ -47,15 +65,14 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.P
             shown = shown_name(owner, param_name)
             name = f"{path}.{shown}" if path else shown
             first = seen.setdefault(id(param), name)
+            why: Dense | None = None
             if first != name:
-                reason = f"it is tied to {first}, under whose name it is decided"
+                why = Dense("", f"it is tied to {first}, under whose name it is decided")
             elif is_dense or getattr(param, "requires_dense", False):
-                reason = "it or its module says requires_dense"
+                why = _MARKED
             elif not (param.is_floating_point() or param.is_complex()):
-                reason = f"its dtype {param.dtype} is not floating point"
-            else:
-                reason = ""
-            yield name, owner, param_name, param, reason
+                why = Dense("integers", f"its dtype {param.dtype} is not floating point")
+            yield name, owner, param_name, param, why
 
 
 def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Module, str]:
@@ -71,6 +88,12 @@ def check_weight(name: str, param: Tensor) -> None:
     """Raise AttachError if no mask can be made for a parameter."""
     if is_lazy(param):
         raise AttachError(name, "its shape is not known yet; run one forward pass first")
+    if param.is_inference():
+        raise AttachError(
+            name,
+            "it was made under torch.inference_mode(), so nothing may write to it later; "
+            "build or load the model outside of that",
+        )
     problem = sharded.why_not_sharded(param)
     if problem:
         raise AttachError(name, problem)

@@ -1,0 +1,21 @@
+"""Work that outlives `torch.inference_mode()`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Make normal tensors inside the block, also where the caller is in inference mode.
+
+    Inference tensors can neither be trained nor be written to afterwards.
+    """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    else:
+        yield

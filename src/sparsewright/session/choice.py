@@ -1,0 +1,176 @@
+"""The choice that `apply` makes: what is to become of each parameter of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.errors import AttachError, ShapeError, warn
+from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.layers import dense_form
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.roles import Picker
+from sparsewright.session.rule import Rule
+from sparsewright.session.session import Session
+from sparsewright.session.site import holder_of
+from sparsewright.session.summary import show_left_dense
+from sparsewright.session.walk import Dense, named_weights
+from sparsewright.storage.dense import is_mask_of
+
+logger = logging.getLogger("sparsewright")
+
+Route = tuple[ParamFilter, Rule]
+"""A filter, and the algorithm that has the parameters which no earlier filter picks."""
+
+
+@dataclass
+class Choice:
+    """The parameters of a model, by what is to become of them.
+
+    Attributes:
+        weights: each module with each of its parameters.
+        names: full names of all parameters.
+        routed: those to attach: algorithm, owner, full name, parameter.
+        already: names of those that the session has.
+        others: those to attach that another algorithm has, by full name.
+        left_dense: how many parameters of each kind stay dense.
+        unused: the filters that have picked nothing.
+    """
+
+    weights: list[tuple[nn.Module, nn.Parameter]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    routed: list[tuple[Rule, nn.Module, str, nn.Parameter]] = field(default_factory=list)
+    already: list[str] = field(default_factory=list)
+    others: dict[str, SparseParameter] = field(default_factory=dict)
+    left_dense: Counter[str] = field(default_factory=Counter)
+    unused: list[ParamFilter] = field(default_factory=list)
+
+    def leave(self, name: str, why: Dense) -> None:
+        """Leave a parameter dense; log and count why."""
+        logger.info("%s stays dense: %s", name, why.reason)
+        self.left_dense[why.kind] += 1
+
+    def refuse_others(self, new: str) -> None:
+        """Raise AttachError if another algorithm has a weight that is for the one called `new`."""
+        for name, holder in self.others.items():
+            first = type(holder.rule.session.owner).__name__
+            who, instead = (f"another {first}", f"this {new}") if first == new else (first, new)
+            raise AttachError(
+                name,
+                f"{who} has it; to put {instead} in its place and keep the mask, call "
+                "apply(model, replace=True)",
+            )
+
+    def warn(self) -> None:
+        """Warn of what had no effect."""
+        if self.already:
+            warn(f"sparsified already, left as they are: {', '.join(self.already)}")
+        elif not self.routed:
+            available, left = ", ".join(self.names) or "none", show_left_dense(self.left_dense)
+            warn(f"no parameter was sparsified; available: {available}{left}")
+        for param_filter in self.unused:
+            near = near_names(param_filter, self.names)
+            hint = f"; close names: {', '.join(near)}" if near else ""
+            warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
+
+
+def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choice:
+    """Check every parameter below a module, and attach none.
+
+    Raises:
+        AttachError, ShapeError: one is picked, and cannot have a mask.
+    """
+    check_kind(type(module).__name__, module)
+    choice, picker = Choice(), Picker(module, [param_filter for param_filter, _ in routes])
+    used: set[int] = set()
+    for name, owner, param_name, param, why in named_weights(module):
+        choice.names.append(name)
+        choice.weights.append((owner, param))
+        dense = dense_form(owner, param)
+        place = None if why else picker.first(name, dense)
+        holder = None if why else holder_of(owner, param_name)
+        if place is not None:
+            used.add(place)
+        if holder is not None and holder.rule.session is session:
+            if holder.module is owner:
+                choice.already.append(name)
+            else:
+                reason = f"it is tied to {holder.name}, under whose name it is decided"
+                choice.leave(name, Dense("", reason))
+        elif place is None:
+            choice.leave(name, why or picker.why_not(name))
+        else:
+            param_filter, rule = routes[place]
+            misfit = why_misfit(rule, name, dense, param_filter)
+            if misfit:
+                choice.leave(name, Dense("misfits of the structure", misfit))
+                continue
+            choice.routed.append((rule, owner, name, param))
+            if holder is None:
+                check_place(owner, param_name, param, name)
+            else:
+                choice.others[name] = holder
+    if [rule for _, rule in routes] != [session.owner]:  # an algorithm alone names no filter
+        choice.unused = [f for index, (f, _) in enumerate(routes) if index not in used]
+    return choice
+
+
+def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
+    """Check a parameter that a filter picks; return why it stays dense, "" if it does not.
+
+    Args:
+        rule: the algorithm that is to have it.
+        name: its full name.
+        param: the parameter, of its dense shape.
+        param_filter: the filter; the default one passes over what the structure does not fit.
+
+    Raises:
+        ShapeError: the structure does not fit a parameter that was picked by its name.
+        AttachError: it cannot have a mask.
+    """
+    try:
+        rule.check_parameter(name, param)
+    except ShapeError as error:
+        if param_filter is default_sparse_param_filter and rule.skips_misfits:
+            return error.problem
+        raise
+    return ""
+
+
+def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
+    """Raise AttachError if a module has no room for a mask, or a weight is not plainly its own."""
+    check_kind(name, module)
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        kind = type(module).__name__
+        raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")
+    pruned = param_name.removesuffix("_orig")
+    if pruned != param_name and pruned + MASK_SUFFIX in module._buffers:
+        call = f"torch.nn.utils.prune.remove(module, {pruned!r})"
+        raise AttachError(name, f"torch.nn.utils.prune masks it already; call {call} first")
+    mask_name = param_name + MASK_SUFFIX
+    existing = module._buffers.get(mask_name)
+    if existing is not None:
+        if not is_mask_of(existing, param):
+            raise AttachError(
+                name,
+                f"its module has a buffer {mask_name!r} that is no mask for it: "
+                f"{existing.dtype}, shape {tuple(existing.shape)}",
+            )
+    elif hasattr(module, mask_name):
+        raise AttachError(name, f"its module has an attribute {mask_name!r} already")
+
+
+def check_kind(what: str, module: nn.Module) -> None:
+    """Raise AttachError if a module is of a kind that cannot have masks."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise AttachError(
+            what,
+            f"a TorchScript module ({type(module).__name__}) takes no masks; "
+            "use the module that was compiled to it, or a param_filter that leaves it out",
+        )

@@ -1,0 +1,91 @@
+"""Output heads: the layers that turn what a model has computed into logits, scores or boxes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from sparsewright.session.placed import PlacedWeight, paths_above
+
+_DECLARED_BY = ("get_output_embeddings", "get_classifier")  # of transformers and timm
+_HEAD = re.compile(r"(^|_)(head|classifier)_?\d*$")
+_NO_VOCABULARY = re.compile(r"pos|wpe|type|time")  # tables of positions, segments, time steps
+_LAST = ("fc", "score", "qa_outputs")  # heads if they end a stack of blocks
+
+
+def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
+    """Return the full names of the weights of a model's output heads.
+
+    A head is a layer that the model declares by a method of transformers or timm; the last layer
+    of a module that holds an embedding, if it has an output for each entry of that; and the last
+    layer of what is called a head or classifier. The last layer of an `nn.Sequential` that is the
+    whole model has no such role, and a layer inside of a numbered block is no head.
+
+    Args:
+        model: the model.
+        weights: all its parameters in their places.
+    """
+    layers = [weight for weight in weights if weight.is_of_layer]
+    last = {path: weight for weight in layers for path in paths_above(weight.path)}
+    declared = {id(param) for head in _declared(model) for param in head.parameters()}
+    heads = {weight.name for weight in layers if id(weight.param) in declared}
+    tables = [weight for weight in weights if _is_vocabulary(weight)]
+    heads.update(weight.name for weight in _over_vocabulary(tables, layers))
+    named = {weight.name for weight in _named(layers, last)}
+    return heads if len(named) == len(layers) else heads | named  # a head has something below it
+
+
+def _declared(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that methods of a model, or of a model in it, give as its heads."""
+    for module in model.modules():
+        for method in _DECLARED_BY:
+            if callable(getattr(type(module), method, None)):
+                try:
+                    head = getattr(module, method)()
+                except Exception:  # a user's method of that name may need arguments
+                    continue
+                heads = head if isinstance(head, tuple | list | nn.ModuleList) else [head]
+                yield from (each for each in heads if isinstance(each, nn.Module))
+
+
+def _is_vocabulary(weight: PlacedWeight) -> bool:
+    is_table = isinstance(weight.layer, nn.Embedding | nn.EmbeddingBag)
+    return is_table and not _NO_VOCABULARY.search(weight.path.rpartition(".")[2])
+
+
+def _over_vocabulary(
+    tables: Sequence[PlacedWeight], layers: Sequence[PlacedWeight]
+) -> Iterator[PlacedWeight]:
+    outside = (layer for layer in layers if not _is_numbered(layer.path.rpartition(".")[0]))
+    last = {path: layer for layer in outside for path in paths_above(layer.path)}
+    for table in tables:
+        for path in paths_above(table.path):
+            layer = last.get(path)
+            if layer is not None and layer.rows == table.rows:
+                yield layer
+
+
+def _is_numbered(path: str) -> bool:
+    return any(part.isdigit() for part in path.split("."))
+
+
+def _named(layers: Sequence[PlacedWeight], last: dict[str, PlacedWeight]) -> Iterator[PlacedWeight]:
+    blocks = {above for layer in layers for above in _above_blocks(layer.path)}
+    for path, layer in last.items():
+        parent, _, name = path.rpartition(".")
+        if _is_numbered(path):
+            continue
+        is_last = last[parent] is layer and parent in blocks
+        is_task = parent.rpartition(".")[2] == "heads"
+        if _HEAD.search(name) or is_task or (name in _LAST and is_last):
+            yield layer
+
+
+def _above_blocks(path: str) -> Iterator[str]:
+    """The modules above a numbered block that holds a layer: `""`, `layer1` of `layer1.0.conv`."""
+    *parts, _ = path.split(".")
+    for above in paths_above(".".join(parts)):
+        if above.rpartition(".")[2].isdigit():
+            yield from list(paths_above(above))[1:]

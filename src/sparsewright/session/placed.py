@@ -1,0 +1,94 @@
+"""Where the parameters of a model stand: the layer that each belongs to, and its name there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+from sparsewright.layers import dense_form
+from sparsewright.session.walk import named_modules, named_weights
+from sparsewright.torch_private import memory_id
+
+_LAYER = re.compile(r"(linear|dense|conv(transpose)?([123]d)?|rnnbase|rnncellbase)$")
+_GAINS = ("weight_g", "original0")  # of weight normalization, the older and the newer kind
+
+
+@dataclass(frozen=True)
+class PlacedWeight:
+    """A parameter and its place in a model.
+
+    Attributes:
+        name: full name of the parameter.
+        path: full name of its layer. A parametrization belongs to the layer that it is for.
+        layer: the layer.
+        owner: the module that has the parameter: its layer, or a parametrization of that.
+        own: name of the parameter in its owner.
+        param: the parameter.
+        dense: the parameter as filters see it, of its dense shape.
+    """
+
+    name: str
+    path: str
+    layer: nn.Module
+    owner: nn.Module
+    own: str
+    param: nn.Parameter
+    dense: Tensor
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Dense shape of the parameter; None if it is lazy."""
+        return None if is_lazy(self.param) else self.dense.shape
+
+    @property
+    def rows(self) -> int | None:
+        """Size of the first dimension; None if there is none, or not yet."""
+        return self.shape[0] if self.shape else None
+
+    @property
+    def is_of_layer(self) -> bool:
+        """Whether it is what a linear, convolutional or recurrent layer multiplies by."""
+        is_weight = self.own.startswith(("weight", "original", "values"))
+        return is_weight and self.own not in _GAINS and has_class(self.layer, _LAYER)
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Equal for parameters that share all their memory, as tied ones do."""
+        if type(self.param) is not nn.Parameter or self.shape is None:
+            return (id(self.param),)
+        return memory_id(self.param), int(self.param.storage_offset()), self.param.numel()
+
+
+def placed_weights(model: nn.Module) -> list[PlacedWeight]:
+    """Return every parameter of a model in its place, in the order of `named_weights`."""
+    modules = dict(named_modules(model))
+    placed = []
+    for name, owner, own, param, _ in named_weights(model):
+        path, layer = name.rpartition(".")[0], owner
+        if isinstance(owner, ParametrizationList):  # layer.parametrizations.weight
+            path = ".".join(path.split(".")[:-2])
+            layer = modules[path]
+        dense = dense_form(owner, param)
+        placed.append(PlacedWeight(name, path, layer, owner, own, param, dense))
+    return placed
+
+
+def has_class(module: nn.Module, pattern: re.Pattern[str]) -> bool:
+    """Return whether a pattern is in the lower-cased name of a module's class or a base of it."""
+    return any(pattern.search(base.__name__.lower()) for base in type(module).__mro__)
+
+
+def paths_above(path: str) -> Iterable[str]:
+    """Return a full name and those of all modules that hold it, the outermost last.
+
+    >>> list(paths_above("stem.0.conv"))
+    ['stem.0.conv', 'stem.0', 'stem', '']
+    """
+    parts = path.split(".") if path else []
+    return [".".join(parts[:length]) for length in range(len(parts), -1, -1)]
