@@ -120,7 +120,8 @@ def test_a_linear_layer_called_after_norms_is_none():
 def test_what_is_tied_to_an_embedding_stays_dense(order, shares):
     table, out = nn.Embedding(10, 8), linear(8, 10)
     out.weight = table.weight if shares == "parameter" else nn.Parameter(table.weight.detach())
-    parts = [("table", table), ("blocks", blocks()), ("out", out)][::order]
+    outs = nn.ModuleList([Named(proj=out)])  # inside of a block, where it is no head
+    parts = [("table", table), ("blocks", blocks()), ("outs", outs)][::order]
     model = Named(**dict(parts))
     before = table.weight.detach().clone()
     assert sparse_in(model) == BLOCKS
