@@ -132,6 +132,12 @@ def test_an_unknown_algorithm_still_has_its_other_mistakes_listed(
         assert any(part in text for text in others), (part, others)
 
 
+@pytest.mark.parametrize("drop", [0.1, 0.6])
+def test_a_missing_level_is_one_mistake(drop: float) -> None:
+    (found,) = mistakes({"algorithm": "rigl", "drop_fraction": drop})
+    assert found.startswith("sparsity is missing from RigL")
+
+
 def test_the_content_of_a_section_is_wanted() -> None:
     with pytest.raises(OptionError, match=r"what is under its key 'sparsity' alone$"):
         configure({"sparsity": {"algorithm": "rigl", "sparsity": 0.9}})

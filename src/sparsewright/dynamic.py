@@ -50,7 +50,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     Attributes:
         needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
         needs_gradient: whether the mask of a weight without a gradient stays; a subclass that
-            looks at weights alone sets it False.
+            looks at weights alone sets it False. The mask of a frozen weight always stays.
         selections: a subclass that does not choose its mask anew, by |w|, says what it does.
         update_schedule: the update schedule.
     """

@@ -22,8 +22,8 @@ __all__ = ["GMP"]
 class GMP(DynamicSparsityAlgorithm):
     """Keep the weights of largest magnitude, at a level that moves.
 
-    At each update `mask = top num_kept(level, n) of |w|`. Weights without a gradient are pruned
-    too: those of a layer that the step skipped, and frozen ones that the optimizer holds.
+    At each update `mask = top num_kept(level, n) of |w|`. A layer that the step skipped is pruned
+    too; a frozen one keeps its mask.
 
     Args:
         sparsity: a level that moves, 0..1, as for `SparsityAlgorithm`; `Cubic` is the paper's.

@@ -85,6 +85,23 @@ def test_torch_steps_with_what_is_taken(name: str, key: str) -> None:
             optimizer.step()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("beta2", 1.0, "numbers from 0.0, below 1.0"),
+        ("lr", math.inf, "numbers from 0.0 to 1e+30"),
+        ("weight_decay", 1e300, "numbers from 0.0 to 1000000.0"),
+        ("momentum", math.nan, "numbers from 0.0 to 1.0"),
+    ],
+)
+def test_what_torch_refuses_is_refused_before(key: str, value: float, allowed: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read_section(OptimizerSettings(), {key: value}, "optimizer", "here")
+    assert str(caught.value) == (
+        f"optimizer.{key} = {value!r} in here is not valid; allowed: {allowed}"
+    )
+
+
 def test_the_most_threads() -> None:
     before = torch.get_num_threads()
     with pytest.raises(OptionError, match=r"loop\.threads = 1025 .* numbers from 1 to 1024"):

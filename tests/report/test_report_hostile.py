@@ -56,6 +56,12 @@ def test_a_hostile_configuration_is_named(run: WrittenRun, content: bytes) -> No
     assert len(str(caught.value)) < 2000
 
 
+def test_values_are_counted_while_they_are_read(run: WrittenRun) -> None:
+    (run.path / "config.yaml").write_bytes(CONFIGS["too many values"])
+    with pytest.raises(ConfigError, match=r"line 1, column 200000: more than 100,000 values$"):
+        read_run(run.path)
+
+
 def test_a_configuration_may_have_few_aliases(run: WrittenRun) -> None:
     (run.path / "config.yaml").write_text(f"{laughs(3)}\nrecipe: *a3")
     assert len(read_run(run.path).config["recipe"]) == 10

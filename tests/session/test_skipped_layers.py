@@ -57,11 +57,18 @@ def levels(group: sparse.Group) -> dict[str, float]:
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("way", WAYS)
-def test_gmp_brings_a_skipped_and_a_frozen_layer_to_the_last_level(storage: str, way: str) -> None:
-    algorithm = sparse.GMP(storage=storage, **WAYS[way])
-    found = levels(trained(algorithm, frozen=(1,)))
-    final = 0.5 if way == "2:4" else 0.75
-    assert found == dict.fromkeys(found, final)
+def test_gmp_brings_a_skipped_layer_to_the_last_level(storage: str, way: str) -> None:
+    found = levels(trained(sparse.GMP(storage=storage, **WAYS[way])))
+    assert found == dict.fromkeys(found, 0.5 if way == "2:4" else 0.75)
+
+
+def test_a_frozen_layer_keeps_its_mask_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    found = levels(trained(sparse.GMP(CUBIC, UPDATE), frozen=(1,)))
+    assert found == {"0.weight": 0.75, "1.weight": 0.0, "2.weight": 0.75, "3.weight": 0.75}
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert record.getMessage() == (
+        "1.weight: frozen, the mask stays at level 0.000 instead of 0.750 after the last update"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -61,13 +61,12 @@ def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
 
 def _is_ready(session: Session, rule: DynamicRule, parameter: SparseParameter, step: int) -> bool:
     """Return whether the mask can change; if it cannot, log why it stays."""
-    grad = parameter.param.grad
-    needs_none = not (rule.needs_gradient or rule.needs_dense_gradient)
-    if grad is None and needs_none and parameter.param.requires_grad:
+    grad, is_frozen = parameter.param.grad, not parameter.param.requires_grad
+    if grad is None and not (is_frozen or rule.needs_gradient or rule.needs_dense_gradient):
         return True
     problem = ""
     if grad is None:
-        problem = "no gradient"
+        problem = "frozen" if is_frozen else "no gradient"
     elif not all_finite(grad):
         problem = "the gradient is not finite"
     elif rule.needs_dense_gradient:
@@ -78,7 +77,8 @@ def _is_ready(session: Session, rule: DynamicRule, parameter: SparseParameter, s
             problem = "the gradient is not finite"
     if problem:
         late = _why_late(rule, parameter, step)
-        level = logging.WARNING if late or problem != "no gradient" else logging.INFO
+        is_usual = grad is None or problem == "no gradient"
+        level = logging.WARNING if late or not is_usual else logging.INFO
         logger.log(level, "%s: %s, the mask stays%s", parameter.name, problem, late)
     return not problem
 
