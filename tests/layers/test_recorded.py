@@ -42,7 +42,7 @@ def test_a_graph_of_operations_has_the_product(make):
 @every_model
 def test_an_exported_program_runs_as_the_model_does(make):
     _, (model, _) = pair(make)
-    program = torch.export.export(model, (batch(0, 3, 6),))
+    program = torch.export.export(model, (batch(0, 3, 6),), strict=False)
     x = batch(1, 3, 6)
     torch.testing.assert_close(program.module()(x), model(x))
 

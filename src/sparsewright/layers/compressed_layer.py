@@ -137,7 +137,9 @@ class CompressedLayer(nn.Module, ABC):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        destination[prefix + _WEIGHT] = self.weight if keep_vars else self.weight.detach()
+        with torch.set_grad_enabled(keep_vars and torch.is_grad_enabled()):
+            weight = self.weight
+        destination[prefix + _WEIGHT] = weight if keep_vars else weight.detach()
         for name, param in self._others():
             destination[prefix + name] = param if keep_vars else param.detach()
         destination[prefix + _MASK] = self.weight_mask
