@@ -94,6 +94,18 @@ def test_is_recorded():
     assert not torch_private.is_recorded()
 
 
+def test_not_compiled():
+    seen = []
+
+    @torch_private.not_compiled
+    def note(x):
+        seen.append(torch.compiler.is_compiling())
+        return x + 1
+
+    assert torch.compile(lambda x: note(2 * x), backend="eager")(torch.ones(2)).tolist() == [3, 3]
+    assert seen == [False]
+
+
 def test_shares_memory():
     tensor = torch.ones(2, 3)
     assert torch_private.shares_memory(tensor.T[1], tensor)

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -38,6 +39,8 @@ _WRAPPERS = {
 }
 """Classes that wrap a whole module: the name they give it."""
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 Formulas = Mapping[Any, Callable[..., int]]
 Count = Callable[[Sequence[Tensor], int], None]
 
@@ -82,6 +85,15 @@ def is_recorded() -> bool:
         return is_transforming
     proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
     return torch._C._get_tracing_state() is not None or proxies is not None
+
+
+def not_compiled(fn: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let a function run as it is where `torch.compile` compiles its caller.
+
+    Like `torch.compiler.disable`, which imports torch's compiler at once.
+    """
+    disabled: Callable[Given, Result] = _disable_dynamo(fn)
+    return disabled
 
 
 def shares_memory(tensor: Tensor, other: Tensor) -> bool:

@@ -81,6 +81,7 @@ def test_layout_is_the_mask(path, shape, density, seed):
     assert torch.equal(values, weight[mask])
     assert torch.equal(csr.dense_mask(layout), mask)
     assert torch.equal(csr.scatter_dense(values, layout), weight)
+    assert torch.equal(csr.flat_positions(layout), mask.flatten().nonzero().squeeze(1))
     twin = products.build_blocks(
         layout.row_ptr, layout.col_idx, None, cols, 512, layout.forward.col_block
     )

@@ -154,6 +154,12 @@ def test_writes_that_no_parameter_takes_raise(make):
         layer.weight = torch.zeros(2, 2)
     with pytest.raises(AttachError, match="no other Parameter can take its place"):
         layer.weight = nn.Parameter(torch.zeros(layer.weight_shape))
+    with pytest.raises(AttachError, match="its gradient would be lost"):
+        layer.weight = torch.zeros(layer.weight_shape, requires_grad=True)
+    with pytest.raises(AttachError, match="its gradient would be lost"):
+        torch.func.grad(lambda weight: torch.func.functional_call(layer, {"weight": weight}, ()))(
+            torch.zeros(layer.weight_shape)
+        )
     with pytest.raises(AttachError, match="register the hook on `values`"):
         layer.weight.register_hook(lambda grad: grad)
     with pytest.raises(ValueError, match="read-only"):
@@ -185,6 +191,20 @@ def test_a_weight_read_before_a_change_is_not_written_back(make, change):
     assert torch.equal(layer.values, now)
     layer.weight.data.mul_(2)
     assert torch.equal(layer.values, 2 * now)
+
+
+@every_kind
+def test_a_call_with_another_weight_leaves_the_own_one(make):
+    _, layer, mask = make()
+    before = layer.values.detach().clone()
+    x = batch(0, 2, *([8] if mask.ndim == 2 else [3, 5, 5]))
+    doubled = copy.deepcopy(layer)
+    doubled.values.data.mul_(2)
+    with torch.no_grad():
+        weight = layer.weight * 2
+        y = torch.func.functional_call(layer, {"weight": weight}, (x,))
+        assert torch.equal(y, doubled(x))
+    assert torch.equal(layer.values, before)
 
 
 def test_values_that_are_not_finite_can_be_mended():
@@ -320,7 +340,13 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
+def compiled_both(layer, x):
+    return torch.compile(FORMULAS["both"], backend="aot_eager")(layer, x)
+
+
+@pytest.mark.parametrize(
+    "formula", [*FORMULAS.values(), compiled_both], ids=[*FORMULAS, "compiled"]
+)
 def test_the_dense_gradient_of_every_formula_is_that_of_the_masked_layer(formula):
     seen = []
     for storage in ("masked", "compressed"):

@@ -14,9 +14,9 @@ from sparsewright.core.interrupts import finish
 from sparsewright.core.packing import read_mask
 from sparsewright.errors import AttachError, SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
-from sparsewright.layers.dense_weight import dense_weight, tracked
+from sparsewright.layers.dense_weight import DenseWeight, dense_weight, tracked
 from sparsewright.taps.captured import CapturedTap
-from sparsewright.torch_private import call_load_hooks, is_recorded, is_transformed
+from sparsewright.torch_private import call_load_hooks, is_recorded, is_transformed, not_compiled
 
 _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
@@ -62,18 +62,31 @@ class CompressedLayer(nn.Module, ABC):
     @property
     def weight(self) -> Tensor:
         """The dense weight, made anew: a `DenseWeight`, differentiable in `values`."""
-        if torch.compiler.is_compiling() or is_recorded():
+        is_exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+        if is_exported or is_recorded():
             return self.scatter(self.values)
+        return self._read_weight()
+
+    @weight.setter
+    def weight(self, dense: Tensor) -> None:
+        """Take a dense tensor that is zero where the mask is False.
+
+        Raises:
+            AttachError: it is not, or it has a gradient, which would be lost.
+        """
+        has_graph = dense.requires_grad and not isinstance(dense, DenseWeight)
+        if has_graph or is_transformed(dense):
+            problem = "its gradient would be lost; give `values` instead, as in named_parameters()"
+            raise AttachError(f"weight of a {type(self).__name__}", problem)
+        self.weight.data = dense
+
+    @not_compiled  # compiled code would see neither a write nor the tap
+    def _read_weight(self) -> Tensor:
         with tracked():
             dense = self.scatter(self.values)
             if self.tap is not None and self.tap.is_armed and dense.requires_grad:
                 dense.register_hook(self.tap.capture)
             return dense if is_transformed(dense) else dense_weight(self, self.values, dense)
-
-    @weight.setter
-    def weight(self, dense: Tensor) -> None:
-        """Take a dense tensor that is zero where the mask is False."""
-        self.weight.data = dense
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Register a parameter that is not the weight.
@@ -136,7 +149,9 @@ class CompressedLayer(nn.Module, ABC):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        destination[prefix + _WEIGHT] = self.weight if keep_vars else self.weight.detach()
+        with torch.set_grad_enabled(keep_vars and torch.is_grad_enabled()):
+            weight = self.weight
+        destination[prefix + _WEIGHT] = weight if keep_vars else weight.detach()
         for name, param in self._others():
             destination[prefix + name] = param if keep_vars else param.detach()
         destination[prefix + _MASK] = self.weight_mask

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsewright import kernels
 from sparsewright.errors import AttachError
-from sparsewright.torch_private import map_tensors, shares_memory, version
+from sparsewright.torch_private import map_tensors, not_compiled, shares_memory, version
 
 if TYPE_CHECKING:
     from sparsewright.layers.compressed_layer import CompressedLayer
@@ -94,6 +94,7 @@ class DenseWeight(Tensor):
         return shown
 
     @classmethod
+    @not_compiled
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
