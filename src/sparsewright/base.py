@@ -166,7 +166,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         """
         self._gather()
         if isinstance(obj, nn.Module):
-            with all_or_nothing(self.session):
+            with all_or_nothing(self.session, obj):
                 self.sparsify_module(obj)
                 self.initialize()
                 compress_own(obj, self.session, self.algorithms)

@@ -43,7 +43,7 @@ class GradientHook:
             raise AttachError(self.parameter.name, problem)
         was_armed = self._handle is not None and self.tap.is_armed
         self.remove()
-        self._hooked, self._storage, self.tap = param, storage, storage.tap()
+        self._storage, self.tap = storage, storage.tap()
         # Weakly: garbage collection does not see through this kind of hook; all would live on.
         method = weakref.WeakMethod(self._after_accumulation)
 
@@ -54,6 +54,7 @@ class GradientHook:
 
         with requires_grad(param):
             self._handle = param.register_post_accumulate_grad_hook(accumulated)
+        self._hooked = param
         if self.parameter.is_initialized:  # else its mask may be memory that nobody wrote to
             self.parameter.prune_all()
         if was_armed:

@@ -83,9 +83,9 @@ class Session:
         """
         parameter = SparseParameter(name, storage, rule, self._optimizers)
         storage.recount()
+        self._gradients[name] = GradientHook(parameter)
         self.parameters[name] = parameter
         self.have_agreed = False
-        self._gradients[name] = GradientHook(parameter)
         settle(parameter, self)
         return parameter
 
@@ -350,12 +350,14 @@ class Session:
 
     def detach(self, names: Iterable[str]) -> None:
         """Take some parameters off again."""
-        for name in names:
-            parameter = self.parameters.pop(name)
-            self._gradients.pop(name).remove()
+        for name in names:  # in an order that lets an interrupted call be repeated
+            parameter = self.parameters[name]
+            self._gradients[name].remove()
             self._armed.discard(name)
             vacate(parameter.module, parameter.storage.param_name)
             parameter.storage.remove(parameter.states)
+            del self.parameters[name]
+            del self._gradients[name]
         self._hooked = []
         self._by_id = {}
         self.end_before_forward()

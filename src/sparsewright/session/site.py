@@ -58,6 +58,8 @@ class Site:
         self._is_missing = not self._is_dense and weight + MASK_SUFFIX not in state_dict
         storage = self._storage(module)
         storage.end_interrupted()
+        if self.parameter is not None and self.session is not None:
+            storage.after_load(self.session.states_not_loaded(self.parameter))  # interrupted before
         self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:

@@ -160,7 +160,8 @@ class DenseStorage(Storage):
 
     def remove(self, states: Callable[[], States]) -> None:
         """Take the buffer off."""
-        delattr(self.module, self._mask_name)
+        if self._mask_name in self.module._buffers:
+            delattr(self.module, self._mask_name)
 
     def why_not_spread(self) -> str:
         """Return why, if its parts do not lie in the order of the ranks."""
