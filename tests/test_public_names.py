@@ -115,7 +115,15 @@ def test_what_a_public_module_defines_without_underscore_is_in_all(name):
         and value.__module__ == name
     }
     # Helpers that others in the library call.
-    helpers = {"call_init_method", "name_of_init_method", "read_routes", "stop", "warn", "needs"}
+    helpers = {
+        "call_init_method",
+        "reads_weights",
+        "name_of_init_method",
+        "read_routes",
+        "stop",
+        "warn",
+        "needs",
+    }
     assert defined - helpers <= set(module.__all__)
 
 

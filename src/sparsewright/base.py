@@ -182,7 +182,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     def _apply_to(self, module: nn.Module, replace: bool) -> None:
         """Sparsify a module, or leave it as it was."""
         options = {"replace": True} if replace else {}  # a subclass need not know of it
-        with all_or_nothing(self.session):
+        with all_or_nothing(self.session, module):
             self.sparsify_module(module, **options)
             self.initialize()
             compress_own(module, self.session, self.algorithms)

@@ -134,10 +134,12 @@ class CompressedLayer(nn.Module, ABC):
         """
         put_index, carry = self.reindex(mask)
         data, grad = carried(self.values, carry)
+        loaded = self.values.shape, carry
 
         def commit() -> None:
             put_index()
             replace_with(self.values, data, grad)
+            self.loaded = loaded
 
         finish(commit)
         return carry
@@ -192,7 +194,7 @@ class CompressedLayer(nn.Module, ABC):
                 error_msgs.append(f"{prefix}weight_mask: {error}")
                 return
             if not torch.equal(mask, self.weight_mask):
-                self.loaded = self.values.shape, self.set_mask(mask)
+                self.set_mask(mask)
         if weight is not None:
             self.values.copy_(self.gather(weight.to(self.values.dtype)))
         for name, param in self._others():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ from sparsewright.session.session import Session
 from sparsewright.session.site import holder_of, vacate
 from sparsewright.session.walk import named_modules
 from sparsewright.storage import CompressedStorage, MaskedStorage, Storage
-from sparsewright.storage.compressed import Place, put
+from sparsewright.storage.compressed import Place, put, undone_if_interrupted
 from sparsewright.storage.states import replace_shaped
 from sparsewright.torch_private import wrapped_name
 
@@ -257,25 +258,47 @@ def _places(model: nn.Module) -> dict[nn.Module, list[Place]]:
 
 
 def _compress_layer(module: nn.Module, mask: Tensor, places: Sequence[Place]) -> None:
-    kind, held = kind_of(module), holder_of(module, "weight")
-    shape = module.get_parameter("weight").shape
+    kind, weight = kind_of(module), module.get_parameter("weight")
     assert kind is not None
-    vacate(module, "weight")
-    layer = kind.compress(module, mask)
-    put(layer, places)
-    _move(held, CompressedStorage(layer, list(places)), shape, layer.gather)
+    shape = weight.shape
+    with _replacing(module, "weight", places) as held:
+        layer = kind.compress(module, mask)
+        put(layer, places)
+        _move(held, CompressedStorage(layer, list(places)), shape, layer.gather)
 
 
 def _decompress_layer(module: nn.Module, places: Sequence[Place]) -> None:
-    kind, layer, held = kind_of(module), as_compressed(module), holder_of(module, "values")
+    kind, layer = kind_of(module), as_compressed(module)
     assert kind is not None
     assert layer is not None
     mask, shape = layer.weight_mask, layer.values.shape
-    vacate(module, "values")
-    dense = kind.decompress(layer)
-    dense.register_buffer("weight" + MASK_SUFFIX, mask)
-    put(dense, places)
-    _move(held, MaskedStorage(dense, "weight"), shape, lambda t: layer.scatter(t.detach()))
+    with _replacing(module, "values", places) as held:
+        dense = kind.decompress(layer)
+        dense.register_buffer("weight" + MASK_SUFFIX, mask)
+        put(dense, places)
+        _move(held, MaskedStorage(dense, "weight"), shape, lambda t: layer.scatter(t.detach()))
+
+
+@contextmanager
+def _replacing(
+    module: nn.Module, param_name: str, places: Sequence[Place]
+) -> Iterator[SparseParameter | None]:
+    """Give a layer's sparse parameter to a block that replaces the layer.
+
+    If the block raises, all is as before.
+    """
+    held, param = holder_of(module, param_name), module.get_parameter(param_name)
+    storage = None if held is None else held.storage
+
+    def hold_again() -> None:
+        if held is not None and storage is not None:
+            held.storage = storage
+            held.rule.session.refresh(held)
+
+    states = [] if held is None else held.states()
+    with undone_if_interrupted(module, param, places, states, hold_again):
+        vacate(module, param_name)
+        yield held
 
 
 def _move(

@@ -44,9 +44,10 @@ class GradientHook:
             raise AttachError(self.parameter.name, problem)
         was_armed = self._handle is not None and self.tap.is_armed
         self.remove()
-        self._hooked, self._storage, self.tap = param, storage, storage.tap()
+        self._storage, self.tap = storage, storage.tap()
         with requires_grad(param):
             self._handle = param.register_post_accumulate_grad_hook(Accumulated(self))
+        self._hooked = param
         if self.parameter.is_initialized:  # else its mask may be memory that nobody wrote to
             self.parameter.prune_all()
         if was_armed:

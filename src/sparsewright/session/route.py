@@ -142,14 +142,24 @@ def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> b
 
 
 @contextmanager
-def all_or_nothing(session: Session) -> Iterator[None]:
-    """Take off what was attached inside of the block if the block raises."""
-    before = set(session.parameters)
+def all_or_nothing(session: Session, module: nn.Module) -> Iterator[None]:
+    """Take off what was attached to a module inside of the block if the block raises."""
+    before, masks = set(session.parameters), set(_masks_below(module))
     try:
         yield
     except BaseException:  # nothing is caught: it goes on, over the model as it was
         session.detach(session.parameters.keys() - before)
+        for owner, name in set(_masks_below(module)) - masks:  # of one that was being attached
+            delattr(owner, name)
         raise
+
+
+def _masks_below(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the mask buffers below a module: their modules and names."""
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if name.endswith(MASK_SUFFIX) and buffer is not None and buffer.dtype == torch.bool:
+                yield owner, name
 
 
 def initialize(session: Session, rules: Sequence[Rule]) -> None:

@@ -95,9 +95,9 @@ class Session:
         """
         parameter = SparseParameter(name, storage, rule, self._optimizers)
         storage.recount()
+        self._gradients[name] = GradientHook(parameter)
         self.parameters[name] = parameter
         self.have_agreed = False
-        self._gradients[name] = GradientHook(parameter)
         settle(parameter)
         return parameter
 
@@ -380,14 +380,16 @@ class Session:
             names: their full names.
             keep_masks: leave the masks on the model, for another algorithm.
         """
-        for name in names:
-            parameter = self.parameters.pop(name)
-            self.roots.forget(name)
-            self._gradients.pop(name).remove()
+        for name in names:  # in an order that lets an interrupted call be repeated
+            parameter = self.parameters[name]
+            self._gradients[name].remove()
             self._armed.discard(name)
             if parameter.storage.is_alive:
                 vacate(parameter.module, parameter.storage.param_name)
                 parameter.storage.remove(parameter.states, keep_masks)
+            self.roots.forget(name)
+            del self.parameters[name]
+            del self._gradients[name]
         self._hooked = []
         self._by_id = {}
         self.end_before_forward()

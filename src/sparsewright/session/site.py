@@ -56,6 +56,9 @@ class Site:
         self._is_missing = not self._is_dense and weight + MASK_SUFFIX not in state_dict
         storage = self._storage(module)
         storage.end_interrupted()
+        if self.parameter is not None:  # the last time may have been interrupted
+            session = self.parameter.rule.session
+            storage.after_load(session.states_not_loaded(self.parameter))
         self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
 
     @outside_inference_mode()

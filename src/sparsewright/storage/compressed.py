@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -130,8 +131,7 @@ class CompressedStorage(Storage):
         return kind.tap(self.layer)
 
     def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
-        """Note the mask before loading; a dense checkpoint keeps it."""
-        self.layer.loaded = None
+        """Do nothing: a dense checkpoint keeps the mask."""
         return False
 
     def after_load(self, states: States) -> None:
@@ -153,15 +153,16 @@ class CompressedStorage(Storage):
     @torch.no_grad()
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
         """Put a dense layer back in its place; a layer that took nobody's place stays."""
-        layer = self.layer
+        layer, places, own = self.layer, self.places, states()
         kind = kind_of(layer)
-        if self.places and kind is not None:
-            shape, mask = self.param.shape, self.mask
-            dense = kind.decompress(layer)
-            if keep_mask:
-                dense.register_buffer("weight" + MASK_SUFFIX, mask)
-            put(dense, self.places)
-            replace_shaped(states(), shape, lambda t: layer.scatter(t.detach()))
+        if places and kind is not None:
+            with undone_if_interrupted(layer, self.param, places, own):
+                shape, mask = self.param.shape, self.mask
+                dense = kind.decompress(layer)
+                if keep_mask:
+                    dense.register_buffer("weight" + MASK_SUFFIX, mask)
+                put(dense, places)
+                replace_shaped(own, shape, lambda t: layer.scatter(t.detach()))
 
     @staticmethod
     def footprint(
@@ -201,3 +202,32 @@ def put(layer: nn.Module, places: Iterable[Place]) -> None:
     """Put a layer in each of its places."""
     for parent, name in places:
         setattr(parent, name, layer)
+
+
+@contextmanager
+def undone_if_interrupted(
+    layer: nn.Module,
+    param: nn.Parameter,
+    places: Iterable[Place],
+    states: States,
+    then: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Put all back if the block raises, in which another layer takes a layer's place.
+
+    Args:
+        layer: the layer that stands there now; nothing but its weight is changed.
+        param: its weight.
+        places: where it stands.
+        states: the weight's optimizer states.
+        then: is called when that is done.
+    """
+    data, grad = param.data, param.grad
+    before = list(replacements(states, param.shape, lambda tensor: tensor))
+    try:
+        yield
+    except BaseException:  # nothing is caught: it goes on, over a model as it was
+        put(layer, places)
+        replace_with(param, data, grad)
+        put_all(before)
+        then()
+        raise

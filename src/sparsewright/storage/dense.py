@@ -184,7 +184,7 @@ class DenseStorage(Storage):
 
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
         """Take the buffer off."""
-        if not keep_mask:
+        if not keep_mask and self._mask_name in self.module._buffers:
             delattr(self.module, self._mask_name)
 
     def why_not_spread(self) -> str:
