@@ -235,8 +235,9 @@ def _why_not_held(module: nn.Module, param_name: str) -> str:
     parameter, session = held
     if parameter.storage.name != MaskedStorage.name:
         return f"it is {parameter.storage.name}"
-    optimizers = (f.optimizer for f in session.followed if parameter in f.parameters())
-    return next(filter(None, map(CompressedStorage.why_not_step, optimizers)), "")
+    followed = (f for f in session.followed if parameter in f.parameters())
+    reasons = (f.why_not_step(parameter, CompressedStorage) for f in followed)
+    return next(filter(None, reasons), "")
 
 
 def _places(model: nn.Module) -> dict[nn.Module, list[Place]]:

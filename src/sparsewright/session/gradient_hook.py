@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -12,6 +13,7 @@ from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage
 from sparsewright.taps.tap import GradientTap, requires_grad
+from sparsewright.torch_private import may_overlap
 
 
 class GradientHook:
@@ -69,18 +71,35 @@ class GradientHook:
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
             self._has_arrived = True
+            if param.grad.layout is not torch.strided:  # that of a sparse embedding
+                param.grad = param.grad.to_dense()
             if self.tap.is_armed:
                 self.tap.commit(param.grad)
             self._prune(param, param.grad)
 
-    def before_step(self) -> None:
-        """Take a gradient that no backward pass brought: copied from another model, say."""
-        if not self._has_arrived:
-            param = self.parameter.param
-            if param.grad is not None:
+    def before_step(self, places: set[int]) -> None:
+        """Take a gradient that no backward pass brought: copied from another model, say.
+
+        Args:
+            places: where in memory the gradients of others are; its own is added.
+        """
+        param = self.parameter.param
+        if param.grad is not None:
+            if not self._has_arrived:
                 self.tap.take(param.grad)
+            self._own(param, param.grad, places)
+            if not self._has_arrived:
                 self._prune(param, param.grad)
         self._has_arrived = False
+
+    def _own(self, param: Tensor, grad: Tensor, places: set[int]) -> None:
+        """Give a gradient memory of its own, each entry a place: it is pruned in place."""
+        part = sharded.local(grad)
+        if may_overlap(part) or part.data_ptr() in places:
+            param.grad = grad.clone(memory_format=torch.contiguous_format)
+            part = sharded.local(param.grad)
+        if part.numel():
+            places.add(part.data_ptr())
 
     def _prune(self, param: Tensor, grad: Tensor) -> None:
         pruned = self.parameter.rule._grad_hook(param, grad)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +14,10 @@ from sparsewright.core.plots import show_mask
 from sparsewright.errors import OptionTypeError, ShapeError
 from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
-from sparsewright.storage.states import States
+from sparsewright.storage.states import States, state_of
 
 if TYPE_CHECKING:
+    from sparsewright.session.followed import Followed
     from sparsewright.session.rule import Rule
 
 
@@ -37,13 +40,13 @@ class SparseParameter:
         name: str,
         storage: Storage,
         rule: Rule,
-        optimizers: list[Optimizer],
+        followed: Sequence[Followed],
     ) -> None:
         self.name, self.storage, self.rule = name, storage, rule
         self.annotations: dict[str, object] = {}
         self.is_pristine = False
         self.is_initialized = False
-        self._optimizers = optimizers
+        self._followed = followed
 
     @property
     def module(self) -> nn.Module:
@@ -128,8 +131,11 @@ class SparseParameter:
 
     def states(self, optimizer: Optimizer | None = None) -> States:
         """The weight's state in one optimizer, or in each that is followed."""
-        optimizers = self._optimizers if optimizer is None else [optimizer]
-        return [o.state[self.param] for o in optimizers if self.param in o.state]
+        param = self.param
+        every = (f.members for f in self._followed if optimizer is None or optimizer in f.members)
+        optimizers = list(chain.from_iterable(every)) or ([] if optimizer is None else [optimizer])
+        states = (state_of(each, param) for each in optimizers)
+        return list({id(state.data): state for state in states if state is not None}.values())
 
     @torch.no_grad()
     def prune(self, tensor: Tensor | None = None, name: str | None = None) -> Tensor:
@@ -160,7 +166,7 @@ class SparseParameter:
         self.storage.prune_states(self.states())
 
     def prune_state(self, optimizer: Optimizer) -> None:
-        """Prune every state tensor shaped like the weight, unless it says `requires_dense`."""
+        """Prune what in its state has one entry for each connection."""
         self.storage.prune_states(self.states(optimizer))
 
     def annotate(self, name: str, value: object) -> None:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright import torch_private
+from sparsewright import kernels, torch_private
 from sparsewright.core.hooks import Hooks
 from sparsewright.errors import AttachError, warn
 from sparsewright.kernels import sharded
 from sparsewright.session import replicas
 from sparsewright.session.followed import Followed
 from sparsewright.session.gradient_hook import GradientHook
-from sparsewright.session.optimizers import params_of
+from sparsewright.session.optimizers import family, params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 from sparsewright.session.site import TiedSite, settle, vacate
@@ -50,7 +50,6 @@ class Session:
         self.hooks = hooks
         self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
-        self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []
         self._armed: set[str] = set()
@@ -74,7 +73,7 @@ class Session:
             storage: what holds the weight.
             rule: the algorithm that decides its mask.
         """
-        parameter = SparseParameter(name, storage, rule, self._optimizers)
+        parameter = SparseParameter(name, storage, rule, self.followed)
         storage.recount()
         self.parameters[name] = parameter
         self.have_agreed = False
@@ -114,10 +113,12 @@ class Session:
             sharded.reshard(module)
         known = self.find_followed(optimizer)
         followed = Followed(optimizer, self) if known is None else known
+        is_new = known is None or followed.join(optimizer)
         new = [rule for rule in rules if rule not in followed.rules]
         followed.rules += new
         joined = [p for p in followed.parameters() if p.rule in new]
-        problem = next(filter(None, (p.storage.why_not_step(optimizer) for p in joined)), "")
+        reasons = (followed.why_not_step(p, type(p.storage)) for p in joined)
+        problem = next(filter(None, reasons), "")
         if problem:
             followed.leave(new)
             raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
@@ -127,7 +128,7 @@ class Session:
             parameter.storage.take_states(parameter.states(optimizer))
         followed.loaded(optimizer)
         followed.prune_loaded()
-        return bool(new)
+        return is_new or bool(new)
 
     def _add_followed(self, followed: Followed) -> None:
         """Count with an optimizer; it continues the count of others of the same parameters."""
@@ -137,12 +138,23 @@ class Session:
         if before:
             self.counter.take_over(len(others), max(before))
         self.followed.append(followed)
-        self._optimizers.append(followed.optimizer)
         self._are_checked = False
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forget optimizers that nobody has, once another one continues their count."""
+        for gone in [f for f in self.followed if f.optimizer is None]:
+            own = set(gone.parameters())
+            heirs = [f for f in self.followed if f.optimizer is not None and own & set(f.parameters())]
+            if heirs:
+                steps = self.counter.steps_at(self.followed.index(gone))
+                self.counter.reach(self.followed.index(heirs[0]), steps)
+                self._forget(gone)
 
     def find_followed(self, optimizer: Optimizer | None) -> Followed | None:
-        """Return what follows an optimizer, if anything does."""
-        return next((f for f in self.followed if f.optimizer is optimizer), None)
+        """Return what follows an optimizer, or one that it is around, if anything does."""
+        members = [] if optimizer is None else family(optimizer)
+        return next((f for f in self.followed if any(o in members for o in f.members)), None)
 
     def remove_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> None:
         """Stop following an optimizer on behalf of algorithms.
@@ -153,14 +165,12 @@ class Session:
         followed, gone = self.find_followed(optimizer), list(rules)
         if followed is None or not any(rule in followed.rules for rule in gone):
             raise AttachError(type(optimizer).__name__, "it is not sparsified")
-        slot = self.followed.index(followed)
         if followed.leave(gone):
-            self._drop(followed)
-            self.counter.drop(slot)
+            self._forget(followed)
 
-    def _drop(self, followed: Followed) -> None:
+    def _forget(self, followed: Followed) -> None:
+        self.counter.drop(self.followed.index(followed))
         self.followed.remove(followed)
-        self._optimizers.remove(followed.optimizer)
 
     def check_stepped(self) -> None:
         """Warn, at the first step, if no optimizer steps any of the parameters."""
@@ -220,9 +230,14 @@ class Session:
         self.arm([parameter], self.step_of([parameter.rule]) + 1)
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
-        """Prune gradients that no backward pass brought."""
+        """Prune gradients that no backward pass brought, or that were changed after it."""
+        pairs, places = [], set()
         for parameter in parameters:
-            self._gradients[parameter.name].before_step()
+            self._gradients[parameter.name].before_step(places)
+            pair = parameter.storage.gradient_to_prune()
+            if pair is not None:
+                pairs.append(pair)
+        kernels.prune_many_([grad for grad, _ in pairs], [mask for _, mask in pairs])
 
     def tap_of(self, parameter: SparseParameter) -> GradientTap:
         """Return what collects the dense gradient of a parameter."""
@@ -231,7 +246,7 @@ class Session:
     def states_not_loaded(self, parameter: SparseParameter) -> States:
         """Return a parameter's states in optimizers that loaded none since their last step."""
         optimizers = (f.optimizer for f in self.followed if not f.is_loaded)
-        return [state for o in optimizers for state in parameter.states(o)]
+        return [state for o in optimizers if o is not None for state in parameter.states(o)]
 
     def join_replicas(self, module: nn.Module) -> None:
         """Take the ranks that a data-parallel module has, and keep masks out of its way."""
@@ -356,7 +371,7 @@ class Session:
         self.detach([name for name, p in self.parameters.items() if p.rule in rules])
         left = [slot for slot, followed in enumerate(self.followed) if followed.leave(rules)]
         for slot in reversed(left):
-            self._drop(self.followed[slot])
+            del self.followed[slot]
         for slot in reversed(left if self.followed else []):
             self.counter.drop(slot)
         if not self.parameters:

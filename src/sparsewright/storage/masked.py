@@ -11,7 +11,7 @@ from sparsewright import kernels
 from sparsewright.kernels import sharded
 from sparsewright.layers import LayerKind
 from sparsewright.storage.dense import DenseStorage
-from sparsewright.storage.states import States, tensors_of
+from sparsewright.storage.states import States
 from sparsewright.storage.storage import Footprint
 
 
@@ -33,20 +33,24 @@ class MaskedStorage(DenseStorage):
         """Write the buffer, in place, and prune all that follows."""
         mask, new = self._local_mask(new)
         dropped, grown = kernels.count_changes(mask, new)
+        followers = [
+            (state, tensor) for state in states for tensor in state.entries(self.shape, self.mask)
+        ]
         # Pruned by what stays: a grown connection starts at 0 whatever was written there by hand.
         mask.logical_and_(new)
         self.prune(self.param)
         if self.param.grad is not None:
             self.prune(self.param.grad)
-        self.prune_states(states)
+        for state, tensor in followers:
+            state.prune(tensor, self.mask)
         mask.copy_(new)
         return self._changes(dropped, grown, new)
 
     def prune_states(self, states: States) -> None:
-        """Prune every floating-point tensor shaped like the weight."""
-        for tensor in tensors_of(states):
-            if tensor.shape == self.shape and not getattr(tensor, "requires_dense", False):
-                self.prune(tensor)
+        """Prune the tensors that have one entry for each connection."""
+        for state in states:
+            for tensor in state.entries(self.shape, self.mask):
+                state.prune(tensor, self.mask)
 
     def before_step(self) -> bool:
         """Do nothing: the optimizer steps the pruned weight."""
