@@ -127,6 +127,16 @@ def step_without_hooks(optimizer: Optimizer, closure: Callable[[], Tensor]) -> N
     step(optimizer, closure) if takes_it else step(optimizer)
 
 
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Let functions that are compiled run as they were written, inside the block."""
+    if "torch._dynamo" in sys.modules:  # else none was: to import it takes a second
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
 def is_skipped(optimizer: Optimizer) -> bool:
     """Return whether a fused step under a `GradScaler` did nothing, after an overflow."""
     found_inf: Any = getattr(optimizer, "found_inf", None)

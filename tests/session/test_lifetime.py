@@ -109,8 +109,8 @@ def test_a_run_of_two_optimizers_goes_on_with_one():
     """The second had taken over from the first, which is gone when the run goes on."""
     model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update=5)
     sparsity.apply(model)
-    for steps in (3, 4):
-        optimizer = SGD(model.parameters(), 0.1)
+    both = [SGD(model.parameters(), 0.1) for _ in range(2)]
+    for optimizer, steps in zip(both, (3, 4), strict=True):
         sparsity.apply(optimizer)
         train(model, optimizer, steps)
     assert sparsity.state_dict()["steps"] == [3, 7]

@@ -284,6 +284,6 @@ def _move(
     """Give a sparse parameter its new storage; `fn` converts state shaped like its old weight."""
     if held is not None:
         parameter, session = held
-        replace_shaped(parameter.states(), shape, fn)
+        replace_shaped(parameter.optimizer_states(), shape, fn)
         parameter.storage = storage
         session.refresh(parameter)

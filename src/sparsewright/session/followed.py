@@ -169,9 +169,26 @@ class Followed:
         self._has_stepped = False
         self.prune_loaded()
         self._session.check_stepped()
+        self._begin()
+        return _with_closure(self._around, args, kwargs)
+
+    def _begin(self) -> None:
+        """Give the optimizer what it steps."""
         parameters = self.parameters()
         self._session.take_gradients(parameters)
-        return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
+        for parameter in parameters:
+            parameter.storage.before_step()
+
+    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a closure that computes its loss with the pruned weights."""
+
+        def inner() -> Any:
+            _take_out(self.parameters())
+            loss = closure()  # if it raises, the weights stay pruned
+            self._begin()
+            return loss
+
+        return inner
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self._running:
@@ -205,34 +222,20 @@ class Followed:
                     rule.update(optimizer)
 
 
-def _put_in(parameters: Iterable[SparseParameter]) -> bool:
-    """Give the optimizer what it steps; return whether nobody else may see that."""
-    are_dense = [parameter.storage.before_step() for parameter in parameters]
-    return any(are_dense)
-
-
 def _take_out(parameters: Iterable[SparseParameter]) -> None:
     for parameter in parameters:
         parameter.storage.after_step()
 
 
-def _around_closure(
-    parameters: list[SparseParameter], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of `step`, with a closure that computes its loss with the pruned weights."""
-
-    def wrapped(closure: Callable[[], Any]) -> Callable[[], Any]:
-        def inner() -> Any:
-            _take_out(parameters)
-            loss = closure()  # if it raises, the weights stay pruned
-            _put_in(parameters)
-            return loss
-
-        return inner
-
+def _with_closure(
+    around: Callable[[Callable[[], Any]], Callable[[], Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of `step`, with another closure in the place of theirs; None: there is none."""
     itself, *rest = args
     if rest and callable(rest[0]):
-        rest[0] = wrapped(rest[0])
+        return (itself, around(rest[0]), *rest[1:]), kwargs
     if callable(kwargs.get("closure")):
-        kwargs = {**kwargs, "closure": wrapped(kwargs["closure"])}
-    return (itself, *rest), kwargs
+        return args, {**kwargs, "closure": around(kwargs["closure"])}
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage
 from sparsewright.taps.tap import GradientTap, requires_grad
-from sparsewright.torch_private import may_overlap
+from sparsewright.torch_private import may_overlap, version
+
+_WRITES = 12  # backward passes, with a write to the weight before each: no accumulation does that
 
 
 class GradientHook:
@@ -23,16 +26,21 @@ class GradientHook:
 
     Attributes:
         tap: collects the dense gradient, before it is pruned.
+
+    Args:
+        parameter: the parameter.
+        tell: called if its weight is written to again and again without a step that is followed.
     """
 
     tap: GradientTap
 
-    def __init__(self, parameter: SparseParameter) -> None:
-        self.parameter = parameter
+    def __init__(self, parameter: SparseParameter, tell: Callable[[], None]) -> None:
+        self.parameter, self._tell = parameter, tell
         self._hooked: Tensor | None = None
         self._storage: Storage | None = None
         self._handle: RemovableHandle | None = None
         self._has_arrived = False
+        self._version, self._writes = -1, 0
 
     def follow(self) -> None:
         """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
@@ -71,11 +79,25 @@ class GradientHook:
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
             self._has_arrived = True
+            self._watch(param)
             if param.grad.layout is not torch.strided:  # that of a sparse embedding
                 param.grad = param.grad.to_dense()
             if self.tap.is_armed:
                 self.tap.commit(param.grad)
             self._prune(param, param.grad)
+
+    def _watch(self, param: Tensor) -> None:
+        """Notice a weight that somebody trains by other means than the `step` of an optimizer."""
+        now = version(param)
+        if now != self._version:
+            self._version = now
+            self._writes += 1
+            if self._writes == _WRITES:
+                self._tell()
+
+    def rest(self) -> None:
+        """Count anew: a step begins."""
+        self._writes = 0
 
     def before_step(self, places: set[int]) -> None:
         """Take a gradient that no backward pass brought: copied from another model, say.
@@ -83,6 +105,7 @@ class GradientHook:
         Args:
             places: where in memory the gradients of others are; its own is added.
         """
+        self.rest()
         param = self.parameter.param
         if param.grad is not None:
             if not self._has_arrived:

@@ -125,12 +125,16 @@ class SparseParameter:
             raise ShapeError(
                 f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(self.shape)}"
             )
-        changes = self.storage.change_mask(new, self.states())
+        changes = self.storage.change_mask(new, self.optimizer_states())
         self.is_initialized, self.is_pristine = True, False
         return changes
 
-    def states(self, optimizer: Optimizer | None = None) -> States:
+    def states(self, optimizer: Optimizer | None = None) -> list[Any]:
         """The weight's state in one optimizer, or in each that is followed."""
+        return [state.data for state in self.optimizer_states(optimizer)]
+
+    def optimizer_states(self, optimizer: Optimizer | None = None) -> States:
+        """The same, with what is known of them."""
         param = self.param
         every = (f.members for f in self._followed if optimizer is None or optimizer in f.members)
         optimizers = list(chain.from_iterable(every)) or ([] if optimizer is None else [optimizer])
@@ -163,11 +167,11 @@ class SparseParameter:
         self.prune()
         if self.param.grad is not None:
             self.storage.prune_gradient(self.param.grad)
-        self.storage.prune_states(self.states())
+        self.storage.prune_states(self.optimizer_states())
 
     def prune_state(self, optimizer: Optimizer) -> None:
         """Prune what in its state has one entry for each connection."""
-        self.storage.prune_states(self.states(optimizer))
+        self.storage.prune_states(self.optimizer_states(optimizer))
 
     def annotate(self, name: str, value: object) -> None:
         """Record a hint about the parameter, such as `max_sparsity`, in `annotations`."""

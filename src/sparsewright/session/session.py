@@ -22,6 +22,7 @@ from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 from sparsewright.session.site import TiedSite, settle, vacate
 from sparsewright.session.step_counter import StepCounter
+from sparsewright.session.step_watch import StepWatch
 from sparsewright.session.stepping import Step, begin_step, end_step
 from sparsewright.storage import Storage
 from sparsewright.storage.states import States
@@ -58,6 +59,7 @@ class Session:
         self._by_id: dict[int, SparseParameter] = {}
         self._hidden: list[tuple[nn.Module, list[str]]] = []
         self._are_checked = True
+        self._watch = StepWatch(self.followed)
         self._open: Step | None = None
 
     @property
@@ -77,7 +79,7 @@ class Session:
         storage.recount()
         self.parameters[name] = parameter
         self.have_agreed = False
-        self._gradients[name] = GradientHook(parameter)
+        self._gradients[name] = GradientHook(parameter, self._watch.tell)
         settle(parameter, self)
         return parameter
 
@@ -125,7 +127,7 @@ class Session:
         if known is None:
             self._add_followed(followed)
         for parameter in joined:
-            parameter.storage.take_states(parameter.states(optimizer))
+            parameter.storage.take_states(parameter.optimizer_states(optimizer))
         followed.loaded(optimizer)
         followed.prune_loaded()
         return is_new or bool(new)
@@ -145,7 +147,9 @@ class Session:
         """Forget optimizers that nobody has, once another one continues their count."""
         for gone in [f for f in self.followed if f.optimizer is None]:
             own = set(gone.parameters())
-            heirs = [f for f in self.followed if f.optimizer is not None and own & set(f.parameters())]
+            heirs = [
+                f for f in self.followed if f.optimizer is not None and own & set(f.parameters())
+            ]
             if heirs:
                 steps = self.counter.steps_at(self.followed.index(gone))
                 self.counter.reach(self.followed.index(heirs[0]), steps)
@@ -171,6 +175,11 @@ class Session:
     def _forget(self, followed: Followed) -> None:
         self.counter.drop(self.followed.index(followed))
         self.followed.remove(followed)
+
+    def rest(self) -> None:
+        """Know that a step was made, by hand."""
+        for gradient in self._gradients.values():
+            gradient.rest()
 
     def check_stepped(self) -> None:
         """Warn, at the first step, if no optimizer steps any of the parameters."""
@@ -231,7 +240,8 @@ class Session:
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
         """Prune gradients that no backward pass brought, or that were changed after it."""
-        pairs, places = [], set()
+        pairs: list[tuple[Tensor, Tensor]] = []
+        places: set[int] = set()
         for parameter in parameters:
             self._gradients[parameter.name].before_step(places)
             pair = parameter.storage.gradient_to_prune()
@@ -246,7 +256,9 @@ class Session:
     def states_not_loaded(self, parameter: SparseParameter) -> States:
         """Return a parameter's states in optimizers that loaded none since their last step."""
         optimizers = (f.optimizer for f in self.followed if not f.is_loaded)
-        return [state for o in optimizers if o is not None for state in parameter.states(o)]
+        return [
+            state for o in optimizers if o is not None for state in parameter.optimizer_states(o)
+        ]
 
     def join_replicas(self, module: nn.Module) -> None:
         """Take the ranks that a data-parallel module has, and keep masks out of its way."""
@@ -361,7 +373,7 @@ class Session:
             self._gradients.pop(name).remove()
             self._armed.discard(name)
             vacate(parameter.module, parameter.storage.param_name)
-            parameter.storage.remove(parameter.states)
+            parameter.storage.remove(parameter.optimizer_states)
         self._hooked = []
         self._by_id = {}
         self.end_before_forward()

@@ -49,6 +49,8 @@ class Step:
 def begin_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
     """Count a step, prune what it wrote, and tell the hooks."""
     session.let_go()
+    if optimizer is None:
+        session.rest()
     followed, counter = session.find_followed(optimizer), session.counter
     if len(session.followed) == 1:
         counter.fold()

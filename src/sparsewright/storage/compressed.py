@@ -84,9 +84,8 @@ class CompressedStorage(Storage):
     def prune_states(self, states: States) -> None:
         """Do nothing: there is one entry for each value."""
 
-    def before_step(self) -> bool:
+    def before_step(self) -> None:
         """Do nothing: the optimizer steps the values."""
-        return False
 
     def after_step(self) -> None:
         """Do nothing: all values are live."""

@@ -52,9 +52,8 @@ class MaskedStorage(DenseStorage):
             for tensor in state.entries(self.shape, self.mask):
                 state.prune(tensor, self.mask)
 
-    def before_step(self) -> bool:
+    def before_step(self) -> None:
         """Do nothing: the optimizer steps the pruned weight."""
-        return False
 
     def after_step(self) -> None:
         """Do nothing: `to_prune` says what to prune."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsewright.torch_private import step_without_hooks
+from sparsewright.torch_private import step_without_hooks, without_compilation
 
 Path = tuple[Any, ...]
 """The keys that lead to a tensor in the state of a weight; those in one list share a path."""
@@ -134,13 +134,15 @@ class Toy:
         self.shape = torch.Size(sides if ndim > 1 else (24,))
         steps = max(_STEPS, 2 + max(_waits(self._group), default=0))
         self._steps = max(2, steps // self._group.get("max_iter", 1))  # LBFGS: 20 in each step
-        self._orders = [torch.randperm(n, generator=_numbers(dim)) for dim, n in enumerate(self.shape[:2], 9)]
-        self.mask = self._draw(_numbers(0)) < 0
+        self._orders = [
+            torch.randperm(n, generator=_numbers(dim)) for dim, n in enumerate(self.shape[:2], 9)
+        ]
+        self.mask = self._draw(_numbers(0)).real < 0
 
     def _draw(self, generator: torch.Generator) -> Tensor:
-        return torch.randn(self.shape, generator=generator, device="cpu").to(
-            self._device, self._dtype
-        )
+        dtype = self._dtype if self._dtype.is_complex else torch.float32
+        drawn = torch.randn(self.shape, generator=generator, dtype=dtype, device="cpu")
+        return drawn.to(self._device, self._dtype)
 
     def shuffled(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the toy's shape with its rows and its columns in another order."""
@@ -167,6 +169,7 @@ class Toy:
         device = [self._device] if self._device.type == "cuda" else []
         with (
             one_thread(),
+            without_compilation(),
             torch.random.fork_rng(devices=device),
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -231,7 +234,7 @@ def probe(toy: Toy) -> StateKinds:
     shaped = {
         path
         for path, tensors in first.state.items()
-        if all(t.shape == toy.shape and t.is_floating_point() for t in tensors)
+        if all(t.shape == toy.shape and is_number(t) for t in tensors)
     }
     entries = {p for p in shaped if _are_equal(first.state[p], second.state.get(p, []), off)}
     leaky = shaped - entries
@@ -263,6 +266,11 @@ def why_not_values(toy: Toy) -> str:
     if not is_close(values.moved, whole.moved[toy.mask]):
         return "it steps a matrix otherwise than entry by entry"
     return ""
+
+
+def is_number(tensor: Tensor) -> bool:
+    """Return whether a tensor holds real or complex numbers, and no codes or counts."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def path_name(path: Path) -> str:

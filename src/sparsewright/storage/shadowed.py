@@ -95,7 +95,7 @@ class ShadowedStorage(DenseStorage):
         """Do nothing: the dense weight has dense states."""
 
     @torch.no_grad()
-    def before_step(self) -> bool:
+    def before_step(self) -> None:
         """Put the shadow back into the Parameter."""
         if self._loaded is not None and self.shadow is self._own:  # no other was loaded since
             self._shadows[self._full_name] = self._loaded
@@ -103,7 +103,6 @@ class ShadowedStorage(DenseStorage):
         param, mask, shadow = map(sharded.local, (self.param, self.mask, self.shadow))
         torch.where(mask, param, shadow, out=param)
         self._is_dense = True
-        return True
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -19,6 +19,7 @@ from sparsewright.storage.probe import (
     ProbeError,
     StateKinds,
     Toy,
+    is_number,
     path_name,
     probe,
     read,
@@ -46,9 +47,12 @@ class OptimizerState:
     def shaped(self, shape: torch.Size) -> Iterator[tuple[Path, Tensor]]:
         """Yield the tensors of numbers shaped like the weight, unless they say `requires_dense`."""
         for path, tensor in tensors_by_path(self.data):
-            is_number = tensor.is_floating_point() or tensor.is_complex()
-            if is_number and tensor.shape == shape and not getattr(tensor, "requires_dense", False):
+            if tensor.shape != shape or getattr(tensor, "requires_dense", False):
+                continue
+            if is_number(tensor):
                 yield path, tensor
+            elif tensor.dtype in (torch.uint8, torch.int8):
+                self._leave_codes(path)
 
     def entries(self, shape: torch.Size, mask: Tensor) -> Iterator[Tensor]:
         """Yield the tensors that have one entry for each connection.
@@ -73,6 +77,12 @@ class OptimizerState:
             f"{self._owner}: its state {path_name(path)!r} is shaped like the weight, but nothing "
             f"is known of it{why}. It is not pruned; if it has one entry for each connection, set "
             f"{DECLARED} = ({path_name(path)!r}, ...) on the optimizer, with all keys that have"
+        )
+
+    def _leave_codes(self, path: Path) -> None:
+        _say_once(
+            f"{self._owner}: its state {path_name(path)!r} is quantized, so it is not pruned where "
+            "connections are dropped; weight and gradient are"
         )
 
     def prune(self, tensor: Tensor, mask: Tensor) -> None:
@@ -205,8 +215,7 @@ def _replace_in(data: Any, shape: torch.Size, fn: Callable[[Tensor], Tensor]) ->
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    is_number = tensor.is_floating_point() or tensor.is_complex()
-    return is_number and type(sharded.local(tensor)) in (Tensor, nn.Parameter)
+    return is_number(tensor) and type(sharded.local(tensor)) in (Tensor, nn.Parameter)
 
 
 def _type_name(tensor: Tensor) -> str:

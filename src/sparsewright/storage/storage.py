@@ -142,8 +142,8 @@ class Storage(ABC):
         """Prune what in the states has one entry for each connection."""
 
     @abstractmethod
-    def before_step(self) -> bool:
-        """Give the optimizer what it steps; return whether nobody else may see the weight so."""
+    def before_step(self) -> None:
+        """Give the optimizer what it steps."""
 
     @abstractmethod
     def after_step(self) -> None:
