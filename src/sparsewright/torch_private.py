@@ -110,12 +110,9 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
     return "_optimizer_step_post_hooks" in vars(optimizer)
 
 
-def complete_hooks(optimizer: Optimizer) -> None:
-    """Let hooks be registered on an optimizer whose `Optimizer.__init__` did not run.
-
-    As unpickling one does; hooks that it has stay.
-    """
-    Optimizer.__setstate__(optimizer, {})
+def has_load_hooks(optimizer: Optimizer) -> bool:
+    """Return whether hooks on loading a state dict can be registered."""
+    return "_optimizer_load_state_dict_post_hooks" in vars(optimizer)
 
 
 def step_without_hooks(optimizer: Optimizer, closure: Callable[[], Tensor]) -> None:

@@ -12,18 +12,18 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsewright.errors import AttachError
 from sparsewright.session.optimizers import (
+    StepHandle,
     family,
-    make_hookable,
     params_of,
-    steps_itself,
     unwrapped,
     why_not_follow,
 )
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
+from sparsewright.session.stepping import prune_weights
 from sparsewright.storage import Storage
 from sparsewright.storage.states import kinds_of
-from sparsewright.torch_private import is_skipped
+from sparsewright.torch_private import has_load_hooks, has_step_hooks, is_skipped
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
@@ -54,7 +54,7 @@ class Followed:
         self._is_fresh = False  # while masks are updated nothing is replaced
         self._running: list[int] = []
         self._has_stepped = False
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | StepHandle] = []
         self._members: list[weakref.ref[Optimizer]] = []
         self._stepper = weakref.ref(unwrapped(optimizer))
         self.join(optimizer)
@@ -68,13 +68,15 @@ class Followed:
                 raise AttachError(type(each).__name__, problem)
         self._members = [weakref.ref(each) for each in (*new, *known)]
         for each in new:
-            make_hookable(each)
-            self._handles += [
-                # A compiled optimizer step calls them; it cannot trace them.
-                each.register_step_pre_hook(torch.compiler.disable(self._before)),
-                each.register_step_post_hook(torch.compiler.disable(self._after)),
-                each.register_load_state_dict_post_hook(self.loaded),
-            ]
+            # A compiled optimizer step calls them; it cannot trace them.
+            before, after = map(torch.compiler.disable, (self._before, self._after))
+            if has_step_hooks(each):
+                self._handles.append(each.register_step_pre_hook(before))
+                self._handles.append(each.register_step_post_hook(after))
+            else:
+                self._handles.append(StepHandle(each, before, after))
+            if has_load_hooks(each):
+                self._handles.append(each.register_load_state_dict_post_hook(self.loaded))
         return bool(new)
 
     @property
@@ -161,7 +163,7 @@ class Followed:
         return next(filter(None, reasons), "")
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if id(optimizer) in self._running:  # an exception ended its last step
+        if id(optimizer) in self._running:  # an exception ended its last step, or it calls super's
             del self._running[self._running.index(id(optimizer)) :]
         self._running.append(id(optimizer))
         if len(self._running) > 1:
@@ -193,14 +195,16 @@ class Followed:
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self._running:
             del self._running[self._running.index(id(optimizer)) :]
+        else:  # the step of its base class, which it called, was counted
+            self._has_stepped = False
+            return self._end()
         # A fused step under a GradScaler is called although it does nothing after an overflow,
         # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
         if is_skipped(optimizer):
             self.loaded(optimizer)
-        elif steps_itself(optimizer):
+        elif has_step_hooks(optimizer):
             self._has_stepped = True
-        if not self._running:
-            self._end()
+        return None if self._running else self._end()
 
     def _end(self) -> None:
         """End the step of the outermost of them."""
@@ -210,6 +214,7 @@ class Followed:
             if self._has_stepped and self.optimizer is not None:
                 self._update(self.optimizer)
             else:
+                prune_weights(self._parameters)
                 self.prune_loaded()
         finally:
             self._is_fresh = False

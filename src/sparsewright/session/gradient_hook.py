@@ -99,30 +99,27 @@ class GradientHook:
         """Count anew: a step begins."""
         self._writes = 0
 
-    def before_step(self, places: set[int]) -> None:
-        """Take a gradient that no backward pass brought: copied from another model, say.
-
-        Args:
-            places: where in memory the gradients of others are; its own is added.
-        """
+    def before_step(self) -> None:
+        """Take a gradient that no backward pass brought: copied from another model, say."""
         self.rest()
         param = self.parameter.param
-        if param.grad is not None:
-            if not self._has_arrived:
-                self.tap.take(param.grad)
-            self._own(param, param.grad, places)
-            if not self._has_arrived:
-                self._prune(param, param.grad)
+        if param.grad is not None and not self._has_arrived:
+            self.tap.take(param.grad)
+            self._prune(param, param.grad)
         self._has_arrived = False
 
-    def _own(self, param: Tensor, grad: Tensor, places: set[int]) -> None:
-        """Give a gradient memory of its own, each entry a place: it is pruned in place."""
-        part = sharded.local(grad)
-        if may_overlap(part) or part.data_ptr() in places:
-            param.grad = grad.clone(memory_format=torch.contiguous_format)
+    def own_gradient(self, places: set[int]) -> None:
+        """Give the gradient memory of its own, each entry a place: it is pruned in place.
+
+        Args:
+            places: where in memory the gradients of others are; this one's is added.
+        """
+        param = self.parameter.param
+        if param.grad is not None:
             part = sharded.local(param.grad)
-        if part.numel():
-            places.add(part.data_ptr())
+            if may_overlap(part) or (part.numel() and part.data_ptr() in places):
+                param.grad = param.grad.clone(memory_format=torch.contiguous_format)
+            places.add(sharded.local(param.grad).data_ptr())
 
     def _prune(self, param: Tensor, grad: Tensor) -> None:
         pruned = self.parameter.rule._grad_hook(param, grad)

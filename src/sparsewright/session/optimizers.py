@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
+import weakref
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from sparsewright.errors import AttachError
 from sparsewright.storage.states import inner_optimizers
-from sparsewright.torch_private import complete_hooks, has_step_hooks
+from sparsewright.torch_private import has_step_hooks
 
-_WRAPPERS: WeakSet[Optimizer] = WeakSet()
+BeforeStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Any]
+AfterStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
 
 def family(optimizer: Optimizer) -> list[Optimizer]:
@@ -33,23 +37,50 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     Raises:
         AttachError: there is none.
     """
-    own = next((each for each in family(optimizer) if steps_itself(each)), None)
+    own = next((each for each in family(optimizer) if has_step_hooks(each)), None)
     if own is None:
         name = type(optimizer).__name__
         raise AttachError(name, "its __init__ did not call Optimizer.__init__; it has no hooks")
     return own
 
 
-def steps_itself(optimizer: Optimizer) -> bool:
-    """Return whether a call of an optimizer's `step` is a step, and not left to one inside."""
-    return has_step_hooks(optimizer) and optimizer not in _WRAPPERS
+class StepHandle:
+    """What runs around the step of a wrapper that has no hooks: its attribute `step` is another.
 
+    Torch's schedulers do the same. Not a hook on its class, which would ask for hooks on all.
 
-def make_hookable(optimizer: Optimizer) -> None:
-    """Let step hooks be registered on an optimizer, a wrapper that has none too."""
-    if not steps_itself(optimizer):
-        _WRAPPERS.add(optimizer)
-    complete_hooks(optimizer)
+    Args:
+        optimizer: the wrapper.
+        before: called before each step, as a step pre hook is.
+        after: called after it.
+    """
+
+    def __init__(self, optimizer: Optimizer, before: BeforeStep, after: AfterStep) -> None:
+        self._optimizer, self._is_on = weakref.ref(optimizer), True
+        inner = vars(optimizer).get("step") or type(optimizer).step.__get__(optimizer)
+
+        def step(itself: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if not self._is_on:
+                return inner(*args, **kwargs)
+            changed = before(itself, (itself, *args), kwargs)
+            if changed is not None:
+                (_, *args), kwargs = changed
+            result = inner(*args, **kwargs)
+            after(itself, (itself, *args), kwargs)
+            return result
+
+        vars(step)["handle"] = self  # not the other way round: that would keep the optimizer alive
+        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+
+    def remove(self) -> None:
+        """Leave the step alone again."""
+        self._is_on = False
+        optimizer = self._optimizer()
+        if optimizer is None:
+            return
+        own = vars(optimizer).get("step")
+        if getattr(own, "handle", None) is self:
+            del optimizer.step
 
 
 def why_not_follow(optimizer: Optimizer) -> str:

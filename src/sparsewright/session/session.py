@@ -240,13 +240,12 @@ class Session:
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
         """Prune gradients that no backward pass brought, or that were changed after it."""
-        pairs: list[tuple[Tensor, Tensor]] = []
-        places: set[int] = set()
+        parameters, places = list(parameters), set[int]()
         for parameter in parameters:
-            self._gradients[parameter.name].before_step(places)
-            pair = parameter.storage.gradient_to_prune()
-            if pair is not None:
-                pairs.append(pair)
+            self._gradients[parameter.name].own_gradient(places)
+        for parameter in parameters:
+            self._gradients[parameter.name].before_step()
+        pairs = [pair for p in parameters if (pair := p.storage.gradient_to_prune()) is not None]
         kernels.prune_many_([grad for grad, _ in pairs], [mask for _, mask in pairs])
 
     def tap_of(self, parameter: SparseParameter) -> GradientTap:

@@ -195,7 +195,7 @@ class Toy:
 
             def closure(drawn: Tensor = drawn) -> Tensor:
                 with torch.enable_grad():  # the gradient can be differentiated: AdaHessian does
-                    param.grad = drawn + param * mask
+                    param.grad = drawn + param
                 return (param * drawn).sum().detach()
 
             closure()
