@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import flop_registry
 
@@ -245,3 +246,50 @@ OWN_NAMES = set(own_names()) - OVERRIDDEN
 def test_no_other_file_uses_private_names_of_another_library(path):
     tree = ast.parse(path.read_text())
     assert set().union(*map(private_names, ast.walk(tree))) <= IN_PLACE
+
+
+def test_step_without_hooks():
+    called = []
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], 1.0)
+    optimizer.register_step_pre_hook(lambda *args: called.append("own"))
+    handle = register_optimizer_step_pre_hook(lambda *args: called.append("global"))
+
+    def closure():
+        weight.grad = torch.ones(2)
+        return weight.sum()
+
+    torch_private.step_without_hooks(optimizer, closure)
+    handle.remove()
+    assert torch.equal(weight, torch.zeros(2))
+    assert called == []
+
+
+def test_has_load_hooks():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 1.0)
+    assert torch_private.has_load_hooks(optimizer)
+    bare = object.__new__(torch.optim.SGD)
+    assert not torch_private.has_load_hooks(bare)
+
+
+def test_without_compilation():
+    ran = []
+
+    @torch.compile(backend=lambda graph, inputs: ran.append("compiled") or graph.forward)
+    def double(x):
+        return 2 * x
+
+    with torch_private.without_compilation():
+        assert double(torch.ones(())) == 2
+    assert ran == []
+    double(torch.ones(()))
+    assert ran == ["compiled"]
+
+
+def test_may_overlap():
+    dense = torch.ones(3, 4)
+    assert not torch_private.may_overlap(dense)
+    assert not torch_private.may_overlap(dense.T)
+    assert not torch_private.may_overlap(dense[1:])
+    assert torch_private.may_overlap(torch.ones(1).expand(3, 4))
+    assert torch_private.may_overlap(torch.ones(6).as_strided((3, 4), (1, 1)))

@@ -118,7 +118,7 @@ class Followed:
             p
             for p in self._parameters
             if not p.storage.trains_pruned
-            and not all(kinds_of(each, p.param).keeps_zero for each in self.members)
+            and any(kinds_of(each, p.param).must_be_pruned for each in self.members)
         ]
         for parameter in self._parameters:
             self._by_rule.setdefault(id(parameter.rule), []).append(parameter)
@@ -153,7 +153,7 @@ class Followed:
             self._prune_states(parameter)
 
     def _prune_states(self, parameter: SparseParameter) -> None:
-        for optimizer in self.members:
+        for optimizer in self.members[:1]:  # the states of the others are with it
             parameter.prune_state(optimizer)
 
     def why_not_step(self, parameter: SparseParameter, storage: type[Storage]) -> str:

@@ -54,6 +54,11 @@ class StateKinds:
     why_not_known: str = ""
     is_declared: bool = False
 
+    @property
+    def must_be_pruned(self) -> bool:
+        """Whether entries of pruned connections may not be 0 after a step."""
+        return not self.keeps_zero and not self.why_not_known
+
     def is_entry(self, path: Path) -> bool | None:
         """Return whether a tensor has one entry for each connection; None: not known."""
         if self.is_declared:

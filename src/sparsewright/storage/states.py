@@ -105,7 +105,7 @@ class _Known:
     """What was found out about one optimizer, by parameter group and kind of weight."""
 
     def __init__(self) -> None:
-        self._groups: dict[int, Mapping[str, Any]] = {}
+        self._places: dict[int, tuple[Mapping[str, Any], str]] = {}
         self._kinds: dict[Hashable, StateKinds] = {}
         self._problems: dict[Hashable, str] = {}
 
@@ -127,11 +127,11 @@ class _Known:
     def _place(
         self, optimizer: Optimizer, param: Tensor, ndim: int
     ) -> tuple[Hashable, Mapping[str, Any]]:
-        if id(param) not in self._groups:
-            groups = optimizer.param_groups
-            self._groups = {id(p): group for group in groups for p in group["params"]}
-        group = self._groups.get(id(param), {})
-        options = repr({key: value for key, value in group.items() if key != "params"})
+        if id(param) not in self._places:
+            for each in optimizer.param_groups:
+                options = repr({key: value for key, value in each.items() if key != "params"})
+                self._places |= {id(p): (each, options) for p in each["params"]}
+        group, options = self._places.get(id(param), ({}, ""))
         return (options, ndim, param.dtype, param.device), group
 
 
