@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import flop_registry
 
@@ -319,3 +320,50 @@ def test_accumulation_hooks():
     handle.remove()
     assert torch_private.accumulation_hooks(param) == []
     assert torch_private.accumulation_hooks(torch.ones(2)) == []
+
+
+def test_step_without_hooks():
+    called = []
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], 1.0)
+    optimizer.register_step_pre_hook(lambda *args: called.append("own"))
+    handle = register_optimizer_step_pre_hook(lambda *args: called.append("global"))
+
+    def closure():
+        weight.grad = torch.ones(2)
+        return weight.sum()
+
+    torch_private.step_without_hooks(optimizer, closure)
+    handle.remove()
+    assert torch.equal(weight, torch.zeros(2))
+    assert called == []
+
+
+def test_has_load_hooks():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], 1.0)
+    assert torch_private.has_load_hooks(optimizer)
+    bare = object.__new__(torch.optim.SGD)
+    assert not torch_private.has_load_hooks(bare)
+
+
+def test_without_compilation():
+    ran = []
+
+    @torch.compile(backend=lambda graph, inputs: ran.append("compiled") or graph.forward)
+    def double(x):
+        return 2 * x
+
+    with torch_private.without_compilation():
+        assert double(torch.ones(())) == 2
+    assert ran == []
+    double(torch.ones(()))
+    assert ran == ["compiled"]
+
+
+def test_may_overlap():
+    dense = torch.ones(3, 4)
+    assert not torch_private.may_overlap(dense)
+    assert not torch_private.may_overlap(dense.T)
+    assert not torch_private.may_overlap(dense[1:])
+    assert torch_private.may_overlap(torch.ones(1).expand(3, 4))
+    assert torch_private.may_overlap(torch.ones(6).as_strided((3, 4), (1, 1)))

@@ -29,7 +29,6 @@ from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
 from sparsewright.session.convert import compress_own
-from sparsewright.session.optimizers import unwrapped
 from sparsewright.session.own_parameters import OwnParameters
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.representation import describe, describe_html
@@ -279,7 +278,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         if not self.algorithms:
             warn(f"the {type(self).__name__} is empty; nothing is sparsified")
             return
-        if self.session.follow_optimizer(unwrapped(optimizer), self.algorithms):
+        if self.session.follow_optimizer(optimizer, self.algorithms):
             self.session.after_state_change()
         else:
             warn("the optimizer was sparsified already; nothing changes")
@@ -323,7 +322,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
                 self._level_names.pop(name, None)
             self.session.remove(self.algorithms)
         else:
-            self.session.remove_optimizer(unwrapped(optimizer), self.algorithms)
+            self.session.remove_optimizer(optimizer, self.algorithms)
 
     attached = attached
     """`with sparsity.attached(model, optimizer):` is sparse inside the block."""

@@ -8,6 +8,7 @@ extension of torch reads them, and no public name gives an entry with its owner 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,12 @@ def shares_memory(tensor: Tensor, other: Tensor) -> bool:
         return False
 
 
+def may_overlap(tensor: Tensor) -> bool:
+    """Return whether several entries of a tensor may be one place in memory, as in an expanded."""
+    overlap: int = torch._debug_has_internal_overlap(tensor)
+    return overlap != 0
+
+
 def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """Return nested tuples, lists and dicts with `fn` of each tensor in them."""
     return tree_map(lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, tree)
@@ -146,6 +153,30 @@ class _Counting(TorchDispatchMode):
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Return whether `Optimizer.__init__` ran, so that step hooks can be registered."""
     return "_optimizer_step_post_hooks" in vars(optimizer)
+
+
+def has_load_hooks(optimizer: Optimizer) -> bool:
+    """Return whether hooks on loading a state dict can be registered."""
+    return "_optimizer_load_state_dict_post_hooks" in vars(optimizer)
+
+
+def step_without_hooks(optimizer: Optimizer, closure: Callable[[], Tensor]) -> None:
+    """Call the step of an optimizer, without any hook; with the closure if it takes one."""
+    step: Any = type(optimizer).step
+    if getattr(step, "hooked", False):
+        step = step.__wrapped__
+    takes_it = "closure" in inspect.signature(step).parameters
+    step(optimizer, closure) if takes_it else step(optimizer)
+
+
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Let functions that are compiled run as they were written, inside the block."""
+    if "torch._dynamo" in sys.modules:  # else none was: to import it takes a second
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
 
 
 def is_skipped(optimizer: Optimizer) -> bool:

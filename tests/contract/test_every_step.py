@@ -132,8 +132,9 @@ def test_steps_without_updates_only_prune(make, kernel_calls):
             continue
         kernel_calls.clear()
         mine, theirs = operations(model, optimizer, step), operations(twin, plain, step)
-        # Each gradient in each of two micro-batches, and all weights in one call.
-        expected = ["prune_"] * 2 * sparsity.num_sparse_params + ["prune_many_"]
+        # Each gradient in each of two micro-batches; then all gradients and all weights in a call
+        # each: what was written to gradients since, and what the step wrote to weights.
+        expected = ["prune_"] * 2 * sparsity.num_sparse_params + ["prune_many_"] * 2
         assert kernel_calls == expected
         extra = {key: mine[key] - theirs.get(key, 0) for key in mine}
         for reference in ("masked_fill_", "bitwise_not", "detach"):

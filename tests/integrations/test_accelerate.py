@@ -90,11 +90,11 @@ class WithoutHooks(torch.optim.Optimizer):
     """A wrapper that has no hooks, and hides what it wraps."""
 
     def __init__(self, optimizer):
-        self.hidden = optimizer
+        self.hidden = lambda: optimizer
 
     @property
     def param_groups(self):
-        return self.hidden.param_groups
+        return self.hidden().param_groups
 
 
 def test_an_optimizer_without_hooks_is_refused():

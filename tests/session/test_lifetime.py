@@ -109,8 +109,8 @@ def test_a_run_of_two_optimizers_goes_on_with_one():
     """The second had taken over from the first, which is gone when the run goes on."""
     model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update=5)
     sparsity.apply(model)
-    for steps in (3, 4):
-        optimizer = SGD(model.parameters(), 0.1)
+    both = [SGD(model.parameters(), 0.1) for _ in range(2)]
+    for optimizer, steps in zip(both, (3, 4), strict=True):
         sparsity.apply(optimizer)
         train(model, optimizer, steps)
     assert sparsity.state_dict()["steps"] == [3, 7]
@@ -124,3 +124,63 @@ def test_a_run_of_two_optimizers_goes_on_with_one():
     train(other, optimizer, 4)
     assert resumed.step == 11
     assert updates == [10, 10]
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_optimizers_one_after_the_other_are_let_go(make):
+    model, sparsity = make_mlp(), make()
+    sparsity.apply(model)
+    gone = []
+    for phase in range(4):
+        optimizer = Adam(model.parameters())
+        sparsity.apply(optimizer)
+        train(model, optimizer, 3, start=3 * phase)
+        assert_pruned(sparsity, optimizer)
+        gone.append(weakref.ref(optimizer))
+        if phase % 2:
+            del optimizer  # before the next one is made, or after
+            gc.collect()
+    gc.collect()
+    assert [each() for each in gone] == [None] * 4
+    assert sparsity.step == 12
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    train(model, optimizer, 1)
+    assert sparsity.step == 13
+    assert len(sparsity.session.followed) == 1
+
+
+def test_updates_go_on_after_an_optimizer_that_nobody_has():
+    model, sparsity = make_mlp(), sparse.SET(sparsity=[0.3, 0.4, 0.5, 0.6], update=2)
+    sparsity.apply(model)
+    updates = []
+    sparsity.register_mask_update_hook(lambda update: updates.append((update.step, update.target)))
+    for steps in (3, 3, 2):
+        optimizer = SGD(model.parameters(), 0.1)
+        sparsity.apply(optimizer)
+        train(model, optimizer, steps)
+        del optimizer
+        gc.collect()
+    assert updates[::2] == [(2, 0.4), (4, 0.5), (6, 0.6), (8, 0.3)]
+    assert sparsity.step == 8
+
+
+def test_one_of_two_optimizers_of_other_parameters_is_let_go():
+    one, two = make_mlp(), make_mlp()
+    sparsity = sparse.SET(sparsity=0.5, update=2)
+    sparsity.apply(one)
+    sparsity.apply(two)
+    first, second = (SGD(model.parameters(), 0.1) for model in (one, two))
+    sparsity.apply(first)
+    sparsity.apply(second)
+    train(one, first, 5)
+    train(two, second, 3)
+    del first
+    gc.collect()
+    train(two, second, 1)
+    assert sparsity.state_dict()["steps"] == [5, 4]
+    third = SGD(one.parameters(), 0.1)
+    sparsity.apply(third)
+    train(one, third, 1)
+    assert sparsity.step == 6
+    assert sorted(sparsity.state_dict()["steps"]) == [4, 6]

@@ -22,7 +22,7 @@ def is_attached(sparsity: SparsityAlgorithm, module: nn.Module) -> bool:
 def follow_only(sparsity: SparsityAlgorithm, optimizers: Sequence[Optimizer]) -> None:
     """Follow a trainer's optimizers, and let those go that stepped the model before them."""
     present = [unwrapped(optimizer) for optimizer in optimizers]
-    before = [followed.optimizer for followed in sparsity.session.followed]
+    before = [f.optimizer for f in sparsity.session.followed if f.optimizer is not None]
     for optimizer in present:
         if optimizer not in before:
             sparsity.apply(optimizer)

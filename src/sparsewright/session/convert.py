@@ -238,10 +238,9 @@ def _why_not_held(module: nn.Module, param_name: str) -> str:
         return ""
     if parameter.storage.name != MaskedStorage.name:
         return f"it is {parameter.storage.name}"
-    optimizers = (
-        f.optimizer for f in parameter.rule.session.followed if parameter in f.parameters()
-    )
-    return next(filter(None, map(CompressedStorage.why_not_step, optimizers)), "")
+    followed = (f for f in parameter.rule.session.followed if parameter in f.parameters())
+    reasons = (f.why_not_step(parameter, CompressedStorage) for f in followed)
+    return next(filter(None, reasons), "")
 
 
 def _places(model: nn.Module) -> dict[nn.Module, list[Place]]:
@@ -295,7 +294,7 @@ def _replacing(
             held.storage = storage
             held.rule.session.refresh(held)
 
-    states = [] if held is None else held.states()
+    states = [] if held is None else held.optimizer_states()
     with undone_if_interrupted(module, param, places, states, hold_again):
         vacate(module, param_name)
         yield held
@@ -309,6 +308,6 @@ def _move(
 ) -> None:
     """Give a sparse parameter its new storage; `fn` converts state shaped like its old weight."""
     if parameter is not None:
-        replace_shaped(parameter.states(), shape, fn)
+        replace_shaped(parameter.optimizer_states(), shape, fn)
         parameter.storage = storage
         parameter.rule.session.refresh(parameter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -9,38 +10,84 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.session.optimizers import params_of
+from sparsewright.errors import AttachError
+from sparsewright.session.optimizers import (
+    StepHandle,
+    family,
+    params_of,
+    unwrapped,
+    why_not_follow,
+)
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
-from sparsewright.torch_private import is_skipped
+from sparsewright.session.stepping import prune_weights
+from sparsewright.storage import Storage
+from sparsewright.storage.states import kinds_of
+from sparsewright.torch_private import has_load_hooks, has_step_hooks, is_skipped
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
 
 
 class Followed:
-    """The hooks on one optimizer, and the sparse parameters that it steps.
+    """The hooks on one optimizer and those that it is around, and the parameters that it steps.
+
+    It does not keep them alive. A step begins and ends with that of the outermost of them that is
+    called, so that what a wrapper writes after the inner step is pruned too.
 
     Attributes:
-        optimizer: the optimizer.
         rules: the algorithms that follow it.
         is_loaded: whether its state was loaded since its last step, and is not pruned yet.
+
+    Raises:
+        AttachError: it cannot be followed.
     """
 
     def __init__(self, optimizer: Optimizer, session: Session) -> None:
-        self.optimizer, self._session = optimizer, session
+        self._session = session
         self.rules: list[Rule] = []
         self.is_loaded = False
         self._known: tuple[list[int], list[int], list[int]] | None = None
         self._parameters: list[SparseParameter] = []
+        self._moving: list[SparseParameter] = []
         self._by_rule: dict[int, list[SparseParameter]] = {}
         self._is_fresh = False  # while masks are updated nothing is replaced
-        self._handles: list[RemovableHandle] = [
+        self._running: list[int] = []
+        self._has_stepped = False
+        self._handles: list[RemovableHandle | StepHandle] = []
+        self._members: list[weakref.ref[Optimizer]] = []
+        self._stepper = weakref.ref(unwrapped(optimizer))
+        self.join(optimizer)
+
+    def join(self, optimizer: Optimizer) -> bool:
+        """Follow an optimizer that is around those here too; return whether any is new."""
+        known = self.members
+        new = [each for each in family(optimizer) if all(each is not other for other in known)]
+        for each in new:
+            if problem := why_not_follow(each):
+                raise AttachError(type(each).__name__, problem)
+        self._members = [weakref.ref(each) for each in (*new, *known)]
+        for each in new:
             # A compiled optimizer step calls them; it cannot trace them.
-            optimizer.register_step_pre_hook(torch.compiler.disable(self._before)),
-            optimizer.register_step_post_hook(torch.compiler.disable(self._after)),
-            optimizer.register_load_state_dict_post_hook(self.loaded),
-        ]
+            before, after = map(torch.compiler.disable, (self._before, self._after))
+            if has_step_hooks(each):
+                self._handles.append(each.register_step_pre_hook(before))
+                self._handles.append(each.register_step_post_hook(after))
+            else:
+                self._handles.append(StepHandle(each, before, after))
+            if has_load_hooks(each):
+                self._handles.append(each.register_load_state_dict_post_hook(self.loaded))
+        return bool(new)
+
+    @property
+    def members(self) -> list[Optimizer]:
+        """The optimizer and those that it is around, those that are alive."""
+        return [each for ref in self._members if (each := ref()) is not None]
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The outermost of them whose step is its own; None: it was let go."""
+        return self._stepper()
 
     def leave(self, rules: Iterable[Rule]) -> bool:
         """Let algorithms go; without any left, take the hooks off and return True."""
@@ -53,8 +100,9 @@ class Followed:
 
     def parameters(self) -> list[SparseParameter]:
         """Return the sparse parameters that it steps, in the order of attaching."""
-        if not self._is_fresh:
-            known = params_of(self.optimizer), self._session.follow(), list(map(id, self.rules))
+        optimizer = self.optimizer
+        if not self._is_fresh and optimizer is not None:
+            known = params_of(optimizer), self._session.follow(), list(map(id, self.rules))
             if known != self._known:
                 self._known = known
                 self._find(set(known[0]), known[1])
@@ -66,6 +114,12 @@ class Followed:
         every = zip(self._session.parameters.values(), own, strict=True)
         self._parameters = [p for p, at in every if at in stepped and id(p.rule) in followers]
         self._by_rule = {}
+        self._moving = [
+            p
+            for p in self._parameters
+            if not p.storage.trains_pruned
+            and any(kinds_of(each, p.param).must_be_pruned for each in self.members)
+        ]
         for parameter in self._parameters:
             self._by_rule.setdefault(id(parameter.rule), []).append(parameter)
 
@@ -91,26 +145,77 @@ class Followed:
         if self.is_loaded:
             self.is_loaded = False
             for parameter in self.parameters():
-                parameter.prune_state(self.optimizer)
+                self._prune_states(parameter)
+
+    def prune_moving_states(self) -> None:
+        """Prune the states that do not stay 0 by themselves where connections are pruned."""
+        for parameter in self._moving:
+            self._prune_states(parameter)
+
+    def _prune_states(self, parameter: SparseParameter) -> None:
+        for optimizer in self.members[:1]:  # the states of the others are with it
+            parameter.prune_state(optimizer)
+
+    def why_not_step(self, parameter: SparseParameter, storage: type[Storage]) -> str:
+        """Return why a parameter cannot be stepped if it is held in a way; "" if it can."""
+        param, ndim = parameter.param, len(parameter.shape)
+        reasons = (storage.why_not_step(each, param, ndim) for each in self.members)
+        return next(filter(None, reasons), "")
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if id(optimizer) in self._running:  # an exception ended its last step, or it calls super's
+            del self._running[self._running.index(id(optimizer)) :]
+        self._running.append(id(optimizer))
+        if len(self._running) > 1:
+            return None
+        self._has_stepped = False
         self.prune_loaded()
         self._session.check_stepped()
+        self._begin()
+        return _with_closure(self._around, args, kwargs)
+
+    def _begin(self) -> None:
+        """Give the optimizer what it steps."""
         parameters = self.parameters()
         self._session.take_gradients(parameters)
-        return _around_closure(parameters, args, kwargs) if _put_in(parameters) else None
+        for parameter in parameters:
+            parameter.storage.before_step()
+
+    def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a closure that computes its loss with the pruned weights."""
+
+        def inner() -> Any:
+            _take_out(self.parameters())
+            loss = closure()  # if it raises, the weights stay pruned
+            self._begin()
+            return loss
+
+        return inner
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if id(optimizer) in self._running:
+            del self._running[self._running.index(id(optimizer)) :]
+        else:  # the step of its base class, which it called, was counted
+            self._has_stepped = False
+            return self._end()
+        # A fused step under a GradScaler is called although it does nothing after an overflow,
+        # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
+        if is_skipped(optimizer):
+            self.loaded(optimizer)
+        elif has_step_hooks(optimizer):
+            self._has_stepped = True
+        return None if self._running else self._end()
+
+    def _end(self) -> None:
+        """End the step of the outermost of them."""
         try:
             _take_out(self.parameters())
             self._is_fresh = True
-            # A fused step under a GradScaler is called although it does nothing after an overflow,
-            # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
-            if is_skipped(optimizer):
-                self.loaded(optimizer)
-                self.prune_loaded()
+            if self._has_stepped and self.optimizer is not None:
+                self._update(self.optimizer)
             else:
-                self._update(optimizer)
+                prune_weights(self._parameters)
+                self.prune_loaded()
         finally:
             self._is_fresh = False
 
@@ -122,34 +227,20 @@ class Followed:
                     rule.update(optimizer)
 
 
-def _put_in(parameters: Iterable[SparseParameter]) -> bool:
-    """Give the optimizer what it steps; return whether nobody else may see that."""
-    are_dense = [parameter.storage.before_step() for parameter in parameters]
-    return any(are_dense)
-
-
 def _take_out(parameters: Iterable[SparseParameter]) -> None:
     for parameter in parameters:
         parameter.storage.after_step()
 
 
-def _around_closure(
-    parameters: list[SparseParameter], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of `step`, with a closure that computes its loss with the pruned weights."""
-
-    def wrapped(closure: Callable[[], Any]) -> Callable[[], Any]:
-        def inner() -> Any:
-            _take_out(parameters)
-            loss = closure()  # if it raises, the weights stay pruned
-            _put_in(parameters)
-            return loss
-
-        return inner
-
+def _with_closure(
+    around: Callable[[Callable[[], Any]], Callable[[], Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of `step`, with another closure in the place of theirs; None: there is none."""
     itself, *rest = args
     if rest and callable(rest[0]):
-        rest[0] = wrapped(rest[0])
+        return (itself, around(rest[0]), *rest[1:]), kwargs
     if callable(kwargs.get("closure")):
-        kwargs = {**kwargs, "closure": wrapped(kwargs["closure"])}
-    return (itself, *rest), kwargs
+        return args, {**kwargs, "closure": around(kwargs["closure"])}
+    return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -12,7 +14,9 @@ from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.storage import Storage
 from sparsewright.taps.tap import GradientTap, requires_grad
-from sparsewright.torch_private import accumulation_hooks
+from sparsewright.torch_private import accumulation_hooks, may_overlap, version
+
+_WRITES = 12  # backward passes, with a write to the weight before each: no accumulation does that
 
 
 class GradientHook:
@@ -22,16 +26,21 @@ class GradientHook:
 
     Attributes:
         tap: collects the dense gradient, before it is pruned.
+
+    Args:
+        parameter: the parameter.
+        tell: called if its weight is written to again and again without a step that is followed.
     """
 
     tap: GradientTap
 
-    def __init__(self, parameter: SparseParameter) -> None:
-        self.parameter = parameter
+    def __init__(self, parameter: SparseParameter, tell: Callable[[], None]) -> None:
+        self.parameter, self._tell = parameter, tell
         self._hooked: Tensor | None = None
         self._storage: Storage | None = None
         self._handle: RemovableHandle | None = None
         self._has_arrived = False
+        self._version, self._writes = -1, 0
 
     def follow(self) -> None:
         """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
@@ -63,13 +72,30 @@ class GradientHook:
     def _after_accumulation(self, param: Tensor) -> None:
         if param.grad is not None:
             self._has_arrived = True
+            self._watch(param)
+            if param.grad.layout is not torch.strided:  # that of a sparse embedding
+                param.grad = param.grad.to_dense()
             self._place(param)
             if self.tap.is_armed:
                 self.tap.commit(param.grad)
             self._prune(param, param.grad)
 
+    def _watch(self, param: Tensor) -> None:
+        """Notice a weight that somebody trains by other means than the `step` of an optimizer."""
+        now = version(param)
+        if now != self._version:
+            self._version = now
+            self._writes += 1
+            if self._writes == _WRITES:
+                self._tell()
+
+    def rest(self) -> None:
+        """Count anew: a step begins."""
+        self._writes = 0
+
     def before_step(self) -> None:
         """Take a gradient that no backward pass brought: copied from another model, say."""
+        self.rest()
         param = self.parameter.param
         self._place(param)
         if not self._has_arrived and param.grad is not None:
@@ -81,6 +107,19 @@ class GradientHook:
         """Place a gradient as its weight is: autograd leaves a partial sum as it came."""
         if sharded.is_sharded(param) and param.grad is not None:
             param.grad = sharded.placed_like(param.grad, param)
+
+    def own_gradient(self, places: set[int]) -> None:
+        """Give the gradient memory of its own, each entry a place: it is pruned in place.
+
+        Args:
+            places: where in memory the gradients of others are; this one's is added.
+        """
+        param = self.parameter.param
+        if param.grad is not None:
+            part = sharded.local(param.grad)
+            if may_overlap(part) or (part.numel() and part.data_ptr() in places):
+                param.grad = param.grad.clone(memory_format=torch.contiguous_format)
+            places.add(sharded.local(param.grad).data_ptr())
 
     def _prune(self, param: Tensor, grad: Tensor) -> None:
         pruned = self.parameter.rule._grad_hook(param, grad)

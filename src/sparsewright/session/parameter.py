@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +17,10 @@ from sparsewright.core.plots import show_mask
 from sparsewright.errors import OptionTypeError, ShapeError
 from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
-from sparsewright.storage.states import States
+from sparsewright.storage.states import States, state_of
 
 if TYPE_CHECKING:
+    from sparsewright.session.followed import Followed
     from sparsewright.session.rule import Rule
 
 logger = logging.getLogger("sparsewright")
@@ -43,13 +46,13 @@ class SparseParameter:
         name: str,
         storage: Storage,
         rule: Rule,
-        optimizers: list[Optimizer],
+        followed: Sequence[Followed],
     ) -> None:
         self.name, self.storage, self.rule = name, storage, rule
         self.annotations: dict[str, object] = {}
         self.is_pristine = False
         self.is_initialized = self.is_taken_over = self._was_empty = False
-        self._optimizers = optimizers
+        self._followed = followed
 
     @property
     def module(self) -> nn.Module:
@@ -135,7 +138,7 @@ class SparseParameter:
             raise ShapeError(
                 f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(self.shape)}"
             )
-        change = self.storage.plan_change(new, self.states())
+        change = self.storage.plan_change(new, self.optimizer_states())
 
         def commit() -> None:
             change.commit()
@@ -157,10 +160,17 @@ class SparseParameter:
                 total,
             )
 
-    def states(self, optimizer: Optimizer | None = None) -> States:
+    def states(self, optimizer: Optimizer | None = None) -> list[Any]:
         """The weight's state in one optimizer, or in each that is followed."""
-        optimizers = self._optimizers if optimizer is None else [optimizer]
-        return [o.state[self.param] for o in optimizers if self.param in o.state]
+        return [state.data for state in self.optimizer_states(optimizer)]
+
+    def optimizer_states(self, optimizer: Optimizer | None = None) -> States:
+        """The same, with what is known of them."""
+        param = self.param
+        every = (f.members for f in self._followed if optimizer is None or optimizer in f.members)
+        optimizers = list(chain.from_iterable(every)) or ([] if optimizer is None else [optimizer])
+        states = (state_of(each, param) for each in optimizers)
+        return list({id(state.data): state for state in states if state is not None}.values())
 
     @torch.no_grad()
     def prune(self, tensor: Tensor | None = None, name: str | None = None) -> Tensor:
@@ -188,11 +198,11 @@ class SparseParameter:
         self.prune()
         if self.param.grad is not None:
             self.storage.prune_gradient(self.param.grad)
-        self.storage.prune_states(self.states())
+        self.storage.prune_states(self.optimizer_states())
 
     def prune_state(self, optimizer: Optimizer) -> None:
-        """Prune every state tensor shaped like the weight, unless it says `requires_dense`."""
-        self.storage.prune_states(self.states(optimizer))
+        """Prune what in its state has one entry for each connection."""
+        self.storage.prune_states(self.optimizer_states(optimizer))
 
     def annotate(self, name: str, value: object) -> None:
         """Record a hint about the parameter, such as `max_sparsity`, in `annotations`."""

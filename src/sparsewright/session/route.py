@@ -95,7 +95,7 @@ def release(session: Session, module: nn.Module) -> set[int]:
         session.remove(rules)
     for followed in list(session.followed):
         if not followed.parameters():
-            session.remove_optimizer(followed.optimizer, list(followed.rules))
+            session.leave(followed, list(followed.rules))
     return below
 
 

@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsewright.errors import AttachError, warn
+from sparsewright import kernels
+from sparsewright.errors import AttachError
 from sparsewright.session import replicas
-from sparsewright.session.decay import log_lost_decay
-from sparsewright.session.followed import Followed
+from sparsewright.session.following import Following
 from sparsewright.session.gradient_hook import GradientHook
 from sparsewright.session.moved import Roots, follow_moved
 from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Owner, Rule
 from sparsewright.session.site import settle, tie, vacate
-from sparsewright.session.step_counter import StepCounter
+from sparsewright.session.step_watch import StepWatch
 from sparsewright.session.stepping import Step, stepping
 from sparsewright.storage import Storage
-from sparsewright.storage.states import States
 from sparsewright.taps.tap import GradientTap
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sparsewright")
 
 
-class Session:
+class Session(Following):
     """Sparse parameters, optimizers and steps of one algorithm, or of the several of a Group.
 
     Models and optimizers are the user's: a session does not keep them alive.
@@ -45,10 +44,7 @@ class Session:
 
     Attributes:
         owner: the algorithm or the Group that is applied.
-        parameters: full name -> sparse parameter, in the order of attaching.
-        roots: the models that they were attached with.
-        followed: the optimizers whose steps are followed.
-        counter: the steps that each of them has completed.
+        roots: the models that parameters were attached with.
         hooks: the user's hooks on all that happens.
         process_group: the ranks that train replicas: a group, None, or `"auto"`.
         have_agreed: whether these ranks were found to train the same sparse model.
@@ -59,26 +55,27 @@ class Session:
 
     def __init__(self, owner: Owner, steps: Iterable[int] = ()) -> None:
         self.owner = owner
-        self.parameters: dict[str, SparseParameter] = {}
-        self.followed: list[Followed] = []
-        self.counter = StepCounter(steps)
+        super().__init__(steps)
         self.hooks = owner._hooks
         self.process_group: replicas.ReplicaGroup = replicas.AUTO
         self.have_agreed = False
         self.roots = Roots()
         self.left_dense: Counter[str] = Counter()
-        self._optimizers: list[Optimizer] = []
         self._gradients: dict[str, GradientHook] = {}
         self._hooked: list[int] = []
         self._armed: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._forward_handles: list[RemovableHandle] = []
         self._by_id: dict[int, SparseParameter] = {}
-        self._hidden = replicas.HiddenMasks()
-        self._are_checked = True
         self.open_step: Step | None = None
         self.owed: set[int] = set()
         self._told: set[str] = set()
+        self._watch = StepWatch(self.followed)
+
+    @property
+    def whole(self) -> Session:
+        """The session itself."""
+        return self
 
     @property
     def is_empty(self) -> bool:
@@ -93,9 +90,9 @@ class Session:
             storage: what holds the weight.
             rule: the algorithm that decides its mask.
         """
-        parameter = SparseParameter(name, storage, rule, self._optimizers)
+        parameter = SparseParameter(name, storage, rule, self.followed)
         storage.recount()
-        self._gradients[name] = GradientHook(parameter)
+        self._gradients[name] = GradientHook(parameter, self._watch.tell)
         self.parameters[name] = parameter
         self.have_agreed = False
         settle(parameter)
@@ -119,83 +116,10 @@ class Session:
             if parameter is not None and parameter.module is not module:
                 self._handles.append(tie(parameter, module))
 
-    def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
-        """Follow an optimizer on behalf of algorithms; prune its state now.
-
-        Returns:
-            Whether any of them did not follow it yet.
-
-        Raises:
-            AttachError: it cannot step compressed weights, and is to.
-        """
-        follow_moved(self)
-        self._hidden.reshard()
-        known = self.find_followed(optimizer)
-        followed = Followed(optimizer, self) if known is None else known
-        new = [rule for rule in rules if rule not in followed.rules]
-        followed.rules += new
-        joined = [p for p in followed.parameters() if p.rule in new]
-        problem = next(filter(None, (p.storage.why_not_step(optimizer) for p in joined)), "")
-        if problem:
-            followed.leave(new)
-            raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
-        if known is None:
-            self._add_followed(followed)
-        for parameter in joined:
-            parameter.storage.take_states(parameter.states(optimizer))
-        followed.loaded(optimizer)
-        followed.prune_loaded()
-        log_lost_decay(optimizer, joined)
-        return bool(new)
-
-    def _add_followed(self, followed: Followed) -> None:
-        """Count with an optimizer; it continues the count of others of the same parameters."""
-        own, others = set(followed.parameters()), list(self.followed)
-        counted = zip(others, self.counter.steps, strict=False)
-        before = [count for other, count in counted if own & set(other.parameters())]
-        if before:
-            self.counter.take_over(len(others), max(before))
-        self.followed.append(followed)
-        self._optimizers.append(followed.optimizer)
-        self._are_checked = False
-
-    def find_followed(self, optimizer: Optimizer | None) -> Followed | None:
-        """Return what follows an optimizer, if anything does."""
-        return next((f for f in self.followed if f.optimizer is optimizer), None)
-
-    def remove_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> None:
-        """Stop following an optimizer on behalf of algorithms.
-
-        Raises:
-            AttachError: none of them follows it.
-        """
-        followed, gone = self.find_followed(optimizer), list(rules)
-        if followed is None or not any(rule in followed.rules for rule in gone):
-            raise AttachError(type(optimizer).__name__, "it is not sparsified")
-        slot = self.followed.index(followed)
-        if followed.leave(gone):
-            self._drop(followed)
-            self.counter.drop(slot)
-
-    def _drop(self, followed: Followed) -> None:
-        self.followed.remove(followed)
-        self._optimizers.remove(followed.optimizer)
-
-    def check_stepped(self) -> None:
-        """Tell, at the first step, which parameters no optimizer steps."""
-        if self.parameters and not self._are_checked:
-            self._are_checked = True
-            follow_moved(self)
-            stepped = {p for followed in self.followed for p in followed.parameters()}
-            if not stepped:
-                warn(
-                    "the optimizer holds no sparse parameter, so masks will not be updated; "
-                    "sparsify the module whose parameters it steps"
-                )
-            for parameter in self.parameters.values() if stepped else ():
-                if parameter not in stepped and parameter.rule.selections:
-                    text = "%s: no sparsified optimizer steps it, so its mask never changes"
-                    logger.warning(text, parameter.name)
+    def rest(self) -> None:
+        """Know that a step was made, by hand."""
+        for gradient in self._gradients.values():
+            gradient.rest()
 
     def before_forward(self, module: nn.Module, initialize: Callable[[], None]) -> None:
         """Call `initialize` before each forward of the module, until all have their masks."""
@@ -252,18 +176,18 @@ class Session:
         self.arm([parameter], self.step_of([parameter.rule]) + 1)
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
-        """Prune gradients that no backward pass brought."""
+        """Prune gradients that no backward pass brought, or that were changed after it."""
+        parameters, places = list(parameters), set[int]()
+        for parameter in parameters:
+            self._gradients[parameter.name].own_gradient(places)
         for parameter in parameters:
             self._gradients[parameter.name].before_step()
+        pairs = [pair for p in parameters if (pair := p.storage.gradient_to_prune()) is not None]
+        kernels.prune_many_([grad for grad, _ in pairs], [mask for _, mask in pairs])
 
     def tap_of(self, parameter: SparseParameter) -> GradientTap:
         """Return what collects the dense gradient of a parameter."""
         return self._gradients[parameter.name].tap
-
-    def states_not_loaded(self, parameter: SparseParameter) -> States:
-        """Return a parameter's states in optimizers that loaded none since their last step."""
-        optimizers = (f.optimizer for f in self.followed if not f.is_loaded)
-        return [state for o in optimizers for state in parameter.states(o)]
 
     def join_replicas(self, module: nn.Module) -> None:
         """Take the ranks that a data-parallel module has, and keep masks out of its way."""
@@ -274,27 +198,6 @@ class Session:
     def replicas(self) -> ProcessGroup | None:
         """Return the ranks that train replicas; None: there are no others."""
         return replicas.find_group(self.process_group)
-
-    def step_of(self, rules: Sequence[Rule]) -> int:
-        """Return the steps of the furthest optimizer that steps parameters of some algorithms."""
-        if len(self.counter.steps) < 2:
-            return self.counter.furthest
-        members = {id(rule) for rule in rules}
-        counted = zip(self.followed, self.counter.steps, strict=False)
-        own = [n for f, n in counted if not members.isdisjoint(f.by_rule())]
-        return max(own, default=self.counter.furthest)
-
-    def steps_of(self, rule: object) -> list[int]:
-        """Return the counts of all optimizers, 0 for those that step others' parameters only."""
-        steps, is_held = list(self.counter.steps), self.is_held(rule)
-        for slot, followed in enumerate(self.followed[: len(steps)]):
-            if is_held and id(rule) not in followed.by_rule():
-                steps[slot] = 0
-        return steps
-
-    def is_held(self, rule: object) -> bool:
-        """Return whether any optimizer steps a parameter of an algorithm."""
-        return any(id(rule) in followed.by_rule() for followed in self.followed)
 
     def stepping(
         self, optimizer: Optimizer | None, rules: Sequence[Rule]
@@ -386,7 +289,7 @@ class Session:
             self._armed.discard(name)
             if parameter.storage.is_alive:
                 vacate(parameter.module, parameter.storage.param_name)
-                parameter.storage.remove(parameter.states, keep_masks)
+                parameter.storage.remove(parameter.optimizer_states, keep_masks)
             self.roots.forget(name)
             del self.parameters[name]
             del self._gradients[name]
@@ -405,7 +308,7 @@ class Session:
         self.owed.difference_update(map(id, rules))
         left = [slot for slot, followed in enumerate(self.followed) if followed.leave(rules)]
         for slot in reversed(left):
-            self._drop(self.followed[slot])
+            del self.followed[slot]
         for slot in reversed(left if self.followed else []):
             self.counter.drop(slot)
         if not self.parameters:

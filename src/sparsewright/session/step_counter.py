@@ -80,6 +80,11 @@ class StepCounter:
         self.make_room(slot)
         self.steps[slot:] = [steps]
 
+    def reach(self, slot: int, steps: int) -> None:
+        """Let an optimizer have completed at least so many steps."""
+        self.make_room(slot + 1)
+        self.steps[slot] = max(self.steps[slot], steps)
+
     def drop(self, slot: int) -> None:
         """Forget an optimizer."""
         del self.steps[slot : slot + 1]

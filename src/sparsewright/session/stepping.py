@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from sparsewright import kernels
 from sparsewright.core.interrupts import finish
 from sparsewright.session import replicas
-from sparsewright.session.optimizers import keeps_zero_state
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Rule
 
@@ -82,6 +81,9 @@ def stepping(
 
 def _open_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
     """Count a step."""
+    session.let_go()
+    if optimizer is None:
+        session.rest()
     followed, counter = session.find_followed(optimizer), session.counter
     if len(session.followed) == 1:
         counter.fold()
@@ -140,7 +142,8 @@ def _meet_replicas(session: Session) -> None:
 
 def _device(session: Session) -> torch.device:
     """Where the model is, even if none of its weights is sparse on this rank."""
-    groups = chain.from_iterable(f.optimizer.param_groups for f in session.followed)
+    optimizers = chain.from_iterable(f.members for f in session.followed)
+    groups = chain.from_iterable(optimizer.param_groups for optimizer in optimizers)
     stepped = chain.from_iterable(group["params"] for group in groups)
     sparse = (parameter.param for parameter in session.parameters.values())
     device: torch.device = next((p.device for p in chain(sparse, stepped)), torch.device("cpu"))
@@ -151,13 +154,16 @@ def _prune(
     session: Session, parameters: Sequence[SparseParameter], optimizer: Optimizer | None
 ) -> None:
     """Prune what a step may have written to: weights, and state that does not stay 0."""
+    prune_weights(parameters)
+    for followed in session.followed:
+        if optimizer is None or optimizer in followed.members:
+            followed.prune_moving_states()
+
+
+def prune_weights(parameters: Iterable[SparseParameter]) -> None:
+    """Prune weights that a step may have written to."""
     pairs = [pair for p in parameters if (pair := p.storage.to_prune()) is not None]
     kernels.prune_many_([weight for weight, _ in pairs], [mask for _, mask in pairs])
-    every = [followed.optimizer for followed in session.followed]
-    for stepped in every if optimizer is None else [optimizer]:
-        if not keeps_zero_state(stepped):
-            for parameter in parameters:
-                parameter.prune_state(stepped)
 
 
 def end_step(session: Session, step: Step) -> None:

@@ -16,7 +16,13 @@ from sparsewright.errors import AttachError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import CompressedLayer, LayerKind, kind_of
 from sparsewright.layers.compressed_layer import carried, replace_with
-from sparsewright.storage.states import States, put_all, replace_shaped, replacements
+from sparsewright.storage.states import (
+    States,
+    put_all,
+    replace_shaped,
+    replacements,
+    why_not_step_values,
+)
 from sparsewright.storage.storage import Change, Footprint, Storage
 from sparsewright.taps.tap import GradientTap
 
@@ -100,6 +106,9 @@ class CompressedStorage(Storage):
     def prune_gradient(self, grad: Tensor) -> None:
         """Do nothing: there is one entry for each value."""
 
+    def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
+        """Return None: there is one entry for each value."""
+
     def take_states(self, states: States) -> None:
         """Gather what is shaped like the weight."""
         replace_shaped(states, self.shape, self.layer.gather)
@@ -107,9 +116,8 @@ class CompressedStorage(Storage):
     def prune_states(self, states: States) -> None:
         """Do nothing: there is one entry for each value."""
 
-    def before_step(self) -> bool:
+    def before_step(self) -> None:
         """Do nothing: the optimizer steps the values."""
-        return False
 
     def after_step(self) -> None:
         """Do nothing: all values are live."""
@@ -173,12 +181,9 @@ class CompressedStorage(Storage):
         return Footprint(kept, kind.cost(shape, kept, dtype).index_bytes)
 
     @staticmethod
-    def why_not_step(optimizer: Optimizer) -> str:
-        """Return why an optimizer cannot step the values; "" if it can."""
-        if not isinstance(optimizer, torch.optim.LBFGS):
-            return ""
-        name = type(optimizer).__name__
-        return f"{name} keeps one state for all parameters, which cannot follow a changing mask"
+    def why_not_step(optimizer: Optimizer, param: Tensor, ndim: int) -> str:
+        """Return why an optimizer cannot step the live values of a weight; "" if it can."""
+        return why_not_step_values(optimizer, param, ndim)
 
     def why_not_spread(self) -> str:
         """Return why: an index is not sharded."""

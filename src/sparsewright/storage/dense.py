@@ -141,6 +141,11 @@ class DenseStorage(Storage):
         if self.prunes_gradient:
             self.prune(grad)
 
+    def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
+        """Return this rank's part of it, if the optimizer is to see it pruned."""
+        grad = self.param.grad if self.prunes_gradient else None
+        return None if grad is None else (sharded.local(grad), sharded.local(self.mask))
+
     def take_states(self, states: States) -> None:
         """Do nothing: they are shaped like the weight already."""
 
@@ -196,6 +201,6 @@ class DenseStorage(Storage):
         return ""
 
     @staticmethod
-    def why_not_step(optimizer: Optimizer) -> str:
+    def why_not_step(optimizer: Optimizer, param: Tensor, ndim: int) -> str:
         """Return "": any optimizer steps a dense weight."""
         return ""

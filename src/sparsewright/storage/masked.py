@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsewright.kernels import sharded
 from sparsewright.layers import LayerKind
 from sparsewright.storage.dense import DenseStorage
-from sparsewright.storage.states import States, tensors_of
+from sparsewright.storage.states import States
 from sparsewright.storage.storage import Footprint
 
 
@@ -31,6 +31,9 @@ class MaskedStorage(DenseStorage):
 
     def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
         """Return what prunes weight, gradient and states, and writes the mask."""
+        followers = [
+            (state, tensor) for state in states for tensor in state.entries(self.shape, self.mask)
+        ]
 
         def write() -> None:
             # By what stays: a grown connection starts at 0 whatever was written there by hand.
@@ -38,20 +41,20 @@ class MaskedStorage(DenseStorage):
             self.prune(self.param)
             if self.param.grad is not None:
                 self.prune(self.param.grad)
-            self.prune_states(states)
+            for state, tensor in followers:
+                state.prune(tensor, self.mask)
             mask.copy_(new)
 
         return write
 
     def prune_states(self, states: States) -> None:
-        """Prune every floating-point tensor shaped like the weight."""
-        for tensor in tensors_of(states):
-            if tensor.shape == self.shape and not getattr(tensor, "requires_dense", False):
-                self.prune(tensor)
+        """Prune the tensors that have one entry for each connection."""
+        for state in states:
+            for tensor in state.entries(self.shape, self.mask):
+                state.prune(tensor, self.mask)
 
-    def before_step(self) -> bool:
+    def before_step(self) -> None:
         """Do nothing: the optimizer steps the pruned weight."""
-        return False
 
     def after_step(self) -> None:
         """Do nothing: `to_prune` says what to prune."""

@@ -94,7 +94,7 @@ class ShadowedStorage(DenseStorage):
         """Do nothing: the dense weight has dense states."""
 
     @torch.no_grad()
-    def before_step(self) -> bool:
+    def before_step(self) -> None:
         """Put the shadow back into the Parameter."""
         self.end_interrupted()
         if self._loaded is not None and self.shadow is self._own:  # no other was loaded since
@@ -104,7 +104,6 @@ class ShadowedStorage(DenseStorage):
         param, mask, shadow = map(sharded.local, (self.param, self.mask, self.shadow))
         torch.where(mask, param, shadow, out=param)
         self._is_dense = True
-        return True
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -181,16 +181,20 @@ class Storage(ABC):
         """Prune a gradient that has just been accumulated, if the optimizer is to see it so."""
 
     @abstractmethod
+    def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
+        """Return gradient and mask, if there is one and the optimizer is to see it pruned."""
+
+    @abstractmethod
     def take_states(self, states: States) -> None:
         """Let states follow that are shaped like the weight, however it is stored."""
 
     @abstractmethod
     def prune_states(self, states: States) -> None:
-        """Prune what in the states is shaped like the weight, unless it says `requires_dense`."""
+        """Prune what in the states has one entry for each connection."""
 
     @abstractmethod
-    def before_step(self) -> bool:
-        """Give the optimizer what it steps; return whether nobody else may see the weight so."""
+    def before_step(self) -> None:
+        """Give the optimizer what it steps."""
 
     @abstractmethod
     def after_step(self) -> None:
@@ -258,8 +262,14 @@ class Storage(ABC):
 
     @staticmethod
     @abstractmethod
-    def why_not_step(optimizer: Optimizer) -> str:
-        """Return why an optimizer cannot step this weight; "" if it can."""
+    def why_not_step(optimizer: Optimizer, param: Tensor, ndim: int) -> str:
+        """Return why an optimizer cannot step a weight that is held so; "" if it can.
+
+        Args:
+            optimizer: the optimizer.
+            param: what it steps now, dense or compressed.
+            ndim: dimensions of the weight.
+        """
 
     @abstractmethod
     def why_not_spread(self) -> str:

@@ -1,0 +1,175 @@
+"""The optimizers whose steps a session follows, and the steps that each has completed."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from torch.optim import Optimizer
+
+from sparsewright.errors import AttachError, warn
+from sparsewright.session import replicas
+from sparsewright.session.decay import log_lost_decay
+from sparsewright.session.followed import Followed
+from sparsewright.session.moved import follow_moved
+from sparsewright.session.optimizers import family
+from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.rule import Rule
+from sparsewright.session.step_counter import StepCounter
+from sparsewright.storage.states import States
+
+if TYPE_CHECKING:
+    from sparsewright.session.session import Session
+
+logger = logging.getLogger("sparsewright")
+
+
+class Following(ABC):
+    """The optimizers of a session; none is kept alive.
+
+    Attributes:
+        parameters: full name -> sparse parameter, in the order of attaching.
+        followed: the optimizers whose steps are followed.
+        counter: the steps that each of them has completed.
+    """
+
+    def __init__(self, steps: Iterable[int]) -> None:
+        self.parameters: dict[str, SparseParameter] = {}
+        self.followed: list[Followed] = []
+        self.counter = StepCounter(steps)
+        self._hidden = replicas.HiddenMasks()
+        self._are_checked = True
+
+    @property
+    @abstractmethod
+    def whole(self) -> Session:
+        """The session that this is a part of."""
+
+    @abstractmethod
+    def follow(self) -> list[int]:
+        """Hook parameters that were replaced or unfrozen since; return the ids of all."""
+
+    def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
+        """Follow an optimizer on behalf of algorithms; prune its state now.
+
+        Returns:
+            Whether any of them did not follow it yet.
+
+        Raises:
+            AttachError: it cannot step compressed weights, and is to.
+        """
+        follow_moved(self.whole)
+        self._hidden.reshard()
+        known = self.find_followed(optimizer)
+        followed = Followed(optimizer, self.whole) if known is None else known
+        is_new = known is None or followed.join(optimizer)
+        new = [rule for rule in rules if rule not in followed.rules]
+        followed.rules += new
+        joined = [p for p in followed.parameters() if p.rule in new]
+        reasons = (followed.why_not_step(p, type(p.storage)) for p in joined)
+        problem = next(filter(None, reasons), "")
+        if problem:
+            followed.leave(new)
+            raise AttachError(type(optimizer).__name__, f"{problem}; use storage 'masked'")
+        if known is None:
+            self._add_followed(followed)
+        for parameter in joined:
+            parameter.storage.take_states(parameter.optimizer_states(optimizer))
+        followed.loaded(optimizer)
+        followed.prune_loaded()
+        log_lost_decay(optimizer, joined)
+        return is_new or bool(new)
+
+    def _add_followed(self, followed: Followed) -> None:
+        """Count with an optimizer; it continues the count of others of the same parameters."""
+        own, others = set(followed.parameters()), list(self.followed)
+        counted = zip(others, self.counter.steps, strict=False)
+        before = [count for other, count in counted if own & set(other.parameters())]
+        if before:
+            self.counter.take_over(len(others), max(before))
+        self.followed.append(followed)
+        self._are_checked = False
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forget optimizers that nobody has, once another one continues their count."""
+        for gone in [f for f in self.followed if f.optimizer is None]:
+            own = set(gone.parameters())
+            heirs = [
+                f for f in self.followed if f.optimizer is not None and own & set(f.parameters())
+            ]
+            if heirs:
+                steps = self.counter.steps_at(self.followed.index(gone))
+                self.counter.reach(self.followed.index(heirs[0]), steps)
+                self._forget(gone)
+
+    def find_followed(self, optimizer: Optimizer | None) -> Followed | None:
+        """Return what follows an optimizer, or one that it is around, if anything does."""
+        members = [] if optimizer is None else family(optimizer)
+        return next((f for f in self.followed if any(o in members for o in f.members)), None)
+
+    def remove_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> None:
+        """Stop following an optimizer on behalf of algorithms.
+
+        Raises:
+            AttachError: none of them follows it.
+        """
+        followed, gone = self.find_followed(optimizer), list(rules)
+        if followed is None or not any(rule in followed.rules for rule in gone):
+            raise AttachError(type(optimizer).__name__, "it is not sparsified")
+        self.leave(followed, gone)
+
+    def leave(self, followed: Followed, rules: Iterable[Rule]) -> None:
+        """Stop following what is followed on behalf of algorithms."""
+        if followed.leave(rules):
+            self._forget(followed)
+
+    def _forget(self, followed: Followed) -> None:
+        self.counter.drop(self.followed.index(followed))
+        self.followed.remove(followed)
+
+    def check_stepped(self) -> None:
+        """Tell, at the first step, which parameters no optimizer steps."""
+        if self.parameters and not self._are_checked:
+            self._are_checked = True
+            follow_moved(self.whole)
+            stepped = {p for followed in self.followed for p in followed.parameters()}
+            if not stepped:
+                warn(
+                    "the optimizer holds no sparse parameter, so masks will not be updated; "
+                    "sparsify the module whose parameters it steps"
+                )
+            for parameter in self.parameters.values() if stepped else ():
+                if parameter not in stepped and parameter.rule.selections:
+                    text = "%s: no sparsified optimizer steps it, so its mask never changes"
+                    logger.warning(text, parameter.name)
+
+    def states_not_loaded(self, parameter: SparseParameter) -> States:
+        """Return a parameter's states in optimizers that loaded none since their last step."""
+        optimizers = (f.optimizer for f in self.followed if not f.is_loaded)
+        return [
+            state for o in optimizers if o is not None for state in parameter.optimizer_states(o)
+        ]
+
+    def step_of(self, rules: Sequence[Rule]) -> int:
+        """Return the steps of the furthest optimizer that steps parameters of some algorithms."""
+        if len(self.counter.steps) < 2:
+            return self.counter.furthest
+        members = {id(rule) for rule in rules}
+        counted = zip(self.followed, self.counter.steps, strict=False)
+        own = [n for f, n in counted if not members.isdisjoint(f.by_rule())]
+        return max(own, default=self.counter.furthest)
+
+    def steps_of(self, rule: object) -> list[int]:
+        """Return the counts of all optimizers, 0 for those that step others' parameters only."""
+        steps, is_held = list(self.counter.steps), self.is_held(rule)
+        for slot, followed in enumerate(self.followed[: len(steps)]):
+            if is_held and id(rule) not in followed.by_rule():
+                steps[slot] = 0
+        return steps
+
+    def is_held(self, rule: object) -> bool:
+        """Return whether any optimizer steps a parameter of an algorithm."""
+        return any(id(rule) in followed.by_rule() for followed in self.followed)

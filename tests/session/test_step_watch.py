@@ -1,0 +1,98 @@
+"""Weights that are trained by steps that nobody follows."""
+
+import logging
+
+import pytest
+import torch
+from torch.optim import LBFGS, SGD, Optimizer
+
+import sparsewright as sparse
+from helpers.support import backward, make_mlp, train
+
+
+class TwoCalls(Optimizer):
+    """Climbs and descends by hand; `step` is never called."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def climb(self):
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["up"] = 0.1 * p.grad
+            p += self.state[p]["up"]
+
+    @torch.no_grad()
+    def descend(self):
+        for p in self.param_groups[0]["params"]:
+            p -= self.state[p]["up"] + 0.1 * p.grad
+
+    def step(self, closure=None):
+        raise RuntimeError("call climb and descend")
+
+
+@pytest.fixture
+def told(caplog):
+    with caplog.at_level(logging.WARNING, "sparsewright"):
+        yield lambda: [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def sparsified():
+    model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update=2)
+    sparsity.apply(model)
+    return model, sparsity
+
+
+def test_an_optimizer_whose_step_is_never_called(told):
+    model, sparsity = sparsified()
+    optimizer = TwoCalls(model.parameters())
+    sparsity.apply(optimizer)
+    for step in range(20):
+        for move in (optimizer.climb, optimizer.descend):
+            optimizer.zero_grad()
+            backward(model, step)
+            move()
+    (message,) = told()
+    assert "the step() of TwoCalls was not called" in message
+
+
+def test_an_optimizer_that_was_never_given(told):
+    model, _ = sparsified()
+    train(model, SGD(model.parameters(), 0.1), 30)
+    (message,) = told()
+    assert "no optimizer was given to apply()" in message
+
+
+def test_nothing_is_said_of_steps_by_hand(told):
+    model, sparsity = sparsified()
+    for step in range(30):
+        model.zero_grad()
+        backward(model, step)
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+        sparsity.update()
+    assert sparsity.step == 30
+    assert told() == []
+
+
+def test_nothing_is_said_of_accumulation_nor_of_line_searches(told):
+    model, sparsity = sparsified()
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    for step in range(100):
+        backward(model, step)
+    optimizer.step()
+    sparsity.remove(optimizer)
+    optimizer = LBFGS(model.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+    sparsity.apply(optimizer)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(3, 8)).pow(2).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert told() == []

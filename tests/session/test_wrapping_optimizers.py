@@ -1,0 +1,209 @@
+"""Optimizers around others: whatever a wrapper writes, and whoever calls the inner step."""
+
+import gc
+import weakref
+
+import pytest
+import pytorch_optimizer
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+
+import sparsewright as sparse
+from helpers.support import assert_pruned, backward, make_mlp, train
+from sparsewright.errors import AttachError
+
+
+class Pull(Optimizer):
+    """Pulls the weights to where they began, after each step of the optimizer inside."""
+
+    def __init__(self, optimizer):
+        self.inside = [optimizer]
+        self.param_groups = optimizer.param_groups
+        self.state, self.defaults = optimizer.state, {}
+        self.begin = [p.detach().clone() + 1 for g in self.param_groups for p in g["params"]]
+
+    def zero_grad(self, set_to_none=True):
+        self.inside[0].zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.inside[0].step(closure)
+        params = (p for g in self.param_groups for p in g["params"])
+        for p, begin in zip(params, self.begin, strict=True):
+            p.lerp_(begin, 0.1)
+
+
+class PullWithHooks(Pull):
+    """The same, with a constructor that calls that of its base."""
+
+    def __init__(self, optimizer):
+        Optimizer.__init__(self, optimizer.param_groups, {})
+        super().__init__(optimizer)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+
+
+class Idle(Optimizer):
+    """Leaves every other step out, as accumulation does."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.calls = optimizer, 0
+        self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, {}
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none)
+
+    def step(self, closure=None):
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.optimizer.step()
+
+
+def started(make, algorithm=lambda: sparse.SET(0.5, sparsity=0.8, update=2)):
+    model, sparsity = make_mlp(), algorithm()
+    sparsity.apply(model)
+    optimizer = make(SGD(model.parameters(), 0.1, momentum=0.9))
+    sparsity.apply(optimizer)
+    return model, sparsity, optimizer
+
+
+WRAPPERS = {
+    "without hooks": Pull,
+    "with hooks": PullWithHooks,
+    "around a wrapper": lambda inner: Pull(Pull(inner)),
+    "lookahead": lambda inner: pytorch_optimizer.Lookahead(inner, k=2),
+}
+
+
+@pytest.mark.parametrize("make", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("algorithm", ["set", "ste", "gmp"])
+def test_masks_hold_after_each_outer_step(make, algorithm):
+    level = {"type": "cubic", "init": 0.1, "final": 0.8, "begin": 0, "end": 8}
+    options = {"sparsity": level, "update": 2} if algorithm == "gmp" else {"sparsity": 0.8}
+    model, sparsity, optimizer = started(
+        make, lambda: sparse.configure({"algorithm": algorithm, **options})
+    )
+    for step in range(1, 9):
+        train(model, optimizer, 1, start=step)
+        assert_pruned(sparsity)
+        assert sparsity.step == step
+
+
+def test_a_scheduler_on_a_wrapper_and_its_removal():
+    model, sparsity, optimizer = started(WRAPPERS["without hooks"])
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
+    for step in range(3):
+        train(model, optimizer, 1, start=step)
+        scheduler.step()
+    assert_pruned(sparsity)
+    sparsity.remove()
+    train(model, optimizer, 1)
+    assert sparsity.step == 3
+    assert bool(model[0].weight.all())
+    other = make_mlp()  # nothing was put on the class
+    train(other, Pull(SGD(other.parameters(), 0.1)), 1)
+
+
+class Twice(SGD):
+    """Calls the step of its base, around which torch calls the same hooks once more."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            p.add_(0.01)
+
+
+@pytest.mark.parametrize("algorithm", ["set", "ste"])
+def test_a_step_that_calls_that_of_its_base_counts_once(algorithm):
+    model = make_mlp()
+    SGD(model.parameters(), 0.1)  # puts hooks on the base class
+    sparsity = sparse.configure({"algorithm": algorithm, "sparsity": 0.5})
+    sparsity.apply(model)
+    optimizer = Twice(model.parameters(), 0.1, momentum=0.9)
+    sparsity.apply(optimizer)
+    for step in range(1, 5):
+        train(model, optimizer, 1, start=step)
+        assert sparsity.step == step
+        assert_pruned(sparsity)
+
+
+def test_a_step_that_a_wrapper_leaves_out_does_not_count():
+    model, sparsity, optimizer = started(Idle)
+    train(model, optimizer, 6)
+    assert sparsity.step == 3
+    assert_pruned(sparsity, optimizer.optimizer)
+
+
+def test_an_exception_inside_does_not_end_the_counting():
+    model, sparsity, optimizer = started(WRAPPERS["without hooks"])
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(fail)
+    train(model, optimizer, 3)
+    assert sparsity.step == 3
+    assert_pruned(sparsity)
+
+
+def test_the_wrapper_may_be_applied_after_what_is_inside():
+    model, sparsity = make_mlp(), sparse.Static(0.5)
+    sparsity.apply(model)
+    inner = SGD(model.parameters(), 0.1)
+    sparsity.apply(inner)
+    outer = Pull(inner)
+    sparsity.apply(outer)
+    train(model, outer, 3)
+    assert sparsity.step == 3
+    assert sparsity.state_dict()["steps"] == [3]
+    assert_pruned(sparsity)
+    with pytest.warns(sparse.errors.SparsityWarning, match="sparsified already"):
+        sparsity.apply(outer)
+
+
+@pytest.mark.parametrize("base", [SGD, AdamW])
+@pytest.mark.parametrize("form", ["two calls", "closure"])
+@pytest.mark.parametrize("algorithm", ["rigl", "gmp"])
+def test_sharpness_aware_minimization(base, form, algorithm):
+    level = {"type": "cubic", "init": 0, "final": 0.75, "begin": 0, "end": 8}
+    sparsity = sparse.configure(
+        {"algorithm": algorithm, "sparsity": level if algorithm == "gmp" else 0.75, "update": 2}
+    )
+    model = make_mlp()
+    sparsity.apply(model)
+    optimizer = pytorch_optimizer.SAM(model.parameters(), base, rho=0.1, lr=0.05)
+    sparsity.apply(optimizer)
+    for step in range(8):
+        optimizer.zero_grad()
+        backward(model, step)
+        if form == "closure":
+            optimizer.step(lambda step=step: backward(model, step))
+        else:
+            optimizer.first_step(zero_grad=True)
+            backward(model, step)
+            optimizer.second_step()
+        assert_pruned(sparsity, optimizer)
+    assert sparsity.step == 8
+    assert [p.computed_sparsity for p in sparsity.sparse_params.values()] == [0.75, 0.75]
+
+
+def test_a_wrapper_is_let_go():
+    model, _, optimizer = started(WRAPPERS["without hooks"])
+    train(model, optimizer, 2)
+    gone = [weakref.ref(optimizer), weakref.ref(optimizer.inside[0])]
+    del optimizer
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+
+
+def test_a_wrapper_that_hides_what_it_wraps_is_refused():
+    class Hides(Optimizer):
+        def __init__(self, optimizer):
+            self.get = lambda: optimizer
+
+    with pytest.raises(AttachError, match="Hides: its __init__ did not call"):
+        started(Hides)
