@@ -48,8 +48,6 @@ from sparsewright.torch_private import root_of_apply
 
 __all__ = ["SparseParameter", "SparsityAlgorithm"]
 
-_HINTS = ("min_sparsity", "max_sparsity", "sparsity")
-
 
 class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, Resumable):
     """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
@@ -170,22 +168,19 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             AttachError: a parameter that cannot have a mask, or that another algorithm has.
         """
         self._gather()
-        with outside_inference_mode():
-            if isinstance(obj, nn.Module):
-                self._apply_to(obj, replace)
-            elif isinstance(obj, Optimizer):
+        if isinstance(obj, nn.Module):
+            options = {"replace": True} if replace else {}  # a subclass need not know of it
+            with all_or_nothing(self.session, obj), outside_inference_mode():
+                self.sparsify_module(obj, **options)
+                self.initialize()
+                compress_own(obj, self.session, self.algorithms)
+                own = self.sparse_params.values()
+                log_summary(type(self).__name__, own, self.session.left_dense)
+        elif isinstance(obj, Optimizer):
+            with outside_inference_mode():
                 self.sparsify_optimizer(obj)
-            else:
-                raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
-
-    def _apply_to(self, module: nn.Module, replace: bool) -> None:
-        """Sparsify a module, or leave it as it was."""
-        options = {"replace": True} if replace else {}  # a subclass need not know of it
-        with all_or_nothing(self.session, module):
-            self.sparsify_module(module, **options)
-            self.initialize()
-            compress_own(module, self.session, self.algorithms)
-        log_summary(type(self).__name__, self.sparse_params.values(), self.session.left_dense)
+        else:
+            raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
 
     def _gather(self) -> None:
         """Take algorithms back that another Group has taken over and does not use.
@@ -388,7 +383,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1; nothing if
         the level has no formula (a function of the step) and there is no last update step.
         """
-        for name, value in zip(_HINTS, param.rule.level_bounds(param), strict=False):
+        names = "min_sparsity", "max_sparsity", "sparsity"
+        for name, value in zip(names, param.rule.level_bounds(param), strict=False):
             param.annotate(name, value)
 
     def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:

@@ -115,7 +115,7 @@ def test_a_mask_changed_by_hand_is_the_old_one_or_the_new_one(storage):
         return model, sparsity, optimizer, sparsity.sparse_params["0.weight"]
 
     new = torch.rand(16, 8, generator=torch.Generator().manual_seed(0)) < 0.4
-    _, _, _, parameter = prepared()
+    model, _, _, parameter = prepared()
     old, seen = parameter.mask.clone(), set()
     for place in places_in(partial(parameter.change_mask, new)):
         model, sparsity, optimizer, parameter = prepared()

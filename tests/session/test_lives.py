@@ -341,12 +341,12 @@ def test_parts_of_a_model_that_was_put_together_for_apply_stay():
 class Shared(nn.Module):
     def __init__(self, weight=None):
         super().__init__()
-        self.encoder, self.head = nn.Linear(8, 8, bias=False), nn.Linear(8, 4)
+        self.encoder, self.out = nn.Linear(8, 8, bias=False), nn.Linear(8, 4)
         if weight is not None:
             self.encoder.weight = weight
 
     def forward(self, x):
-        return self.head(self.encoder(x))
+        return self.out(self.encoder(x))
 
 
 def test_a_weight_of_two_models_has_one_mask():
@@ -354,7 +354,7 @@ def test_a_weight_of_two_models_has_one_mask():
     critic, sparsity = Shared(actor.encoder.weight), sparse.RigL(sparsity=0.5, update=2)
     sparsity.apply(actor)
     sparsity.apply(critic)
-    assert list(sparsity.sparse_params) == ["encoder.weight", "head.weight", "head.weight#2"]
+    assert list(sparsity.sparse_params) == ["encoder.weight", "out.weight", "out.weight#2"]
     assert int((actor.encoder.weight == 0).sum()) == 32
     critic.load_state_dict(Shared().state_dict())
     assert int((actor.encoder.weight == 0).sum()) == 32

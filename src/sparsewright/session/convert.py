@@ -227,7 +227,8 @@ def measure_speed(layer: nn.Module, mask: Tensor, tokens: int = 1024, rounds: in
 
 def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Name and mask of each masked weight that a module owns."""
-    pairs = ((name, module._buffers.get(name + MASK_SUFFIX)) for name in module._parameters)
+    buffers = dict(module._buffers.items())  # those of a TorchScript module are no dict
+    pairs = ((name, buffers.get(name + MASK_SUFFIX)) for name, _ in module._parameters.items())
     return [(name, mask) for name, mask in pairs if mask is not None and mask.dtype == torch.bool]
 
 

@@ -57,7 +57,8 @@ def attach_routed(
     before = set(session.parameters)
     for rule, owner, name, param in choice.routed:
         rule.sparsify_parameter(owner, name, param)
-    drop_masks(module, released)
+    if released:
+        drop_masks(module, released)
     if choice.routed:
         session.roots.note(module, session.parameters.keys() - before)
         session.join_replicas(module)

@@ -128,7 +128,8 @@ def holder_of(module: nn.Module, param_name: str) -> SparseParameter | None:
     site = _sites_of(module).get(param_name)
     if site is not None and site.parameter is not None:
         return site.parameter
-    param = module._parameters.get(param_name)
+    own = module._parameters  # of a TorchScript module it is no dict, and has no get
+    param = own[param_name] if param_name in own else None
     return None if param is None else parameter_of(param)
 
 
@@ -192,8 +193,9 @@ def drop_masks(model: nn.Module, among: Container[int] | None = None) -> bool:
     """
     found = False
     for module in model.modules():
+        buffers = dict(module._buffers.items())
         for name, param in module._parameters.items():
-            mask = module._buffers.get(name + MASK_SUFFIX)
+            mask = buffers.get(name + MASK_SUFFIX)
             if param is None or mask is None or not is_mask_of(mask, param):
                 continue
             if (among is None or id(param) in among) and holder_of(module, name) is None:
