@@ -12,7 +12,7 @@ import sparsewright as sparse
 from helpers.interruptions import interrupt, places_in
 from helpers.support import assert_pruned, assert_same, make_mlp, train
 
-EVERY = pytest.param(1, marks=pytest.mark.slow, id="every line")
+EVERY = pytest.param(1, marks=pytest.mark.exhaustive, id="every line")
 SOME = pytest.param(16, id="some lines")
 STORAGES = ["masked", "compressed", "shadowed"]
 KEYS = list(make_mlp(0).state_dict())

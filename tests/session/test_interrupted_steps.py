@@ -101,7 +101,7 @@ def test_an_interrupted_step_leaves_a_model_that_trains_on(name, storage):
     check_every(name, storage, "adamw", 16)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("name", "storage"), CASES)
 def test_interrupted_at_every_line(name, storage, optimizer):

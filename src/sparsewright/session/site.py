@@ -128,8 +128,8 @@ def holder_of(module: nn.Module, param_name: str) -> SparseParameter | None:
     site = _sites_of(module).get(param_name)
     if site is not None and site.parameter is not None:
         return site.parameter
-    own = module._parameters  # of a TorchScript module it is no dict, and has no get
-    param = own[param_name] if param_name in own else None
+    own = dict(module._parameters.items())  # that of a TorchScript module is no dict
+    param = own.get(param_name)
     return None if param is None else parameter_of(param)
 
 
