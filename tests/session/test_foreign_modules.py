@@ -1,5 +1,7 @@
 """Modules of other parts of torch: which can be made sparse, and what is said of the others."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -185,3 +187,16 @@ def test_a_frozen_teacher_teaches_what_it_did(make):
         optimizer.step()
     assert torch.equal(model.teacher(x), taught)
     assert list(algorithm.sparse_params) == ["student.0.weight", "student.2.weight"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_masked_model_can_be_scripted():
+    model, sparsity = make_mlp(), sparse.RigL(sparsity=0.5, update=2)
+    sparsity.apply(model)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    assert list(loaded.state_dict()) == list(model.state_dict())
+    x = torch.ones(2, 8)
+    assert torch.equal(loaded(x), model(x))
