@@ -62,6 +62,10 @@ class GradientHook:
         if was_armed:
             self.tap.arm()
 
+    def is_on(self, param: Tensor) -> bool:
+        """Return whether a Parameter is the one that is hooked."""
+        return self._hooked is param
+
     def remove(self) -> None:
         """Take the hook and the tap off."""
         if self._handle is not None:
