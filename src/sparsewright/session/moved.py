@@ -90,11 +90,15 @@ def merge_shared(session: Session) -> None:
 def let_go(session: Session, root: nn.Module) -> None:
     """Let go of weights that were attached with a model and are not in it any more.
 
+    A Parameter of another shape in the place of a weight is a new one.
+
     If none is left, the model is a new one, and its steps are counted from 0.
     """
     before = bool(session.parameters)
-    follow_moved(session)
     at_home = {id(module) for module in root.modules()}
+    every = session.parameters.values()
+    _drop(session, [p for p in every if p.storage.is_outgrown and id(p.module) in at_home])
+    follow_moved(session)
     gone = [
         parameter
         for parameter in session.parameters.values()
