@@ -102,7 +102,8 @@ class Followed:
         """Return the sparse parameters that it steps, in the order of attaching."""
         optimizer = self.optimizer
         if not self._is_fresh and optimizer is not None:
-            known = params_of(optimizer), self._session.follow(), list(map(id, self.rules))
+            stepped = [at for each in self.members for at in params_of(each)]
+            known = stepped, self._session.follow(), list(map(id, self.rules))
             if known != self._known:
                 self._known = known
                 self._find(set(known[0]), known[1])
