@@ -312,3 +312,9 @@ def test_a_compressed_layer_keeps_its_role():
     dense = dense_by_default(model)
     assert dense.keys() == {"head.weight"}
     assert dense_by_default(copy.deepcopy(model)) == dense
+
+
+def test_an_adaptive_softmax_is_an_output_head():
+    model = Named(fc=linear(), loss=nn.AdaptiveLogSoftmaxWithLoss(16, 50, [5, 20]))
+    assert sparse_in(model) == {"fc.weight"}
+    assert kind_of(model, "loss.tail.0.1.weight") == "output heads"

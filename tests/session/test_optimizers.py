@@ -136,3 +136,33 @@ def test_an_error_in_a_hook_lets_the_gradients_go():
     optimizer.zero_grad()
     train(model, optimizer, 1)
     assert updated == ["0.weight", "2.weight"]
+
+
+LBFGS_MASKS = {
+    "set": lambda: sparse.SET(0.3, sparsity=0.8, update=5),
+    "rigl": lambda: sparse.RigL(0.3, sparsity=0.8, update=5),
+    "gmp": lambda: sparse.GMP(sparsity={"type": "linear", "init": 0, "slope": 0.02}, update=5),
+}
+
+
+@pytest.mark.parametrize("make", LBFGS_MASKS.values(), ids=LBFGS_MASKS)
+def test_lbfgs_starts_anew_after_each_change_of_masks(make):
+    torch.manual_seed(0)
+    model, sparsity = make_mlp(0, 16, 32, 4), make()
+    sparsity.apply(model)
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=4)
+    sparsity.apply(optimizer)
+    x = torch.randn(64, 16)
+    known = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - x[:, :4] * x[:, 4:8]).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(40):
+        loss = optimizer.step(closure).item()
+        known.append(bool(optimizer.state[optimizer.param_groups[0]["params"][0]]))
+    assert known == 8 * [True, True, True, True, False]
+    assert loss < 0.7

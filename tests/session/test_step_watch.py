@@ -8,6 +8,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 
 import sparsewright as sparse
 from helpers.support import backward, make_mlp, train
+from sparsewright.session import late_writes
 
 
 class TwoCalls(Optimizer):
@@ -95,4 +96,49 @@ def test_nothing_is_said_of_accumulation_nor_of_line_searches(told):
 
     for _ in range(3):
         optimizer.step(closure)
+    assert told() == []
+
+
+class Behind:
+    """Not an optimizer: pulls the weights to where they began, every few steps of one."""
+
+    def __init__(self, optimizer, every):
+        self.optimizer, self.every, self.steps = optimizer, every, 0
+        self.params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.begin = [p.detach().clone() + 1 for p in self.params]
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def step(self):
+        self.optimizer.step()
+        self.steps += 1
+        if self.steps % self.every == 0:
+            for p, begin in zip(self.params, self.begin, strict=True):
+                p.lerp_(begin, 0.5)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_weight_that_is_written_to_after_the_step_is_named(told, every):
+    model, sparsity = sparsified()
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    train(model, Behind(optimizer, every), 20)
+    (message,) = told()
+    assert message.startswith("0.weight: its pruned connections were given values")
+
+
+def test_writes_that_keep_the_zeros_are_looked_at_now_and_then(told, monkeypatch):
+    model, sparsity = sparsified()
+    optimizer = SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    looks = []
+    monkeypatch.setattr(late_writes, "_has_values_off", lambda p: looks.append(p.name))
+    for step in range(100):
+        train(model, optimizer, 1, step)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.clamp_(-0.1, 0.1)
+    assert looks == 7 * ["0.weight", "2.weight"]
     assert told() == []

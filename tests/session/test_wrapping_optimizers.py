@@ -207,3 +207,41 @@ def test_a_wrapper_that_hides_what_it_wraps_is_refused():
 
     with pytest.raises(AttachError, match="Hides: its __init__ did not call"):
         started(Hides)
+
+
+class Both(Optimizer):
+    """Steps several optimizers of different parameters, and is none itself."""
+
+    def __init__(self, *optimizers):
+        self.optimizers, self.defaults = optimizers, {}
+
+    @property
+    def param_groups(self):
+        return [group for each in self.optimizers for group in each.param_groups]
+
+    @property
+    def state(self):
+        return {key: state for each in self.optimizers for key, state in each.state.items()}
+
+    def zero_grad(self, set_to_none=True):
+        for each in self.optimizers:
+            each.zero_grad(set_to_none)
+
+    def step(self, closure=None):
+        for each in self.optimizers:
+            each.step()
+
+
+def test_all_that_a_wrapper_steps_is_followed(caplog):
+    model = make_mlp()
+    level = {"type": "linear", "init": 0, "slope": 0.05}
+    sparsity = sparse.GMP(sparsity=level, update={"freq": 2, "stop": 11})
+    sparsity.apply(model)
+    one, two = SGD(model[0].parameters(), 0.1, momentum=0.9), AdamW(model[2].parameters(), 0.01)
+    optimizer = Both(one, two)
+    sparsity.apply(optimizer)
+    train(model, optimizer, 14)
+    assert sparsity.step == 14
+    assert [round(p.computed_sparsity, 2) for p in sparsity.sparse_params.values()] == [0.5, 0.5]
+    assert_pruned(sparsity, one, two)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsewright.errors import AttachError
+from sparsewright.session.late_writes import LateWrites
 from sparsewright.session.optimizers import (
     StepHandle,
     family,
@@ -54,6 +55,7 @@ class Followed:
         self._is_fresh = False  # while masks are updated nothing is replaced
         self._running: list[int] = []
         self._has_stepped = False
+        self._late = LateWrites()
         self._handles: list[RemovableHandle | StepHandle] = []
         self._members: list[weakref.ref[Optimizer]] = []
         self._stepper = weakref.ref(unwrapped(optimizer))
@@ -102,7 +104,8 @@ class Followed:
         """Return the sparse parameters that it steps, in the order of attaching."""
         optimizer = self.optimizer
         if not self._is_fresh and optimizer is not None:
-            known = params_of(optimizer), self._session.follow(), list(map(id, self.rules))
+            stepped = [at for each in self.members for at in params_of(each)]
+            known = stepped, self._session.follow(), list(map(id, self.rules))
             if known != self._known:
                 self._known = known
                 self._find(set(known[0]), known[1])
@@ -171,8 +174,20 @@ class Followed:
         self._has_stepped = False
         self.prune_loaded()
         self._session.check_stepped()
+        self._tell_late_writes()
         self._begin()
         return _with_closure(self._around, args, kwargs)
+
+    def _tell_late_writes(self) -> None:
+        """Log, once, that a weight was not pruned when the forward pass saw it."""
+        name = self._late.found(self.parameters())
+        if name:
+            self._session.tell_once(
+                "late",
+                f"{name}: its pruned connections were given values after the last step, so the "
+                "forward pass saw them; if an optimizer around the one that was applied writes "
+                "them (Lookahead, say), apply that one",
+            )
 
     def _begin(self) -> None:
         """Give the optimizer what it steps."""
@@ -216,6 +231,7 @@ class Followed:
             else:
                 prune_weights(self._parameters)
                 self.prune_loaded()
+            self._late.note(self._parameters)
         finally:
             self._is_fresh = False
 

@@ -49,6 +49,9 @@ class GradientHook:
         if param is self._hooked and storage is self._storage:
             return
         problem = storage.why_not_spread() if sharded.is_sharded(param) else ""
+        if storage.is_outgrown:
+            shape = tuple(param.shape)
+            problem = f"a Parameter of shape {shape} is in its place; call apply(model) for a mask"
         if problem:
             raise AttachError(self.parameter.name, problem)
         was_armed = self._handle is not None and self.tap.is_armed
@@ -61,6 +64,10 @@ class GradientHook:
             self.parameter.prune_all()
         if was_armed:
             self.tap.arm()
+
+    def is_on(self, param: Tensor) -> bool:
+        """Return whether a Parameter is the one that is hooked."""
+        return self._hooked is param
 
     def remove(self) -> None:
         """Take the hook and the tap off."""

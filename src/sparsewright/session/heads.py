@@ -18,7 +18,8 @@ _LAST = ("fc", "score", "qa_outputs")  # heads if they end a stack of blocks
 def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
     """Return the full names of the weights of a model's output heads.
 
-    A head is a layer that the model declares by a method of transformers or timm; the last layer
+    A head is a layer that the model declares by a method of transformers or timm; a layer of an
+    `nn.AdaptiveLogSoftmaxWithLoss`; the last layer
     of a module that holds an embedding, if it has an output for each entry of that; and the last
     layer of what is called a head or classifier. The last layer of an `nn.Sequential` that is the
     whole model has no such role, and a layer inside of a numbered block is no head.
@@ -40,6 +41,8 @@ def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
 def _declared(model: nn.Module) -> Iterator[nn.Module]:
     """The modules that methods of a model, or of a model in it, give as its heads."""
     for module in model.modules():
+        if isinstance(module, nn.AdaptiveLogSoftmaxWithLoss) and module is not model:
+            yield module
         for method in _DECLARED_BY:
             if callable(getattr(type(module), method, None)):
                 try:

@@ -67,14 +67,38 @@ def follow_moved(session: Session) -> None:
             _drop(session, [parameter])
 
 
+def merge_shared(session: Session) -> None:
+    """Let a Parameter that several sparse weights have now keep one mask: that of its own weight.
+
+    Layers that are tied after `apply` share a Parameter that each of them had alone.
+    """
+    by_id: dict[int, list[SparseParameter]] = {}
+    for parameter in session.parameters.values():
+        by_id.setdefault(id(parameter.storage.param), []).append(parameter)
+    for sharing in by_id.values():
+        own = next((p for p in sharing if session.is_hooked(p)), sharing[0])
+        for parameter in sharing:
+            if parameter is not own:
+                module = parameter.module
+                logger.info(
+                    "%s shares the weight of %s now, and its mask", parameter.name, own.name
+                )
+                session.detach([parameter.name])
+                session.follow_tied([(module, own.param)])
+
+
 def let_go(session: Session, root: nn.Module) -> None:
     """Let go of weights that were attached with a model and are not in it any more.
+
+    A Parameter of another shape in the place of a weight is a new one.
 
     If none is left, the model is a new one, and its steps are counted from 0.
     """
     before = bool(session.parameters)
-    follow_moved(session)
     at_home = {id(module) for module in root.modules()}
+    every = session.parameters.values()
+    _drop(session, [p for p in every if p.storage.is_outgrown and id(p.module) in at_home])
+    follow_moved(session)
     gone = [
         parameter
         for parameter in session.parameters.values()

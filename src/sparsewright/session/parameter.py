@@ -17,7 +17,7 @@ from sparsewright.core.plots import show_mask
 from sparsewright.errors import OptionTypeError, ShapeError
 from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
-from sparsewright.storage.states import States, state_of
+from sparsewright.storage.states import States, forget_history, state_of
 
 if TYPE_CHECKING:
     from sparsewright.session.followed import Followed
@@ -145,9 +145,17 @@ class SparseParameter:
             self.is_initialized, self.is_pristine = True, False
 
         finish(commit)
+        if change.dropped or change.grown:
+            self._restart_optimizers()
         if not change.grown:
             self._warn_if_empty()
         return change.dropped, change.grown
+
+    def _restart_optimizers(self) -> None:
+        """Let optimizers start anew that remember whole steps of all weights together."""
+        for followed in self._followed:
+            for optimizer in followed.members:
+                forget_history(optimizer, self.param)
 
     def _warn_if_empty(self) -> None:
         """Log, once, that no connection is left."""

@@ -17,7 +17,7 @@ from sparsewright.errors import AttachError
 from sparsewright.session import replicas
 from sparsewright.session.following import Following
 from sparsewright.session.gradient_hook import GradientHook
-from sparsewright.session.moved import Roots, follow_moved
+from sparsewright.session.moved import Roots, follow_moved, merge_shared
 from sparsewright.session.optimizers import params_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import Owner, Rule
@@ -150,10 +150,17 @@ class Session(Following):
             follow_moved(self)
             ids = self._ids()
         if ids != self._hooked:
+            if len(set(ids)) < len(ids):
+                merge_shared(self)
+                ids = self._ids()
             for gradient in self._gradients.values():
                 gradient.follow()
             self._hooked = ids
         return ids
+
+    def is_hooked(self, parameter: SparseParameter) -> bool:
+        """Return whether a parameter's gradient hook is on what is its Parameter now."""
+        return self._gradients[parameter.name].is_on(parameter.param)
 
     def _ids(self) -> list[int]:
         return [id(parameter.storage.param) for parameter in self.parameters.values()]

@@ -57,6 +57,13 @@ class DenseStorage(Storage):
         return self.param.shape
 
     @property
+    def is_outgrown(self) -> bool:
+        """Whether the buffer has another shape than the Parameter that is there now."""
+        module = self._module()
+        mask = None if module is None else module._buffers.get(self._mask_name)
+        return self.is_in_place and mask is not None and mask.shape != self.param.shape
+
+    @property
     def mask(self) -> Tensor:
         """The buffer; made real on the weight's device if the weight left the meta device."""
         module, (last, at) = self._module(), self._last

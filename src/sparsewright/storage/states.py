@@ -183,6 +183,13 @@ def _toy(optimizer: Optimizer, group: Mapping[str, Any], param: Tensor, ndim: in
     return Toy(optimizer, group, param, ndim)
 
 
+def forget_history(optimizer: Optimizer, param: Tensor) -> None:
+    """Let LBFGS start anew: what it learned of the curvature is that of other connections."""
+    held = (each for group in optimizer.param_groups for each in group["params"])
+    if isinstance(optimizer, torch.optim.LBFGS) and any(each is param for each in held):
+        optimizer.state.clear()
+
+
 def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     """Return the optimizers among the attributes of one, and in lists and dicts there."""
     found: list[Optimizer] = []

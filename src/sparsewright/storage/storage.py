@@ -97,6 +97,11 @@ class Storage(ABC):
         return module is not None and module._parameters.get(self.param_name) is not None
 
     @property
+    def is_outgrown(self) -> bool:
+        """Whether a Parameter of another shape was put in its place, for which no mask is made."""
+        return False
+
+    @property
     def param(self) -> nn.Parameter:
         """What optimizers step; of a weight that is gathered for the moment, this rank's shard.
 
