@@ -141,6 +141,11 @@ class Resumable(ABC):
                 raise StateError(what, f"{show(name)} is {show(shadow)}")
         return {name: shadow.detach().clone() for name, shadow in shadows.items()}
 
+    def _rename(self, new: Mapping[str, str]) -> None:
+        """Follow parameters to other full names."""
+        self._level_names = {new.get(name, name): by for name, by in self._level_names.items()}
+        self._levels.rename(new)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle has: options and state; it is attached to nothing."""
         state = vars(self).copy()
