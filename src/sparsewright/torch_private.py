@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -153,6 +154,12 @@ class _Counting(TorchDispatchMode):
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Return whether `Optimizer.__init__` ran, so that step hooks can be registered."""
     return "_optimizer_step_post_hooks" in vars(optimizer)
+
+
+def step_pre_hooks(optimizer: Optimizer) -> OrderedDict[int, Any]:
+    """Return the hooks that run before each step, in order."""
+    hooks: OrderedDict[int, Any] = vars(optimizer)["_optimizer_step_pre_hooks"]
+    return hooks
 
 
 def has_load_hooks(optimizer: Optimizer) -> bool:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import AdamW
 
 import sparsewright as sparse
-from helpers.support import assert_pruned, backward, make_mlp
+from helpers.support import assert_pruned, backward, make_mlp, train
 
 
 def add_noise(p):
@@ -139,3 +139,23 @@ def test_shadowed_weights_take_dense_changes():
     optimizer.step()
     for name, p in sparsity.sparse_params.items():
         torch.testing.assert_close(p.storage.weight(), dense[name] - 1)
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_gradients_that_a_hook_before_the_step_changes(is_late):
+    model, sparsity = make_mlp(), sparse.RigL(sparsity=0.5, update=2)
+    sparsity.apply(model)
+    optimizer = AdamW(model.parameters(), 0.01)
+
+    def add_noise(optimizer, args, kwargs):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad.add_(torch.randn_like(p.grad))
+
+    if not is_late:
+        optimizer.register_step_pre_hook(add_noise)
+    sparsity.apply(optimizer)
+    if is_late:
+        optimizer.register_step_pre_hook(add_noise)
+    for step in range(6):
+        train(model, optimizer, 1, step)
+        assert_pruned(sparsity, optimizer)

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.state_dicts import check_state, load_all
-from sparsewright.errors import StateError
+from sparsewright.errors import StateError, warn
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
 from sparsewright.session.session import Session
@@ -141,11 +141,29 @@ class Resumable(ABC):
                 raise StateError(what, f"{show(name)} is {show(shadow)}")
         return {name: shadow.detach().clone() for name, shadow in shadows.items()}
 
+    def _rename(self, new: Mapping[str, str]) -> None:
+        """Follow parameters to other full names."""
+        self._level_names = {new.get(name, name): by for name, by in self._level_names.items()}
+        self._levels.rename(new)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle has: options and state; it is attached to nothing."""
         state = vars(self).copy()
         del state["session"]
         return {**state, "_level_names": {}, "_steps": list(self.session.counter.steps)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy that is attached to nothing, and warn if its model is copied along."""
+        new = memo[id(self)] = object.__new__(type(self))
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        held = [p for p in self.session.parameters.values() if p.storage.is_alive]
+        if self.session.owner is self and any(id(p.module) in memo for p in held):
+            warn(
+                f"{type(self).__name__} was copied with its model; the copy is attached to nothing "
+                "yet, so the copied model would train dense: call apply of the copied algorithm "
+                "on the copied model and on the copied optimizer"
+            )
+        return new
 
     def __copy__(self) -> Self:
         """Return a copy that is attached to nothing; what is attached stays with this one."""

@@ -24,7 +24,7 @@ from sparsewright.session.rule import Rule
 from sparsewright.session.stepping import prune_weights
 from sparsewright.storage import Storage
 from sparsewright.storage.states import kinds_of
-from sparsewright.torch_private import has_load_hooks, has_step_hooks, is_skipped
+from sparsewright.torch_private import has_load_hooks, has_step_hooks, is_skipped, step_pre_hooks
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
@@ -56,6 +56,7 @@ class Followed:
         self._running: list[int] = []
         self._has_stepped = False
         self._late = LateWrites()
+        self._order: dict[int, tuple[int, int]] = {}
         self._handles: list[RemovableHandle | StepHandle] = []
         self._members: list[weakref.ref[Optimizer]] = []
         self._stepper = weakref.ref(unwrapped(optimizer))
@@ -73,7 +74,8 @@ class Followed:
             # A compiled optimizer step calls them; it cannot trace them.
             before, after = map(torch.compiler.disable, (self._before, self._after))
             if has_step_hooks(each):
-                self._handles.append(each.register_step_pre_hook(before))
+                self._handles.append(first := each.register_step_pre_hook(before))
+                self._order[id(each)] = first.id, len(step_pre_hooks(each))
                 self._handles.append(each.register_step_post_hook(after))
             else:
                 self._handles.append(StepHandle(each, before, after))
@@ -225,15 +227,30 @@ class Followed:
         """End the step of the outermost of them."""
         try:
             _take_out(self.parameters())
+            late = self._parameters if self._come_last() else []
             self._is_fresh = True
             if self._has_stepped and self.optimizer is not None:
                 self._update(self.optimizer)
             else:
                 prune_weights(self._parameters)
                 self.prune_loaded()
+            for parameter in late:
+                parameter.prune_all()
             self._late.note(self._parameters)
         finally:
             self._is_fresh = False
+
+    def _come_last(self) -> bool:
+        """Prune gradients after hooks before the step that came later; return whether any did."""
+        found = False
+        for each in self.members:
+            if id(each) in self._order and (hooks := step_pre_hooks(each)):
+                own, count = self._order[id(each)]
+                if len(hooks) > count and own in hooks:
+                    hooks.move_to_end(own)
+                    found = True
+                self._order[id(each)] = own, len(hooks)
+        return found
 
     def _update(self, optimizer: Optimizer) -> None:
         rules = [rule for rule in self.stepped_rules() if rule._autoupdate]

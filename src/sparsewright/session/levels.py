@@ -49,6 +49,11 @@ class Levels:
             self._levels, self._asked = self._divide(level, list(among())), level
         return torch.tensor(self._levels[parameter.name], dtype=torch.float64, device="cpu")
 
+    def rename(self, new: Mapping[str, str]) -> None:
+        """Follow weights to other full names."""
+        self._levels = {new.get(name, name): level for name, level in self._levels.items()}
+        self._bounds = {new.get(name, name): levels for name, levels in self._bounds.items()}
+
     def _divide(self, level: float, among: Sequence[SparseParameter]) -> dict[str, float]:
         shapes = {parameter.name: parameter.shape for parameter in among}
         return dict(self.distribution(shapes, level, Weights(among)))

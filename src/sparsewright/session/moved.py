@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.site import vacate
+from sparsewright.session.walk import named_weights
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
@@ -27,6 +28,10 @@ class Roots:
     def note(self, root: nn.Module, names: Iterable[str]) -> None:
         """Note the model that parameters were attached with."""
         self._by_name |= dict.fromkeys(names, weakref.ref(root))
+
+    def rename(self, new: Mapping[str, str]) -> None:
+        """Follow parameters to other names."""
+        self._by_name = {new.get(name, name): root for name, root in self._by_name.items()}
 
     def forget(self, name: str) -> None:
         """Forget that of one parameter."""
@@ -105,8 +110,24 @@ def let_go(session: Session, root: nn.Module) -> None:
         if session.roots.of(parameter.name) is root and id(parameter.module) not in at_home
     ]
     _drop(session, gone)
+    _rename(session, root)
     if before and not session.parameters:
         session.start_anew()
+
+
+def _rename(session: Session, root: nn.Module) -> None:
+    """Give weights whose layers have another place in their model now the names of today."""
+    own = [p for p in session.parameters.values() if session.roots.of(p.name) is root]
+    places: dict[tuple[int, str], list[str]] = {}
+    for name, module, param_name, _, _ in named_weights(root) if own else ():
+        places.setdefault((id(module), param_name), []).append(name)
+    renamed = {}
+    for parameter in own:
+        names = places.get((id(parameter.module), parameter.storage.param_name), [])
+        if names and parameter.name.partition("#")[0] not in names and not parameter.rule.shadows:
+            renamed[parameter.name] = names[0]
+    if renamed:
+        session.rename(renamed)
 
 
 def let_go_freed(session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -82,6 +82,9 @@ class Rule(Protocol):
 
     def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
         """Return the level of a parameter at a step."""
+
+    def _rename(self, new: Mapping[str, str]) -> None:
+        """Follow parameters to other full names."""
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,28 @@ class Session(Following):
         while name in self.parameters:
             name = next_name(name)
         return name
+
+    def rename(self, wanted: Mapping[str, str]) -> None:
+        """Give parameters other full names; one that is taken gets a number.
+
+        Args:
+            wanted: their names now -> those that they are to have.
+        """
+        taken, new = self.parameters.keys() - wanted.keys(), dict[str, str]()
+        for old, name in wanted.items():
+            while name in taken:
+                name = next_name(name)
+            taken.add(name)
+            new[old] = name
+        for rule in {id(p.rule): p.rule for p in self.parameters.values()}.values():
+            rule._rename(new)
+        every = [(new.get(name, name), p) for name, p in self.parameters.items()]
+        self._gradients = {new.get(name, name): hook for name, hook in self._gradients.items()}
+        self._armed = {new.get(name, name) for name in self._armed}
+        self.roots.rename(new)
+        self.parameters.clear()
+        for name, parameter in every:
+            self.parameters[name], parameter.name = parameter, name
 
     def follow_tied(self, weights: Iterable[tuple[nn.Module, Tensor]]) -> None:
         """Keep weights sparse when another module that shares them loads a state dict.
