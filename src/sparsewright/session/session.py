@@ -287,10 +287,10 @@ class Session(Following):
             parameter = self.parameters[name]
             self._gradients[name].remove()
             self._armed.discard(name)
+            self.roots.forget(name)  # or a repeated call looks for the layer that was replaced
             if parameter.storage.is_alive:
                 vacate(parameter.module, parameter.storage.param_name)
                 parameter.storage.remove(parameter.optimizer_states, keep_masks)
-            self.roots.forget(name)
             del self.parameters[name]
             del self._gradients[name]
         self._hooked = []
