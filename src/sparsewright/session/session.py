@@ -137,7 +137,9 @@ class Session(Following):
     def find(self, tensor: Tensor) -> SparseParameter | None:
         """Return the sparse parameter whose weight this tensor is, or None."""
         found = self._by_id.get(id(tensor))
-        if found is None or found.param is not tensor:
+        if found is None or not found.storage.is_in_place or found.param is not tensor:
+            if not all(p.storage.is_in_place for p in self.parameters.values()):
+                follow_moved(self)
             self._by_id = {id(p.param): p for p in self.parameters.values()}
             found = self._by_id.get(id(tensor))
         return found
