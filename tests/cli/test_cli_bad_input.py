@@ -263,6 +263,17 @@ def test_inspect_of_nothing(command: Command, name: str, content, words: list[st
     assert_refused(command, command("inspect", name), 1, *words)
 
 
+@pytest.mark.parametrize(
+    ("made", "missing"), [([], "config.yaml"), (["config.yaml"], "checkpoints/")]
+)
+def test_resuming_says_what_a_folder_lacks(command: Command, made: list[str], missing: str) -> None:
+    (command.folder / "run").mkdir()
+    for name in made:
+        (command.folder / "run" / name).write_text("recipe: charlm")
+    done = command("train", "--resume", "run")
+    assert_refused(command, done, 1, "run", f"not a run folder (no {missing})")
+
+
 def test_inspect_says_when_mask_and_weight_disagree(command: Command) -> None:
     command("train", command.config(loop={"steps": 1}), "--out", "run")
     weights = load_file(command.folder / "run/model.safetensors")

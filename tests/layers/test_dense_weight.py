@@ -152,6 +152,8 @@ def test_writes_that_no_parameter_takes_raise(make):
         layer.weight.data = layer.weight.data.double()
     with pytest.raises(AttachError, match=r"torch\.float32 of shape"):
         layer.weight = torch.zeros(2, 2)
+    with torch.no_grad(), pytest.raises(AttachError, match="use copy_"):
+        layer.weight.set_(torch.zeros(layer.weight_shape))
     with pytest.raises(AttachError, match="no other Parameter can take its place"):
         layer.weight = nn.Parameter(torch.zeros(layer.weight_shape))
     with pytest.raises(AttachError, match="its gradient would be lost"):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -94,7 +95,8 @@ def test_copies_and_pickles():
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
-    for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
+    pickled = pickle.loads(pickle.dumps(layer))
+    for other in (copy.deepcopy(layer), torch.load(file, weights_only=False), pickled):
         assert torch.equal(other(x), layer(x))
         other.values.data.zero_()
         assert layer.values.any()

@@ -271,13 +271,20 @@ def test_a_layer_that_is_replaced_while_training_is_followed():
     assert list(masks(model)) == ["0.weight_mask", "2.weight_mask"]
 
 
-def test_a_weight_that_moves_into_a_parametrization_is_followed():
+@pytest.mark.parametrize("steps", [None, 0, 1, 2])
+def test_a_weight_that_moves_into_a_parametrization_is_followed(steps):
     model, sparsity = make_mlp(), sparse.RigL(sparsity=0.5, update=2)
     sparsity.apply(model)
-    parametrizations.spectral_norm(model[0])
     optimizer = SGD(model.parameters(), 0.1)
-    sparsity.apply(optimizer)
+    if steps is None:
+        parametrizations.spectral_norm(model[0])
+        sparsity.apply(optimizer)
+    else:
+        sparsity.apply(optimizer)
+        train(model, optimizer, steps)
+        parametrizations.spectral_norm(model[0])
     train(model, optimizer, 4)
+    assert sparsity.step == 4 + (steps or 0)
     assert_sparse(sparsity, optimizer)
     assert "0.parametrizations.weight.original_mask" in model.state_dict()
 

@@ -41,6 +41,14 @@ class Blocks:
     col: Tensor
     src: Tensor
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle has: torch has no uint16 in its pickles without `torch.save`."""
+        return {**self.__dict__, "col": self.col.view(torch.int16)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle has."""
+        self.__dict__.update(state, col=state["col"].view(torch.uint16))
+
 
 @dataclass(frozen=True)
 class Layout:

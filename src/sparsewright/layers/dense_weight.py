@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -92,6 +92,14 @@ class DenseWeight(Tensor):
         shown = plain.as_subclass(cls)
         shown._plain, shown._origin = plain, origin
         return shown
+
+    def set_(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse other memory, of which torch tells nobody.
+
+        Raises:
+            AttachError: always.
+        """
+        raise self._origin.error("set_ gives it other memory; use copy_")
 
     @classmethod
     @not_compiled

@@ -78,9 +78,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
-            problem = "not there" if not path.exists() else "not a run folder (no config.yaml)"
-            raise RunError(path, problem)
+        has_config = (path / "config.yaml").is_file()
+        if not has_config or not (path / "checkpoints").is_dir():
+            missing = "checkpoints/" if has_config else "config.yaml"
+            there = path.exists()
+            raise RunError(path, f"not a run folder (no {missing})" if there else "not there")
         for name in ("checkpoints", "masks", "tensorboard"):
             if (path / name).is_symlink():
                 problem = "a symbolic link; a run writes into folders of its own only"

@@ -159,7 +159,9 @@ class Session(Following):
     def find(self, tensor: Tensor) -> SparseParameter | None:
         """Return the sparse parameter whose weight this tensor is, or None."""
         found = self._by_id.get(id(tensor))
-        if found is None or found.param is not tensor:
+        if found is None or not found.storage.is_in_place or found.param is not tensor:
+            if not all(p.storage.is_in_place for p in self.parameters.values()):
+                follow_moved(self)
             self._by_id = {id(p.param): p for p in self.parameters.values()}
             found = self._by_id.get(id(tensor))
         return found
@@ -316,10 +318,10 @@ class Session(Following):
             parameter = self.parameters[name]
             self._gradients[name].remove()
             self._armed.discard(name)
+            self.roots.forget(name)  # or a repeated call looks for the layer that was replaced
             if parameter.storage.is_alive:
                 vacate(parameter.module, parameter.storage.param_name)
                 parameter.storage.remove(parameter.optimizer_states, keep_masks)
-            self.roots.forget(name)
             del self.parameters[name]
             del self._gradients[name]
         self._hooked = []
