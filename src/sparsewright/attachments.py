@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.errors import AttachError, warn
+from sparsewright.errors import AttachError, OptionTypeError, warn
 from sparsewright.session.convert import decompress
 from sparsewright.session.route import release, sessions_of
 from sparsewright.session.site import drop_masks
@@ -26,7 +26,9 @@ def find(model: nn.Module) -> SparsityAlgorithm | None:
 
     Raises:
         AttachError: several were applied, each to parameters of its own; ask for a part.
+        OptionTypeError: not a Module.
     """
+    _check("find", model)
     owners = [session.owner for session in sessions_of(model)]
     if len(owners) > 1:
         names = ", ".join(type(owner).__name__ for owner in owners)
@@ -46,10 +48,19 @@ def remove(model: nn.Module) -> None:
 
     Args:
         model: the model, or a part of one.
+
+    Raises:
+        OptionTypeError: not a Module.
     """
+    _check("remove", model)
     sessions = sessions_of(model)
     for session in sessions:
         release(session, model)
     decompress(model)
     if not drop_masks(model) and not sessions:
         warn(f"the {type(model).__name__} has no sparse weight; nothing changes")
+
+
+def _check(name: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise OptionTypeError(f"the argument of {name}", model, "a Module")

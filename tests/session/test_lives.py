@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam
 
 import sparsewright as sparse
 from helpers.support import assert_pruned, backward, make_mlp, train
-from sparsewright.errors import AttachError, SparsityWarning
+from sparsewright.errors import AttachError, OptionTypeError, SparsityWarning
 
 ELSEWHERE = """
 import sys
@@ -442,3 +442,9 @@ def test_trained_models_and_masks_from_zeros_are_not_told(init_method, caplog):
     with caplog.at_level(logging.WARNING, "sparsewright"):
         sparse.Static(0.5, init_method=init_method).apply(model)
     assert not [text for text in caplog.messages if "are zero already" in text]
+
+
+@pytest.mark.parametrize("call", [sparse.find, sparse.remove])
+def test_only_modules_have_algorithms(call):
+    with pytest.raises(OptionTypeError, match=f"the argument of {call.__name__}"):
+        call(SGD(make_mlp().parameters(), 0.1))
