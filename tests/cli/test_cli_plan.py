@@ -80,7 +80,7 @@ def test_tables_name_every_parameter_and_why_it_stays_dense(command: Command) ->
 def test_biases_and_norms_are_listed_only_if_asked_for(command: Command) -> None:
     config = command.config()
     full, short = command("plan", config, "--all").out, command("plan", config).out
-    hidden = [line.split() for line in full.splitlines() if "it has one dimension" in line]
+    hidden = [line.split() for line in full.splitlines() if "at most one of its dimensions" in line]
     total = sum(int(line[1]) for line in hidden)
     (row,) = [line for line in short.splitlines() if "--all" in line]
     assert row.split()[:5] == [str(len(hidden)), "biases,", "norms,", "...", "-"]

@@ -93,7 +93,7 @@ def weights_of(
         if id(param) not in seen:
             seen.add(id(param))
             kind = kind_of(owner) if param_name == "weight" else None
-            sparse = not reason and picker.picks(picks, name, param)
+            sparse = not reason and picker.first(name, param) is not None
             weights.append(Weight(name, tuple(param.shape), sparse, kind))
     return weights
 

@@ -22,18 +22,22 @@ class LateWrites:
 
     def note(self, parameters: Iterable[SparseParameter]) -> None:
         """Note what a step left, if it leaves pruned weights."""
-        held = (p.param for p in parameters if not (p.storage.trains_pruned or p.is_compressed))
+        held = [p.param for p in parameters if _is_masked(p)]
         self._left = {id(param): version(param) for param in held}
 
     def found(self, parameters: Iterable[SparseParameter]) -> str:
         """Return the name of a weight that is not pruned any more, or ""."""
         left, self._left = self._left, {}
-        held = [(p, at) for p in parameters if (at := left.get(id(p.param))) is not None]
-        written = [p for p, at in held if version(p.param) != at]
+        held = [(p, left.get(id(p.param))) for p in parameters if _is_masked(p)]
+        written = [p for p, at in held if at is not None and version(p.param) != at]
         self._writes += bool(written)
         if not written or self._writes & (self._writes - 1):
             return ""
         return next((p.name for p in written if _has_values_off(p)), "")
+
+
+def _is_masked(parameter: SparseParameter) -> bool:
+    return not (parameter.storage.trains_pruned or parameter.is_compressed)
 
 
 def _has_values_off(parameter: SparseParameter) -> bool:

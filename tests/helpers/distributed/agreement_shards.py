@@ -165,7 +165,7 @@ def masks_of_a_copied_sharded_model_are_taken_over_and_counted():
         layer.weight = nn.Parameter(distribute_tensor(layer.weight, mesh(), [Shard(0)]))
         layer.bias = nn.Parameter(distribute_tensor(layer.bias, mesh(), [Shard(0)]))
     attach(sparse.Static(0.75), model, wrap=False)
-    sparsity = rigl()
+    sparsity = sparse.RigL(sparsity=0.75, update=2)
     sparsity.apply(copy.deepcopy(model))
     return [p.kept for p in sparsity.sparse_params.values()]
 
