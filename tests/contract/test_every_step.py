@@ -69,7 +69,7 @@ def test_invariants(make, make_optimizer):
 @every_algorithm
 def test_the_start(make):
     """After attach: exact counts where training starts sparse, all ones where it starts dense."""
-    _, sparsity, _ = attach(make)
+    _model, sparsity, _optimizer = attach(make)  # kept alive
     for parameter in sparsity.sparse_params.values():
         due, level = due_and_level(sparsity, parameter, 0)
         starts_sparse = due or make is ALGORITHMS["static"]

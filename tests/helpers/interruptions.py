@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 import sparsewright
 
 _ROOT = str(Path(sparsewright.__file__).parent)
@@ -65,3 +67,5 @@ def _traced(call: Callable[[], object], see: Callable[[Line], None]) -> None:
         call()
     finally:
         sys.settrace(before)
+        if "torch._dynamo" in sys.modules:  # one may come between a block's end and its exit
+            torch.compiler.set_stance("default")
