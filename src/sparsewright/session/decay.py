@@ -30,7 +30,7 @@ def log_lost_decay(optimizer: Optimizer, parameters: Iterable[SparseParameter]) 
         for param in group["params"]
         if not decay and all(each.ndim < 2 for each in group["params"])
     }
-    lost = [p.name for p in parameters if p.is_compressed and id(p.param) in vectors]
+    lost = [p.name for p in parameters if p.param.ndim < len(p.shape) and id(p.param) in vectors]
     if largest and lost:
         logger.warning(
             "%s and %d more: no weight decay, though another group of %s has %g. The values of a "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sparsewright.kernels import sharded
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.torch_private import version
 
@@ -22,13 +21,13 @@ class LateWrites:
 
     def note(self, parameters: Iterable[SparseParameter]) -> None:
         """Note what a step left, if it leaves pruned weights."""
-        held = [p.param for p in parameters if _is_masked(p)]
+        held = [p.param for p in parameters if p.storage.to_prune() is not None]
         self._left = {id(param): version(param) for param in held}
 
     def found(self, parameters: Iterable[SparseParameter]) -> str:
         """Return the name of a weight that is not pruned any more, or ""."""
         left, self._left = self._left, {}
-        held = [(p, left.get(id(p.param))) for p in parameters if _is_masked(p)]
+        held = [(p, left.get(id(p.param))) for p in parameters]
         written = [p for p, at in held if at is not None and version(p.param) != at]
         self._writes += bool(written)
         if not written or self._writes & (self._writes - 1):
@@ -36,10 +35,6 @@ class LateWrites:
         return next((p.name for p in written if _has_values_off(p)), "")
 
 
-def _is_masked(parameter: SparseParameter) -> bool:
-    return not (parameter.storage.trains_pruned or parameter.is_compressed)
-
-
 def _has_values_off(parameter: SparseParameter) -> bool:
-    weight, mask = sharded.local(parameter.param.detach()), sharded.local(parameter.mask)
-    return bool(weight.masked_fill(mask, 0).any())
+    pair = parameter.storage.to_prune()
+    return pair is not None and bool(pair[0].detach().masked_fill(pair[1], 0).any())

@@ -171,7 +171,7 @@ def initialize(session: Session, rules: Sequence[Rule]) -> None:
     for parameter in own:
         parameter.initialize()
         parameter.prune()
-    warn_of_zeros(p for p in new if p.is_initialized and not p.is_compressed)
+    warn_of_zeros(p for p in new if p.is_initialized)
     for parameter in own:
         if parameter.is_taken_over and not parameter.param.is_meta:
             parameter.is_taken_over = False

@@ -83,7 +83,7 @@ class Site:
             parameter.is_initialized = True
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
-            if is_unused and parameter.is_compressed and self._is_dense:
+            if is_unused and self._is_dense and not self._was_dense:  # it has no room for another
                 note_kept(session, parameter)
         storage.recount()
         session.refresh(parameter)

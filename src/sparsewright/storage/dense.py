@@ -43,8 +43,8 @@ class DenseStorage(Storage):
         self._mask_name = param_name + MASK_SUFFIX
         self._counted: tuple[int, int, int] = (0, -1, 0)
         self._kept_in_shards = 0
-        self._last: tuple[Tensor | None, int] = None, 0
-        self.param  # noqa: B018 - seen once, it can be found again in another module
+        # `param` notes which Parameter it is, to find it again in another module.
+        self._last: tuple[Tensor | None, int] = None, id(self.param)
 
     @property
     def is_alive(self) -> bool:
