@@ -80,20 +80,26 @@ def machine() -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     return (
-        f"{model}; threads: {torch.get_num_threads()}; torch {torch.__version__}; "
+        f"{model}; kernels: {kernels()}; threads: {torch.get_num_threads()}; "
+        f"torch {torch.__version__}; "
         f"sparsewright {sparsewright.__version__}; python {platform.python_version()}"
     )
 
 
+def kernels() -> str:
+    """Return the instruction set of the active kernels, or "reference"."""
+    return sparsewright.info()["isa"] or "reference"
+
+
 def report(rows: list[Row], name: str) -> None:
-    """Print the rows and write them to `results/<name>.csv`."""
+    """Print the rows and write them to `results/<name>-<instruction set>.csv`."""
     print(f"# {machine()}")
     for row in rows:
         print(
             f"{row.benchmark:14} {row.case:44} / {row.against:22} cpu {row.ratio:7.3f}  "
             f"wall {row.wall_ratio:7.3f}  ({row.cpu_ms:.2f} ms)"
         )
-    write([asdict(row) for row in rows], name)
+    write([asdict(row) for row in rows], f"{name}-{kernels()}")
 
 
 def write(rows: list[dict[str, Any]], name: str) -> Path:

@@ -61,7 +61,7 @@ def connections(images, labels, steps=STEPS, seed=0):
 
 
 def speedups(path):
-    """Return sparsity levels in percent and the speed-ups over dense of one `bench_train.py` run."""
+    """Return levels in percent and speed-ups over dense, from a file of `bench_train.py`."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["against"] == "dense"]
     found = [
@@ -92,21 +92,22 @@ def draw(maps, curves, theme, path):
     )
     style |= {"font.size": 10, "axes.edgecolor": look["grid"], "svg.hashsalt": "sparsewright"}
     with pyplot.rc_context(style):
-        figure = pyplot.figure(figsize=(9.2, 2.7))
-        grid = figure.add_gridspec(1, len(maps) + 2, width_ratios=[1] * len(maps) + [0.12, 1.75])
+        figure = pyplot.figure(figsize=(10.4, 2.7))
+        grid = figure.add_gridspec(1, len(maps) + 2, width_ratios=[1] * len(maps) + [0.1, 1.15])
         most = max(int(count.max()) for count in maps.values())
         for index, (step, count) in enumerate(maps.items()):
             axes = figure.add_subplot(grid[index])
-            axes.imshow(count, cmap=look["map"], vmin=0, vmax=most)
-            axes.set(xticks=[], yticks=[], title=f"step {step:,}")
+            axes.imshow(count.numpy(), cmap=look["map"], vmin=0, vmax=most)
+            axes.set(xticks=[], yticks=[], title=f"RigL, step {step:,}")
             if index == 0:
-                axes.set_ylabel("connections of each pixel")
+                axes.set_ylabel("connections per pixel")
         axes = figure.add_subplot(grid[-1])
         for color, (isa, (levels, values)) in zip(look["lines"], curves.items(), strict=True):
             axes.plot(levels, values, marker="o", color=color, label=SETS[isa])
         axes.axhline(1, color=look["ink"], linewidth=0.8, linestyle="--")
-        axes.text(50, 1.08, "dense", fontsize=9)
-        axes.set(xlabel="sparsity (%)", title="training speed-up, compressed", ylim=(0, None))
+        axes.text(98, 0.92, "dense", fontsize=9, ha="right", va="top")
+        axes.set(xlabel="sparsity (%)", title="training speed-up", ylim=(0, None))
+        axes.set_xticks([50, 60, 70, 80, 90, 98])
         axes.yaxis.set_major_formatter("{x:.0f}×")
         axes.grid(color=look["grid"], linewidth=0.5)
         axes.legend(frameon=False, loc="upper left")

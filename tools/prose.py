@@ -22,16 +22,8 @@ import yaml
 from proselint.checks import __register__ as CHECKS
 
 ROOT = Path(__file__).parents[1]
-PATHS = [
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "docs",
-    "src",
-    "benchmarks",
-    "examples",
-    "tools",
-]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs"]
+CODE = ["src", "benchmarks", "examples", "tools"]
 # Code in Markdown: fenced and indented blocks, comments, inline code, targets of links, HTML tags.
 _MARKDOWN_CODE = re.compile(
     r"^```.*?^```$|<!--.*?-->|^(?: {4}|\t)\S.*?$|`[^`\n]+(?:\n[^`\n]+)?`|\]\([^)]*\)|<[^>\n]+>|https?://\S+",
@@ -69,10 +61,12 @@ def rules() -> dict[str, Any]:
 def check(text: str) -> Iterator[tuple[int, str, str]]:
     """Check prose; yield the offset, the rule and the words of each problem."""
     off = tuple(rules()["disabled"])
+    # One line for proselint, with a full stop where a paragraph ends.
+    line = re.sub(r"\s", " ", re.sub(r"\n(?=\s*\n)", ".", text))
     for proselint_check in CHECKS:
         if not proselint_check.path.startswith(off):
-            for found in proselint_check.check_with_flags(re.sub(r"\s", " ", text)):
-                words = text[slice(*found.span)].strip()
+            for found in proselint_check.check_with_flags(line):
+                words = line[slice(*found.span)].strip()
                 if re.search(r"[a-z]", words):  # not two pieces of code in a row
                     yield found.span[0], f"proselint {found.check_path}", words
     for rule in rules()["house"]:
@@ -142,7 +136,9 @@ def files(paths: list[Path]) -> Iterator[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Check files, print the problems and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="*", type=Path, default=[ROOT / path for path in PATHS])
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=[ROOT / path for path in PAGES + CODE]
+    )
     problems = [p for path in files(parser.parse_args(arguments).paths) for p in check_file(path)]
     for problem in problems:
         print(problem)

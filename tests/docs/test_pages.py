@@ -7,22 +7,21 @@ import pytest
 from helpers.cli_process import run_in_process
 from helpers.pages import KINDS, PAGES, ROOT, blocks, examples, links, run_page
 
-# What README's first blocks take as the reader's own.
+# The names that README's loops expect in the reader's program.
 GIVEN = {
     "README.md": """
-from types import SimpleNamespace
-
 import torch
 from torch import nn
+from torch.optim import AdamW
 
 import sparsewright as sparse
-from sparsewright.metrics import TensorBoard
 
-model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 loss = nn.functional.cross_entropy
 data = [(torch.randn(4, 8), torch.randint(4, (4,))) for _ in range(3)]
-wandb = SimpleNamespace(log=lambda scalars, step: None)
+
+
+def make_model():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 """
 }
 WITH_CODE = [page for page in PAGES if blocks(page)]
