@@ -225,7 +225,7 @@ def test_a_gradient_that_came_pruned_keeps_the_mask_of_rigl_and_says_so(caplog):
 
 @pytest.mark.parametrize("first", ["model", "optimizer"])
 @every_algorithm
-def test_an_optimizer_over_clones_of_the_weights_is_told(make, first):
+def test_an_optimizer_over_clones_of_the_weights_warns(make, first):
     model, sparsity = make_mlp(), make()
     optimizer = torch.optim.SGD([p.detach().clone() for p in model.parameters()], 0.1)
     for obj in (model, optimizer) if first == "model" else (optimizer, model):

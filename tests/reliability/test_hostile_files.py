@@ -82,7 +82,7 @@ def rewrite(path: Path, shapes: str, tensors: dict) -> None:
         "",
     ],
 )
-def test_shapes_that_are_none(tmp_path: Path, shapes: str) -> None:
+def test_invalid_shapes_are_rejected(tmp_path: Path, shapes: str) -> None:
     bits, values = torch.tensor([255], dtype=torch.uint8), torch.ones(8)
     path = tmp_path / "m.safetensors"
     rewrite(path, '{"w": [2, 4]}', {"w.values": values, "w_mask": bits})
@@ -95,7 +95,7 @@ def test_shapes_that_are_none(tmp_path: Path, shapes: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
-def test_values_that_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_values_of_invalid_dtypes_are_rejected(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"w.values": torch.ones(8).to(dtype), "w_mask": torch.tensor([255]).byte()}
     rewrite(tmp_path / "m", '{"w": [2, 4]}', tensors)
     with pytest.raises(CheckpointError, match="w: values of type"):
