@@ -1,4 +1,4 @@
-"""All code on the pages of the documentation runs, and they have the configurations they name."""
+"""All code on the documentation pages runs, and the examples that the pages show are tested."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from helpers.cli_process import run_in_process
 from helpers.pages import KINDS, PAGES, ROOT, blocks, examples, links, run_page
 
-# What README's first blocks take as the reader's own.
+# The README's first blocks use these objects as the reader's own code.
 GIVEN = {
     "README.md": """
 from types import SimpleNamespace
