@@ -74,7 +74,7 @@ def test_the_original_resumes(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_flipped_bit_and_no_cut_is_taken(run: Path) -> None:
+def test_flipped_bits_and_cuts_are_rejected(run: Path) -> None:
     draws, count = random.Random(1), 0
     for name in FILES:
         path = checkpoint(run) / name

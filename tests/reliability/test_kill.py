@@ -54,7 +54,9 @@ def assert_same_run(run: Path, whole: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
-def test_killed_thirty_times_ends_like_the_run_that_was_not(command: Command, storage: str) -> None:
+def test_a_run_killed_thirty_times_ends_like_an_uninterrupted_run(
+    command: Command, storage: str
+) -> None:
     section = {"algorithm": "rigl", "sparsity": 0.8, "update": {"freq": 3}}
     loop = {"steps": 150, "checkpoint_every": 5, "evaluate_every": 50, "storage": storage}
     config = command.config(sparsity=section, loop=loop, model={"dropout": 0.1})

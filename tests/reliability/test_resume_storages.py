@@ -90,7 +90,7 @@ def test_resumed_at_every_step_equals_uninterrupted(make, name, storage):
 @pytest.mark.parametrize("before", STORAGES)
 @every_optimizer
 @every_algorithm
-def test_a_checkpoint_goes_on_in_the_other_storage(make, name, before):
+def test_a_checkpoint_resumes_in_the_other_storage(make, name, before):
     """Loading a checkpoint and then converting equals converting during the run."""
     (after,) = set(STORAGES) - {before}
     for done in (1, 4, 6):
@@ -124,7 +124,7 @@ def test_weights_and_masks_cross_over_without_converting(make, before):
 
 
 @pytest.mark.parametrize("before", STORAGES)
-def test_optimizer_state_of_the_other_storage_is_no_silent_mistake(before):
+def test_optimizer_state_of_the_other_storage_raises(before):
     run = Run(ALGORITHMS["rigl"], OPTIMIZERS["adam"], before)
     run.train(0, 4)
     (after,) = set(STORAGES) - {before}

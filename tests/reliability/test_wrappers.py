@@ -178,7 +178,7 @@ def test_functional_call(make, storage):
 
 
 @every_storage
-def test_func_grad_is_that_of_autograd(storage):
+def test_func_grad_equals_autograd(storage):
     """For detached parameters, pruned entries have gradients too."""
     model, sparsity, _ = start(lambda: sparse.RigL(sparsity=0.5), make_mlp(), storage)
     params = {name: p.detach() for name, p in model.named_parameters()}
@@ -267,7 +267,7 @@ def test_stochastic_weight_averaging(make):
     torch.testing.assert_close(average.module[3].running_mean, outputs)
 
 
-def test_the_average_of_a_compressed_run_is_taken_through_a_masked_twin():
+def test_the_average_of_a_compressed_run_uses_a_masked_copy():
     """Averaging dense weights is necessary, because values of different masks do not correspond."""
     averages = []
     for storage in ("masked", "compressed"):
