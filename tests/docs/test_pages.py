@@ -1,4 +1,4 @@
-"""All code on the pages of the documentation runs, and they have the configurations they name."""
+"""All code on the documentation pages runs, and the examples that the pages show are tested."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The site builds without a warning, documents every public name, and needs no network."""
+"""The site builds without warnings, documents every public name, and loads nothing remote."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from test_public_names import DOCUMENTED, METHODS
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the built site."""
+    """Build the site and return its folder."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -24,7 +24,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def documented(site):
-    """Name -> (page, anchor) of everything on the API pages, from the inventory of the site."""
+    """Map each name on the API pages to (page, anchor), as listed in the site's inventory."""
     content = (site / "objects.inv").read_bytes()
     *_, body = content.split(b"\n", 4)
     found = {}

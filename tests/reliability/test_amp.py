@@ -28,7 +28,7 @@ FUSED = {
 
 
 def loss_of(model, step, dtype=torch.float32):
-    """The loss of one batch, in autocast unless the type is float32."""
+    """Return the loss of one batch, under autocast unless the dtype is float32."""
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         y = model(batch(step, 5, 8))
     assert y.dtype == dtype
@@ -39,7 +39,7 @@ def loss_of(model, step, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @every_algorithm
 def test_autocast(make, dtype, storage):
-    """Micro-batches, unscaling and clipping, in each type: pruned, counted, near float32."""
+    """Micro-batches, unscaling and clipping work in each dtype, with losses close to float32."""
     runs = [autocast_run(make, kind, storage) for kind in (dtype, torch.float32)]
     (own_kept, own_losses), (kept, losses) = runs
     assert own_kept == kept
@@ -78,14 +78,21 @@ def autocast_run(make, dtype, storage, seed=0):
 @pytest.mark.parametrize("kind", FUSED)
 @every_algorithm
 def test_overflows_leave_no_trace(make, kind, fused, overflowing, clip):
-    """Between steps some that overflow: bit-equal to a run without, dense gradients too."""
+    """A run with additional steps that overflow is bit-equal to a run without them."""
     overflows = overflow_run(make, FUSED[kind](fused), clip, overflowing)
     plain = overflow_run(make, FUSED[kind](fused), clip, None)
     assert_same(overflows, plain)
 
 
 def overflow_run(make, make_optimizer, clip, overflowing):
-    """Everything that a run leaves behind; `overflowing`: the micro-batch that overflows."""
+    """Train and return the final state and dense gradients.
+
+    Args:
+        make: makes the algorithm.
+        make_optimizer: makes the optimizer.
+        clip: whether to unscale and clip the gradients.
+        overflowing: index of the micro-batch that overflows; None: no overflow.
+    """
     model, sparsity, optimizer = attach(make, make_optimizer)
     scaler = torch.amp.GradScaler("cpu", 2.0**30)
 
@@ -100,7 +107,8 @@ def overflow_run(make, make_optimizer, clip, overflowing):
         scaler.update()
 
     for step in range(1, STEPS + 1):
-        # Not before the first step: torch's fused SGD starts with momentum from nowhere then.
+        # No overflow before the first step: torch's fused SGD then starts with momentum from
+        # uninitialized memory.
         if overflowing is not None and step > 1:
             before = masks_of(sparsity), copy.deepcopy(sparsity.state_dict()), scaler.get_scale()
             attempt(step + 50, [math.inf if m == overflowing else 1.0 for m in range(2)])
@@ -118,7 +126,7 @@ def overflow_run(make, make_optimizer, clip, overflowing):
 def test_an_overflow_at_the_first_fused_step_leaves_no_state_outside_of_the_mask(make, kind):
     _, sparsity, optimizer = attach(make, FUSED[kind](True))
     scaler = torch.amp.GradScaler("cpu", 4.0)
-    torch.full((16, 8), 7.0)  # what freshly taken memory then has in it
+    torch.full((16, 8), 7.0)  # fills the memory that the next allocation of this size reuses
     model = optimizer.param_groups[0]["params"]
     scaler.scale(sum(p.sum() for p in model) * math.inf).backward()
     scaler.step(optimizer)
@@ -128,7 +136,7 @@ def test_an_overflow_at_the_first_fused_step_leaves_no_state_outside_of_the_mask
 
 
 def collected(sparsity):
-    """Names of the parameters of which a dense gradient is still held."""
+    """Return the names of the parameters that still hold a dense gradient."""
     algorithms = getattr(sparsity, "algorithms", [sparsity])
     return [
         [name for name, p in a.sparse_params.items() if a.session.tap_of(p).gradient()]
@@ -137,7 +145,7 @@ def collected(sparsity):
 
 
 class InnerMasters(torch.optim.Optimizer):
-    """SGD with momentum that keeps float32 masters of its parameters in its state."""
+    """SGD with momentum that keeps float32 master weights in its state."""
 
     def __init__(self, params):
         super().__init__(params, {"lr": 0.1})
@@ -158,7 +166,7 @@ class InnerMasters(torch.optim.Optimizer):
 @pytest.mark.parametrize("make_optimizer", [OPTIMIZERS["adamw"], InnerMasters])
 @every_algorithm
 def test_bfloat16_weights(make, make_optimizer):
-    """Stepped as they are, with state in bfloat16, or in float32 with masters inside."""
+    """bfloat16 weights train with bfloat16 state, and with float32 master weights in the state."""
     model, sparsity, optimizer = attach(make, make_optimizer, make_mlp().bfloat16())
     for step in range(1, STEPS + 1):
         before = masks_of(sparsity)
@@ -178,7 +186,7 @@ def test_bfloat16_weights(make, make_optimizer):
 @pytest.mark.parametrize("how", ["assigned", "copied in place"])
 @every_algorithm
 def test_master_module_with_a_bfloat16_working_copy(make, how):
-    """Gradients put on the masters by hand do what those of a backward pass through a cast do."""
+    """Copying gradients to the masters is equivalent to a backward pass through a cast."""
     by_hand, by_autograd = attach(make), attach(make)
     working = copy.deepcopy(by_hand[0]).bfloat16()
     for step in range(1, STEPS + 1):
@@ -198,7 +206,7 @@ def test_master_module_with_a_bfloat16_working_copy(make, how):
 
 
 def train_by_hand(model, sparsity, optimizer, working, x, how):
-    """One step of the usual loop with a working copy."""
+    """Make one step of the usual loop with a working copy."""
     working.zero_grad()
     working(x).float().pow(2).mean().backward()
     for master, copied in zip(model.parameters(), working.parameters(), strict=True):
@@ -212,8 +220,8 @@ def train_by_hand(model, sparsity, optimizer, working, x, how):
             copied.copy_(master)
 
 
-def test_a_gradient_that_came_pruned_keeps_the_mask_of_rigl_and_says_so(caplog):
-    """A sparse working copy has no dense gradient to give."""
+def test_rigl_keeps_its_mask_if_the_gradient_is_already_pruned(caplog):
+    """A sparse working copy cannot provide a dense gradient, and RigL logs this."""
     model, sparsity, optimizer = attach(lambda: sparse.RigL(sparsity=0.5, update=1))
     before = masks_of(sparsity)
     for p in model.parameters():
@@ -225,7 +233,7 @@ def test_a_gradient_that_came_pruned_keeps_the_mask_of_rigl_and_says_so(caplog):
 
 @pytest.mark.parametrize("first", ["model", "optimizer"])
 @every_algorithm
-def test_an_optimizer_over_clones_of_the_weights_is_told(make, first):
+def test_an_optimizer_over_clones_of_the_weights_warns(make, first):
     model, sparsity = make_mlp(), make()
     optimizer = torch.optim.SGD([p.detach().clone() for p in model.parameters()], 0.1)
     for obj in (model, optimizer) if first == "model" else (optimizer, model):
@@ -236,7 +244,7 @@ def test_an_optimizer_over_clones_of_the_weights_is_told(make, first):
 
 
 @every_algorithm
-def test_an_optimizer_of_dense_weights_beside_the_sparse_one_is_no_reason_to_warn(make):
+def test_a_second_optimizer_for_dense_weights_does_not_warn(make):
     model, sparsity = make_mlp(), make()
     biases = torch.optim.SGD([model[0].bias, model[2].bias], 0.1)
     weights = torch.optim.SGD([model[0].weight, model[2].weight], 0.1)

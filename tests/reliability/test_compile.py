@@ -1,4 +1,4 @@
-"""`torch.compile`: the masks and losses of eager training, one graph, no compilation at updates."""
+"""`torch.compile` gives eager masks and losses, one graph, and no recompilation at updates."""
 
 from functools import cache, partial
 
@@ -15,7 +15,7 @@ from helpers.support import TORCH, assert_pruned, assert_same, batch, masks_of, 
 STEPS = 6
 DYNAMO = torch._dynamo.config
 
-# What torch's compiler does to itself.
+# torch's compiler triggers these warnings itself.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
@@ -31,10 +31,10 @@ def _fresh_compiler():
 
 
 class Net(nn.Sequential):
-    """Two layers under the names that the algorithms of the contract know.
+    """Two layers with the names that the contract algorithms use.
 
-    `nn.Sequential().compile()` compiles nothing, as torch does not trace the forward of its own
-    containers by itself.
+    It overrides `forward` because torch does not trace the forward of its own containers, so
+    `nn.Sequential().compile()` compiles nothing.
     """
 
     def __init__(self, seed=0):
@@ -72,7 +72,7 @@ def by_layer(model, backend):
 
 
 def run(make, compile_with, backend="aot_eager", is_first=True, storage="masked", seed=0):
-    """Train; losses, masks, names of the graphs' compilations after each step."""
+    """Train and return the losses, the masks and the number of compilations after each step."""
     counter, model = CompileCounterWithBackend(backend), Net(seed)
     sparsity = make()
     for algorithm in getattr(sparsity, "algorithms", [sparsity]):
@@ -106,7 +106,7 @@ def eager_run(make, storage, seed):
 
 
 def assert_like_eager(make, compiled, storage="masked"):
-    """Equal masks and names, losses to a tolerance that another seed is far from."""
+    """Check for eager masks and names, and for losses closer to eager than another seed's."""
     eager = eager_run(make, storage, 0)
     torch.testing.assert_close(compiled[0], eager[0], rtol=1e-5, atol=1e-7)
     assert_same(compiled[1], eager[1])
@@ -127,7 +127,7 @@ def test_masked(make, compile_with, is_first):
 @pytest.mark.parametrize("compile_with", [with_breaks_allowed, by_layer])
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_other_ways_to_compile(compile_with, storage):
-    """By default, and layer by layer: each kind and shape is then compiled when first called."""
+    """Compiling with graph breaks, or layer by layer, never recompiles after the first step."""
     make = ALGORITHMS["rigl in groups"]
     compiled = run(make, compile_with, storage=storage)
     assert compiled[2] == [compiled[2][0]] * STEPS
@@ -136,7 +136,7 @@ def test_other_ways_to_compile(compile_with, storage):
 
 @every_algorithm
 def test_compressed(make):
-    """Nothing is compiled anew while the number of live connections stays, and once where not."""
+    """If the number of live connections changes, layers are compiled once more; otherwise never."""
     with DYNAMO.patch(force_parameter_static_shapes=False):
         compiled = run(make, wrapped, storage="compressed")
     changes = make in [ALGORITHMS[name] for name in ("gmp", "rigl", "user-defined")]
@@ -145,17 +145,18 @@ def test_compressed(make):
 
 
 def test_compressed_parameters_are_static_to_torch_by_default():
-    """Each new number of live connections is; up to torch 2.11 the second serves all later ones."""
+    """Each new number of connections is compiled; up to torch 2.11, the second serves all later."""
     compiled = run(ALGORITHMS["gmp"], in_place, storage="compressed")
     assert compiled[2] == ([1, 1, 2, 2, 3, 3] if TORCH >= (2, 12) else [1, 1, 2, 2, 2, 2])
     assert_like_eager(ALGORITHMS["gmp"], compiled, "compressed")
 
 
-@pytest.mark.filterwarnings("ignore:Skipping serialization of")  # torch 2.6, of its own settings
+# torch 2.6 warns about its own settings.
+@pytest.mark.filterwarnings("ignore:Skipping serialization of")
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
 def test_inductor(storage):
-    """Code that uses its buffers again: dense gradients must not be in one of them."""
+    """Inductor reuses its buffers, so dense gradients must not share memory with them."""
     make = ALGORITHMS["rigl in groups"]
     compiled = run(make, wrapped, "inductor", storage=storage)
     assert compiled[2] == [1] * STEPS
@@ -164,7 +165,7 @@ def test_inductor(storage):
 
 @every_algorithm
 def test_compiled_optimizer_steps(make):
-    """Bit-equal where torch's own are for a dense model, as they are from 2.12 on."""
+    """Compiled steps are bit-equal to eager steps if they are for dense models (torch >= 2.12)."""
     compiled, eager = optimizer_run(make, is_compiled=True), optimizer_run(make, is_compiled=False)
     assert_same(compiled[1], eager[1])
     if is_bit_equal_without_sparsity():
@@ -209,7 +210,7 @@ def test_compiled_autograd(storage):
 
 
 def test_a_compiled_layer_alone_stays_masked():
-    """A compiled module goes on calling the layer that it was made of."""
+    """A compiled module keeps calling the original layer, so that layer cannot be replaced."""
     layer = torch.compile(nn.Linear(8, 4), backend="eager")
     sparsity = sparse.Static(0.5)
     sparsity.apply(layer)

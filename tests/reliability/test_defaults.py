@@ -1,4 +1,4 @@
-"""Torch's default device and dtype are the user's: nothing here depends on them."""
+"""Nothing in the library depends on torch's default device and dtype, which users may change."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ STEPS = 6
 
 
 def train(make, storage, defaults):
-    """The masks and weights of a run, built with torch's own defaults and trained under others."""
+    """Return the masks and weights of a run whose model is built with torch's own defaults."""
     model, inputs = make_mlp(), [batch(step, 5, 8) for step in range(STEPS)]
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
     with defaults():
@@ -30,7 +30,7 @@ def train(make, storage, defaults):
 
 
 class DefaultDtype:
-    """Within it, torch makes floating-point tensors of a dtype."""
+    """Set torch's default dtype inside a `with` block."""
 
     def __init__(self, dtype):
         self.dtype, self.before = dtype, torch.get_default_dtype()

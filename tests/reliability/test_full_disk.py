@@ -1,4 +1,4 @@
-"""A disk that is really full: one clear error, nothing lost, and the run goes on afterwards."""
+"""A full disk causes one clear error and no data loss, and the run resumes afterwards."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from helpers.cli_process import Command
 
-# Runs in a mount namespace of its own, where `disk` is a tmpfs of 2 MB: fills it up to so many
-# bytes, lets the command write, makes room again.
+# The driver runs in its own mount namespace, where `disk` is a tmpfs of 2 MB. It fills the disk
+# until a given number of bytes is left, runs the command, and frees the space again.
 DRIVER = """
 import contextlib, io, json, os, shutil, sys
 from sparsewright.cli import main
@@ -60,7 +60,7 @@ def test_full_disk_loses_nothing(tmp_path: Path) -> None:
     try:
         subprocess.run(asked, cwd=tmp_path, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no mount namespace for a small disk here: {error}")
+        pytest.skip(f"cannot create a mount namespace for a small disk: {error}")
     done = subprocess.run(
         [*asked[:-1], f"{mount} && exec {sys.executable} driver.py"],
         cwd=tmp_path,
@@ -82,7 +82,8 @@ def test_full_disk_loses_nothing(tmp_path: Path) -> None:
         assert checkpoints is None or len(checkpoints) == 1, checkpoints
         assert files == ([] if checkpoints is None else ["run"])
         print(f"{left} bytes left: {checkpoints}")
-    # Not enough for a run; for a run, but not for the state of its optimizer; for ever more.
+    # 0 and 20,000 bytes cannot hold a new run. 90,000 bytes hold a run, but not its optimizer
+    # state. The sizes after that let the run make progress.
     reached = [entry[4] and int(entry[4][0]) for entry in seen]
     assert reached[:4] == [None, None, 0, 0]
     assert reached[-1] > 0

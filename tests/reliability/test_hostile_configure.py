@@ -1,4 +1,4 @@
-"""`configure` on anything: a Group that trains, None, or one of our errors - nothing else."""
+"""For any config, `configure` returns a Group that trains, returns None, or raises our errors."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ _NESTED_JUNK = st.recursive(
     ),
     max_leaves=6,
 )
-JUNK = st.deferred(lambda: _NESTED_JUNK)  # not deferred, each use of it has a repr of kilobytes
+JUNK = st.deferred(lambda: _NESTED_JUNK)  # without `deferred`, its repr takes kilobytes at each use
 
 
 def mostly(good):
-    """The good values most of the time, otherwise junk."""
+    """Return a strategy that draws good values most of the time, and junk otherwise."""
     return st.deferred(lambda: st.one_of([good] * 7 + [JUNK]))
 
 
@@ -109,7 +109,7 @@ STEP = mostly(st.integers(0, 12))
 
 
 def some_of(keys):
-    """A dict with some of the keys, and at times one that does not belong."""
+    """Return a strategy for dicts with some of the keys, and sometimes an unknown key."""
     stranger = st.one_of([st.just({})] * 7 + [st.dictionaries(NAMES, JUNK, max_size=1)])
     known = st.fixed_dictionaries({}, optional=keys)
     return st.builds(lambda *parts: {**parts[0], **parts[1]}, known, stranger)
@@ -156,7 +156,7 @@ OPTIONS = {
 
 
 def likely(*keys):
-    """Entries with just these keys: random sets of keys are rarely valid."""
+    """Return a strategy for entries with exactly these keys. Random sets are rarely valid."""
     return st.fixed_dictionaries({key: OPTIONS[key] for key in keys})
 
 
@@ -188,7 +188,7 @@ CONFIG = st.recursive(
 
 
 def use(group: sparse.Group) -> None:
-    """Sparsify a model, train two steps, and come back from a checkpoint."""
+    """Sparsify a model, train it for two steps, and load the algorithm's own state."""
     model = make_mlp()
     group.apply(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -203,7 +203,7 @@ def use(group: sparse.Group) -> None:
 
 
 def outcome(config: object) -> str:
-    """What became of a config; anything but our errors comes out as it is."""
+    """Return what happened to a config. Errors that are not ours propagate."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", SparsityWarning)
@@ -235,7 +235,7 @@ def test_fuzzed_configs_train_or_raise_our_errors():
     fuzz()
     assert sum(seen.values()) >= EXAMPLES
     assert set(seen) <= {"trained", "refused", "none", "refused in use"}
-    # That the fuzzer reaches past the first check.
+    # The fuzzer must get past the first check often enough.
     assert seen["trained"] > EXAMPLES / 50
     assert seen["refused"] > EXAMPLES / 50
     print(seen)
@@ -266,7 +266,7 @@ def in_itself() -> list:
 
 
 def bomb() -> object:
-    """A billion numbers that take a kilobyte."""
+    """Return a billion numbers in a kilobyte of nested lists."""
     values: object = 1
     for _ in range(9):
         values = [values] * 10
@@ -286,7 +286,7 @@ ENDLESS = {
     "a bomb as a name": {**RIGL, "algorithm": bomb()},
     "a bomb as a level": {**RIGL, "sparsity": bomb()},
     "a deep option": {**RIGL, "drop_fraction": nested(9000, lambda inner: [inner])},
-    "a number without end": {**RIGL, "sparsity": 10**5000},
+    "an endless number": {**RIGL, "sparsity": 10**5000},
     "a level in its list": {**RIGL, "sparsity": [0.5, 10**5000]},
     "an argument": {**RIGL, "sparsity": {"type": "linear", "init": 10**5000, "slope": 0}},
     "a step": {**RIGL, "update": 10**5000},
@@ -298,7 +298,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("config", ENDLESS.values(), ids=ENDLESS)
-def test_what_has_no_end_is_refused(config):
+def test_endless_configs_are_rejected(config):
     assert outcome(config) == "refused"
 
 
@@ -313,26 +313,26 @@ def test_what_has_no_end_is_refused(config):
         ({"drop_fraction": 10**400}, r"drop_fraction = 1000.*a finite number"),
     ],
 )
-def test_values_out_of_bounds_say_so(options, message):
+def test_values_out_of_bounds_are_named(options, message):
     with pytest.raises(OptionError, match=message):
         sparse.configure({**RIGL, **options})
     sparse.configure(RIGL)
 
 
 @pytest.mark.parametrize("level", [torch.tensor(1 + 2j), torch.tensor(0.5, device="meta")])
-def test_tensors_that_are_no_number(level):
+def test_tensors_that_are_not_numbers(level):
     with pytest.raises(OptionTypeError, match="sparsity = tensor"):
         sparse.configure({**RIGL, "sparsity": level})
 
 
-def test_tensors_that_are_a_number():
+def test_tensors_that_are_numbers():
     for level in (torch.tensor(0.5, dtype=torch.bfloat16), torch.tensor(0.5, requires_grad=True)):
         group = sparse.configure({**RIGL, "sparsity": level})
         assert float(group[0].schedules.value("sparsity", 0)) == 0.5
 
 
 def test_a_stop_far_away_costs_nothing():
-    """The hints of capacity look ahead a bounded number of steps, and at the last."""
+    """The capacity annotations evaluate a bounded number of steps, including the last one."""
     level = {"type": "linear", "init": 0.0, "slope": 1e-15}
     config = {"algorithm": "gmp", "sparsity": level, "update": {"freq": 1, "stop": 10**15}}
     model, group = make_mlp(), sparse.configure(config)

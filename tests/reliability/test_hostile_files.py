@@ -1,4 +1,4 @@
-"""Files of weights that are damaged or hostile: our error, no crash."""
+"""Damaged and hostile weight files raise our errors and never crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparsewright.errors import CheckpointError
 
 @pytest.fixture(autouse=True)
 def _own_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command shows warnings its own way; not after these tests."""
+    """Restore `warnings.showwarning`, which the command replaces, after each test."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
@@ -33,7 +33,7 @@ def make_model() -> nn.Module:
 
 
 def test_every_bit_of_a_compressed_file(tmp_path: Path) -> None:
-    """One bit of each byte, and each length: the error, or the state that was written."""
+    """A flipped bit in any byte, or a cut, raises or loads the state that was written."""
     path = tmp_path / "m.safetensors"
     sparse.save_compressed(make_model(), path)
     whole, right = path.read_bytes(), sparse.load_compressed(path)
@@ -50,12 +50,12 @@ def test_every_bit_of_a_compressed_file(tmp_path: Path) -> None:
             else:
                 assert_same({k: state[k] for k in right}, right)
                 harmless += 1
-    print(f"{refusals} refused, {harmless} the same state")
+    print(f"{refusals} files rejected, {harmless} files with the same state")
     assert refusals > 1.9 * len(whole)
 
 
 def rewrite(path: Path, shapes: str, tensors: dict) -> None:
-    """A compressed file with these shapes, and the digest that belongs to them."""
+    """Write a compressed file with these shapes and the matching digest."""
     from sparsewright.storage import compressed_file as module
 
     metadata = {"format": module.FORMAT, "shapes": shapes}
@@ -82,7 +82,7 @@ def rewrite(path: Path, shapes: str, tensors: dict) -> None:
         "",
     ],
 )
-def test_shapes_that_are_none(tmp_path: Path, shapes: str) -> None:
+def test_invalid_shapes_are_rejected(tmp_path: Path, shapes: str) -> None:
     bits, values = torch.tensor([255], dtype=torch.uint8), torch.ones(8)
     path = tmp_path / "m.safetensors"
     rewrite(path, '{"w": [2, 4]}', {"w.values": values, "w_mask": bits})
@@ -95,14 +95,14 @@ def test_shapes_that_are_none(tmp_path: Path, shapes: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
-def test_values_that_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_values_of_invalid_dtypes_are_rejected(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"w.values": torch.ones(8).to(dtype), "w_mask": torch.tensor([255]).byte()}
     rewrite(tmp_path / "m", '{"w": [2, 4]}', tensors)
     with pytest.raises(CheckpointError, match="w: values of type"):
         sparse.load_compressed(tmp_path / "m")
 
 
-def test_a_compressed_file_of_another_model(tmp_path: Path) -> None:
+def test_a_compressed_file_from_another_model_is_rejected(tmp_path: Path) -> None:
     sparse.save_compressed(make_model(), tmp_path / "m")
     for model in (nn.Linear(9, 7), nn.Sequential(nn.Linear(7, 9), nn.ReLU(), nn.Linear(7, 3))):
         with pytest.raises(CheckpointError, match=r"m: does not fit the model: .*weight"):

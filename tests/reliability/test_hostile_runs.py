@@ -1,4 +1,4 @@
-"""Run folders that are damaged, forged or hostile: refused, or the run really goes on."""
+"""Damaged, forged and hostile run folders are rejected, or the run resumes and trains."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ WEIGHT = "blocks.0.mlp.0.weight"
 
 @pytest.fixture(autouse=True)
 def _own_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command shows warnings its own way; not after these tests."""
+    """Restore `warnings.showwarning`, which the command replaces, after each test."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run stopped at step 4 of 6."""
+    """Make a run that is stopped at step 4 of 6."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "text.txt").write_text("the quick brown fox; " * 40)
     command = Command(folder)
@@ -60,7 +60,7 @@ def resume(run: Path) -> loop.Training:
 
 
 def refused(run: Path) -> bool:
-    """Whether resuming gives our error; if it does not, the run must really go on."""
+    """Return whether resuming raises our error. If it does not, check that the run trains."""
     try:
         training = resume(run)
     except SparsewrightError:
@@ -74,7 +74,7 @@ def test_the_original_resumes(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_flipped_bit_and_no_cut_is_taken(run: Path) -> None:
+def test_flipped_bits_and_cuts_are_rejected(run: Path) -> None:
     draws, count = random.Random(1), 0
     for name in FILES:
         path = checkpoint(run) / name
@@ -92,7 +92,7 @@ def test_no_flipped_bit_and_no_cut_is_taken(run: Path) -> None:
 
 
 class Bomb:
-    """Unpickling it leaves a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -102,7 +102,7 @@ class Bomb:
 
 
 def bombs(mark: Path, folder: Path) -> list[bytes]:
-    """Files that run code when they are unpickled carelessly."""
+    """Return contents of files that run code if they are unpickled or read as unsafe YAML."""
     bomb, out = Bomb(mark), []
     for zipped in (True, False):
         for content in (bomb, {"step": 4, "format": 1, "x": bomb}):
@@ -140,7 +140,7 @@ def test_no_file_that_is_read_runs_code(run: Path, tmp_path: Path) -> None:
                 ["inspect", str(path)],
             ):
                 if path.name == "metrics.jsonl" and arguments[1] == "--resume":
-                    continue  # is not read, only cut to its length
+                    continue  # resuming does not read this file, it only truncates it
                 done = runner.invoke(main, arguments)
                 assert isinstance(done.exception, SystemExit | None), (path, arguments)
                 assert "Traceback" not in done.output
@@ -163,7 +163,7 @@ JUNK += [torch.ones(2, 3), torch.ones(0), torch.ones(3, dtype=torch.int64), torc
 
 
 def places(state: dict | list | tuple, path: tuple = ()) -> list[tuple]:
-    """The path of every value in a nested state; of the optimizers, two parameters are enough."""
+    """Return the path of every value in a nested state, for two parameters per optimizer."""
     found = [path]
     pairs = state.items() if isinstance(state, dict) else enumerate(state)
     for key, value in pairs:
@@ -177,7 +177,7 @@ def places(state: dict | list | tuple, path: tuple = ()) -> list[tuple]:
 
 
 def put(state: dict, path: tuple, value: object) -> dict:
-    """A copy of a state with another value at a path; Ellipsis: with nothing there."""
+    """Return a copy of a state with another value at a path; Ellipsis deletes the value."""
     root = [copy.deepcopy(state)]
     inside: object = root
     for key in (0, *path)[:-1]:
@@ -193,7 +193,7 @@ def put(state: dict, path: tuple, value: object) -> dict:
 
 @pytest.mark.slow
 def test_forged_states_with_right_checksums(run: Path) -> None:
-    """Every value of state.pt replaced by junk or deleted; the forger knows how to sum."""
+    """Replace each value of state.pt with junk or delete it, and write matching checksums."""
     folder, draws, taken, count = checkpoint(run), random.Random(2), [], 0
     state = torch.load(folder / "state.pt", weights_only=True)
     for path in places(state):
@@ -207,21 +207,21 @@ def test_forged_states_with_right_checksums(run: Path) -> None:
                 taken.append((path, value))
     print(f"{count} forged states, {len(taken)} of them harmless")
     assert count > 400
-    # What does not matter to a run that goes on: it is never read, or set anew.
+    # A resumed run never reads these values, or sets them again.
     harmless = {"metadata", "lr", "validation", "churn", "params", "decoupled_weight_decay"}
     odd = [(p, v) for p, v in taken if not harmless & set(p) and not is_plausible(p, v)]
     assert not odd, [(path, str(value)) for path, value in odd]
 
 
 def is_plausible(path: tuple, value: object) -> bool:
-    """A number that could have been there, or a setting left to its default."""
+    """Return whether a value is a possible number, or a setting that falls back to its default."""
     if "param_groups" in path:
         return value is ... or value is None
     return path[-1] in ("step", "seed", "index") and isinstance(value, int | torch.Tensor)
 
 
 def forge(run: Path, change) -> None:
-    """Change the weights of a checkpoint, and sum anew."""
+    """Change the weights of a checkpoint and write matching checksums."""
     path = checkpoint(run) / "model.safetensors"
     weights = load_file(path)
     change(weights)
@@ -237,7 +237,7 @@ def first_pruned(weights: dict, value: float) -> None:
 FORGED = {
     "missing": lambda w: w.pop(WEIGHT),
     "missing mask": lambda w: w.pop(f"{WEIGHT}_mask"),
-    "a stranger": lambda w: w.update(stranger=torch.ones(1)),
+    "an unknown key": lambda w: w.update(stranger=torch.ones(1)),
     "another shape": lambda w: w.update({WEIGHT: w[WEIGHT].T}),
     "flat": lambda w: w.update({WEIGHT: w[WEIGHT].reshape(-1)}),
     "empty": lambda w: w.update({WEIGHT: torch.ones(0, 8)}),

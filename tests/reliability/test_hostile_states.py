@@ -1,4 +1,4 @@
-"""`load_state_dict` of anything: StateError and nothing changed, or a sound state."""
+"""`load_state_dict` raises StateError and changes nothing, or it loads a valid state."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def deep(levels):
 
 
 def places(state, path=()):
-    """The path of every value in a nested state."""
+    """Yield the path of every value in a nested state."""
     yield path
     pairs = state.items() if isinstance(state, dict) else enumerate(state)
     for key, value in pairs if isinstance(state, dict | list) else ():
@@ -68,7 +68,7 @@ def places(state, path=()):
 
 
 def changed(state, path, change):
-    """A copy of the state in which `change(container, key)` was done at a path."""
+    """Return a copy of the state after calling `change(container, key)` at a path."""
     root = [copy.deepcopy(state)]
     inside = root
     path = (0, *path)
@@ -91,7 +91,7 @@ def add(inside, key):
 
 
 def faults(state):
-    """Every way of hurting a state, at every place in it."""
+    """Yield every kind of damage at every place in a state."""
     for path in places(state):
         for value in [*JUNK, deep(10_000)]:
             yield path, repr(type(value)), changed(state, path, put(value))
@@ -110,7 +110,7 @@ STATES = ALGORITHMS | {
 
 
 def is_sound(state, own):
-    """Whether a state could be one of this algorithm: same keys, other numbers."""
+    """Return whether a state has the keys and types of this algorithm's own state."""
     if isinstance(own, dict):
         return (
             type(state) is dict
@@ -142,7 +142,7 @@ def test_hostile_states_change_nothing(make):
             taken += 1
             assert is_sound(state, own), (path, how, state)
             sparsity.load_state_dict(own)
-    print(f"{refused} refused, {taken} taken")
+    print(f"{refused} states rejected, {taken} accepted")
     assert refused > 200
     assert longest < 2000
     assert_same(masks_of(sparsity), masks)
@@ -156,7 +156,7 @@ def test_hostile_states_change_nothing(make):
 
 
 class Stubborn(sparse.utils.Constant):
-    """A user's schedule with a state, whose loading fails with an error of its own."""
+    """A user's schedule with a state that raises its own error on loading."""
 
     def state_dict(self):
         return {"mine": 1}

@@ -1,4 +1,4 @@
-"""Configuration files with hostile bytes: our error, at once, and no code run."""
+"""Configuration files with hostile bytes raise our error immediately and run no code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsewright.runs.yaml_file import read_yaml
 
 
 def laughs(levels: int, form: str) -> bytes:
-    """Aliases of aliases: ten to the power of `levels` values in a few lines."""
+    """Return aliases of aliases: 10**levels values in a few lines."""
     lines = ["a0: &a0 " + form.format("x: 1")]
     for n in range(1, levels + 1):
         lines.append(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]")
@@ -38,7 +38,7 @@ HOSTILE = {
     "name": b"a: !!python/name:os.system",
     "module": b"a: !!python/module:os",
     "object as a key": b"? !!python/object/apply:os.system ['touch hacked']\n: 1",
-    "tag of one's own": b"a: !mine 3",
+    "unknown tag": b"a: !mine 3",
     "billion laughs": laughs(9, "{{{0}}}"),
     "merged laughs": merges(9),
     "a list of itself": b"a: &a [*a]",
@@ -61,7 +61,7 @@ HOSTILE = {
     "no integer": b"a: !!int x",
     "no float": b"a: !!float x",
     "no binary": b"a: !!binary 'ab=c'",
-    "an integer without end": b"a: " + b"9" * 5000,
+    "an endless integer": b"a: " + b"9" * 5000,
     "a colon too many": b"a: b: c",
     "tabs": b"a:\n\t- b",
 }
@@ -79,7 +79,7 @@ def test_hostile_yaml_is_a_config_error(
     with pytest.raises(ConfigError, match=r"c\.yaml: ") as caught:
         read_yaml(path)
     done = CliRunner().invoke(main, ["train", str(path), "--out", "new"])
-    assert time.process_time() - begin < 20, "a few lines took all that time"
+    assert time.process_time() - begin < 20, "reading a few lines took 20 s or more"
     assert len(str(caught.value)) < 2000
     assert (done.exit_code, type(done.exception)) == (2, SystemExit)
     assert done.output.startswith("error: ")

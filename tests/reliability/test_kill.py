@@ -1,4 +1,4 @@
-"""A run that is killed, or whose disk fills up, goes on as if nothing had happened."""
+"""A run that is killed many times ends like an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def command(tmp_path: Path) -> Command:
 
 
 def metrics(run: Path) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl, without speeds and memory."""
+    """Return the lines of metrics.jsonl, without speeds and memory."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     costs = ("_per_second", "memory_bytes")
     return [{k: v for k, v in line.items() if not k.endswith(costs)} for line in lines]
 
 
 def assert_same_run(run: Path, whole: Path) -> None:
-    """Every file is bit-equal, metrics apart from timings."""
+    """Check that every file is bit-equal, except for the timings in the metrics."""
     names = [sorted(p.relative_to(r).as_posix() for p in r.rglob("*")) for r in (run, whole)]
     assert names[0] == names[1]
     for name in names[0]:
@@ -40,7 +40,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
         if name == "metrics.jsonl":
             assert metrics(run) == metrics(whole)
         elif name.endswith(("state.pt", "SHA256SUMS")):
-            continue  # has the length of metrics.jsonl in it, which the timings change
+            continue  # it contains the length of metrics.jsonl, which depends on the timings
         elif one.is_file():
             assert one.read_bytes() == other.read_bytes(), name
     first, second = (
@@ -54,7 +54,9 @@ def assert_same_run(run: Path, whole: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["masked", "compressed"])
-def test_killed_thirty_times_ends_like_the_run_that_was_not(command: Command, storage: str) -> None:
+def test_a_run_killed_thirty_times_ends_like_an_uninterrupted_run(
+    command: Command, storage: str
+) -> None:
     section = {"algorithm": "rigl", "sparsity": 0.8, "update": {"freq": 3}}
     loop = {"steps": 150, "checkpoint_every": 5, "evaluate_every": 50, "storage": storage}
     config = command.config(sparsity=section, loop=loop, model={"dropout": 0.1})
@@ -62,7 +64,7 @@ def test_killed_thirty_times_ends_like_the_run_that_was_not(command: Command, st
     run, draws, kills, writing = command.folder / "parts", random.Random(5), 0, 0
     process = command.start("train", config, "--out", "parts")
     while kills < KILLS // 2:
-        # Mostly after the first new line of metrics; at times while still starting.
+        # Kill mostly after the first new line of metrics, and sometimes during the start.
         size = (run / "metrics.jsonl").stat().st_size if run.exists() else 0
         end = time.monotonic() + (20 if draws.random() < 0.9 else draws.uniform(0.3, 0.6))
         while process.is_alive() and time.monotonic() < end:
@@ -82,6 +84,6 @@ def test_killed_thirty_times_ends_like_the_run_that_was_not(command: Command, st
     done = command.wait(process)
     assert done.status == 0, done.err
     print(f"{kills} kills, {writing} of them while a checkpoint was being written")
-    for draft in command.folder.glob(".parts.*.part"):  # killed before there was a run
+    for draft in command.folder.glob(".parts.*.part"):  # killed before the run folder existed
         assert not (draft / "result.json").exists()
     assert_same_run(run, command.folder / "whole")

@@ -1,4 +1,4 @@
-"""Stopped after any step, a run goes on bit-equal, in either storage and from one to the other."""
+"""A run resumes bit-equal after any step, in each storage and from one storage to the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ every_storage = pytest.mark.parametrize("storage", STORAGES)
 
 
 class Run:
-    """A run with hooks that keep what they are told, by step."""
+    """A run with hooks that record each event with its step."""
 
     def __init__(self, make, make_optimizer, storage, seed=0):
         self.model, self.sparsity, self.optimizer = attach(make, make_optimizer, seed=seed)
@@ -78,7 +78,7 @@ def test_resumed_at_every_step_equals_uninterrupted(make, name, storage):
     assert {kind for _, kind, *_ in told} >= {"target", "computed"}
     orders = [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)]
     for done, checkpoint in enumerate(checkpoints):
-        torch.manual_seed(done)  # what else is drawn does not matter
+        torch.manual_seed(done)  # other random draws must not matter
         new = Run(make, OPTIMIZERS[name], storage, seed=99)
         new.load(checkpoint, orders[done % len(orders)])
         assert_same(new.result()[1], loaded(checkpoint)[0], f"loaded after {done}")
@@ -90,8 +90,8 @@ def test_resumed_at_every_step_equals_uninterrupted(make, name, storage):
 @pytest.mark.parametrize("before", STORAGES)
 @every_optimizer
 @every_algorithm
-def test_a_checkpoint_goes_on_in_the_other_storage(make, name, before):
-    """Load it into the storage it was saved in, then convert: equal to converting in the run."""
+def test_a_checkpoint_resumes_in_the_other_storage(make, name, before):
+    """Loading a checkpoint and then converting equals converting during the run."""
     (after,) = set(STORAGES) - {before}
     for done in (1, 4, 6):
         run = Run(make, OPTIMIZERS[name], before)
@@ -124,7 +124,7 @@ def test_weights_and_masks_cross_over_without_converting(make, before):
 
 
 @pytest.mark.parametrize("before", STORAGES)
-def test_optimizer_state_of_the_other_storage_is_no_silent_mistake(before):
+def test_optimizer_state_of_the_other_storage_raises(before):
     run = Run(ALGORITHMS["rigl"], OPTIMIZERS["adam"], before)
     run.train(0, 4)
     (after,) = set(STORAGES) - {before}

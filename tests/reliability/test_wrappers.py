@@ -1,4 +1,4 @@
-"""Wrappers of torch around a model: names, masks and training are those of the plain one."""
+"""torch wrappers around a model keep its names, masks and training unchanged."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ import sparsewright as sparse
 from helpers.cases import ALGORITHMS, attach, every_algorithm, step_once
 from helpers.support import assert_pruned, assert_same, batch, make_mlp, masks_of, train
 
-pytestmark = [  # what torch's compiler does to itself
+pytestmark = [  # torch's compiler triggers this warning itself
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 ]
 every_storage = pytest.mark.parametrize("storage", ["masked", "compressed"])
@@ -23,7 +23,7 @@ every_storage = pytest.mark.parametrize("storage", ["masked", "compressed"])
 
 @pytest.fixture
 def process_group():
-    """A group of one process."""
+    """Create a process group of one process."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
@@ -64,7 +64,7 @@ WRAPPERS = {
 
 
 def start(make, model, storage="masked"):
-    """A model sparsified after it was wrapped."""
+    """Sparsify a model that may be wrapped already."""
     sparsity = make()
     for algorithm in getattr(sparsity, "algorithms", [sparsity]):
         algorithm.storage = storage
@@ -75,7 +75,7 @@ def start(make, model, storage="masked"):
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 @every_algorithm
 def test_names_and_masks_of_a_wrapped_model_are_those_of_the_plain_one(make, wrap):
-    """Randomness is keyed by name, filters go by name, and checkpoints go from one to the other."""
+    """Random numbers and filters use plain names, and checkpoints load into the other model."""
     plain, plain_sparsity, plain_optimizer = attach(make)
     model, sparsity, optimizer = attach(make, model=wrap(make_mlp()))
     assert list(sparsity.sparse_params) == ["0.weight", "2.weight"]
@@ -104,7 +104,7 @@ def test_filters_and_messages_see_plain_names():
 
     sparsity = sparse.Group([(picks, sparse.Static(0.5))])
     sparsity.apply(model)
-    # What a user's module calls `module` or `_orig_mod` keeps its name.
+    # A user's own module keeps the name `module` or `_orig_mod`.
     names = ["_orig_mod.module.0", "_orig_mod.module.2", "_orig_mod.head"]
     assert seen == [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
     assert list(sparsity.sparse_params) == [f"{name}.weight" for name in names]
@@ -126,7 +126,7 @@ def test_apply_of_a_wrapped_model_and_opting_out_below_a_wrapper():
 
 
 class Checkpointed(nn.Sequential):
-    """An MLP whose layers are run again in the backward pass."""
+    """An MLP that runs its layers again in the backward pass."""
 
     use_reentrant = False
 
@@ -148,14 +148,14 @@ def test_activation_checkpointing(make, use_reentrant, storage):
         step_once(plain, plain_optimizer, step)
         step_once(model, optimizer, step)
         assert_same(masks_of(sparsity), masks_of(plain_sparsity))
-    # Reentrant checkpoints accumulate the two forwards one by one: another order of the sum.
+    # Reentrant checkpoints add up the gradients of the two forward passes in another order.
     torch.testing.assert_close(dict(model.state_dict()), dict(plain.state_dict()))
 
 
 @every_storage
 @every_algorithm
 def test_functional_call(make, storage):
-    """With the model's own parameters it trains; gradients of others leave no trace."""
+    """The model's own parameters train, and gradients of other tensors have no effect."""
     plain, plain_sparsity, plain_optimizer = start(make, make_mlp(), storage)
     model, sparsity, optimizer = start(make, make_mlp(), storage)
 
@@ -178,8 +178,8 @@ def test_functional_call(make, storage):
 
 
 @every_storage
-def test_func_grad_is_that_of_autograd(storage):
-    """Of parameters that nothing is attached to: pruned entries have gradients, too."""
+def test_func_grad_equals_autograd(storage):
+    """For detached parameters, pruned entries have gradients too."""
     model, sparsity, _ = start(lambda: sparse.RigL(sparsity=0.5), make_mlp(), storage)
     params = {name: p.detach() for name, p in model.named_parameters()}
     x = batch(0, 5, 8)
@@ -200,7 +200,7 @@ def test_func_grad_is_that_of_autograd(storage):
 
 @every_storage
 def test_gradients_for_inputs_do_not_count_as_those_of_the_weight(storage):
-    """Adversarial examples on an update step: RigL scores the gradient that trains."""
+    """On an update step, RigL ignores the gradients of adversarial examples."""
     make = ALGORITHMS["rigl in groups"]
     plain, plain_sparsity, plain_optimizer = start(make, make_mlp(), storage)
     model, sparsity, optimizer = start(make, make_mlp(), storage)
@@ -215,7 +215,7 @@ def test_gradients_for_inputs_do_not_count_as_those_of_the_weight(storage):
 
 @every_algorithm
 def test_an_average_of_changing_masks_is_pruned_by_applying_a_copy_of_the_algorithm(make):
-    """The average of pruned weights is zero only where every mask of the average was False."""
+    """An average of pruned weights is zero only where all averaged masks were False."""
     model, sparsity, optimizer = attach(make)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.75))
     for step in range(1, 6):
@@ -241,7 +241,7 @@ def test_an_average_of_changing_masks_is_pruned_by_applying_a_copy_of_the_algori
 
 @every_algorithm
 def test_stochastic_weight_averaging(make):
-    """Averages, their own learning rate, and batch statistics made anew for the pruned average."""
+    """SWA averages the weights, anneals the learning rate, and recomputes batch statistics."""
     net = nn.Sequential(*make_mlp(), nn.BatchNorm1d(4))
     model, sparsity, optimizer = attach(make, model=net)
     average = AveragedModel(model)
@@ -267,8 +267,8 @@ def test_stochastic_weight_averaging(make):
     torch.testing.assert_close(average.module[3].running_mean, outputs)
 
 
-def test_the_average_of_a_compressed_run_is_taken_through_a_masked_twin():
-    """Values of different masks belong to different connections: dense weights are averaged."""
+def test_the_average_of_a_compressed_run_uses_a_masked_copy():
+    """Averaging dense weights is necessary, because values of different masks do not correspond."""
     averages = []
     for storage in ("masked", "compressed"):
         model, _, optimizer = start(ALGORITHMS["set"], make_mlp(), storage)
@@ -283,14 +283,13 @@ def test_the_average_of_a_compressed_run_is_taken_through_a_masked_twin():
     torch.testing.assert_close(averages[0], averages[1])
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The given buffer is not writable"
-)  # torch 2.9 and 2.10, loading
+# torch 2.9 and 2.10 warn about this on loading.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 @every_storage
 @every_algorithm
 def test_export_of_a_trained_model(make, storage):
-    """The program holds the zeros (masked) or the live values only, and runs equal, also loaded."""
-    torch.compiler.reset()  # up to torch 2.7 the models before count against one limit
+    """A program contains the zeros or only live values, and gives equal outputs once loaded."""
+    torch.compiler.reset()  # up to torch 2.7, earlier models count toward the same limit
     model, sparsity, optimizer = start(make, make_mlp(), storage)
     for step in range(1, 6):
         step_once(model, optimizer, step)
