@@ -98,7 +98,8 @@ def test_shapes_that_are_none(tmp_path: Path, shapes: str) -> None:
 def test_values_that_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"w.values": torch.ones(8).to(dtype), "w_mask": torch.tensor([255]).byte()}
     rewrite(tmp_path / "m", '{"w": [2, 4]}', tensors)
-    with pytest.raises(CheckpointError, match=f"w: its values must be floating-point or complex, got {dtype}"):
+    problem = f"w: its values must be floating-point or complex, got {dtype}"
+    with pytest.raises(CheckpointError, match=problem):
         sparse.load_compressed(tmp_path / "m")
 
 

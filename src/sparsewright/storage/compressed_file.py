@@ -210,7 +210,7 @@ def _expand(
         if values.ndim != 1 or values.numel() != int(mask.sum()):
             kept = int(mask.sum())
             raise CheckpointError(
-                path, f"{key}: has {values.numel()} values, but its mask has {kept} connections"
+                path, f"{key}: {values.numel()} values do not fit a mask of {kept} connections"
             )
         if not (values.is_floating_point() or values.is_complex()):
             raise CheckpointError(
