@@ -34,13 +34,13 @@ def random(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Keep random connections: exactly `num_kept(sparsity, n)` in each row of n competing entries.
+    """Keep connections at random: exactly `num_kept(sparsity, n)` in each row of n entries.
 
     Args:
         p: the weight, any shape.
         sparsity: sparsity level, 0..1.
-        score_shaper: structure or shaper that arranges the entries into competing rows; None: all
-            entries compete.
+        score_shaper: structure or shaper that arranges the entries into rows; the entries of a row
+            compete. None: all entries form one row.
         device: device of the mask; None: p's device.
         generator: CPU generator; None: the global one. Numbers are drawn on the CPU, so the mask
             does not depend on the device.
@@ -62,8 +62,8 @@ def topk(
     Args:
         p: the weight, any shape, without NaN.
         sparsity: sparsity level, 0..1.
-        score_shaper: structure or shaper that arranges the entries into competing rows; None: all
-            entries compete.
+        score_shaper: structure or shaper that arranges the entries into rows; the entries of a row
+            compete. None: all entries form one row.
         device: device of the mask; None: p's device.
 
     Returns:
@@ -115,13 +115,13 @@ def checkerboard(
     Args:
         p: the weight, any number of dimensions.
         sparsity: sparsity level, 0..1.
-        score_shaper: structure or shaper that arranges the entries into competing rows; None: all
-            entries compete.
+        score_shaper: structure or shaper that arranges the entries into rows; the entries of a row
+            compete. None: all entries form one row.
         device: device of the mask; None: p's device.
 
     Returns:
         Bool mask with p's shape, with exactly `num_kept(sparsity, n)` live connections in each row
-        of n competing entries.
+        of n entries.
 
     >>> checkerboard(torch.ones(2, 4), 0.5).int()
     tensor([[0, 1, 0, 1],
@@ -173,12 +173,12 @@ def make_init_method(init_method: str | InitMethod) -> InitMethod:
 
 
 def name_of_init_method(init_method: InitMethod) -> str | InitMethod:
-    """Return the name under which `make_init_method` finds an initializer, else the function."""
+    """Return an initializer's name in `make_init_method`, or the function if it has no name."""
     return next((name for name, fn in _METHODS.items() if fn is init_method), init_method)
 
 
 def reads_weights(init_method: InitMethod) -> bool:
-    """Return whether the mask can depend on the weight's values; random and checkerboard do not."""
+    """Return whether an initializer reads the weight's values, unlike random and checkerboard."""
     return init_method not in (random, checkerboard)
 
 

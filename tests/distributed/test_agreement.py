@@ -55,15 +55,15 @@ EXPECTED = {
         [False, False],
     ],
     "a_compressed_weight_whose_level_moves_is_refused": [
-        "AttachError: 0.weight: this mask update would change its live connections from 64 to 51, "
-        "and under data parallelism a compressed weight must keep their number; use storage "
-        "'masked'",
+        "AttachError: 0.weight: this mask update would change the number of live connections from "
+        "64 to 51, which a compressed weight cannot do under data parallelism; use storage "
+        "'masked' for it",
         True,
     ],
     "a_sharded_weight_is_not_compressed": "AttachError: 0.weight: it is sharded",
     "a_compressed_weight_is_not_sharded": (
         "AttachError: 0.weight: a compressed weight cannot be sharded; use storage 'masked', or "
-        "replace sharding by DistributedDataParallel"
+        "DistributedDataParallel instead of sharding"
     ),
     "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: it is placed as (Shard",
     "an_update_of_shards_sends_counts_only": [True, True, [26214]],

@@ -89,7 +89,7 @@ BAD_SHAPES = "the shapes in its metadata must be a dict of lists of integers >= 
         ),
         (
             lambda t, m: t["0.weight.values"].mul_(2),
-            r"the file was damaged after it was written \(sha256 differs\)",
+            r"its content changed after it was written \(sha256 differs\)",
         ),
     ],
 )

@@ -26,7 +26,7 @@ CANNOT = {
     "scalable shampoo": (pytorch_optimizer.ScalableShampoo, "does not have one entry"),
     "lookahead": (
         lambda params: pytorch_optimizer.Lookahead(torch.optim.SGD(params, 0.1)),
-        "trial steps failed: it wraps another optimizer",
+        "trial steps are not possible, because it wraps another optimizer",
     ),
 }
 

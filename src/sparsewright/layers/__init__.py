@@ -1,4 +1,4 @@
-"""Compressed layers, one file per kind, and the questions that other packages ask about them.
+"""Compressed layers, one file per kind, and functions that other packages use to query them.
 
 To add a kind, write a file with a `LayerKind` and add a line to `KINDS`.
 """
@@ -41,8 +41,10 @@ def kind_of(module: nn.Module) -> LayerKind | None:
 def why_not_compress(module: nn.Module, param_name: str = "weight") -> str:
     """Return why a dense layer cannot be compressed; "" if it can."""
     kind = kind_of(module)
-    if kind is None or param_name != "weight":
+    if kind is None:
         return f"no kernel for {type(module).__name__} layers"
+    if param_name != "weight":
+        return f"the kernel for {type(module).__name__} layers compresses only `weight`"
     return kind.why_not(module)
 
 

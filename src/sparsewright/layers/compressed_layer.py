@@ -21,10 +21,10 @@ from sparsewright.torch_private import call_load_hooks, is_recorded, is_transfor
 _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
 Carry = Callable[[Tensor], Tensor]
-"""Converts a tensor `[nnz]`, one entry per value, to another mask."""
+"""A function that converts a tensor `[nnz]`, with one entry per value, to another mask."""
 
 PutIndex = Callable[[], None]
-"""Installs a new index."""
+"""A function that installs a new index."""
 
 
 class CompressedLayer(nn.Module, ABC):

@@ -35,10 +35,11 @@ class SparseLinear(CompressedLayer, nn.Linear):
     The layer runs on the CPU. Values are float32; activations are float32 or bfloat16 (other types
     take a slower path).
 
-    Under `torch.compile`, a mask update does not recompile while the number of connections stays
-    the same. If the number changes, each change recompiles; to recompile only once, set
+    Under `torch.compile`, a mask update causes no recompilation while the number of connections
+    stays the same. A changed number recompiles each time; to recompile only once, set
     `torch._dynamo.config.force_parameter_static_shapes = False`. An average of `values` over
-    different masks is meaningless. To average models, load their `state_dict` into masked models.
+    different masks is meaningless: load each `state_dict` into a masked model, and average those
+    models.
 
     Args:
         in_features: columns of the weight.
@@ -101,7 +102,7 @@ class SparseLinear(CompressedLayer, nn.Linear):
         return layer.train(linear.training)
 
     def to_linear(self) -> nn.Linear:
-        """Convert this layer to an `nn.Linear`, of which `values` becomes the weight.
+        """Convert this layer to an `nn.Linear`; `values` becomes its `weight`.
 
         The Parameter remains the same object. The gradient and the user's hooks move with it. This
         layer must not be used afterwards.
@@ -228,7 +229,7 @@ class SparseLinearKind(LayerKind):
             return reason
         weight = module.get_parameter("weight")
         if weight.device.type != "cpu":
-            return f"its weight is on {weight.device.type}; the kernels run on the CPU"
+            return f"its weight is on {weight.device.type}; the kernels run only on the CPU"
         if weight.dtype != torch.float32:
             return f"its weight is {weight.dtype}; the kernels require float32"
         return ""

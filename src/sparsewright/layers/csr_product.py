@@ -66,11 +66,11 @@ def compiled_sparse_linear(
 
 
 class _Product(torch.autograd.Function):
-    """Return the derivative of `sum(dy * (x Wᵀ))` by x, values or dy, whichever is None.
+    """Differentiate `sum(dy * (x Wᵀ))` with respect to x, values or dy, whichever is None.
 
-    The derivative by dy is `x Wᵀ`, by x it is `dy W`, and by values it is `dyᵀ x` at the live
-    positions. The sum is linear in each of the three, so each derivative of such a product is again
-    such a product.
+    The derivative is `dy W` for x, `dyᵀ x` at the live positions for values, and `x Wᵀ` for dy. The
+    sum is linear in each of the three, so each derivative of such a product is again such a
+    product.
     """
 
     @staticmethod
@@ -96,7 +96,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs, layout = ctx.needs_input_grad, ctx.layout
         factors = ctx.saved_tensors  # read once: a checkpoint does not return them twice
-        # Without saved values, `values` below is a gradient, and no tap collects its derivative.
+        # If no values were saved, `values` below is a gradient, which no tap follows.
         tap = None if factors[1] is None else ctx.tap
         x, values, dy = (grad if factor is None else factor for factor in factors)
         if needs[1] and tap is not None and tap.is_armed:

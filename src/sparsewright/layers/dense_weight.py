@@ -32,7 +32,7 @@ class Origin:
         self._index, self._seen = layer.index, target.detach().clone()
 
     def take(self, is_drawn: bool) -> None:
-        """Copy to the live values what was written into `dense`, or into a view of it.
+        """Update the live values after a write to `dense`, or to a view of it.
 
         Args:
             is_drawn: whether the weight was initialized; if so, its pruned entries are set to zero.
@@ -51,7 +51,7 @@ class Origin:
 
     @torch.no_grad()
     def write(self, dense: Tensor) -> None:
-        """Copy a dense tensor to the live values.
+        """Copy the live entries of a dense tensor to the values.
 
         Raises:
             AttachError: the tensor has another shape or dtype, or is nonzero where the mask is
@@ -79,8 +79,8 @@ class Origin:
 class DenseWeight(Tensor):
     """Show live values in the shape of their weight, with zeros elsewhere.
 
-    The weight is computed each time it is read, as a function of the values: anything computed from
-    it has their gradient. An in-place write to it, to a view, to `data` or to `grad` reaches the
+    The weight is computed from the values each time it is read, so gradients of anything that uses
+    it flow to the values. An in-place write to it, to a view, to `data` or to `grad` reaches the
     values. A write that sets pruned connections raises, except that `torch.nn.init` initializes
     only the live ones. After the values change, a weight read earlier shows the old values; it can
     still be read, but not written to.
@@ -97,7 +97,7 @@ class DenseWeight(Tensor):
         return shown
 
     def set_(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse other memory, because torch does not report writes to it.
+        """Raise, because torch does not report that `set_` has replaced a tensor's memory.
 
         Raises:
             AttachError: always.
@@ -157,7 +157,7 @@ def dense_weight(layer: CompressedLayer, values: Tensor, dense: Tensor) -> Dense
 
 @contextmanager
 def tracked() -> Iterator[None]:
-    """Make new tensors count writes, also in inference mode, which normally does not count them."""
+    """Make tensors that are created inside the block count writes, even in inference mode."""
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

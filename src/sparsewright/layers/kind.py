@@ -1,4 +1,4 @@
-"""The interface of a kind of compressible layer."""
+"""The base class of layer kinds that can be compressed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LayerKind(ABC):
             return "its weight is computed by a parametrization"
         weight = module._parameters["weight"]
         if type(weight) is not nn.Parameter:
-            return f"its weight is a {type(weight).__name__}"
+            return f"its weight is a {type(weight).__name__}, not a plain Parameter"
         return ""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class LayerKind(ABC):
 
     @abstractmethod
     def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
-        """Return what a weight costs.
+        """Return the memory and computation that a weight takes.
 
         Args:
             shape: shape of the weight.

@@ -18,9 +18,10 @@ ALL: tuple[type[Storage], ...] = (MaskedStorage, CompressedStorage, ShadowedStor
 def hold(
     module: nn.Module, param_name: str, storage: str, name: str, shadows: dict[str, Tensor]
 ) -> Storage:
-    """Return the storage that holds a weight from now on.
+    """Return a storage for a weight.
 
-    With "compressed", the weight starts out masked, because its mask does not exist yet.
+    If `storage` is "compressed", the weight is masked at first, because its mask does not exist
+    yet. A layer that is already compressed stays compressed.
 
     Args:
         module: module that owns the weight.

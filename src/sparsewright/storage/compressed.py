@@ -1,4 +1,4 @@
-"""The compressed storage, which stores only the live values of a weight."""
+"""The compressed storage, which keeps only a weight's live values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CompressedStorage(Storage):
 
     @property
     def is_alive(self) -> bool:
-        """Return whether the layer still stands in one of its places, or never replaced a layer."""
+        """Return whether the layer still replaces a dense layer, or never replaced one."""
         return bool(self.places) or not self._places
 
     @property
@@ -73,7 +73,7 @@ class CompressedStorage(Storage):
         return self.layer.values.numel()
 
     def recount(self) -> None:
-        """Do nothing: the number of values is the count."""
+        """Do nothing: `kept` reads the number of values."""
 
     def start_dense(self) -> None:
         """Do nothing: a compressed weight keeps the mask that it has."""
@@ -139,7 +139,7 @@ class CompressedStorage(Storage):
         return kind.tap(self.layer)
 
     def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
-        """Do nothing: a dense checkpoint leaves the mask unchanged."""
+        """Return False: a dense checkpoint leaves the mask unchanged."""
         return False
 
     def after_load(self, states: States) -> None:
@@ -156,8 +156,8 @@ class CompressedStorage(Storage):
             AttachError: always.
         """
         problem = (
-            "another module now has the values of this compressed layer; call decompress(model) "
-            "before you move them"
+            "the values of a compressed layer cannot move to another module; "
+            "call sparsewright.decompress(model) first"
         )
         raise AttachError(param_name, problem)
 
@@ -191,12 +191,12 @@ class CompressedStorage(Storage):
     def why_not_spread(self) -> str:
         """Return why a compressed weight cannot be sharded."""
         return (
-            "a compressed weight cannot be sharded; use storage 'masked', or replace sharding "
-            "by DistributedDataParallel"
+            "a compressed weight cannot be sharded; use storage 'masked', or "
+            "DistributedDataParallel instead of sharding"
         )
 
     def why_not_change(self, new: Tensor) -> str:
-        """Return why replicas cannot change to a mask of another size; "" if the size stays.
+        """Return why replicas cannot change to a mask; "" if it has as many connections as now.
 
         Replicas exchange gradients in buffers with a fixed layout.
         """
@@ -204,9 +204,9 @@ class CompressedStorage(Storage):
         if kept == self.kept:
             return ""
         return (
-            f"this mask update would change its live connections from {self.kept} to {kept}, and "
-            "under data parallelism a compressed weight must keep their number; "
-            "use storage 'masked'"
+            f"this mask update would change the number of live connections from {self.kept} to "
+            f"{kept}, which a compressed weight cannot do under data parallelism; "
+            "use storage 'masked' for it"
         )
 
 
@@ -224,7 +224,7 @@ def undone_if_interrupted(
     states: States,
     then: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Restore the previous layer if the block, which replaces a layer, raises.
+    """Put a layer back if the block, which replaces it by another layer, raises.
 
     Args:
         layer: the layer that is there now; the block changes only its weight.

@@ -109,7 +109,7 @@ def load_compressed(
     digest = _digest(tensors, metadata.get("shapes", ""))
     state = _expand(path, tensors, _shapes(path, metadata))
     if metadata.get("sha256") != digest:
-        raise CheckpointError(path, "the file was damaged after it was written (sha256 differs)")
+        raise CheckpointError(path, "its content changed after it was written (sha256 differs)")
     if model is not None:
         keys = model.state_dict().keys()
         taken = {k: v for k, v in state.items() if k in keys or not _is_mask(k, state)}

@@ -136,7 +136,7 @@ class DenseStorage(Storage):
 
     @abstractmethod
     def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
-        """Return a function that writes this rank's part of the new mask, and its dependents."""
+        """Return a function that writes this rank's part of the mask and of dependent tensors."""
 
     def prune(self, tensor: Tensor) -> None:
         """Prune one tensor."""
@@ -147,12 +147,12 @@ class DenseStorage(Storage):
             kernels.prune_(sharded.local(tensor), sharded.local(mask))
 
     def prune_gradient(self, grad: Tensor) -> None:
-        """Prune the gradient, if the optimizer needs it pruned."""
+        """Prune the gradient, if this storage prunes gradients."""
         if self.prunes_gradient:
             self.prune(grad)
 
     def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
-        """Return this rank's gradient and mask, if the optimizer needs the gradient pruned."""
+        """Return this rank's part of gradient and mask, if this storage prunes gradients."""
         grad = self.param.grad if self.prunes_gradient else None
         return None if grad is None else (sharded.local(grad), sharded.local(self.mask))
 
@@ -170,7 +170,7 @@ class DenseStorage(Storage):
         return WholeTap(self.param, self.mask)
 
     def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
-        """Accept a dense checkpoint: the mask stays unchanged if the checkpoint has none."""
+        """Add the present mask to a checkpoint without one; check the mask that others contain."""
         weight, mask = prefix + self.param_name, prefix + self._mask_name
         own = self.module.get_buffer(self._mask_name)
         was_dense = weight in state_dict and mask not in state_dict
@@ -203,7 +203,7 @@ class DenseStorage(Storage):
             delattr(self.module, self._mask_name)
 
     def why_not_spread(self) -> str:
-        """Return why not, if the weight's parts are not in the order of the ranks; "" otherwise."""
+        """Return why the weight's sharding is not supported; "" if it is."""
         return sharded.why_not_sharded(self.param)
 
     def why_not_change(self, new: Tensor) -> str:

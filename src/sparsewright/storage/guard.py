@@ -1,4 +1,4 @@
-"""Hooks that end an interrupted optimizer step, during which a weight was dense."""
+"""Hooks that hide a weight's pruned entries again after an optimizer step that raised."""
 
 from __future__ import annotations
 

@@ -38,14 +38,14 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True)
 class StateKinds:
-    """Which tensors in a weight's state have one entry for each connection.
+    """Classification of the tensors in a weight's state: one entry for each connection, or not.
 
     Attributes:
-        entries: paths of tensors that have one; the mask applies to them.
+        entries: paths of tensors with one entry for each connection; the mask applies to them.
         others: paths of other tensors: factors, rotated moments, rows and columns.
         keeps_zero: whether the entries of pruned connections stay 0 without pruning.
         why_not_known: why the trial failed; "" if it succeeded.
-        is_declared: whether the optimizer itself names its entries, by their first keys.
+        is_declared: whether the optimizer itself declares its entries, by their first keys.
     """
 
     entries: frozenset[Path] = frozenset()
@@ -68,7 +68,7 @@ class StateKinds:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A toy after its steps.
+    """Result of a toy's steps.
 
     Attributes:
         moved: change of the weight.
@@ -112,7 +112,7 @@ def read(tensor: Tensor) -> Tensor | None:
 
 
 class Toy:
-    """Step toy weights that stand for the weights of one parameter group and number of dimensions.
+    """Train toys that stand for the weights of one parameter group and number of dimensions.
 
     Args:
         optimizer: the user's optimizer, which is not stepped.
@@ -162,7 +162,7 @@ class Toy:
         transform: Transform = lambda tensor: tensor,
         pruned: frozenset[Path] = frozenset(),
     ) -> Outcome:
-        """Return the outcome of training a toy whose weight and gradients are masked.
+        """Train a toy with masked weight and gradients, and return the outcome.
 
         Args:
             seed: seed of the random gradients.
@@ -194,7 +194,7 @@ class Toy:
         param = nn.Parameter(start.clone())
         optimizer: Any = self._class([{**self._group, "params": [param]}], **self._options)
         if callable(getattr(optimizer, "train", None)):
-            optimizer.train()  # Schedule-Free
+            optimizer.train()  # Schedule-Free optimizers have a training mode
         generator = _numbers(seed)
         for _ in range(self._steps):
             drawn = transform(self._draw(generator)) * mask
@@ -228,9 +228,10 @@ class Toy:
 def probe(toy: Toy) -> StateKinds:
     """Return which tensors in a toy's state have one entry for each connection.
 
-    Such a tensor has the weight's shape and passes one of two tests: its entries off the mask do
-    not depend on the gradients of live connections; or it is permuted when the weight's rows and
-    columns are, and pruning it changes nothing for live connections.
+    Such a tensor has the weight's shape and passes one of two tests. The first test: its entries
+    for pruned connections do not depend on the gradients of live connections. The second test: it
+    is permuted along with the weight's rows and columns, and pruning it changes nothing for live
+    connections.
 
     Raises:
         ProbeError: the toy cannot be built or stepped.
@@ -255,7 +256,7 @@ def probe(toy: Toy) -> StateKinds:
 
 
 def why_not_values(toy: Toy) -> str:
-    """Return why an optimizer cannot step a weight's live values instead of the weight, else "".
+    """Return why an optimizer cannot step a weight's live values; "" if it can.
 
     It can if it steps the vector of values exactly as it steps these entries of the weight, and if
     its state has one entry for each value.

@@ -1,4 +1,4 @@
-"""The shadowed storage: the optimizer trains a dense weight, all other code sees it pruned."""
+"""The shadowed storage, in which only the optimizer sees a weight's pruned entries."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ShadowedStorage(DenseStorage):
         if shadow is None:
             shadow = torch.zeros_like(param, requires_grad=False)
         elif shadow.shape != param.shape:  # it was loaded before the weight was known
-            problem = f"its weight has shape {tuple(param.shape)}; load the state of this model"
+            problem = f"its weight has shape {tuple(param.shape)}; load this model's own state"
             raise ShapeError(f"the shadow of {self._full_name}", shadow.shape, problem)
         elif sharded.is_sharded(param) and not sharded.is_sharded(shadow):
             shadow = sharded.shard_like(shadow, param)
@@ -111,7 +111,7 @@ class ShadowedStorage(DenseStorage):
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the pruned entries from the Parameter to the shadow."""
-        if self._is_dense:  # these lines may be interrupted anywhere and then run again
+        if self._is_dense:  # if interrupted at any of these lines, all of them can run again
             param, mask = sharded.local(self.param), sharded.local(self.mask)
             sharded.local(self.shadow).copy_(param).masked_fill_(mask, 0)
             self._is_dense = False

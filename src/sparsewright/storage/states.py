@@ -57,8 +57,8 @@ class OptimizerState:
     def entries(self, shape: torch.Size, mask: Tensor) -> Iterator[Tensor]:
         """Yield the tensors that have one entry for each connection.
 
-        An unknown tensor counts if it is zero where the mask is False. Otherwise it is skipped, and
-        a warning is logged once.
+        A tensor that trial steps did not classify counts if it is zero where the mask is False.
+        Otherwise it is skipped, and a warning is logged once.
 
         Args:
             shape: shape of the weight.
@@ -77,7 +77,7 @@ class OptimizerState:
             f"{self._owner}: its state {path_name(path)!r} has the weight's shape, but trial steps "
             f"did not show whether it follows the mask{why}, so it is not pruned. If it has one "
             f"entry for each connection, set {DECLARED} = ({path_name(path)!r}, ...) on the "
-            "optimizer, with every key of its state that does"
+            "optimizer, listing all such keys"
         )
 
     def _leave_codes(self, path: Path) -> None:
@@ -123,7 +123,7 @@ class _Known:
             try:
                 self._problems[at] = why_not_values(_toy(optimizer, group, param, ndim))
             except ProbeError as error:
-                self._problems[at] = f"trial steps failed: {error}"
+                self._problems[at] = f"trial steps are not possible, because {error}"
         return self._problems[at]
 
     def _place(
@@ -149,7 +149,7 @@ def state_of(optimizer: Optimizer, param: Tensor) -> OptimizerState | None:
 
 
 def kinds_of(optimizer: Optimizer, param: Tensor) -> StateKinds:
-    """Return which tensors in a parameter's state follow the mask, cached by kind of weight."""
+    """Classify the tensors in a parameter's state; the result is cached by kind of weight."""
     return _KNOWN.setdefault(optimizer, _Known()).kinds(optimizer, param)
 
 
@@ -210,7 +210,7 @@ Replacement = tuple[Any, Any, Tensor]
 def replacements(
     states: States, shape: torch.Size, fn: Callable[[Tensor], Tensor]
 ) -> Iterator[Replacement]:
-    """Yield `fn` of each tensor of a given shape in some states, with nested lists and dicts."""
+    """Yield replacements by `fn` for all tensors of a shape, including nested lists and dicts."""
     for state in states:
         yield from _replacements_in(state.data, shape, fn)
 
@@ -257,7 +257,7 @@ def _is_zero_off(tensor: Tensor, mask: Tensor) -> bool:
 
 
 def _prune_foreign(tensor: Tensor, mask: Tensor) -> bool:
-    """Prune a tensor of another class through a dense copy; return whether its class allows it."""
+    """Prune a Tensor subclass through a dense copy; return whether the class supports this."""
     dense = read(tensor)
     try:
         if dense is not None:

@@ -1,4 +1,4 @@
-"""The interface of storages: each stores a weight and its mask in one way."""
+"""The base class of storages, each of which is a way to store a weight and its mask."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sparsewright.taps.tap import GradientTap
 
 @dataclass(frozen=True)
 class Change:
-    """Prepared change of a mask; nothing has changed yet.
+    """A mask change that is prepared but not yet made.
 
     Attributes:
         dropped: number of connections to drop.
         grown: number of connections to grow.
-        commit: function that makes the change; if it was interrupted, it can be called again.
+        commit: function that makes the change; if it is interrupted, call it again.
     """
 
     dropped: int
@@ -51,7 +51,7 @@ class Footprint:
 
 
 class Storage(ABC):
-    """Store a weight and its mask in one way.
+    """Store a weight and its mask.
 
     Attributes:
         name: the storage's name in configurations.
@@ -82,7 +82,8 @@ class Storage(ABC):
         """
         module = self._module()
         if module is None:
-            raise AttachError(self.param_name, "its module was freed")
+            problem = "its module was freed; keep a reference to the model"
+            raise AttachError(self.param_name, problem)
         return module
 
     @property
@@ -98,12 +99,14 @@ class Storage(ABC):
 
     @property
     def is_outgrown(self) -> bool:
-        """Return whether a Parameter of another shape, without a mask, has replaced the weight."""
+        """Return whether the weight was replaced by a Parameter that the mask does not fit."""
         return False
 
     @property
     def param(self) -> nn.Parameter:
-        """Return the Parameter that optimizers step: this rank's shard, even while gathered.
+        """Return the Parameter that optimizers step.
+
+        For a sharded weight, it is this rank's shard, even while the whole weight is gathered.
 
         Raises:
             AttachError: the module no longer has this Parameter.
@@ -171,7 +174,7 @@ class Storage(ABC):
 
     @abstractmethod
     def plan_change(self, new: Tensor, states: States) -> Change:
-        """Prepare a change of the mask that also updates weight, gradient and optimizer states.
+        """Prepare a mask change, with the changes of weight, gradient and states that it needs.
 
         Args:
             new: bool mask in the shape of the weight.
@@ -184,11 +187,11 @@ class Storage(ABC):
 
     @abstractmethod
     def prune_gradient(self, grad: Tensor) -> None:
-        """Prune a gradient that was just accumulated, if the optimizer needs it pruned."""
+        """Prune a gradient that was just accumulated, if this storage prunes gradients."""
 
     @abstractmethod
     def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
-        """Return gradient and mask, if there is a gradient and the optimizer needs it pruned."""
+        """Return gradient and mask, if there is a gradient and this storage prunes it."""
 
     @abstractmethod
     def take_states(self, states: States) -> None:
@@ -227,7 +230,7 @@ class Storage(ABC):
         """Prepare a state dict that the module is about to load.
 
         Returns:
-            Whether it holds a weight without a mask, so that the mask must be computed again.
+            Whether it contains the weight without a mask. A run at step 0 then computes a new mask.
         """
 
     @abstractmethod
@@ -245,7 +248,7 @@ class Storage(ABC):
 
     @abstractmethod
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
-        """Leave an ordinary module that can be trained further.
+        """Restore an ordinary module that can be trained further.
 
         Args:
             states: function that returns the weight's optimizer states.

@@ -1,4 +1,4 @@
-"""The base class of taps for parameters whose gradients pass through a tensor hook."""
+"""The base class of taps that see a parameter's gradients in a tensor hook."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ArrivalTap(GradientTap):
         self.free()
 
     def free(self) -> None:
-        """Free the collected gradients, and continue to collect."""
+        """Free the collected gradients, and keep collecting."""
         self._arrived: Tensor | None = None
         self._is_arriving = self._is_first = False
         self._version = -1
@@ -58,7 +58,7 @@ class ArrivalTap(GradientTap):
 
     @torch.no_grad()
     def commit(self, grad: Tensor) -> None:
-        """Add the gradient that arrived to the collected ones.
+        """Collect the gradient that arrived.
 
         Raises:
             AttachError: the gradient was accumulated without passing the hook.

@@ -101,7 +101,7 @@ class FactoredTap(CapturedTap):
 
 
 class FactoredGradient(DenseGradient, RowBlocks):
-    """The dense gradient of a matrix: products `dyᵀ x`, summed over batches, in factored form.
+    """Dense gradient of a matrix in factored form: the sum of products `dyᵀ x` over batches.
 
     Args:
         factors: pairs of x `[tokens, cols]` and dy `[tokens, rows]`.
@@ -125,7 +125,8 @@ class FactoredGradient(DenseGradient, RowBlocks):
     def is_finite(self) -> bool:
         """Return whether every entry is finite, on every rank.
 
-        The factors are multiplied only if a bound computed from their sizes is too large.
+        The factors are multiplied only if an upper bound, computed from their largest entries,
+        overflows.
         """
         if all_true(self._bound() < torch.finfo(torch.float32).max, self.group, _CPU):
             return True

@@ -1,4 +1,4 @@
-"""The tap of a sharded weight, of which autograd never sees the whole gradient."""
+"""The tap of a sharded weight, for which autograd never holds the whole gradient."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ShardedTap(GradientTap):
     """Collect the accumulated gradient, which is already averaged over the ranks.
 
     Where the mask is True, the accumulated gradient is the sum over micro-batches. Elsewhere it was
-    pruned after the last micro-batch, so it is this micro-batch's gradient alone.
+    pruned after the previous micro-batch, so it is the current micro-batch's gradient alone.
 
     Args:
         mask: bool mask, sharded like the weight; None: the accumulated gradient is not pruned.

@@ -1,4 +1,4 @@
-"""The interface of gradient taps, and of the dense gradients that they return."""
+"""The base classes of gradient taps, and of the dense gradients that they return."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class GradientTap(ABC):
 
     @abstractmethod
     def free(self) -> None:
-        """Free what was collected, and continue to collect."""
+        """Free what was collected, and keep collecting."""
 
     @abstractmethod
     def commit(self, grad: Tensor) -> None:
@@ -93,7 +93,7 @@ class GradientTap(ABC):
 
     @abstractmethod
     def average(self, group: ProcessGroup) -> dist.Work | None:
-        """Start averaging over the ranks that train replicas; all of them must call this."""
+        """Start averaging over the ranks that train replicas; every rank must call this."""
 
     @abstractmethod
     def gradient(self) -> DenseGradient | None:
