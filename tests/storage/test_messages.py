@@ -62,7 +62,7 @@ def test_parameters_that_no_kernel_compresses():
 
 
 class Unreadable(Tensor):
-    """A tensor class that allows no operator."""
+    """A tensor class that can be neither dequantized nor copied to."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -29,7 +29,7 @@ class ShadowedStorage(DenseStorage):
         module: module that owns the weight.
         param_name: the Parameter's name in the module.
         full_name: full name of the weight.
-        shadows: the algorithm's shadows, by full name; part of its state.
+        shadows: the algorithm's shadows, by full name, which are saved with its state.
     """
 
     name: ClassVar[str] = "shadowed"

@@ -30,7 +30,7 @@ from sparsewright.storage.probe import (
 logger = logging.getLogger("sparsewright")
 
 DECLARED = "entrywise_state"
-"""The attribute with which an optimizer declares the keys of its state that follow the mask."""
+"""Attribute with which an optimizer declares the keys of its state that follow the mask."""
 
 
 class OptimizerState:
