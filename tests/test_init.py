@@ -1,4 +1,4 @@
-"""Mask initialisers."""
+"""Mask initializers."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_checkerboard_is_as_even_as_it_can_be_along_the_last_dimension(contest, 
     density = 1 - level
     for line in mask.int():
         count = int(line.sum())
-        # Any line differs from its fair share by less than two: no clumps.
+        # An even spread gives each line its share, to within less than two connections.
         assert abs(count - density * shape[-1]) < 2
 
 
@@ -89,7 +89,7 @@ def test_random_is_uniform():
     for _ in range(2000):
         counts += init.random(counts, 0.75, generator=generator)
     assert counts.sum() == 2000 * 5
-    # 2000 draws at 1/4: standard deviation 19.4.
+    # 2000 draws with probability 1/4 have a standard deviation of 19.4.
     assert (counts - 500).abs().max() < 5 * 19.4
 
 

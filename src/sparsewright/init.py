@@ -1,7 +1,7 @@
-"""Mask initialisers: which connections live before the first step.
+"""Mask initializers, which choose the live connections before the first step.
 
 Each is called as `init_method(p, sparsity, score_shaper=None, device=None)` and returns a bool mask
-shaped like `p`.
+of `p`'s shape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sparsewright.kernels import sharded
 __all__ = ["InitMethod", "checkerboard", "from_zeros", "make_init_method", "random", "topk"]
 
 InitMethod = Callable[..., Tensor]
-"""`(p, sparsity, score_shaper=None, device=None) -> bool mask`."""
+"""A function `(p, sparsity, score_shaper=None, device=None) -> bool mask`."""
 
 
 def random(
@@ -34,18 +34,19 @@ def random(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Keep connections at random: exactly `num_kept(sparsity, n)` per row of n that compete.
+    """Keep connections at random: exactly `num_kept(sparsity, n)` in each row of n entries.
 
     Args:
         p: the weight, any shape.
-        sparsity: level, 0..1.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
-        device: where the mask goes; None: p's device.
+        sparsity: sparsity level, 0..1.
+        score_shaper: structure or shaper that arranges the entries into rows; the entries of a row
+            compete. None: all entries form one row.
+        device: device of the mask; None: p's device.
         generator: CPU generator; None: the global one. Numbers are drawn on the CPU, so the mask
             does not depend on the device.
 
     Returns:
-        Bool mask, shaped like `p`.
+        Bool mask with p's shape.
     """
     return make_mask_topk_sparsity(uniform(p, generator, device), sparsity, score_shaper)
 
@@ -56,19 +57,20 @@ def topk(
     score_shaper: ScoreShaper | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Keep the connections of largest magnitude.
+    """Keep the connections with the largest magnitude.
 
     Args:
-        p: the weight, any shape, no NaN.
-        sparsity: level, 0..1.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
-        device: where the mask goes; None: p's device.
+        p: the weight, any shape, without NaN.
+        sparsity: sparsity level, 0..1.
+        score_shaper: structure or shaper that arranges the entries into rows; the entries of a row
+            compete. None: all entries form one row.
+        device: device of the mask; None: p's device.
 
     Returns:
-        Bool mask, shaped like `p`.
+        Bool mask with p's shape.
 
     Raises:
-        ScoreError: NaN in the weight.
+        ScoreError: the weight contains NaN.
 
     >>> topk(torch.tensor([[1.0, -4.0], [3.0, 2.0]]), 0.5)
     tensor([[False,  True],
@@ -84,13 +86,13 @@ def from_zeros(
     score_shaper: ScoreShaper | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Keep the connections whose weight is not zero already, whatever the level.
+    """Keep the connections with a nonzero weight, regardless of the level.
 
     Args:
         p: the weight, any shape.
         sparsity: not used.
         score_shaper: not used.
-        device: where the mask goes; None: p's device.
+        device: device of the mask; None: p's device.
 
     Returns:
         Bool mask `p != 0`.
@@ -104,20 +106,22 @@ def checkerboard(
     score_shaper: ScoreShaper | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Keep connections spread as far apart as the level allows; no randomness.
+    """Keep evenly spaced connections, without randomness.
 
-    With density `d = 1 - sparsity`, the position whose last index less the other indices is `j`
-    is kept where `(j + 1) * d mod 1 < d`, in exact arithmetic. Where that rule misses the exact
-    count, positions with the smallest remainder are kept, lower flat index first.
+    Let `d = 1 - sparsity`, and let `j` be a position's last index minus its other indices. The
+    position is kept where `(j + 1) * d mod 1 < d`, in exact arithmetic. If this rule misses the
+    exact count, the positions with the smallest remainder are kept, lower flat index first.
 
     Args:
         p: the weight, any number of dimensions.
-        sparsity: level, 0..1.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
-        device: where the mask goes; None: p's device.
+        sparsity: sparsity level, 0..1.
+        score_shaper: structure or shaper that arranges the entries into rows; the entries of a row
+            compete. None: all entries form one row.
+        device: device of the mask; None: p's device.
 
     Returns:
-        Bool mask, shaped like `p`, exactly `num_kept(sparsity, n)` per row of n that compete.
+        Bool mask with p's shape, with exactly `num_kept(sparsity, n)` live connections in each row
+        of n entries.
 
     >>> checkerboard(torch.ones(2, 4), 0.5).int()
     tensor([[0, 1, 0, 1],
@@ -132,7 +136,7 @@ def checkerboard(
         index = index.reshape([-1] + [1] * (p.ndim - 1 - dim))
         phase += index if dim == p.ndim - 1 else -index
     remainder = (phase * density.numerator) % density.denominator
-    # Remainders are integers below 1e9: exact in float64.
+    # Remainders are integers below 1e9, so float64 holds them exactly.
     score = -remainder.double().to(device or p.device)
     if sharded.is_sharded(p):
         score = sharded.from_local(score, p)
@@ -148,16 +152,16 @@ _METHODS: dict[str, InitMethod] = {
 
 
 def make_init_method(init_method: str | InitMethod) -> InitMethod:
-    """Look up an initialiser by name, or take a function as it is.
+    """Return the initializer with a given name, or the given function unchanged.
 
     Args:
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"`, or a function
-            `(p, sparsity, score_shaper=None, device=None) -> bool mask`; it needs no annotations
-            and may leave out the keyword arguments.
+            `(p, sparsity, score_shaper=None, device=None) -> bool mask`. The function needs no
+            annotations and may leave out the keyword arguments.
 
     Raises:
-        OptionError: unknown name.
-        OptionTypeError: neither a name nor a function.
+        OptionError: no initializer has this name.
+        OptionTypeError: the argument is neither a name nor a function.
     """
     if isinstance(init_method, str):
         if init_method.lower() not in _METHODS:
@@ -169,19 +173,19 @@ def make_init_method(init_method: str | InitMethod) -> InitMethod:
 
 
 def name_of_init_method(init_method: InitMethod) -> str | InitMethod:
-    """Return the name under which `make_init_method` finds an initialiser, or the function."""
+    """Return an initializer's name in `make_init_method`, or the function if it has no name."""
     return next((name for name, fn in _METHODS.items() if fn is init_method), init_method)
 
 
 def reads_weights(init_method: InitMethod) -> bool:
-    """Return whether a mask can depend on the values of its weight: not by random, checkerboard."""
+    """Return whether an initializer reads the weight's values, unlike random and checkerboard."""
     return init_method not in (random, checkerboard)
 
 
 def call_init_method(
     init_method: InitMethod, p: Tensor, sparsity: Level, **keywords: Any
 ) -> Tensor:
-    """Call an initialiser with those of the keyword arguments that its signature takes."""
+    """Call an initializer with the keyword arguments that its signature accepts."""
     parameters = inspect.signature(init_method).parameters
     if not any(taken.kind is taken.VAR_KEYWORD for taken in parameters.values()):
         keywords = {name: value for name, value in keywords.items() if name in parameters}

@@ -55,12 +55,16 @@ EXPECTED = {
         [False, False],
     ],
     "a_compressed_weight_whose_level_moves_is_refused": [
-        "AttachError: 0.weight: its level moves, from 64 live connections to 51, which a "
-        "compressed weight cannot under data parallelism; use storage 'masked' for it",
+        "AttachError: 0.weight: this mask update would change the number of live connections from "
+        "64 to 51, which a compressed weight cannot do under data parallelism; use storage "
+        "'masked' for it",
         True,
     ],
     "a_sharded_weight_is_not_compressed": "AttachError: 0.weight: it is sharded",
-    "a_compressed_weight_is_not_sharded": "AttachError: 0.weight: it is compressed",
+    "a_compressed_weight_is_not_sharded": (
+        "AttachError: 0.weight: a compressed weight cannot be sharded; use storage 'masked', or "
+        "DistributedDataParallel instead of sharding"
+    ),
     "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: it is placed as (Shard",
     "an_update_of_shards_sends_counts_only": [True, True, [26214]],
     "an_overflow_under_a_scaler_leaves_no_trace_on_shards": [

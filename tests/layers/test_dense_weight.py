@@ -1,4 +1,4 @@
-"""The weight of a compressed layer, as code that expects an `nn.Linear` uses it."""
+"""The weight of a compressed layer, used by code that expects an `nn.Linear`."""
 
 import copy
 import io
@@ -18,7 +18,7 @@ from sparsewright.nn import SparseLinear
 
 
 class SparseConv2d(IndexedLayer, nn.Conv2d):
-    """A kind of the other base, as may come."""
+    """A second kind of compressed layer, derived from `IndexedLayer`."""
 
 
 class SparseConv2dKind(IndexedKind):
@@ -138,7 +138,11 @@ DENSE = {
 def test_a_write_that_live_values_cannot_hold_raises_and_changes_nothing(make, write):
     _, layer, _ = make()
     before = layer.values.detach().clone()
-    with torch.no_grad(), pytest.raises(AttachError, match=r"pruned connections .*decompress\(\)"):
+    problem = (
+        r"\d+ pruned connections would get a nonzero value, but only live connections are stored; "
+        r"multiply by `weight_mask` first, or call sparsewright\.decompress\(model\)$"
+    )
+    with torch.no_grad(), pytest.raises(AttachError, match=problem):
         write(layer)
     assert torch.equal(layer.values, before)
 
@@ -146,23 +150,38 @@ def test_a_write_that_live_values_cannot_hold_raises_and_changes_nothing(make, w
 @every_kind
 def test_writes_that_no_parameter_takes_raise(make):
     _, layer, _ = make()
-    with pytest.raises(AttachError, match=r"requires a gradient.*no_grad"):
+    write = f"^write to the weight of a {type(layer).__name__}: "
+    with pytest.raises(
+        AttachError, match=rf"{write}it requires a gradient; write to it inside torch\.no_grad\(\)"
+    ):
         layer.weight.mul_(2)
-    with pytest.raises(AttachError, match=r"torch\.float64 of shape"):
+    with pytest.raises(
+        AttachError, match=rf"{write}expected torch\.float32 of shape .*, got torch\.float64 of"
+    ):
         layer.weight.data = layer.weight.data.double()
-    with pytest.raises(AttachError, match=r"torch\.float32 of shape"):
+    with pytest.raises(
+        AttachError, match=rf"{write}expected .*, got torch\.float32 of shape \(2, 2\)$"
+    ):
         layer.weight = torch.zeros(2, 2)
-    with torch.no_grad(), pytest.raises(AttachError, match="use copy_"):
+    with (
+        torch.no_grad(),
+        pytest.raises(
+            AttachError, match=rf"{write}set_ would replace its memory; use copy_ instead"
+        ),
+    ):
         layer.weight.set_(torch.zeros(layer.weight_shape))
-    with pytest.raises(AttachError, match="no other Parameter can take its place"):
+    with pytest.raises(AttachError, match="no other Parameter can replace it; assign a tensor, or"):
         layer.weight = nn.Parameter(torch.zeros(layer.weight_shape))
-    with pytest.raises(AttachError, match="its gradient would be lost"):
+    lost = "the assigned tensor's gradient would be lost; pass `values` instead, as in"
+    with pytest.raises(AttachError, match=lost):
         layer.weight = torch.zeros(layer.weight_shape, requires_grad=True)
-    with pytest.raises(AttachError, match="its gradient would be lost"):
+    with pytest.raises(AttachError, match=lost):
         torch.func.grad(lambda weight: torch.func.functional_call(layer, {"weight": weight}, ()))(
             torch.zeros(layer.weight_shape)
         )
-    with pytest.raises(AttachError, match="register the hook on `values`"):
+    with pytest.raises(
+        AttachError, match="the layer trains `values` instead; register the hook on `values`"
+    ):
         layer.weight.register_hook(lambda grad: grad)
     with pytest.raises(ValueError, match="read-only"):
         layer.weight.detach().numpy()[0] = 0
@@ -179,7 +198,7 @@ def test_a_weight_read_before_a_change_is_not_written_back(make, change):
     _, layer, mask = make()
     old = layer.weight.detach()
     if change == "values":
-        layer.values.data.mul_(3)  # leaves no trace in its version
+        layer.values.data.mul_(3)  # a write through `data` does not change the version
     elif change == "mask":
         layer.set_mask(mask.roll(1))
     else:
@@ -188,7 +207,9 @@ def test_a_weight_read_before_a_change_is_not_written_back(make, change):
         state = {"weight": moved.float(), "weight_mask": moved, "bias": layer.bias}
         layer.load_state_dict(state)
     now = layer.values.detach().clone()
-    with pytest.raises(AttachError, match="changed after it was read"):
+    with pytest.raises(
+        AttachError, match=r"the values changed after it was read; read `layer\.weight` again$"
+    ):
         old.mul_(2)
     assert torch.equal(layer.values, now)
     layer.weight.data.mul_(2)
@@ -302,7 +323,7 @@ def test_an_average_over_state_dicts_is_kept():
 
 
 class Regularised(sparse.DynamicSparsityAlgorithm):
-    """Keeps masks, and the dense gradient that it sees."""
+    """Keep all masks, and record the dense gradient."""
 
     needs_dense_gradient = True
     seen = None
@@ -363,19 +384,21 @@ def test_the_dense_gradient_of_every_formula_is_that_of_the_masked_layer(formula
         optimizer.step()
         seen.append(algorithm.seen)
     assert (seen[0] != 0).sum() > seen[0].numel() / 2
-    assert (seen[1] - seen[0]).norm() <= 1e-4 * seen[0].norm()  # third derivatives cancel
+    # The norm is compared because terms of the third derivatives cancel in single entries.
+    assert (seen[1] - seen[0]).norm() <= 1e-4 * seen[0].norm()
 
 
 def test_shapes_that_do_not_fit_and_types_that_would_be_rounded_raise():
     _, layer, _ = linears()
     for x in (torch.ones(3, 8, dtype=torch.int64), torch.ones(8, dtype=torch.bool)):
-        with pytest.raises(AttachError, match=f"its input is {x.dtype}"):
+        problem = f"its input is {x.dtype}; pass float32 or another floating-point dtype$"
+        with pytest.raises(AttachError, match=problem):
             layer(x)
-        with torch.autocast("cpu", torch.bfloat16), pytest.raises(AttachError):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(AttachError, match=problem):
             layer(x)
-    with pytest.raises(AttachError, match="complex64"):
+    with pytest.raises(AttachError, match=r"its input is torch\.complex64; pass float32"):
         layer(torch.ones(3, 8, dtype=torch.complex64))
-    with pytest.raises(ShapeError):
+    with pytest.raises(ShapeError, match="its last dimension must be 8"):
         layer(torch.tensor(1.0))
 
 

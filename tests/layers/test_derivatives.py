@@ -1,4 +1,4 @@
-"""Compressed layers have every derivative of the masked ones: orders, modes, batches of them."""
+"""Compressed layers have the derivatives of masked layers: all orders, modes and batches."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from helpers.support import batch
 from sparsewright.layers.csr_product import sparse_linear
 from sparsewright.nn import SparseLinear
 
-# Torch's own forward mode scripts its decompositions when it is first used.
+# The first use of torch's forward mode scripts its decompositions, which warns.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
@@ -62,7 +62,8 @@ def test_a_loss_of_slopes(make):
     own = masks_of(sparsity)
     assert all(torch.equal(mask, own[name]) for name, mask in masks_of(other).items())
     found, expected = grads[1], grads[0]
-    missing = [name for name, g in expected.items() if g is None]  # the last bias has no slope
+    # The last bias has no gradient, because the slope does not depend on it.
+    missing = [name for name, g in expected.items() if g is None]
     expected = {name: g for name, g in expected.items() if name not in missing}
     found = {name: g for name, g in found.items() if name not in missing}
     assert_same_derivatives(found, expected, own)
@@ -175,6 +176,7 @@ def test_half_precision_has_the_same_derivatives(dtype):
     params = trainable(layer)
     y, tangent = jvp(lambda p: call(layer)(p, x), (params,), (params,))
     assert y.dtype == tangent.dtype == dtype
-    torch.testing.assert_close(tangent, y, atol=1e-2, rtol=1e-2)  # affine: its own tangent
+    # The layer is linear in its parameters, so it is its own tangent.
+    torch.testing.assert_close(tangent, y, atol=1e-2, rtol=1e-2)
     each = vmap(grad(lambda p, x: call(layer)(p, x).float().sum()), in_dims=(None, 0))
     assert each(params, x)["values"].shape == (3, layer.values.numel())

@@ -1,4 +1,4 @@
-"""Compressed models under what records a model: traces, graphs, scripts, files of whole models."""
+"""Compressed models under tools that record a model: tracing, graphs, scripting and export."""
 
 import copy
 import io
@@ -61,7 +61,7 @@ def test_compiled_the_gradients_are_those_of_eager(make):
 
 def test_a_graph_that_must_be_whole_cannot_read_the_weight():
     _, (model, _) = pair(MODELS["tied autoencoder"])
-    torch.compiler.reset()  # what failed to compile before is not tried again
+    torch.compiler.reset()  # torch does not retry code that failed to compile before
     torch.compiler.set_stance("default")
     with pytest.raises(torch._dynamo.exc.Unsupported):
         torch.compile(model, backend="eager", fullgraph=True)(batch(0, 3, 6))
@@ -122,7 +122,11 @@ def test_transforms_inside_of_a_compiled_function(make, transform):
 def test_a_script_raises_changes_nothing_and_names_the_way_out():
     _, (model, _) = pair(MODELS["mlp"])
     layers = list(model)
-    with pytest.raises(AttachError, match=r"TorchScript does not know it; .*decompress\(copy\)"):
+    problem = (
+        r"^SparseLinear: TorchScript does not support this layer; call "
+        r"sparsewright\.decompress\(copy\) on a copy of the model, and script the copy$"
+    )
+    with pytest.raises(AttachError, match=problem):
         torch.jit.script(model)
     assert all(one is other for one, other in zip(model, layers, strict=True))
 
@@ -131,7 +135,11 @@ def test_a_script_raises_changes_nothing_and_names_the_way_out():
 def test_an_onnx_export_raises_and_names_the_way_out():
     _, (model, _) = pair(MODELS["mlp"])
     legacy = {"dynamo": False} if TORCH >= (2, 5) else {}
-    with pytest.raises(AttachError, match=r"ONNX does not know it; .*decompress\(copy\)"):
+    problem = (
+        r"SparseLinear: ONNX does not support this layer; call "
+        r"sparsewright\.decompress\(copy\) on a copy of the model, and export the copy"
+    )
+    with pytest.raises(AttachError, match=problem):
         torch.onnx.export(model, (batch(0, 3, 6),), io.BytesIO(), **legacy)
 
 

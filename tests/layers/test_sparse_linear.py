@@ -1,4 +1,4 @@
-"""A compressed layer is the masked layer."""
+"""A compressed linear layer equals the masked layer."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ from sparsewright.nn import SparseLinear
 
 
 def twins(rows=24, cols=40, level=0.7, bias=True):
-    """A masked linear layer and the same compressed."""
+    """Return a masked linear layer and its compressed counterpart."""
     torch.manual_seed(0)
     masked = nn.Linear(cols, rows, bias=bias)
     sparse.Static(level).apply(masked)
@@ -78,8 +78,15 @@ def test_state_dict_is_that_of_the_masked_layer_and_loads_both_ways():
 def test_a_state_that_does_not_fit_is_refused():
     _, layer = twins()
     good = layer.state_dict()
-    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"size mismatch for weight: expected .*\[24, 40\]\), got torch.Size\(\[2, 2\]\)",
+    ):
         layer.load_state_dict({**good, "weight": torch.ones(2, 2)})
+    with pytest.raises(
+        RuntimeError, match=r"size mismatch for bias: expected .*\[24\]\), got torch.Size\(\[3\]\)"
+    ):
+        layer.load_state_dict({**good, "bias": torch.ones(3)})
     with pytest.raises(RuntimeError, match="weight_mask: a mask of shape"):
         layer.load_state_dict({**good, "weight_mask": torch.ones(2, 2)})
     with pytest.raises(RuntimeError, match="Missing key"):
@@ -151,7 +158,11 @@ def test_wrong_input_and_device_say_so():
     _, layer = twins()
     with pytest.raises(ShapeError, match="its last dimension must be 40"):
         layer(torch.randn(3, 41))
-    with pytest.raises(AttachError, match="decompress"):
+    problem = (
+        "SparseLinear: its kernels run only on the CPU; keep layer and input there, or call "
+        r"sparsewright\.decompress\(model\) first"
+    )
+    with pytest.raises(AttachError, match=problem):
         layer(torch.randn(3, 40, device="meta"))
 
 

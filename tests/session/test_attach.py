@@ -179,7 +179,9 @@ def test_a_weight_parametrized_after_apply_is_named_and_the_rest_can_be_taken_of
     sparsity.apply(optimizer)
     torch.nn.utils.parametrizations.weight_norm(model[0])
     with pytest.raises(
-        AttachError, match="weight: it is no longer a Parameter of its ParametrizedLinear"
+        AttachError,
+        match=r"^weight: it is no longer a Parameter of this ParametrizedLinear; "
+        r"register parametrizations before apply\(model\)$",
     ):
         train(model, optimizer, 1)
     sparsity.remove()

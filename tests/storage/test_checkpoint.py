@@ -60,20 +60,36 @@ def rewrite(path, change):
     save_file(tensors, path, metadata)
 
 
+BAD_SHAPES = "the shapes in its metadata must be a dict of lists of integers >= 0"
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda t, m: m.update(format="other"), "not written by save_compressed"),
-        (lambda t, m: m.update(shapes="{"), "its shapes"),
-        (lambda t, m: m.update(shapes='{"0.weight": [-4, 2]}'), "its shapes"),
+        (
+            lambda t, m: m.update(format="other"),
+            "m: not a file that save_compressed wrote; its format must be sparsewright-compressed-",
+        ),
+        (lambda t, m: m.update(shapes="{"), BAD_SHAPES),
+        (lambda t, m: m.update(shapes='{"0.weight": [-4, 2]}'), BAD_SHAPES),
         (lambda t, m: m.update(shapes='{"0.weight": [64, 49]}'), "packed mask"),
-        (lambda t, m: t.update({"0.weight": torch.ones(3)}), "both dense and as values"),
-        (lambda t, m: t.pop("0.weight.values"), "missing"),
-        (lambda t, m: t.pop("0.weight_mask"), "missing"),
-        (lambda t, m: t["0.weight_mask"].logical_not_(), "values for"),
+        (
+            lambda t, m: t.update({"0.weight": torch.ones(3)}),
+            "0.weight: stored twice, dense and as live values",
+        ),
+        (lambda t, m: t.pop("0.weight.values"), "0.weight: its values or its mask are missing"),
+        (lambda t, m: t.pop("0.weight_mask"), "0.weight: its values or its mask are missing"),
+        (
+            lambda t, m: t["0.weight_mask"].logical_not_(),
+            r"0.weight: 307 values do not fit a mask of \d+ connections",
+        ),
         (
             lambda t, m: t.update({"0.weight.values": t["0.weight.values"][:-1].clone()}),
-            "values for",
+            "0.weight: 306 values do not fit a mask of 307 connections",
+        ),
+        (
+            lambda t, m: t["0.weight.values"].mul_(2),
+            r"its content changed after it was written \(sha256 differs\)",
         ),
     ],
 )
@@ -113,7 +129,7 @@ def test_missing_and_unwritable(tmp_path):
 
 
 class Attention(nn.Module):
-    """A weight beside buffers that have the names of masks and are none of ours."""
+    """A module with buffers that are named like masks, but are not masks of sparse weights."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which optimizer state follows the mask: what is found out on toys."""
+"""Trial steps on toys show which optimizer state follows the mask."""
 
 import logging
 from functools import partial
@@ -14,7 +14,7 @@ from sparsewright.storage import probe as probing
 from sparsewright.storage.states import kinds_of, why_not_step_values
 
 ADAM = {"exp_avg", "exp_avg_sq"}
-# Optimizer: its options, state with one entry for each connection, state without.
+# For each optimizer: its options, state with one entry for each connection, and other state.
 TORCH = {
     "SGD": ({"lr": 0.1, "momentum": 0.9, "nesterov": True}, {"momentum_buffer"}, set()),
     "Adam": ({"amsgrad": True}, ADAM | {"max_exp_avg_sq"}, set()),
@@ -54,7 +54,8 @@ OTHERS = {
     ),
     "AdaBelief": ({}, {"exp_avg", "exp_avg_var"}, set()),
     "SPlus": ({}, {"momentum", "ema"}, {"sides", "q_sides"}),
-    "Ranger": ({}, ADAM | {"slow_buffer"}, set()),  # centralizes gradients: all entries leak
+    # Ranger centralizes gradients, so all entries depend on each other.
+    "Ranger": ({}, ADAM | {"slow_buffer"}, set()),
     "AdaHessian": ({}, {"exp_avg", "exp_hessian_diag_sq", "hessian"}, set()),
 }
 CASES = [(torch.optim, name, *row) for name, row in TORCH.items()]
@@ -65,7 +66,7 @@ every_optimizer = pytest.mark.parametrize(
 
 
 def make(package, name, options, weight):
-    if not hasattr(package, name):  # Muon came with torch 2.9
+    if not hasattr(package, name):  # Muon is new in torch 2.9
         pytest.skip(f"{package.__name__} has no {name}")
     return getattr(package, name)([weight], **options)
 
@@ -78,7 +79,7 @@ def names(paths):
 def test_what_is_found_out(package, name, options, entries, others):
     weight = nn.Parameter(torch.ones(16, 16))
     optimizer = make(package, name, options, weight)
-    before = str(optimizer.state_dict())  # Adagrad has some before the first step
+    before = str(optimizer.state_dict())  # Adagrad has state before the first step
     generator, threads = torch.get_rng_state(), torch.get_num_threads()
     kinds = kinds_of(optimizer, weight)
     assert kinds.why_not_known == ""
@@ -95,7 +96,7 @@ DIFFER = ("Muon", "Ranger")
 
 
 def train_square(optimizer, weight, mask=None):
-    """Train a matrix for 15 steps; if a mask is given, it and its gradients are masked by hand."""
+    """Train a matrix for 15 steps; if a mask is given, apply it to the matrix and its gradients."""
 
     def loss_of(noise):
         loss = ((weight * noise).sum() + weight.square().sum()) / 12
@@ -112,12 +113,12 @@ def train_square(optimizer, weight, mask=None):
         if mask is not None:
             with torch.no_grad():
                 weight *= mask
-    weight.grad = None  # it holds its graph
+    weight.grad = None  # otherwise the gradient keeps its graph alive
 
 
 @every_optimizer
 def test_a_square_weight_trains_as_with_masks_by_hand(package, name, options, entries, others):
-    """Entries are pruned, the rest is what the optimizer makes it: no run is disturbed."""
+    """Pruning entries and leaving other state unchanged equals applying the mask by hand."""
     weights = []
     for by_hand in (False, True):
         torch.manual_seed(0)
@@ -136,13 +137,13 @@ def test_a_square_weight_trains_as_with_masks_by_hand(package, name, options, en
             for key in entries:
                 assert not optimizer.state[model.weight][key][~mask].any(), key
         weights.append(model.weight.detach().clone())
-    if name != "SPlus":  # the sign of rotated moments: the last bit decides
+    if name != "SPlus":  # it takes signs of rotated moments, so rounding can change a whole step
         torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
 
 
 def test_state_that_appears_late_is_left_alone_until_it_is_zero(caplog):
     class Late(torch.optim.SGD):
-        """Averages its weights from the hundredth step on."""
+        """Add state at the hundredth step."""
 
         def step(self, closure=None):
             super().step(closure)
@@ -161,8 +162,14 @@ def test_state_that_appears_late_is_left_alone_until_it_is_zero(caplog):
     with caplog.at_level(logging.WARNING, "sparsewright"):
         for parameter in sparsity.sparse_params.values():
             parameter.mask = parameter.mask
-    assert "Late: its state 'late' is shaped like the weight" in caplog.text
-    assert "entrywise_state = ('late', ...)" in caplog.text
+    assert (
+        "Late: its state 'late' has the weight's shape, but trial steps did not show whether it "
+        "follows the mask, so it is not pruned." in caplog.text
+    )
+    assert (
+        "If it has one entry for each connection, set entrywise_state = ('late', ...) on the "
+        "optimizer" in caplog.text
+    )
     late = optimizer.state[model[0].weight]["late"]
     assert bool(late.all())
     mask = sparsity.sparse_params["0.weight"].mask
@@ -195,7 +202,8 @@ def test_what_cannot_be_tried_is_not_known():
 
     model = make_mlp()
     kinds = kinds_of(Asks(model.parameters(), model), model[0].weight)
-    assert kinds == probing.StateKinds(why_not_known="its option 'model' is a Sequential")
+    why = "its option 'model' is a Sequential, which trial steps could change"
+    assert kinds == probing.StateKinds(why_not_known=why)
 
 
 @pytest.mark.parametrize("shape", [(24,), (16, 16), (6, 4, 3), (8, 8, 3, 3)], ids=str)
@@ -222,7 +230,7 @@ def test_sparse_adam_is_refused():
 
 
 class Lookup(nn.Module):
-    """An embedding by another name, whose gradients are sparse tensors."""
+    """An embedding of another class, with sparse tensors as gradients."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Dense gradients of compressed layers: finite exactly when those of the masked layer are."""
+"""Dense gradients of compressed layers are finite exactly when the masked layer's are."""
 
 import logging
 
@@ -55,7 +55,7 @@ def test_ordinary_factors_are_not_multiplied_to_find_out(monkeypatch):
 
 
 def train(storage, scale, step, model=None, **options):
-    """One update of a mask, with one infinite entry of the dense gradient where nothing lives."""
+    """Update a mask once, after an infinite entry of the dense gradient at a pruned connection."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 8, bias=False)) if model is None else model
     sparsity = sparse.RigL(0.3, sparsity=0.75, update=2, storage=storage, **options)

@@ -1,6 +1,6 @@
-"""Compressed layers: one file a kind, and what the others ask about them.
+"""Compressed layers, one file per kind, and functions that other packages use to query them.
 
-A new kind is one file with a `LayerKind`, and one line in `KINDS`.
+To add a kind, write a file with a `LayerKind` and add a line to `KINDS`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def as_compressed(module: nn.Module) -> CompressedLayer | None:
 
 
 def kind_of(module: nn.Module) -> LayerKind | None:
-    """Return the kind that a layer, dense or compressed, is of; None: there is none for it."""
+    """Return the kind of a layer, dense or compressed; None if it has no kind."""
     found = (kind for kind in KINDS if type(module) in (kind.dense, kind.compressed))
     return next(found, None)
 
@@ -41,19 +41,21 @@ def kind_of(module: nn.Module) -> LayerKind | None:
 def why_not_compress(module: nn.Module, param_name: str = "weight") -> str:
     """Return why a dense layer cannot be compressed; "" if it can."""
     kind = kind_of(module)
-    if kind is None or param_name != "weight":
+    if kind is None:
         return f"no kernel for {type(module).__name__} layers"
+    if param_name != "weight":
+        return f"the kernel for {type(module).__name__} layers compresses only `weight`"
     return kind.why_not(module)
 
 
 def shown_name(module: nn.Module, param_name: str) -> str:
-    """Return a parameter's name in `state_dict`: live values are shown as the weight."""
+    """Return a parameter's name in `state_dict`, which shows live values as the weight."""
     layer = as_compressed(module)
     return "weight" if layer is not None and param_name == "values" else param_name
 
 
 def dense_form(module: nn.Module, param: nn.Parameter) -> Tensor:
-    """Return a parameter as filters see it: live values in the shape of their weight."""
+    """Return a parameter as filters see it: live values have the shape of their weight."""
     layer = as_compressed(module)
     if layer is not None and param is layer.values:
         return torch.empty(layer.weight_shape, dtype=param.dtype, device="meta")

@@ -1,4 +1,4 @@
-"""The base of compressed layers: a weight that is `[nnz]` values, in checkpoints dense."""
+"""The base class of compressed layers, which store `[nnz]` values and save dense checkpoints."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from sparsewright.torch_private import call_load_hooks, is_recorded, is_transfor
 _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
 Carry = Callable[[Tensor], Tensor]
-"""Carries a tensor that belongs to the values, `[nnz]`, over to another mask."""
+"""A function that converts a tensor `[nnz]`, with one entry per value, to another mask."""
 
 PutIndex = Callable[[], None]
-"""Puts an index in its place."""
+"""A function that installs a new index."""
 
 
 class CompressedLayer(nn.Module, ABC):
-    """A layer whose weight is stored as its live values.
+    """A layer that stores only the live values of its weight.
 
-    The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
-    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked layer does, and
-    takes them: checkpoints are interchangeable.
+    The parameter is `values`. Optimizers, gradient clipping and data parallelism see it as an
+    ordinary small dense tensor. `state_dict` contains `weight` and `weight_mask` instead, like a
+    masked layer's, and `load_state_dict` accepts them, so checkpoints are interchangeable.
 
     Attributes:
-        values: `[nnz]`.
+        values: live values `[nnz]`.
         weight_shape: shape of the dense weight.
-        tap: what collects the dense gradient, while an algorithm follows the layer.
-        loaded: the shape of the values before another mask was loaded, and what carries over.
+        tap: tap that collects the dense gradient, while an algorithm follows the layer.
+        loaded: after another mask was loaded, the values' previous shape, and a function that
+            converts a tensor of that shape to the new mask.
     """
 
     values: nn.Parameter
@@ -48,20 +49,20 @@ class CompressedLayer(nn.Module, ABC):
 
     @abstractmethod
     def gather(self, dense: Tensor) -> Tensor:
-        """Return the entries `[nnz]` of a dense tensor, of the weight's shape, that are live."""
+        """Return the live entries `[nnz]` of a dense tensor of the weight's shape."""
 
     @abstractmethod
     def scatter(self, values: Tensor) -> Tensor:
-        """Return `[nnz]` values as a dense tensor, zero elsewhere; differentiable."""
+        """Return `[nnz]` values as a dense tensor, with zeros elsewhere; differentiable."""
 
     @property
     @abstractmethod
     def index(self) -> object:
-        """What says where the values are: another object for each mask."""
+        """Return the object that stores the values' positions; each mask has a new one."""
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, made anew: a `DenseWeight`, differentiable in `values`."""
+        """Return the dense weight as a new `DenseWeight`, differentiable in `values`."""
         is_exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
         if is_exported or is_recorded():
             return self.scatter(self.values)
@@ -69,18 +70,22 @@ class CompressedLayer(nn.Module, ABC):
 
     @weight.setter
     def weight(self, dense: Tensor) -> None:
-        """Take a dense tensor that is zero where the mask is False.
+        """Set the weight to a dense tensor that is zero where the mask is False.
 
         Raises:
-            AttachError: it is not, or it has a gradient, which would be lost.
+            AttachError: the tensor is nonzero where the mask is False, or has a gradient, which
+                would be lost.
         """
         has_graph = dense.requires_grad and not isinstance(dense, DenseWeight)
         if has_graph or is_transformed(dense):
-            problem = "its gradient would be lost; give `values` instead, as in named_parameters()"
+            problem = (
+                "the assigned tensor's gradient would be lost; "
+                "pass `values` instead, as in named_parameters()"
+            )
             raise AttachError(f"weight of a {type(self).__name__}", problem)
         self.weight.data = dense
 
-    @not_compiled  # compiled code would see neither a write nor the tap
+    @not_compiled  # compiled code would miss writes to the weight, and the tap
     def _read_weight(self) -> Tensor:
         with tracked():
             dense = self.scatter(self.values)
@@ -89,16 +94,16 @@ class CompressedLayer(nn.Module, ABC):
             return dense if is_transformed(dense) else dense_weight(self, self.values, dense)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter that is not the weight.
+        """Register a parameter other than the weight.
 
         Raises:
-            AttachError: it is, and this layer has `values` for it.
+            AttachError: the name is "weight", which this layer stores as `values`.
         """
         if name == _WEIGHT:
             raise AttachError(
                 f"weight of a {type(self).__name__}",
-                "no other Parameter can take its place; assign a tensor, or "
-                "sparsewright.decompress() the model first",
+                "no other Parameter can replace it; assign a tensor, or call "
+                "sparsewright.decompress(model) first",
             )
         super().register_parameter(name, param)
 
@@ -106,31 +111,34 @@ class CompressedLayer(nn.Module, ABC):
         """Refuse `torch.jit.script`.
 
         Raises:
-            AttachError: always; TorchScript has no such layer.
+            AttachError: always, because TorchScript does not support compressed layers.
         """
-        problem = "TorchScript does not know it; script a copy of the model after decompress(copy)"
+        problem = (
+            "TorchScript does not support this layer; call sparsewright.decompress(copy) on a "
+            "copy of the model, and script the copy"
+        )
         raise AttachError(type(self).__name__, problem)
 
     @property
     @abstractmethod
     def weight_mask(self) -> Tensor:
-        """The mask, bool, of the weight's shape, made anew."""
+        """Return a new bool mask of the weight's shape."""
 
     @abstractmethod
     def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
-        """Return what makes `mask` the layer's index, and nothing else, and what carries over."""
+        """Return a function that installs a mask's index, and one that converts tensors to it."""
 
     @outside_inference_mode()
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> Carry:
-        """Change which connections live: values that stay are carried over, new ones are 0.
+        """Change the live connections; those that stay keep their values, new ones start at 0.
 
         Args:
-            mask: bool, of the weight's shape.
+            mask: bool mask of the weight's shape.
 
         Returns:
-            A function that carries over any other tensor that belongs to the values, `[nnz]`; the
-            gradient is carried over already.
+            A function that converts any other tensor `[nnz]`, with one entry per value, to the new
+            mask. The gradient is already converted.
         """
         put_index, carry = self.reindex(mask)
         data, grad = carried(self.values, carry)
@@ -145,7 +153,7 @@ class CompressedLayer(nn.Module, ABC):
         return carry
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle has: no tap."""
+        """Return the state for a copy or a pickle, without the tap."""
         return {**vars(self), "tap": None, "loaded": None}
 
     def _save_to_state_dict(
@@ -159,7 +167,7 @@ class CompressedLayer(nn.Module, ABC):
         destination[prefix + _MASK] = self.weight_mask
 
     def _others(self) -> list[tuple[str, nn.Parameter]]:
-        """The parameters besides the weight, such as a bias."""
+        """Return the parameters other than the weight, such as a bias."""
         params = self._parameters.items()
         return [(name, p) for name, p in params if p is not None and p is not self.values]
 
@@ -184,7 +192,8 @@ class CompressedLayer(nn.Module, ABC):
             missing_keys.append(prefix + _WEIGHT)
         elif _shape(weight) != self.weight_shape:
             error_msgs.append(
-                f"size mismatch for {prefix}weight: {_shape(weight)}, not {self.weight_shape}"
+                f"size mismatch for {prefix}weight: expected {self.weight_shape}, "
+                f"got {_shape(weight)}"
             )
             return
         if prefix + _MASK in state_dict:
@@ -202,23 +211,25 @@ class CompressedLayer(nn.Module, ABC):
             if given is None:
                 missing_keys.append(prefix + name)
             elif _shape(given) != param.shape:
-                error_msgs.append(f"size mismatch for {prefix}{name}: {_shape(given)}")
+                error_msgs.append(
+                    f"size mismatch for {prefix}{name}: expected {param.shape}, got {_shape(given)}"
+                )
             else:
                 param.copy_(given)
 
 
 def _shape(value: object) -> object:
-    """A tensor's shape; of anything else, what it is."""
+    """Return a tensor's shape, or the type's name of any other value."""
     return value.shape if isinstance(value, Tensor) else type(value).__name__
 
 
 def replace_data(param: nn.Parameter, data: Tensor) -> None:
-    """Give a Parameter other data, perhaps of another shape.
+    """Replace a Parameter's data, possibly by data of another shape.
 
-    Data of the same shape is copied: data-parallel wrappers hold on to the node that accumulates
-    the Parameter's gradient. Data of another shape must not meet that node, which remembers the
-    old one and lives as long as any graph of an earlier step (a loss that the loop holds on to). A
-    change of dtype makes autograd drop it; hooks stay.
+    Data of the same shape is copied, because data-parallel wrappers hold a reference to the node
+    that accumulates the Parameter's gradient. Data of another shape needs a new node: the old one
+    checks the old shape, and lives as long as the graph of any earlier step (such as a loss that
+    the loop keeps). A change of dtype makes autograd drop the node; hooks stay.
     """
     if data.shape == param.shape:
         with torch.no_grad():
@@ -229,12 +240,12 @@ def replace_data(param: nn.Parameter, data: Tensor) -> None:
 
 
 def carried(param: nn.Parameter, fn: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return `fn` of a Parameter's data and gradient."""
+    """Return `fn` of a Parameter's data and of its gradient."""
     return fn(param.data), None if param.grad is None else fn(param.grad)
 
 
 def replace_with(param: nn.Parameter, data: Tensor, grad: Tensor | None) -> None:
-    """Replace a Parameter's data and gradient; may be called again if it was interrupted."""
+    """Replace a Parameter's data and gradient; after an interrupt, it can be called again."""
     param.grad = None
     replace_data(param, data)
     param.grad = grad

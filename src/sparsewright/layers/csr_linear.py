@@ -27,28 +27,30 @@ from sparsewright.torch_private import is_recorded, is_transformed, move_hooks
 
 
 class SparseLinear(CompressedLayer, nn.Linear):
-    """`y = x Wᵀ + b` with a weight that is `[nnz]` values and their index.
+    """Apply `y = x Wᵀ + b` with a weight that is stored as `[nnz]` values and an index.
 
-    The parameter is `values`, an ordinary small dense tensor to optimizers, clipping and data
-    parallelism. `state_dict` gives `weight` and `weight_mask` instead, as a masked `nn.Linear`
-    does, and takes them: checkpoints are interchangeable. On the CPU; values are float32,
-    activations float32 or bfloat16 (others take a slower path).
+    The parameter is `values`. Optimizers, gradient clipping and data parallelism see it as an
+    ordinary small dense tensor. `state_dict` contains `weight` and `weight_mask` instead, like a
+    masked `nn.Linear`'s, and `load_state_dict` accepts them, so checkpoints are interchangeable.
+    The layer runs on the CPU. Values are float32; activations are float32 or bfloat16 (other types
+    take a slower path).
 
-    Under `torch.compile` a mask update compiles nothing anew while the number of connections stays.
-    Where it changes, set `torch._dynamo.config.force_parameter_static_shapes = False`, which makes
-    that once instead of each time. Averages of `values` over different masks mean nothing: average
-    a masked model that loads the `state_dict`.
+    Under `torch.compile`, a mask update causes no recompilation while the number of connections
+    stays the same. A changed number recompiles each time; to recompile only once, set
+    `torch._dynamo.config.force_parameter_static_shapes = False`. An average of `values` over
+    different masks is meaningless: load each `state_dict` into a masked model, and average those
+    models.
 
     Args:
         in_features: columns of the weight.
-        out_features: its rows.
-        bias: whether there is a bias.
-        sparsity: fraction of the weight that is not there, 0..1.
-        init_method: which connections live, as for a sparsity algorithm.
+        out_features: rows of the weight.
+        bias: whether to add a bias.
+        sparsity: sparsity level of the weight, 0..1.
+        init_method: initializer that chooses the live connections, as in a sparsity algorithm.
 
     Attributes:
         values: float32 `[nnz]`, in CSR order.
-        bias: float32 `[out]` or None.
+        bias: float32 `[out]`, or None.
         layout: the index.
     """
 
@@ -81,14 +83,14 @@ class SparseLinear(CompressedLayer, nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, mask: Tensor) -> SparseLinear:
-        """Return the same layer compressed.
+        """Convert a dense layer to a compressed one.
 
-        The weight's Parameter becomes `values`, the very same object with other data, so that
-        optimizers which have it keep it. The gradient and the user's hooks follow. `linear` must
-        not be used any more.
+        The weight's Parameter becomes `values`: it remains the same object, with other data, so
+        optimizers that have it keep it. The gradient and the user's hooks move with it. `linear`
+        must not be used afterwards.
 
         Args:
-            linear: a layer on the CPU, float32.
+            linear: a float32 layer on the CPU.
             mask: bool `[out, in]`.
         """
         layer = cls.__new__(cls)
@@ -100,9 +102,10 @@ class SparseLinear(CompressedLayer, nn.Linear):
         return layer.train(linear.training)
 
     def to_linear(self) -> nn.Linear:
-        """Return the same layer as an `nn.Linear`; `values` becomes its weight, the same object.
+        """Convert this layer to an `nn.Linear`; `values` becomes its `weight`.
 
-        The gradient and the user's hooks follow. This layer must not be used any more.
+        The Parameter remains the same object. The gradient and the user's hooks move with it. This
+        layer must not be used afterwards.
         """
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         linear.weight = self.values
@@ -112,7 +115,7 @@ class SparseLinear(CompressedLayer, nn.Linear):
         return linear.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle has: no tap, and a token of its own."""
+        """Return the state for a copy or a pickle: without the tap, and with a new token."""
         return {**super().__getstate__(), "token": new_token()}
 
     def gather(self, dense: Tensor) -> Tensor:
@@ -133,30 +136,34 @@ class SparseLinear(CompressedLayer, nn.Linear):
 
     @property
     def index(self) -> object:
-        """The layout."""
+        """Return the layout."""
         return self.layout
 
     @property
     def weight_mask(self) -> Tensor:
-        """The mask, bool `[out, in]`, made anew."""
+        """Return a new bool mask `[out, in]`."""
         return csr.dense_mask(self.layout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in]` to `[..., out]`.
+        """Return `x Wᵀ + b` of shape `[..., out]` for x of shape `[..., in]`.
 
         Raises:
-            AttachError: the layer or its input is not on the CPU, or the input is not of a
-                floating-point type.
-            ShapeError: its last dimension is not `in_features`.
+            AttachError: the layer or its input is not on the CPU, or the input's dtype is not
+                floating-point.
+            ShapeError: the input's last dimension is not `in_features`.
         """
         if is_recorded():
             return self._forward_dense(x)
         if x.device.type != "cpu" or self.values.device.type != "cpu":
-            raise AttachError("SparseLinear", "its kernels run on the CPU; decompress() it first")
+            raise AttachError(
+                "SparseLinear",
+                "its kernels run only on the CPU; keep layer and input there, or call "
+                "sparsewright.decompress(model) first",
+            )
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ShapeError("input", x.shape, f"its last dimension must be {self.in_features}")
         if not x.is_floating_point():
-            problem = f"its input is {x.dtype}; give float32 or another floating-point type"
+            problem = f"its input is {x.dtype}; pass float32 or another floating-point dtype"
             raise AttachError("SparseLinear", problem)
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
@@ -168,19 +175,22 @@ class SparseLinear(CompressedLayer, nn.Linear):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _forward_dense(self, x: Tensor) -> Tensor:
-        """The same by torch's operations alone."""
+        """Compute the forward pass with PyTorch operations only."""
         if torch.onnx.is_in_onnx_export():
-            problem = "ONNX does not know it; export a copy of the model after decompress(copy)"
+            problem = (
+                "ONNX does not support this layer; call sparsewright.decompress(copy) on a copy "
+                "of the model, and export the copy"
+            )
             raise AttachError("SparseLinear", problem)
         return F.linear(x, self.scatter(self.values), self.bias)
 
     def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
-        """Make the index of a mask `[out, in]`."""
+        """Build the index of a mask `[out, in]`."""
         new = csr.layout_from_mask(mask)
         return partial(setattr, self, "layout", new), carry_over(self.layout, new)
 
     def extra_repr(self) -> str:
-        """Shape, live connections and level."""
+        """Return the shape and the number of live connections, as text."""
         total = self.in_features * self.out_features
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
@@ -189,7 +199,7 @@ class SparseLinear(CompressedLayer, nn.Linear):
 
 
 def carry_over(old: csr.Layout, new: csr.Layout) -> Carry:
-    """A function that carries a tensor `[nnz]` from one index to another: what is new is 0."""
+    """Return a function that converts a tensor `[nnz]` to another index, with 0 at new entries."""
     source = csr.match_entries(old, new)
     is_new, source = source < 0, source.clamp_(min=0)
 
@@ -202,12 +212,12 @@ def carry_over(old: csr.Layout, new: csr.Layout) -> Carry:
 
 
 def _float32(*shape: int) -> Tensor:
-    """What the kernels take, whatever torch's defaults are."""
+    """Return an uninitialized float32 tensor on the CPU, regardless of PyTorch's defaults."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 class SparseLinearKind(LayerKind):
-    """`nn.Linear` in float32 on the CPU, by the native kernels."""
+    """Compress `nn.Linear` layers in float32 on the CPU, with native kernels."""
 
     dense: ClassVar[type[nn.Module]] = nn.Linear
     compressed: ClassVar[type[CompressedLayer]] = SparseLinear
@@ -219,23 +229,23 @@ class SparseLinearKind(LayerKind):
             return reason
         weight = module.get_parameter("weight")
         if weight.device.type != "cpu":
-            return f"its weight is on {weight.device.type}; the kernels run on the CPU"
+            return f"its weight is on {weight.device.type}; the kernels run only on the CPU"
         if weight.dtype != torch.float32:
-            return f"its weight is {weight.dtype}; the kernels take float32"
+            return f"its weight is {weight.dtype}; the kernels require float32"
         return ""
 
     def compress(self, module: nn.Module, mask: Tensor) -> SparseLinear:
-        """Return the layer as a `SparseLinear`; `weight` becomes its `values`."""
+        """Convert the layer to a `SparseLinear`; `weight` becomes its `values`."""
         assert isinstance(module, nn.Linear)
         return SparseLinear.from_linear(module, mask)
 
     def decompress(self, layer: CompressedLayer) -> nn.Linear:
-        """Return the layer as an `nn.Linear`; `values` becomes its `weight`."""
+        """Convert the layer to an `nn.Linear`; `values` becomes its `weight`."""
         assert isinstance(layer, SparseLinear)
         return layer.to_linear()
 
     def tap(self, layer: CompressedLayer) -> CapturedTap:
-        """Return a tap of the factors x and dy."""
+        """Return a tap that collects the factors x and dy."""
         assert isinstance(layer, SparseLinear)
         layer.tap = FactoredTap(layer.values, layer.weight_shape)
         give_token(layer.token, layer.tap)
@@ -248,7 +258,7 @@ class SparseLinearKind(LayerKind):
 
 
 def _index_bytes(rows: int, cols: int, kept: int) -> int:
-    """The bytes of an index: CSR, and the blocks of it and of its transpose."""
+    """Return the bytes of an index: CSR arrays, and blocks of the matrix and of its transpose."""
     density = kept / max(1, rows * cols)
     width = 160 if density > 0.15 else 192 if density > 0.07 else 256
     segments = 0

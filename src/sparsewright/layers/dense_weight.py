@@ -1,4 +1,4 @@
-"""The dense weight of a compressed layer, as code that knows nothing of compression expects it."""
+"""The dense weight of a compressed layer, for code that expects an ordinary weight."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Origin:
-    """What a dense weight was made of, and where a write to it goes.
+    """The layer and the values from which a dense weight was made; writes go back there.
 
     Args:
         layer: the layer.
         target: the live values, or their gradient: `[nnz]`.
-        dense: the same in the shape of the weight.
+        dense: the same numbers in the shape of the weight.
     """
 
     def __init__(self, layer: CompressedLayer, target: Tensor, dense: Tensor) -> None:
@@ -32,55 +32,58 @@ class Origin:
         self._index, self._seen = layer.index, target.detach().clone()
 
     def take(self, is_drawn: bool) -> None:
-        """Make the live values what was written into `dense`, or into a view of it.
+        """Update the live values after a write to `dense`, or to a view of it.
 
         Args:
-            is_drawn: whether it was initialised: its pruned entries are set to zero then.
+            is_drawn: whether the weight was initialized; if so, its pruned entries are set to zero.
 
         Raises:
-            AttachError: the values are not those it was made of, or they cannot hold what was
-                written.
+            AttachError: the values have changed since the weight was read, or they cannot store
+                what was written.
         """
         seen, now = self._seen, self.target.detach()
         is_same = self._index is self.layer.index and seen.shape == now.shape
         if not is_same or not torch.allclose(seen, now, rtol=0, atol=0, equal_nan=True):
-            raise self.error("the values changed after it was read; read `weight` anew")
+            raise self.error("the values changed after it was read; read `layer.weight` again")
         if is_drawn:
             kernels.prune_(self.dense, self.layer.weight_mask)
         self.write(self.dense)
 
     @torch.no_grad()
     def write(self, dense: Tensor) -> None:
-        """Make a dense tensor the live values.
+        """Copy the live entries of a dense tensor to the values.
 
         Raises:
-            AttachError: it is of another shape or type, or not zero where the mask is False.
+            AttachError: the tensor has another shape or dtype, or is nonzero where the mask is
+                False.
         """
         shape, dtype = self.layer.weight_shape, self.target.dtype
         if dense.shape != shape or dense.dtype != dtype:
             given = f"{dense.dtype} of shape {tuple(dense.shape)}"
-            raise self.error(f"it is {dtype} of shape {tuple(shape)}, and {given} does not fit")
+            raise self.error(f"expected {dtype} of shape {tuple(shape)}, got {given}")
         pruned = int(dense.masked_fill(self.layer.weight_mask, 0).count_nonzero())
         if pruned:
             raise self.error(
-                f"{pruned} pruned connections would get a value, and only live ones are stored; "
-                "multiply by `weight_mask` first, or sparsewright.decompress() the model"
+                f"{pruned} pruned connections would get a nonzero value, but only live "
+                "connections are stored; multiply by `weight_mask` first, or call "
+                "sparsewright.decompress(model)"
             )
         self.target.copy_(self.layer.gather(dense))
         self._seen = self.target.detach().clone()
 
     def error(self, problem: str) -> AttachError:
-        """Return the error that a write has this problem."""
+        """Return the error for a write with the given problem."""
         return AttachError(f"write to the weight of a {type(self.layer).__name__}", problem)
 
 
 class DenseWeight(Tensor):
-    """Live values in the shape of their weight, zero elsewhere; made whenever it is read.
+    """Show live values in the shape of their weight, with zeros elsewhere.
 
-    It is a function of the values: what is computed from it has their gradient. A write in place
-    reaches the values, also one through a view, `data` or `grad`. One that sets pruned connections
-    raises, except that `torch.nn.init` draws the live ones only. Values that change later do not
-    show: then it can be read, but not written to.
+    The weight is computed from the values each time it is read, so gradients of anything that uses
+    it flow to the values. An in-place write to it, to a view, to `data` or to `grad` reaches the
+    values. A write that sets pruned connections raises, except that `torch.nn.init` initializes
+    only the live ones. After the values change, a weight read earlier shows the old values; it can
+    still be read, but not written to.
     """
 
     _plain: Tensor
@@ -88,18 +91,18 @@ class DenseWeight(Tensor):
 
     @classmethod
     def show(cls, plain: Tensor, origin: Origin) -> DenseWeight:
-        """Return the origin's tensor, or a view of it, as one that is written through."""
+        """Return the origin's tensor, or a view of it, as a tensor that forwards writes."""
         shown = plain.as_subclass(cls)
         shown._plain, shown._origin = plain, origin
         return shown
 
     def set_(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuse other memory, of which torch tells nobody.
+        """Raise, because torch does not report that `set_` has replaced a tensor's memory.
 
         Raises:
             AttachError: always.
         """
-        raise self._origin.error("set_ gives it other memory; use copy_")
+        raise self._origin.error("set_ would replace its memory; use copy_ instead")
 
     @classmethod
     @not_compiled
@@ -127,12 +130,13 @@ class DenseWeight(Tensor):
 
         plain_args, plain_kwargs = map_tensors(plain, (args, kwargs or {}))
         out = func(*plain_args, **plain_kwargs)
-        is_init = getattr(func, "__module__", "") == "torch.nn.init"  # these write under no_grad
+        # Functions of torch.nn.init write under no_grad, but are called outside of it.
+        is_init = getattr(func, "__module__", "") == "torch.nn.init"
         for own, before, requires_grad in given:
             if version(own._plain) == before:
                 continue
             if requires_grad and torch.is_grad_enabled() and not is_init:
-                problem = "it requires a gradient; write to it under torch.no_grad()"
+                problem = "it requires a gradient; write to it inside torch.no_grad()"
                 raise own._origin.error(problem)
             own._origin.take(is_init or func in _DRAWS)
         if isinstance(out, np.ndarray):
@@ -146,14 +150,14 @@ def dense_weight(layer: CompressedLayer, values: Tensor, dense: Tensor) -> Dense
     Args:
         layer: the layer.
         values: `[nnz]`.
-        dense: the same as a dense tensor, `tracked`.
+        dense: the same numbers as a dense tensor, which was made inside `tracked`.
     """
     return DenseWeight.show(dense, Origin(layer, values, dense))
 
 
 @contextmanager
 def tracked() -> Iterator[None]:
-    """Let tensors that are made inside the block count writes, which inference mode does not."""
+    """Make tensors that are created inside the block count writes, even in inference mode."""
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -194,7 +198,7 @@ def _requires_grad_(origin: Origin, requires_grad: bool = True) -> Tensor:
 
 def _refuse_hook(origin: Origin, *args: object) -> None:
     what = f"hook on the weight of a {type(origin.layer).__name__}"
-    raise AttachError(what, "the layer multiplies its values; register the hook on `values`")
+    raise AttachError(what, "the layer trains `values` instead; register the hook on `values`")
 
 
 def _copy(origin: Origin, memo: object) -> Tensor:
@@ -202,8 +206,8 @@ def _copy(origin: Origin, memo: object) -> Tensor:
 
 
 _DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.fill_}
-_TENSOR: Any = Tensor  # its annotations are those of instances
-# What a Parameter has and a tensor computed from one has not.
+_TENSOR: Any = Tensor  # as Any, because Tensor's attributes are annotated for instances
+# Attributes that a Parameter has, and a tensor computed from a Parameter does not have.
 _OF_A_PARAMETER: dict[Any, Callable[..., Any]] = {
     _TENSOR.data.__set__: _set_data,
     _TENSOR.grad.__get__: _get_grad,

@@ -1,4 +1,4 @@
-"""Compressed layers in plain torch: the dense class's forward, on a weight made from values."""
+"""Compressed layers in plain PyTorch, which run the dense class's forward on a scattered weight."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sparsewright.taps.captured import CapturedTap, SummedTap
 
 
 class IndexedLayer(CompressedLayer):
-    """Live values `[nnz]` in ascending flat order, and their positions.
+    """Store live values `[nnz]` in ascending flat order, with their positions.
 
-    The dense weight exists during a forward and its backward only: parameter, gradient, optimizer
-    state and checkpointed memory are small, and products are dense. A class of it inherits from the
-    dense layer's class too, whose `forward` reads `weight`::
+    The dense weight exists only during a forward pass and its backward pass. Parameter, gradient,
+    optimizer state and checkpointed memory are small, while products are dense. A subclass also
+    inherits from the dense layer's class, whose `forward` reads `weight`::
 
         class SparseConv2d(IndexedLayer, nn.Conv2d): ...
 
@@ -33,7 +33,7 @@ class IndexedLayer(CompressedLayer):
 
     @property
     def index(self) -> object:
-        """The positions."""
+        """Return the positions."""
         return self.positions
 
     def gather(self, dense: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ class IndexedLayer(CompressedLayer):
 
     @property
     def weight_mask(self) -> Tensor:
-        """The mask, bool, of the weight's shape, made anew."""
+        """Return a new bool mask of the weight's shape."""
         mask = self.positions.new_zeros(self.weight_shape.numel(), dtype=torch.bool)
         mask[self.positions] = True
         return mask.reshape(self.weight_shape)
 
     def reindex(self, mask: Tensor) -> tuple[PutIndex, Carry]:
-        """Make the positions of a mask."""
+        """Compute the positions of a mask."""
         old = self.positions
         new = mask.reshape(-1).nonzero().squeeze(1).to(old.device)
 
@@ -66,12 +66,12 @@ class IndexedLayer(CompressedLayer):
 
 
 class IndexedKind(LayerKind):
-    """A kind whose compressed class is an `IndexedLayer`; a subclass names the two classes."""
+    """A kind with an `IndexedLayer` as its compressed class; a subclass names the two classes."""
 
     compressed: ClassVar[type[CompressedLayer]]
 
     def compress(self, module: nn.Module, mask: Tensor) -> CompressedLayer:
-        """Return the layer, with all of its attributes, compressed."""
+        """Convert a dense layer, with all its attributes, to a compressed one."""
         layer = self.compressed.__new__(self.compressed)
         assert isinstance(layer, IndexedLayer)
         weight = module.get_parameter("weight")
@@ -83,7 +83,7 @@ class IndexedKind(LayerKind):
         return layer
 
     def decompress(self, layer: CompressedLayer) -> nn.Module:
-        """Return the layer, with all of its attributes, dense."""
+        """Convert a compressed layer, with all its attributes, to a dense one."""
         module = self.dense.__new__(self.dense)
         replace_both(layer.values, lambda t: layer.scatter(t.detach()))
         vars(module).update(vars(layer))
@@ -93,17 +93,17 @@ class IndexedKind(LayerKind):
         return module
 
     def tap(self, layer: CompressedLayer) -> CapturedTap:
-        """Return a tap of the dense weight's gradients."""
+        """Return a tap that sums gradients of the dense weight."""
         layer.tap = SummedTap(layer.values, layer.weight_shape)
         return layer.tap
 
     def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
-        """Return 8 bytes of index a value, and the FLOPs of the dense product."""
+        """Return the cost: 8 bytes of index for each value, and the FLOPs of the dense product."""
         return Cost(kept * dtype.itemsize, 8 * kept, 2 * math.prod(shape))
 
 
 def _renamed(
     params: Mapping[str, nn.Parameter | None], old: str, new: str
 ) -> dict[str, nn.Parameter | None]:
-    """Parameters in their order, one of them under another name."""
+    """Return the parameters in their order, with one of them renamed."""
     return {new if name == old else name: param for name, param in params.items()}

@@ -1,4 +1,4 @@
-"""What a kind of compressible layer is."""
+"""The base class of layer kinds that can be compressed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sparsewright.taps.captured import CapturedTap
 
 @dataclass(frozen=True)
 class Cost:
-    """What one compressed weight takes.
+    """Memory and computation that one compressed weight takes.
 
     Attributes:
         value_bytes: bytes of the live values.
         index_bytes: bytes of their index.
-        flops: multiplications and additions to apply the weight once: to one row of activations,
+        flops: multiplications and additions to apply the weight once, to one row of activations
             or at one position of an image.
     """
 
@@ -31,11 +31,11 @@ class Cost:
 
 
 class LayerKind(ABC):
-    """One kind of layer that can store and multiply its live connections only.
+    """A kind of layer that can be stored compressed, as its live connections only.
 
     Attributes:
-        dense: the class of the dense layer, such as `nn.Linear`; subclasses stay masked.
-        compressed: the class of the compressed layer.
+        dense: class of the dense layer, such as `nn.Linear`; its subclasses stay masked.
+        compressed: class of the compressed layer.
     """
 
     dense: ClassVar[type[nn.Module]]
@@ -47,36 +47,36 @@ class LayerKind(ABC):
             return "its weight is computed by a parametrization"
         weight = module._parameters["weight"]
         if type(weight) is not nn.Parameter:
-            return f"its weight is a {type(weight).__name__}"
+            return f"its weight is a {type(weight).__name__}, not a plain Parameter"
         return ""
 
     @abstractmethod
     def compress(self, module: nn.Module, mask: Tensor) -> CompressedLayer:
-        """Return the same layer compressed.
+        """Convert a dense layer to a compressed one.
 
-        The weight's Parameter becomes `values`, the very same object with other data, so that
-        optimizers which have it keep it. The gradient and the user's hooks follow. The dense layer
-        must not be used any more.
+        The weight's Parameter becomes `values`: it remains the same object, with other data, so
+        optimizers that have it keep it. The gradient and the user's hooks move with it. The dense
+        layer must not be used afterwards.
 
         Args:
-            module: a dense layer that `why_not` has nothing against.
-            mask: bool, of the weight's shape.
+            module: dense layer for which `why_not` returns "".
+            mask: bool mask of the weight's shape.
         """
 
     @abstractmethod
     def decompress(self, layer: CompressedLayer) -> nn.Module:
-        """Return the same layer dense, the inverse of `compress`."""
+        """Convert a compressed layer to a dense one, the inverse of `compress`."""
 
     @abstractmethod
     def tap(self, layer: CompressedLayer) -> CapturedTap:
-        """Return a new tap for the layer's dense gradient, to which the layer hands its pieces."""
+        """Return a new tap for the dense gradient, to which the layer passes its pieces."""
 
     @abstractmethod
     def cost(self, shape: Sequence[int], kept: int, dtype: torch.dtype) -> Cost:
-        """Return what a weight costs.
+        """Return the memory and computation that a weight takes.
 
         Args:
-            shape: of the weight.
-            kept: live connections.
-            dtype: of the values.
+            shape: shape of the weight.
+            kept: number of live connections.
+            dtype: dtype of the values.
         """

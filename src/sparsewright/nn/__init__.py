@@ -1,4 +1,4 @@
-"""Documented import paths of compressed layers, which live in `layers`, and of their conversion."""
+"""Documented import paths of compressed layers, their conversion and their checkpoints."""
 
 from sparsewright.layers import SparseLinear
 

@@ -1,4 +1,4 @@
-"""Documented import path of compressed checkpoints, which live in `storage.compressed_file`."""
+"""Documented import path of compressed checkpoints, defined in `storage.compressed_file`."""
 
 from sparsewright.storage.compressed_file import SavedSize, load_compressed, save_compressed
 

@@ -1,4 +1,4 @@
-"""Documented import path of `compress`, which lives in `session.convert`."""
+"""Documented import path of `compress`, defined in `session.convert`."""
 
 from sparsewright.session.convert import Conversion, compress, decompress, measure_speed
 

@@ -1,4 +1,4 @@
-"""Storages: how a weight and its mask are held between steps; nothing else knows which it is."""
+"""Storages: ways to store a weight and its mask, interchangeable for all other code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ ALL: tuple[type[Storage], ...] = (MaskedStorage, CompressedStorage, ShadowedStor
 def hold(
     module: nn.Module, param_name: str, storage: str, name: str, shadows: dict[str, Tensor]
 ) -> Storage:
-    """Return what holds a weight from now on.
+    """Return a storage for a weight.
 
-    A weight that is to be compressed is masked first, since its mask has still to be made.
+    If `storage` is "compressed", the weight is masked at first, because its mask does not exist
+    yet. A layer that is already compressed stays compressed.
 
     Args:
-        module: the module that owns the weight.
-        param_name: name of the Parameter in it.
-        storage: the name of a storage.
+        module: module that owns the weight.
+        param_name: the Parameter's name in the module.
+        storage: name of a storage.
         name: full name of the weight.
         shadows: the algorithm's shadows, by full name.
     """

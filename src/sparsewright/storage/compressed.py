@@ -1,4 +1,4 @@
-"""Compressed: only the live values of a weight exist."""
+"""The compressed storage, which keeps only a weight's live values."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Place = tuple[nn.Module, str]
 
 
 class CompressedStorage(Storage):
-    """The values of a compressed layer. They are live by construction: there is nothing to prune.
+    """Store a weight as a compressed layer's values, which are all live and need no pruning.
 
     Args:
-        layer: the layer.
-        places: where it stands in a dense layer's place; none if it took nobody's.
+        layer: the compressed layer.
+        places: places where the layer replaced a dense layer; empty if it replaced none.
     """
 
     name: ClassVar[str] = "compressed"
@@ -47,44 +47,44 @@ class CompressedStorage(Storage):
 
     @property
     def is_alive(self) -> bool:
-        """Whether it stands in any place, or took nobody's."""
+        """Return whether the layer still replaces a dense layer, or never replaced one."""
         return bool(self.places) or not self._places
 
     @property
     def places(self) -> list[Place]:
-        """Where it stands in a dense layer's place."""
+        """Return the places where the layer still replaces a dense layer."""
         found = ((parent(), name) for parent, name in self._places)
         places = ((parent, name) for parent, name in found if parent is not None)
         return [(p, name) for p, name in places if p._modules.get(name) is self.layer]
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the weight."""
+        """Return the shape of the dense weight."""
         return self.layer.weight_shape
 
     @property
     def mask(self) -> Tensor:
-        """The mask, made anew from the index."""
+        """Return the mask, computed from the index."""
         return self.layer.weight_mask
 
     @property
     def kept(self) -> int:
-        """Entries of the index."""
+        """Return the number of live connections, which is the length of the index."""
         return self.layer.values.numel()
 
     def recount(self) -> None:
-        """Do nothing: an index knows its length."""
+        """Do nothing: `kept` reads the number of values."""
 
     def start_dense(self) -> None:
-        """Do nothing: a compressed weight never starts anew, its mask stays."""
+        """Do nothing: a compressed weight keeps the mask that it has."""
 
     def weight(self) -> Tensor:
-        """Return the dense weight, made anew and detached."""
+        """Return a new dense copy of the weight, detached."""
         return self.layer.scatter(self.layer.values.detach())
 
     @torch.no_grad()
     def plan_change(self, new: Tensor, states: States) -> Change:
-        """Make the new index, and carry values, gradient and states over to it."""
+        """Build the new index, and convert values, gradient and states to it."""
         param = self.param
         dropped, grown = kernels.count_changes(self.mask, new)
         put_index, carry = self.layer.reindex(new)
@@ -99,22 +99,22 @@ class CompressedStorage(Storage):
         return Change(dropped, grown, commit)
 
     def prune(self, tensor: Tensor) -> None:
-        """Prune a tensor of the dense shape; the values' own need nothing."""
+        """Prune a tensor of the dense shape; a tensor of the values' shape needs no pruning."""
         if tensor.shape == self.shape:
             kernels.prune_(tensor, self.mask)
 
     def prune_gradient(self, grad: Tensor) -> None:
-        """Do nothing: there is one entry for each value."""
+        """Do nothing: the gradient has one entry for each value."""
 
     def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
-        """Return None: there is one entry for each value."""
+        """Return None: the gradient has one entry for each value."""
 
     def take_states(self, states: States) -> None:
-        """Gather what is shaped like the weight."""
+        """Reduce states of the weight's shape to the live values."""
         replace_shaped(states, self.shape, self.layer.gather)
 
     def prune_states(self, states: States) -> None:
-        """Do nothing: there is one entry for each value."""
+        """Do nothing: the states have one entry for each value."""
 
     def before_step(self) -> None:
         """Do nothing: the optimizer steps the values."""
@@ -123,13 +123,13 @@ class CompressedStorage(Storage):
         """Do nothing: all values are live."""
 
     def end_interrupted(self) -> None:
-        """Do nothing: nothing is put in for a step."""
+        """Do nothing: `before_step` changes nothing."""
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return None: there is nothing to prune."""
 
     def buffers(self) -> list[Tensor]:
-        """Return nothing: the index is no buffer."""
+        """Return an empty list: the index is not a buffer."""
         return []
 
     def tap(self) -> GradientTap:
@@ -139,28 +139,31 @@ class CompressedStorage(Storage):
         return kind.tap(self.layer)
 
     def before_load(self, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> bool:
-        """Do nothing: a dense checkpoint keeps the mask."""
+        """Return False: a dense checkpoint leaves the mask unchanged."""
         return False
 
     def after_load(self, states: States) -> None:
-        """Carry states over to the mask that was loaded."""
+        """Convert the states to the mask that was loaded."""
         if self.layer.loaded is not None:
             shape, carry = self.layer.loaded
             replace_shaped(states, shape, carry)
         self.layer.loaded = None
 
     def move(self, module: nn.Module, param_name: str) -> None:
-        """Raise: the values mean nothing without the index of their layer.
+        """Raise AttachError: the values mean nothing without their layer's index.
 
         Raises:
             AttachError: always.
         """
-        problem = "another module has the values of its compressed layer; decompress() it first"
+        problem = (
+            "the values of a compressed layer cannot move to another module; "
+            "call sparsewright.decompress(model) first"
+        )
         raise AttachError(param_name, problem)
 
     @torch.no_grad()
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
-        """Put a dense layer back in its place; a layer that took nobody's place stays."""
+        """Put a dense layer back in each place; a layer that replaced none stays."""
         layer, places, own = self.layer, self.places, states()
         kind = kind_of(layer)
         if places and kind is not None:
@@ -176,7 +179,7 @@ class CompressedStorage(Storage):
     def footprint(
         shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
     ) -> Footprint:
-        """Return the live values, and the index that a layer of the kind has."""
+        """Return the memory of the live values and of the index that this kind of layer has."""
         assert kind is not None
         return Footprint(kept, kind.cost(shape, kept, dtype).index_bytes)
 
@@ -186,20 +189,24 @@ class CompressedStorage(Storage):
         return why_not_step_values(optimizer, param, ndim)
 
     def why_not_spread(self) -> str:
-        """Return why: an index is not sharded."""
+        """Return why a compressed weight cannot be sharded."""
         return (
-            "it is compressed and cannot be sharded as well; use storage 'masked', or "
-            "DistributedDataParallel"
+            "a compressed weight cannot be sharded; use storage 'masked', or "
+            "DistributedDataParallel instead of sharding"
         )
 
     def why_not_change(self, new: Tensor) -> str:
-        """Return why, if its size moves: replicas exchange gradients in buffers laid out once."""
+        """Return why replicas cannot change to a mask; "" if it has as many connections as now.
+
+        Replicas exchange gradients in buffers with a fixed layout.
+        """
         kept = int(new.sum())
         if kept == self.kept:
             return ""
         return (
-            f"its level moves, from {self.kept} live connections to {kept}, which a compressed "
-            "weight cannot under data parallelism; use storage 'masked' for it"
+            f"this mask update would change the number of live connections from {self.kept} to "
+            f"{kept}, which a compressed weight cannot do under data parallelism; "
+            "use storage 'masked' for it"
         )
 
 
@@ -217,20 +224,20 @@ def undone_if_interrupted(
     states: States,
     then: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Put all back if the block raises, in which another layer takes a layer's place.
+    """Put a layer back if the block, which replaces it by another layer, raises.
 
     Args:
-        layer: the layer that stands there now; nothing but its weight is changed.
-        param: its weight.
-        places: where it stands.
+        layer: the layer that is there now; the block changes only its weight.
+        param: the layer's weight.
+        places: places where the layer is.
         states: the weight's optimizer states.
-        then: is called when that is done.
+        then: called after everything is restored.
     """
     data, grad = param.data, param.grad
     before = list(replacements(states, param.shape, lambda tensor: tensor))
     try:
         yield
-    except BaseException:  # nothing is caught: it goes on, over a model as it was
+    except BaseException:
         put(layer, places)
         replace_with(param, data, grad)
         put_all(before)

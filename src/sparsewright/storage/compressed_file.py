@@ -26,11 +26,11 @@ _VALUES = ".values"
 
 @dataclass(frozen=True)
 class SavedSize:
-    """Bytes of a compressed checkpoint.
+    """Size of a compressed checkpoint.
 
     Attributes:
-        nbytes: size of the file.
-        dense_nbytes: what the tensors take dense, without masks.
+        nbytes: size of the file, in bytes.
+        dense_nbytes: bytes of the same tensors stored dense, without masks.
     """
 
     nbytes: int
@@ -44,20 +44,20 @@ class SavedSize:
 def save_compressed(
     model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]
 ) -> SavedSize:
-    """Write a model's state with its sparse weights as live values and bit-packed masks.
+    """Save a model's state, with each sparse weight as live values and a bit-packed mask.
 
-    The file is written under a temporary name, synced and renamed: it is whole or not there.
-    Needs the package `safetensors`.
+    The file is written under a temporary name, synced and renamed, so it is either complete or
+    missing. Requires the package `safetensors`.
 
     Args:
-        model: a masked or compressed model, or its state dict.
-        path: the file.
+        model: masked or compressed model, or its state dict.
+        path: path of the file.
 
     Returns:
-        The size, against the dense one.
+        The size of the file, and the size of the same tensors stored dense.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     from safetensors.torch import save
 
@@ -85,29 +85,31 @@ def save_compressed(
 def load_compressed(
     path: str | os.PathLike[str], model: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Read what `save_compressed` wrote, once it has been found consistent.
+    """Load a checkpoint that `save_compressed` wrote, after checking its consistency.
 
     Args:
-        path: the file.
-        model: a model to load the state into, masked, compressed or dense; None: none.
+        path: path of the file.
+        model: model that loads the state, masked, compressed or dense; None: only return the state.
 
     Returns:
         The state dict, with dense weights and bool masks.
 
     Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: truncated, not of this format, masks that do not fit their values, bytes
-            that are not those written, or another model's state.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file is truncated, has another format, contains masks that do not fit
+            their values, differs from what was written, or does not fit the model.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(path, f"not written by save_compressed (format {FORMAT})")
+        raise CheckpointError(
+            path, f"not a file that save_compressed wrote; its format must be {FORMAT}"
+        )
     digest = _digest(tensors, metadata.get("shapes", ""))
     state = _expand(path, tensors, _shapes(path, metadata))
     if metadata.get("sha256") != digest:
-        raise CheckpointError(path, "its content is not what was written (sha256 differs)")
+        raise CheckpointError(path, "its content changed after it was written (sha256 differs)")
     if model is not None:
         keys = model.state_dict().keys()
         taken = {k: v for k, v in state.items() if k in keys or not _is_mask(k, state)}
@@ -120,11 +122,11 @@ def load_compressed(
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Read the tensors and metadata of a safetensors file.
 
     Raises:
-        OSError: it cannot be read.
-        CheckpointError: truncated, or not a safetensors file.
+        OSError: the file cannot be read.
+        CheckpointError: the file is truncated, or is not a safetensors file.
     """
     from safetensors import safe_open
 
@@ -134,13 +136,13 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except OSError:
         raise
-    except Exception as error:  # what a header can provoke is up to the parser and to torch
+    except Exception as error:  # a bad header can make the parser or torch raise anything
         raise CheckpointError(path, f"not a safetensors file, or truncated: {error}") from error
 
 
 @contextmanager
 def _utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A name of the file that is UTF-8, as safetensors needs; that of a descriptor if it is not."""
+    """Yield the file's name if it is UTF-8, as safetensors requires, else a descriptor's path."""
     name = os.fsdecode(path)
     if os.fsencode(name).decode("utf-8", "ignore") == name:
         yield name
@@ -150,7 +152,7 @@ def _utf8_name(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _digest(tensors: Mapping[str, Tensor], shapes: str) -> str:
-    """SHA-256 over the tensors of a file, by name, and over the shapes in its metadata."""
+    """Return the SHA-256 of a file's tensors, sorted by name, and of the shapes in its metadata."""
     digest = hashlib.sha256(shapes.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -160,7 +162,7 @@ def _digest(tensors: Mapping[str, Tensor], shapes: str) -> str:
 
 
 def _is_sparse(key: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor has a mask, and nothing that would be lost outside of it."""
+    """Return whether a tensor has a mask and is zero everywhere else."""
     tensor, mask = state[key], state.get(key + MASK_SUFFIX)
     if mask is None or mask.dtype != torch.bool or mask.shape != tensor.shape:
         return False
@@ -172,18 +174,20 @@ def _is_mask(key: str, state: Mapping[str, Tensor]) -> bool:
 
 
 def _shapes(path: Any, metadata: Mapping[str, str]) -> dict[str, torch.Size]:
-    """The shapes of the sparse weights, from the file's metadata."""
+    """Return the shapes of the sparse weights, from the file's metadata."""
     try:
         shapes = json.loads(metadata.get("shapes", ""))
     except (ValueError, RecursionError):
         shapes = None
     if not isinstance(shapes, dict) or not all(map(_is_shape, shapes.values())):
-        raise CheckpointError(path, "its shapes are not a dict of lists of integers")
+        raise CheckpointError(
+            path, "the shapes in its metadata must be a dict of lists of integers >= 0"
+        )
     return {key: torch.Size(shape) for key, shape in shapes.items()}
 
 
 def _is_shape(shape: object) -> bool:
-    """Whether it can be a tensor's shape; Python's product does not wrap around."""
+    """Return whether a value can be a tensor's shape; Python's integers do not overflow."""
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         return False
     size: int = math.prod(max(n, 1) for n in shape)
@@ -193,25 +197,29 @@ def _is_shape(shape: object) -> bool:
 def _expand(
     path: Any, tensors: dict[str, Tensor], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Tensor]:
-    """Dense weights and bool masks from values and bits."""
+    """Build dense weights and bool masks from values and bits."""
     state: dict[str, Tensor] = {}
     for key, shape in shapes.items():
         values, bits = tensors.pop(key + _VALUES, None), tensors.pop(key + MASK_SUFFIX, None)
         if values is None or bits is None:
-            raise CheckpointError(path, f"{key}: its values or its mask is missing")
+            raise CheckpointError(path, f"{key}: its values or its mask are missing")
         try:
             mask = unpack_mask(bits, shape)
         except ShapeError as error:
             raise CheckpointError(path, f"{key}: {error}") from None
         if values.ndim != 1 or values.numel() != int(mask.sum()):
             kept = int(mask.sum())
-            raise CheckpointError(path, f"{key}: {values.numel()} values for {kept} connections")
+            raise CheckpointError(
+                path, f"{key}: {values.numel()} values do not fit a mask of {kept} connections"
+            )
         if not (values.is_floating_point() or values.is_complex()):
-            raise CheckpointError(path, f"{key}: values of type {values.dtype}")
+            raise CheckpointError(
+                path, f"{key}: its values must be floating-point or complex, got {values.dtype}"
+            )
         weight = values.new_zeros(shape)
         weight[mask] = values
         state[key], state[key + MASK_SUFFIX] = weight, mask
     twice = sorted(state.keys() & tensors.keys())
     if twice:
-        raise CheckpointError(path, f"{twice[0]}: there both dense and as values")
+        raise CheckpointError(path, f"{twice[0]}: stored twice, dense and as live values")
     return {**state, **tensors}

@@ -1,4 +1,4 @@
-"""What looks after a weight that is dense while an optimizer steps it."""
+"""Hooks that hide a weight's pruned entries again after an optimizer step that raised."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sparsewright.formats.names import MASK_SUFFIX
 
 
 class Guard:
-    """Ends a step that raised, as soon as the module is called or saved.
+    """End an optimizer step that raised, as soon as the module is called or saved.
 
-    An optimizer tells nobody that its step raised. A copy or a pickle of the module prunes its
-    weight once.
+    PyTorch has no hook for an optimizer step that raises. A copied or pickled module gets a
+    `PrunesOnce` hook instead, which prunes the weight once.
 
     Args:
-        module: the module that owns the weight.
-        param_name: name of the Parameter in it.
-        end: takes out what only the optimizer may see.
+        module: module that owns the weight.
+        param_name: the Parameter's name in the module.
+        end: function that removes what only the optimizer may see.
     """
 
     def __init__(self, module: nn.Module, param_name: str, end: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class Guard:
         self._end()
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -44,7 +44,7 @@ class Guard:
 
 
 class PrunesOnce:
-    """The guard of a copy, which has no step to end."""
+    """Prune a copied module's weight once; the copy has no optimizer step to end."""
 
     def __init__(self, param_name: str) -> None:
         self._param_name, self._is_done = param_name, False

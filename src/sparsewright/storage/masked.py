@@ -1,4 +1,4 @@
-"""Masked: the weight is dense, and zero where its mask is False."""
+"""The masked storage: the weight is dense, and zero where its mask is False."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sparsewright.storage.storage import Footprint
 
 
 class MaskedStorage(DenseStorage):
-    """A dense weight that is pruned after each step; gradient and states are pruned with it."""
+    """Store a dense weight that is pruned after each step, with its gradient and its states."""
 
     name: ClassVar[str] = "masked"
     prunes_gradient: ClassVar[bool] = True
 
     def start_dense(self) -> None:
-        """Set the whole mask."""
+        """Set the whole mask to True."""
         sharded.local(self.mask).fill_(True)
 
     def weight(self) -> Tensor:
@@ -30,13 +30,14 @@ class MaskedStorage(DenseStorage):
         return self.param
 
     def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
-        """Return what prunes weight, gradient and states, and writes the mask."""
+        """Return a function that prunes weight, gradient and states, and writes the mask."""
         followers = [
             (state, tensor) for state in states for tensor in state.entries(self.shape, self.mask)
         ]
 
         def write() -> None:
-            # By what stays: a grown connection starts at 0 whatever was written there by hand.
+            # Prune by the connections that stay live: grown connections start at 0, even if the
+            # user wrote other values there.
             mask.logical_and_(new)
             self.prune(self.param)
             if self.param.grad is not None:
@@ -57,10 +58,10 @@ class MaskedStorage(DenseStorage):
         """Do nothing: the optimizer steps the pruned weight."""
 
     def after_step(self) -> None:
-        """Do nothing: `to_prune` says what to prune."""
+        """Do nothing: the caller prunes what `to_prune` returns."""
 
     def end_interrupted(self) -> None:
-        """Do nothing: nothing is put in for a step."""
+        """Do nothing: `before_step` changes nothing."""
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
         """Return this rank's part of weight and mask."""
@@ -73,5 +74,5 @@ class MaskedStorage(DenseStorage):
     def footprint(
         shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
     ) -> Footprint:
-        """Return all entries, and a byte of mask for each."""
+        """Return the memory of all entries, and one byte of mask for each."""
         return Footprint(shape.numel(), shape.numel())

@@ -1,8 +1,8 @@
-"""What an optimizer's state is, found out on toy weights.
+"""Trial steps on toy weights, which show what an optimizer's state contains.
 
-A toy is a weight of a few entries with a mask, stepped by a new optimizer of the same class and
-options, with gradients of its own. Nothing of the user's is read or written, the global random
-generators least of all.
+A toy is a small weight with a mask. A new optimizer of the same class, with the same options, steps
+it with random gradients. The user's weights, optimizer states and global random generators are
+neither read nor written.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from torch.optim import Optimizer
 from sparsewright.torch_private import step_without_hooks, without_compilation
 
 Path = tuple[Any, ...]
-"""The keys that lead to a tensor in the state of a weight; those in one list share a path."""
+"""The keys that lead to a tensor in a weight's state; tensors in one list share a path."""
 
 Transform = Callable[[Tensor], Tensor]
 
 _PLAIN = (Tensor, bool, int, float, str, type(None))
-_STEPS = 12  # SOAP turns its basis at every tenth
+_STEPS = 12  # SOAP rotates its basis at every tenth step
 _LONGEST_WAIT = 62
-_RATE = 0.05  # what depends on the weight shows; a schedule may begin at 0
+_RATE = 0.05  # large enough to show what depends on the weight; a schedule may start at 0
 
 
 class ProbeError(Exception):
-    """A toy cannot be made or stepped; the text says why."""
+    """Raised when a toy cannot be built or stepped; the message says why."""
 
 
 @dataclass(frozen=True)
 class StateKinds:
-    """Which tensors in the state of a weight have one entry for each of its connections.
+    """Classification of the tensors in a weight's state: one entry for each connection, or not.
 
     Attributes:
-        entries: paths of those that have: the mask applies to them.
-        others: paths of those that have not: factors, rotated moments, rows and columns.
-        keeps_zero: whether the entries of pruned connections stay 0 by themselves.
-        why_not_known: why nothing was found out; "" if it was.
-        is_declared: whether the optimizer names its entries itself, by their first keys.
+        entries: paths of tensors with one entry for each connection; the mask applies to them.
+        others: paths of other tensors: factors, rotated moments, rows and columns.
+        keeps_zero: whether the entries of pruned connections stay 0 without pruning.
+        why_not_known: why the trial failed; "" if it succeeded.
+        is_declared: whether the optimizer itself declares its entries, by their first keys.
     """
 
     entries: frozenset[Path] = frozenset()
@@ -56,11 +56,11 @@ class StateKinds:
 
     @property
     def must_be_pruned(self) -> bool:
-        """Whether entries of pruned connections may not be 0 after a step."""
+        """Return whether entries of pruned connections may be nonzero after a step."""
         return not self.keeps_zero and not self.why_not_known
 
     def is_entry(self, path: Path) -> bool | None:
-        """Return whether a tensor has one entry for each connection; None: not known."""
+        """Return whether a tensor has one entry for each connection; None if that is not known."""
         if self.is_declared:
             return path[:1] in self.entries
         return None if path not in self.entries | self.others else path in self.entries
@@ -68,12 +68,12 @@ class StateKinds:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a toy is after its steps.
+    """Result of a toy's steps.
 
     Attributes:
-        moved: what was added to the weight.
-        state: its tensors with more than one entry, by path.
-        objects: paths of what is neither plain data nor a tensor that can be read.
+        moved: change of the weight.
+        state: the state's tensors with more than one entry, by path.
+        objects: paths of objects that are neither plain data nor readable tensors.
     """
 
     moved: Tensor
@@ -82,7 +82,7 @@ class Outcome:
 
 
 def leaves_by_path(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield what is in a state, in its dicts and lists too, with its path."""
+    """Yield each value in a state with its path, including values in nested dicts and lists."""
     if isinstance(state, Mapping):
         for key, value in state.items():
             yield from leaves_by_path(value, (*path, key))
@@ -94,31 +94,31 @@ def leaves_by_path(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def tensors_by_path(state: Any) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the tensors in a state with their paths, in dicts and lists too."""
+    """Yield each tensor in a state with its path, including tensors in nested dicts and lists."""
     for path, leaf in leaves_by_path(state):
         if isinstance(leaf, Tensor):
             yield path, leaf
 
 
 def read(tensor: Tensor) -> Tensor | None:
-    """Return a tensor, a quantized one as its numbers; None if it is of a type without any."""
+    """Return a tensor, dequantized if needed; None if its type cannot be read as numbers."""
     if type(tensor) in (Tensor, nn.Parameter):
         return tensor
     try:
         dense: Tensor = tensor.dequantize()
-    except Exception:  # whatever a stranger's operator raises
+    except Exception:  # a third-party operator can raise anything
         return None
     return dense if type(dense) is Tensor else None
 
 
 class Toy:
-    """Toys for the weights of one number of dimensions in one group of an optimizer.
+    """Train toys that stand for the weights of one parameter group and number of dimensions.
 
     Args:
-        optimizer: the user's; it is not stepped.
+        optimizer: the user's optimizer, which is not stepped.
         group: one of its parameter groups.
-        param: a weight of that group; its type and device count.
-        ndim: dimensions of the toys.
+        param: a weight of that group, which gives the toys' dtype and device.
+        ndim: number of dimensions of the toys.
     """
 
     def __init__(
@@ -138,7 +138,8 @@ class Toy:
         sides = (8, 8) if ndim == 2 else (6, 6, *[3] * (ndim - 2))
         self.shape = torch.Size(sides if ndim > 1 else (24,))
         steps = max(_STEPS, 2 + max(_waits(self._group), default=0))
-        self._steps = max(2, steps // self._group.get("max_iter", 1))  # LBFGS: 20 in each step
+        # LBFGS makes 20 iterations in each step.
+        self._steps = max(2, steps // self._group.get("max_iter", 1))
         self._orders = [
             torch.randperm(n, generator=_numbers(dim)) for dim, n in enumerate(self.shape[:2], 9)
         ]
@@ -150,7 +151,7 @@ class Toy:
         return drawn.to(self._device, self._dtype)
 
     def shuffled(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the toy's shape with its rows and its columns in another order."""
+        """Return a tensor of the toy's shape with its rows and columns permuted."""
         for dim, order in enumerate(self._orders):
             tensor = tensor.index_select(dim, order.to(tensor.device))
         return tensor
@@ -161,15 +162,15 @@ class Toy:
         transform: Transform = lambda tensor: tensor,
         pruned: frozenset[Path] = frozenset(),
     ) -> Outcome:
-        """Return what becomes of a weight whose own entries and gradients are masked.
+        """Train a toy with masked weight and gradients, and return the outcome.
 
         Args:
-            seed: decides the gradients.
-            transform: of the weight, the gradients and the mask.
+            seed: seed of the random gradients.
+            transform: applied to the weight, the gradients and the mask.
             pruned: paths of state tensors that are masked after each step.
 
         Raises:
-            ProbeError: the optimizer cannot be made, or cannot step it.
+            ProbeError: the optimizer cannot be constructed, or its step raises.
         """
         device = [self._device] if self._device.type == "cuda" else []
         with (
@@ -183,7 +184,7 @@ class Toy:
             warnings.simplefilter("ignore")
             try:
                 return self._stepped(seed, transform, pruned)
-            except Exception as error:  # whatever a stranger's optimizer raises
+            except Exception as error:  # a third-party optimizer can raise anything
                 first = next(iter(str(error).splitlines()), "")
                 raise ProbeError(f"{type(error).__name__}: {first}") from error
 
@@ -193,13 +194,13 @@ class Toy:
         param = nn.Parameter(start.clone())
         optimizer: Any = self._class([{**self._group, "params": [param]}], **self._options)
         if callable(getattr(optimizer, "train", None)):
-            optimizer.train()  # Schedule-Free
+            optimizer.train()  # Schedule-Free optimizers have a training mode
         generator = _numbers(seed)
         for _ in range(self._steps):
             drawn = transform(self._draw(generator)) * mask
 
             def closure(drawn: Tensor = drawn) -> Tensor:
-                with torch.enable_grad():  # the gradient can be differentiated: AdaHessian does
+                with torch.enable_grad():  # AdaHessian differentiates the gradient
                     param.grad = drawn + param
                 return (param * drawn).sum().detach()
 
@@ -225,14 +226,15 @@ class Toy:
 
 
 def probe(toy: Toy) -> StateKinds:
-    """Return what the state of a toy is.
+    """Return which tensors in a toy's state have one entry for each connection.
 
-    A tensor has one entry for each connection if it has the weight's shape and either its entries
-    off the mask do not depend on what the kept connections do; or they move along when rows and
-    columns change places, and pruning them changes nothing for the kept connections.
+    Such a tensor has the weight's shape and passes one of two tests. The first test: its entries
+    for pruned connections do not depend on the gradients of live connections. The second test: it
+    is permuted along with the weight's rows and columns, and pruning it changes nothing for live
+    connections.
 
     Raises:
-        ProbeError: the toy cannot be made or stepped.
+        ProbeError: the toy cannot be built or stepped.
     """
     first, second = toy.steps(2), toy.steps(3)
     off = ~toy.mask
@@ -254,27 +256,28 @@ def probe(toy: Toy) -> StateKinds:
 
 
 def why_not_values(toy: Toy) -> str:
-    """Return why an optimizer cannot step the live values of a weight in its place; "" if it can.
+    """Return why an optimizer cannot step a weight's live values; "" if it can.
 
-    It can if it steps their vector as it steps the weight, and keeps one entry for each value.
+    It can if it steps the vector of values exactly as it steps these entries of the weight, and if
+    its state has one entry for each value.
     """
     try:
         whole = toy.steps(2)
         values = toy.steps(2, lambda tensor: tensor[toy.mask])
     except ProbeError as error:
-        return f"it does not step them in a trial ({error})"
+        return f"a trial step failed ({error})"
     others = {p for p, ts in values.state.items() if any(t.shape != values.moved.shape for t in ts)}
     others |= values.objects | whole.objects | probe(toy).others
     if others:
         names = ", ".join(sorted(map(path_name, others)))
-        return f"its state {names} has not one entry for each connection"
+        return f"its state ({names}) does not have one entry for each connection"
     if not is_close(values.moved, whole.moved[toy.mask]):
-        return "it steps a matrix otherwise than entry by entry"
+        return "it does not step a matrix entry by entry"
     return ""
 
 
 def is_number(tensor: Tensor) -> bool:
-    """Return whether a tensor holds real or complex numbers, and no codes or counts."""
+    """Return whether a tensor holds real or complex numbers, as opposed to codes or counts."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
@@ -284,7 +287,7 @@ def path_name(path: Path) -> str:
 
 
 def is_close(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal up to rounding in many steps."""
+    """Return whether two tensors are equal up to the rounding errors of many steps."""
     scale = float(one.abs().max()) if one.numel() else 0.0
     return bool((one - other).abs().max() <= 4 * torch.finfo(one.dtype).eps ** 0.5 * scale)
 
@@ -303,7 +306,7 @@ def _move_along(one: list[Tensor], moved: list[Tensor], transform: Transform) ->
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread inside the block: on toys others only wait (50 times as long)."""
+    """Limit torch to one thread inside the block; on toys, more threads are 50 times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -313,7 +316,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _waits(group: Mapping[str, Any]) -> Iterator[int]:
-    """The options of a group that can be steps to wait, as an interval is."""
+    """Yield the options of a group that may be a number of steps, such as an interval."""
     for name, value in group.items():
         if type(value) is int and 0 < value <= _LONGEST_WAIT and not name.startswith("max"):
             yield value
@@ -324,10 +327,10 @@ def _numbers(seed: int) -> torch.Generator:
 
 
 def _options(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the constructor, as far as the group, the defaults or attributes say them.
+    """Return the constructor's arguments, taken from the group, the defaults and the attributes.
 
     Raises:
-        ProbeError: one is an object that the toy would share with the optimizer.
+        ProbeError: an argument is an object that the toy would share with the optimizer.
     """
     known = {**vars(optimizer), **optimizer.defaults, **group}
     names = list(inspect.signature(type(optimizer)).parameters)[1:]
@@ -336,5 +339,7 @@ def _options(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, nn.Module | Optimizer) or (
             isinstance(value, Tensor) and value.numel() > 1
         ):
-            raise ProbeError(f"its option {name!r} is a {type(value).__name__}")
+            raise ProbeError(
+                f"its option {name!r} is a {type(value).__name__}, which trial steps could change"
+            )
     return options

@@ -1,4 +1,4 @@
-"""Shadowed: the optimizer trains a dense weight of which everybody else sees the pruned one."""
+"""The shadowed storage, in which only the optimizer sees a weight's pruned entries."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sparsewright.storage.storage import Footprint
 
 
 class ShadowedStorage(DenseStorage):
-    """The entries off the mask wait in a shadow, and are put back just for the optimizer's step.
+    """Keep pruned entries in a shadow, and put them back only for the optimizer's step.
 
-    Forward, evaluation and checkpoints see the weight with zeros. The gradient there is applied to
+    The forward pass, evaluation and checkpoints see the pruned weight. Its gradient is applied to
     the dense weight: a straight-through estimator, without a hook on the forward pass. Gradient and
-    optimizer state are dense.
+    optimizer states are dense.
 
     Args:
-        module: the module that owns the weight.
-        param_name: name of the Parameter in it.
+        module: module that owns the weight.
+        param_name: the Parameter's name in the module.
         full_name: full name of the weight.
-        shadows: the algorithm's shadows by full name, part of its state.
+        shadows: the algorithm's shadows, by full name, which are saved with its state.
     """
 
     name: ClassVar[str] = "shadowed"
@@ -44,17 +44,19 @@ class ShadowedStorage(DenseStorage):
         self._is_dense = False
         self._guard: Guard | None = None
         self._own: Tensor | None = None
-        self._loaded = shadows.pop(full_name, None)  # before `apply`; of masks still to be loaded
+        # A shadow loaded before `apply` belongs to a mask that is yet to be loaded.
+        self._loaded = shadows.pop(full_name, None)
 
     @property
     def shadow(self) -> Tensor:
-        """The entries off the mask, and zeros on it; sharded like the weight."""
+        """Return the pruned entries, with zeros at live connections; sharded like the weight."""
         param, shadow = self.param, self._shadows.get(self._full_name)
         is_own = shadow is self._own
         if shadow is None:
             shadow = torch.zeros_like(param, requires_grad=False)
-        elif shadow.shape != param.shape:  # loaded before the weight was there to compare with
-            raise ShapeError(f"the shadow of {self._full_name}", shadow.shape, "not its weight's")
+        elif shadow.shape != param.shape:  # it was loaded before the weight was known
+            problem = f"its weight has shape {tuple(param.shape)}; load this model's own state"
+            raise ShapeError(f"the shadow of {self._full_name}", shadow.shape, problem)
         elif sharded.is_sharded(param) and not sharded.is_sharded(shadow):
             shadow = sharded.shard_like(shadow, param)
         if (shadow.device, shadow.dtype) != (param.device, param.dtype):
@@ -64,13 +66,13 @@ class ShadowedStorage(DenseStorage):
         return shadow
 
     def start_dense(self) -> None:
-        """Set the whole mask; what the shadow had is of another weight."""
+        """Set the whole mask to True, and clear the shadow, which belonged to another weight."""
         sharded.local(self.mask).fill_(True)
         sharded.local(self.shadow).zero_()
 
     @torch.no_grad()
     def weight(self) -> Tensor:
-        """Return the dense weight, made anew."""
+        """Return a new copy of the dense weight."""
         self.end_interrupted()
         param = self.param
         mask, shadow = sharded.local(self.mask), sharded.local(self.shadow)
@@ -78,7 +80,7 @@ class ShadowedStorage(DenseStorage):
         return sharded.from_local(dense, param) if sharded.is_sharded(param) else dense
 
     def _writer(self, mask: Tensor, new: Tensor, states: States) -> Callable[[], None]:
-        """Return what divides the dense weight anew between Parameter and shadow."""
+        """Return a function that divides the dense weight between Parameter and shadow."""
         dense = sharded.local(self.weight())
         param, shadow = sharded.local(self.param), sharded.local(self.shadow)
 
@@ -91,13 +93,14 @@ class ShadowedStorage(DenseStorage):
         return write
 
     def prune_states(self, states: States) -> None:
-        """Do nothing: the dense weight has dense states."""
+        """Do nothing: the states are dense, like the weight that is trained."""
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Put the shadow back into the Parameter."""
+        """Put the pruned entries back into the Parameter."""
         self.end_interrupted()
-        if self._loaded is not None and self.shadow is self._own:  # no other was loaded since
+        # The shadow is still our own if no other was loaded since.
+        if self._loaded is not None and self.shadow is self._own:
             self._shadows[self._full_name] = self._loaded
         self._loaded = None
         self._guard = Guard(self.module, self.param_name, self.after_step)
@@ -107,8 +110,8 @@ class ShadowedStorage(DenseStorage):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Take the shadow out of the Parameter again."""
-        if self._is_dense:  # the order of the lines lets it be interrupted at any of them
+        """Move the pruned entries from the Parameter to the shadow."""
+        if self._is_dense:  # if interrupted at any of these lines, all of them can run again
             param, mask = sharded.local(self.param), sharded.local(self.mask)
             sharded.local(self.shadow).copy_(param).masked_fill_(mask, 0)
             self._is_dense = False
@@ -118,15 +121,15 @@ class ShadowedStorage(DenseStorage):
             self._guard = None
 
     def end_interrupted(self) -> None:
-        """Take the shadow out, if a step has raised and left it in."""
+        """Move the pruned entries to the shadow, if a step raised before `after_step` ran."""
         if self._guard is not None:
             self.after_step()
 
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
-        """Return None: `after_step` has pruned the weight."""
+        """Return None: `after_step` prunes the weight."""
 
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
-        """Take the buffer off and drop the shadow."""
+        """Remove the mask buffer and delete the shadow."""
         self.end_interrupted()
         super().remove(states, keep_mask)
         self._shadows.pop(self._full_name, None)
@@ -135,5 +138,5 @@ class ShadowedStorage(DenseStorage):
     def footprint(
         shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
     ) -> Footprint:
-        """Return all entries, a byte of mask for each, and as many in the shadow."""
+        """Return the memory of all entries, with one byte of mask and one shadow entry for each."""
         return Footprint(shape.numel(), shape.numel(), shape.numel())

@@ -1,4 +1,4 @@
-"""The optimizer states that belong to a weight, and which of their tensors follow its mask."""
+"""Optimizer states that belong to a weight, and which of their tensors follow its mask."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from sparsewright.storage.probe import (
 logger = logging.getLogger("sparsewright")
 
 DECLARED = "entrywise_state"
-"""An optimizer with this attribute says itself which keys of its state follow the mask."""
+"""Attribute with which an optimizer declares the keys of its state that follow the mask."""
 
 
 class OptimizerState:
-    """The state of one weight in one optimizer.
+    """State of one weight in one optimizer.
 
     Attributes:
-        data: what the optimizer has for the weight: dicts, lists and tensors.
-        kinds: what is known of it.
+        data: the optimizer's data for the weight: dicts, lists and tensors.
+        kinds: which of its tensors have one entry for each connection.
     """
 
     def __init__(self, owner: str, data: Any, kinds: StateKinds) -> None:
         self._owner, self.data, self.kinds = owner, data, kinds
 
     def shaped(self, shape: torch.Size) -> Iterator[tuple[Path, Tensor]]:
-        """Yield the tensors of numbers shaped like the weight, unless they say `requires_dense`."""
+        """Yield numeric tensors of the weight's shape, except those that set `requires_dense`."""
         for path, tensor in tensors_by_path(self.data):
             if tensor.shape != shape or getattr(tensor, "requires_dense", False):
                 continue
@@ -57,12 +57,12 @@ class OptimizerState:
     def entries(self, shape: torch.Size, mask: Tensor) -> Iterator[Tensor]:
         """Yield the tensors that have one entry for each connection.
 
-        One of which nothing is known is one of them if it is zero wherever the mask is False; else
-        it is left alone, and that is logged once.
+        A tensor that trial steps did not classify counts if it is zero where the mask is False.
+        Otherwise it is skipped, and a warning is logged once.
 
         Args:
-            shape: of the weight.
-            mask: what the weight was trained under until now.
+            shape: shape of the weight.
+            mask: mask with which the weight was trained until now.
         """
         for path, tensor in self.shaped(shape):
             is_entry = self.kinds.is_entry(path)
@@ -72,28 +72,30 @@ class OptimizerState:
                 self._leave(path)
 
     def _leave(self, path: Path) -> None:
-        why = f": {self.kinds.why_not_known}" if self.kinds.why_not_known else ""
+        why = f" ({self.kinds.why_not_known})" if self.kinds.why_not_known else ""
         _say_once(
-            f"{self._owner}: its state {path_name(path)!r} is shaped like the weight, but nothing "
-            f"is known of it{why}. It is not pruned; if it has one entry for each connection, set "
-            f"{DECLARED} = ({path_name(path)!r}, ...) on the optimizer, with all keys that have"
+            f"{self._owner}: its state {path_name(path)!r} has the weight's shape, but trial steps "
+            f"did not show whether it follows the mask{why}, so it is not pruned. If it has one "
+            f"entry for each connection, set {DECLARED} = ({path_name(path)!r}, ...) on the "
+            "optimizer, listing all such keys"
         )
 
     def _leave_codes(self, path: Path) -> None:
         _say_once(
-            f"{self._owner}: its state {path_name(path)!r} is quantized, so it is not pruned where "
-            "connections are dropped; weight and gradient are"
+            f"{self._owner}: its state {path_name(path)!r} is quantized, so dropped connections "
+            "keep their entries in it; their weights and gradients are pruned"
         )
 
     def prune(self, tensor: Tensor, mask: Tensor) -> None:
-        """Prune one of its tensors; one that knows too few operators is left alone, logged once."""
+        """Prune one of the state's tensors, or warn once if its type cannot be pruned."""
         tensor, mask = sharded.local(tensor), sharded.local(mask)
         if _is_plain(tensor):
             kernels.prune_(tensor, mask)
         elif not _prune_foreign(tensor, mask):
             _say_once(
-                f"{self._owner}: its state of type {type(tensor).__name__} cannot be read, so it "
-                "is not pruned where connections are dropped; weight and gradient are"
+                f"{self._owner}: its state of type {type(tensor).__name__} cannot be read, so "
+                "dropped connections keep their entries in it; their weights and gradients are "
+                "pruned"
             )
 
 
@@ -102,7 +104,7 @@ States = list[OptimizerState]
 
 
 class _Known:
-    """What was found out about one optimizer, by parameter group and kind of weight."""
+    """Results of trials with one optimizer, by parameter group and kind of weight."""
 
     def __init__(self) -> None:
         self._places: dict[int, tuple[Mapping[str, Any], str]] = {}
@@ -121,7 +123,7 @@ class _Known:
             try:
                 self._problems[at] = why_not_values(_toy(optimizer, group, param, ndim))
             except ProbeError as error:
-                self._problems[at] = f"its state is not known: {error}"
+                self._problems[at] = f"trial steps are not possible, because {error}"
         return self._problems[at]
 
     def _place(
@@ -139,7 +141,7 @@ _KNOWN: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
 
 
 def state_of(optimizer: Optimizer, param: Tensor) -> OptimizerState | None:
-    """Return the state of a parameter in an optimizer; None if it has none."""
+    """Return a parameter's state in an optimizer; None if it has no state there."""
     data = getattr(optimizer, "state", {}).get(param)
     if not data:
         return None
@@ -147,7 +149,7 @@ def state_of(optimizer: Optimizer, param: Tensor) -> OptimizerState | None:
 
 
 def kinds_of(optimizer: Optimizer, param: Tensor) -> StateKinds:
-    """Return what the state of a parameter in an optimizer is, found out once for its kind."""
+    """Classify the tensors in a parameter's state; the result is cached by kind of weight."""
     return _KNOWN.setdefault(optimizer, _Known()).kinds(optimizer, param)
 
 
@@ -155,16 +157,16 @@ def why_not_step_values(optimizer: Optimizer, param: Tensor, ndim: int) -> str:
     """Return why an optimizer cannot step the live values of a weight; "" if it can.
 
     Args:
-        optimizer: the optimizer; its present states of the weight count too.
+        optimizer: the optimizer; the weight's present state in it is checked as well.
         param: the weight, or its live values.
-        ndim: dimensions of the weight.
+        ndim: number of dimensions of the weight.
     """
     problem = _KNOWN.setdefault(optimizer, _Known()).why_not_values(optimizer, param, ndim)
     if not problem:
         for path, tensor in tensors_by_path(getattr(optimizer, "state", {}).get(param, {})):
             if tensor.numel() > 1 and not _is_plain(tensor):
                 problem = f"its state {path_name(path)} is a {_type_name(tensor)}"
-    return problem and f"{type(optimizer).__name__} cannot step its live values: {problem}"
+    return problem and f"{type(optimizer).__name__} cannot step compressed weights: {problem}"
 
 
 def _find_kinds(optimizer: Optimizer, group: Mapping[str, Any], param: Tensor) -> StateKinds:
@@ -179,19 +181,19 @@ def _find_kinds(optimizer: Optimizer, group: Mapping[str, Any], param: Tensor) -
 
 def _toy(optimizer: Optimizer, group: Mapping[str, Any], param: Tensor, ndim: int) -> Toy:
     if inner_optimizers(optimizer):
-        raise ProbeError("it is around another optimizer")
+        raise ProbeError("it wraps another optimizer")
     return Toy(optimizer, group, param, ndim)
 
 
 def forget_history(optimizer: Optimizer, param: Tensor) -> None:
-    """Let LBFGS start anew: what it learned of the curvature is that of other connections."""
+    """Clear LBFGS's state: its curvature estimate belongs to the connections before the change."""
     held = (each for group in optimizer.param_groups for each in group["params"])
     if isinstance(optimizer, torch.optim.LBFGS) and any(each is param for each in held):
         optimizer.state.clear()
 
 
 def inner_optimizers(optimizer: Optimizer) -> list[Optimizer]:
-    """Return the optimizers among the attributes of one, and in lists and dicts there."""
+    """Return the optimizers among an optimizer's attributes, including those in lists and dicts."""
     found: list[Optimizer] = []
     for name, value in vars(optimizer).items():
         if name not in ("state", "param_groups", "defaults"):
@@ -208,7 +210,7 @@ Replacement = tuple[Any, Any, Tensor]
 def replacements(
     states: States, shape: torch.Size, fn: Callable[[Tensor], Tensor]
 ) -> Iterator[Replacement]:
-    """Yield `fn` of each tensor of a shape in some states, lists and dicts included."""
+    """Yield replacements by `fn` for all tensors of a shape, including nested lists and dicts."""
     for state in states:
         yield from _replacements_in(state.data, shape, fn)
 
@@ -230,13 +232,13 @@ def _replacements_in(
 
 
 def put_all(replaced: Iterable[Replacement]) -> None:
-    """Put tensors in their places."""
+    """Put each tensor in its place."""
     for data, key, tensor in replaced:
         data[key] = tensor
 
 
 def replace_shaped(states: States, shape: torch.Size, fn: Callable[[Tensor], Tensor]) -> None:
-    """Replace each tensor of a shape in some states by `fn` of it."""
+    """Replace each tensor of a given shape in some states by `fn` of the tensor."""
     put_all(list(replacements(states, shape, fn)))
 
 
@@ -249,18 +251,18 @@ def _type_name(tensor: Tensor) -> str:
 
 
 def _is_zero_off(tensor: Tensor, mask: Tensor) -> bool:
-    """Whether a tensor is zero wherever a mask is False; of a mask without such a place, no."""
+    """Return whether a tensor is zero where the mask is False; False if the mask is all True."""
     off, values = ~sharded.local(mask), read(sharded.local(tensor))
     return values is not None and bool(off.any()) and not bool(values[off].any())
 
 
 def _prune_foreign(tensor: Tensor, mask: Tensor) -> bool:
-    """Prune a subclass of Tensor through a dense copy; return whether it knows how."""
+    """Prune a Tensor subclass through a dense copy; return whether the class supports this."""
     dense = read(tensor)
     try:
         if dense is not None:
             tensor.copy_(dense.masked_fill(~mask, 0))
-    except Exception:  # whatever a stranger's operator raises
+    except Exception:  # a third-party operator can raise anything
         return False
     return dense is not None
 

@@ -1,4 +1,4 @@
-"""What a storage is: a weight and its mask, held in one way."""
+"""The base class of storages, each of which is a way to store a weight and its mask."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sparsewright.taps.tap import GradientTap
 
 @dataclass(frozen=True)
 class Change:
-    """A change of a mask that is prepared; nothing has changed yet.
+    """A mask change that is prepared but not yet made.
 
     Attributes:
-        dropped: connections that it drops.
-        grown: connections that it grows.
-        commit: makes the change; may be called again if it was interrupted.
+        dropped: number of connections to drop.
+        grown: number of connections to grow.
+        commit: function that makes the change; if it is interrupted, call it again.
     """
 
     dropped: int
@@ -37,12 +37,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a weight takes between steps.
+    """Memory that a weight takes between steps.
 
     Attributes:
-        entries: numbers that are stepped, each with a gradient and optimizer states.
-        mask_bytes: bytes of its mask, or of its index.
-        shadow: numbers that are kept besides.
+        entries: numbers that the optimizer steps; each has a gradient and optimizer states.
+        mask_bytes: bytes of the mask or index.
+        shadow: additional numbers that are kept in a shadow.
     """
 
     entries: int
@@ -51,16 +51,16 @@ class Footprint:
 
 
 class Storage(ABC):
-    """A weight and its mask, held in one way.
+    """Store a weight and its mask.
 
     Attributes:
-        name: what configurations call it.
-        trains_pruned: whether the optimizer steps pruned connections too, by a dense gradient.
-        param_name: name of the Parameter in its module.
+        name: the storage's name in configurations.
+        trains_pruned: whether the optimizer also steps pruned connections, with a dense gradient.
+        param_name: the Parameter's name in its module.
 
     Args:
-        module: the module that owns the weight. It is not kept alive: that is up to the user.
-        param_name: name of the Parameter in it.
+        module: module that owns the weight. The storage does not keep it alive.
+        param_name: the Parameter's name in the module.
     """
 
     name: ClassVar[str]
@@ -75,38 +75,41 @@ class Storage(ABC):
 
     @property
     def module(self) -> nn.Module:
-        """The module that owns the weight.
+        """Return the module that owns the weight.
 
         Raises:
-            AttachError: it was freed.
+            AttachError: the module was freed.
         """
         module = self._module()
         if module is None:
-            raise AttachError(self.param_name, "its module was freed")
+            problem = "its module was freed; keep a reference to the model"
+            raise AttachError(self.param_name, problem)
         return module
 
     @property
     @abstractmethod
     def is_alive(self) -> bool:
-        """Whether anybody else has the module."""
+        """Return whether the module is still used outside this library."""
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the module has the Parameter."""
+        """Return whether the module still has the Parameter."""
         module = self._module()
         return module is not None and module._parameters.get(self.param_name) is not None
 
     @property
     def is_outgrown(self) -> bool:
-        """Whether a Parameter of another shape was put in its place, for which no mask is made."""
+        """Return whether the weight was replaced by a Parameter that the mask does not fit."""
         return False
 
     @property
     def param(self) -> nn.Parameter:
-        """What optimizers step; of a weight that is gathered for the moment, this rank's shard.
+        """Return the Parameter that optimizers step.
+
+        For a sharded weight, it is this rank's shard, even while the whole weight is gathered.
 
         Raises:
-            AttachError: the module has no such Parameter any more.
+            AttachError: the module no longer has this Parameter.
         """
         module = self._module()
         if module is None:
@@ -118,10 +121,11 @@ class Storage(ABC):
             layer = type(module).__name__
             raise AttachError(
                 self.param_name,
-                f"it is no longer a Parameter of its {layer}; parametrize before apply",
+                f"it is no longer a Parameter of this {layer}; "
+                "register parametrizations before apply(model)",
             )
         if sharded.is_sharded(param):
-            self._shard, self._seen = param, None  # the whole weight can be freed
+            self._shard, self._seen = param, None  # a reference would keep the whole weight alive
         if self._shard is None:
             self._seen = param
             return param
@@ -129,14 +133,14 @@ class Storage(ABC):
 
     @property
     def last_param(self) -> nn.Parameter:
-        """The Parameter that the module had last."""
+        """Return the Parameter that the module had last."""
         param = self._seen if self._shard is None else self._shard
         assert param is not None
         return param
 
     @torch.no_grad()
     def prune_gathered(self) -> None:
-        """Prune the weight that FSDP2 holds gathered for a forward pass, if it does."""
+        """Prune the weight that FSDP2 has gathered for a forward pass, if there is one."""
         param = self.module._parameters[self.param_name]
         if self._shard is not None and param is not None and not sharded.is_sharded(param):
             kernels.prune_(param, sharded.whole(self.mask))
@@ -144,70 +148,70 @@ class Storage(ABC):
     @property
     @abstractmethod
     def shape(self) -> torch.Size:
-        """Shape of the weight."""
+        """Return the shape of the weight."""
 
     @property
     @abstractmethod
     def mask(self) -> Tensor:
-        """Bool, shaped like the weight."""
+        """Return the bool mask, in the shape of the weight."""
 
     @property
     @abstractmethod
     def kept(self) -> int:
-        """Live connections, on all ranks."""
+        """Return the number of live connections on all ranks."""
 
     @abstractmethod
     def recount(self) -> None:
-        """Count the live connections of a sharded weight; every rank must take part."""
+        """Count the live connections of a sharded weight; every rank must call this."""
 
     @abstractmethod
     def start_dense(self) -> None:
-        """Let every entry of the weight be live, before its first mask is made."""
+        """Make every entry of the weight live, before its first mask is computed."""
 
     @abstractmethod
     def weight(self) -> Tensor:
-        """Return the weight that the algorithm sees, of the dense shape."""
+        """Return the weight that the algorithm sees, in the dense shape."""
 
     @abstractmethod
     def plan_change(self, new: Tensor, states: States) -> Change:
-        """Prepare a change of the mask, which weight, gradient and states follow.
+        """Prepare a mask change, with the changes of weight, gradient and states that it needs.
 
         Args:
-            new: bool, shaped like the weight.
+            new: bool mask in the shape of the weight.
             states: the weight's optimizer states.
         """
 
     @abstractmethod
     def prune(self, tensor: Tensor) -> None:
-        """Set a tensor shaped like the weight to zero, in place, where the mask is False."""
+        """Set a tensor of the weight's shape to zero, in place, where the mask is False."""
 
     @abstractmethod
     def prune_gradient(self, grad: Tensor) -> None:
-        """Prune a gradient that has just been accumulated, if the optimizer is to see it so."""
+        """Prune a gradient that was just accumulated, if this storage prunes gradients."""
 
     @abstractmethod
     def gradient_to_prune(self) -> tuple[Tensor, Tensor] | None:
-        """Return gradient and mask, if there is one and the optimizer is to see it pruned."""
+        """Return gradient and mask, if there is a gradient and this storage prunes it."""
 
     @abstractmethod
     def take_states(self, states: States) -> None:
-        """Let states follow that are shaped like the weight, however it is stored."""
+        """Convert optimizer states of the weight's shape to the shape that this storage uses."""
 
     @abstractmethod
     def prune_states(self, states: States) -> None:
-        """Prune what in the states has one entry for each connection."""
+        """Prune the tensors in the states that have one entry for each connection."""
 
     @abstractmethod
     def before_step(self) -> None:
-        """Give the optimizer what it steps."""
+        """Prepare the tensor that the optimizer is about to step."""
 
     @abstractmethod
     def after_step(self) -> None:
-        """Take back what only the optimizer sees."""
+        """Undo `before_step`: hide what only the optimizer may see."""
 
     @abstractmethod
     def end_interrupted(self) -> None:
-        """Take back what only the optimizer sees, if its step has raised and left it so."""
+        """Undo `before_step` if the optimizer's step raised before `after_step`."""
 
     @abstractmethod
     def to_prune(self) -> tuple[Tensor, Tensor] | None:
@@ -215,7 +219,7 @@ class Storage(ABC):
 
     @abstractmethod
     def buffers(self) -> list[Tensor]:
-        """Return the buffers that this storage has put on the module."""
+        """Return the buffers that this storage has registered on the module."""
 
     @abstractmethod
     def tap(self) -> GradientTap:
@@ -226,29 +230,29 @@ class Storage(ABC):
         """Prepare a state dict that the module is about to load.
 
         Returns:
-            Whether it holds a weight without a mask, and the mask is to be made anew.
+            Whether it contains the weight without a mask. A run at step 0 then computes a new mask.
         """
 
     @abstractmethod
     def after_load(self, states: States) -> None:
-        """Let optimizer states follow to the mask that was loaded."""
+        """Update optimizer states to match the mask that was loaded."""
 
     @abstractmethod
     def move(self, module: nn.Module, param_name: str) -> None:
-        """Follow the Parameter to another module that has it now.
+        """Follow the Parameter to the module that has it now.
 
         Args:
-            module: the module.
-            param_name: name of the Parameter in it.
+            module: the new module.
+            param_name: the Parameter's name in the new module.
         """
 
     @abstractmethod
     def remove(self, states: Callable[[], States], keep_mask: bool = False) -> None:
-        """Leave an ordinary module that trains on.
+        """Restore an ordinary module that can be trained further.
 
         Args:
-            states: gives the optimizer states.
-            keep_mask: leave the mask in the module, as a buffer.
+            states: function that returns the weight's optimizer states.
+            keep_mask: whether to keep the mask in the module, as a buffer.
         """
 
     @staticmethod
@@ -256,29 +260,29 @@ class Storage(ABC):
     def footprint(
         shape: torch.Size, kept: int, dtype: torch.dtype, kind: LayerKind | None
     ) -> Footprint:
-        """Return what a weight takes that is held in this way.
+        """Return the memory that a weight takes in this storage.
 
         Args:
-            shape: of the weight, or of a rank's part of it.
-            kept: live connections.
-            dtype: of the weight.
-            kind: the kind of its layer; None only if it cannot be compressed.
+            shape: shape of the weight, or of one rank's part of it.
+            kept: number of live connections.
+            dtype: dtype of the weight.
+            kind: kind of the weight's layer; None only if the layer cannot be compressed.
         """
 
     @staticmethod
     @abstractmethod
     def why_not_step(optimizer: Optimizer, param: Tensor, ndim: int) -> str:
-        """Return why an optimizer cannot step a weight that is held so; "" if it can.
+        """Return why an optimizer cannot step a weight in this storage; "" if it can.
 
         Args:
             optimizer: the optimizer.
-            param: what it steps now, dense or compressed.
-            ndim: dimensions of the weight.
+            param: Parameter that it steps now, dense or compressed.
+            ndim: number of dimensions of the weight.
         """
 
     @abstractmethod
     def why_not_spread(self) -> str:
-        """Return why the weight cannot be a shard; "" if it can."""
+        """Return why the weight cannot be sharded; "" if it can."""
 
     @abstractmethod
     def why_not_change(self, new: Tensor) -> str:

@@ -1,1 +1,1 @@
-"""Gradient taps collect the dense gradient of an update step; one object for each parameter."""
+"""Gradient taps, which collect the dense gradient for an update step; one tap per parameter."""

@@ -1,4 +1,4 @@
-"""Taps of parameters whose gradients autograd accumulates in front of our eyes."""
+"""The base class of taps that see a parameter's gradients in a tensor hook."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sparsewright.torch_private import version
 
 
 class ArrivalTap(GradientTap):
-    """Knows of each gradient that arrives whether it is the first of its step.
+    """Detect, for each gradient that arrives, whether it is the first one of its step.
 
     Args:
-        param: what the optimizer steps.
+        param: Parameter that the optimizer steps.
     """
 
     def __init__(self, param: Tensor) -> None:
@@ -26,21 +26,21 @@ class ArrivalTap(GradientTap):
         self.free()
 
     def arm(self) -> None:
-        """Hook the gradient on its way."""
+        """Register a hook that sees each gradient before it is accumulated."""
         if not self.is_armed:
             self.is_armed = True
             with requires_grad(self.param):
                 self._handle = self.param.register_hook(self._arrive)
 
     def disarm(self) -> None:
-        """Take the hook off and free what was collected."""
+        """Remove the hook and free the collected gradients."""
         if self._handle is not None:
             self._handle.remove()
         self._handle, self.is_armed = None, False
         self.free()
 
     def free(self) -> None:
-        """Free what was collected, and go on collecting."""
+        """Free the collected gradients, and keep collecting."""
         self._arrived: Tensor | None = None
         self._is_arriving = self._is_first = False
         self._version = -1
@@ -48,7 +48,7 @@ class ArrivalTap(GradientTap):
 
     def _arrive(self, grad: Tensor) -> None:
         self._is_arriving, self._is_first = True, self._was_cleared()
-        # Holding on to the first one would make autograd copy it instead of taking it.
+        # A reference to the first gradient would make autograd copy it instead of reusing it.
         self._arrived = None if self._is_first else grad
 
     def _was_cleared(self) -> bool:
@@ -58,10 +58,10 @@ class ArrivalTap(GradientTap):
 
     @torch.no_grad()
     def commit(self, grad: Tensor) -> None:
-        """Add the gradient that arrived to what was collected.
+        """Collect the gradient that arrived.
 
         Raises:
-            AttachError: it was accumulated without passing the hook.
+            AttachError: the gradient was accumulated without passing the hook.
         """
         if self._is_arriving:
             arrived = grad if self._arrived is None else self._arrived
@@ -72,20 +72,20 @@ class ArrivalTap(GradientTap):
         elif self.is_armed:
             raise AttachError(
                 f"a sparse weight of shape {tuple(self.param.shape)}",
-                "torch lost the hook on its gradient, as it does up to 2.9 if a custom autograd "
-                "function saves the weight inside checkpoint(use_reentrant=False); save "
-                "weight.detach(), or use torch 2.10 or later",
+                "torch lost the hook on its gradient; torch 2.9 and earlier lose it when a custom "
+                "autograd function saves the weight inside checkpoint(use_reentrant=False). Save "
+                "weight.detach() instead, or use torch 2.10 or later",
             )
 
     def note(self, grad: Tensor) -> None:
-        """Record the version counter, so that later writes in place can be detected."""
+        """Record the version counter, so that later in-place writes can be detected."""
         if self.is_armed:
             self._version = version(grad)
 
     @abstractmethod
     def empty(self) -> None:
-        """Forget what was added so far."""
+        """Discard what was added so far."""
 
     @abstractmethod
     def add(self, grad: Tensor) -> None:
-        """Add one micro-batch, whose gradient of `param` is `grad`."""
+        """Add one micro-batch, in which the gradient of `param` is `grad`."""

@@ -1,4 +1,4 @@
-"""The tap of a compressed layer, whose backward pass hands over what it computes with."""
+"""Taps of compressed layers, which capture parts of the dense gradient in the backward pass."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _CPU = torch.device("cpu")
 
 Piece = tuple[Tensor, ...]
-"""What one product of a backward pass adds to the dense gradient."""
+"""Tensors from one product of a backward pass, which give one term of the dense gradient."""
 
 
 class CapturedTap(ArrivalTap):
-    """Collects the pieces of the dense gradient that a layer captures in its backward passes.
+    """Collect the pieces of the dense gradient that a layer captures in its backward passes.
 
     Args:
-        values: the live values of the weight.
-        shape: of the weight.
+        values: live values of the weight.
+        shape: shape of the dense weight.
     """
 
     def __init__(self, values: Tensor, shape: torch.Size) -> None:
@@ -44,23 +44,23 @@ class CapturedTap(ArrivalTap):
         self._passes.setdefault(backward_pass(), []).append(kept)
 
     def empty(self) -> None:
-        """Forget the pieces."""
+        """Discard the pieces."""
         self._pieces: list[Piece] | None = None
 
     def free(self) -> None:
-        """Free the pieces, those of passes that were never accumulated too."""
+        """Free all pieces, including pieces of backward passes that accumulated no gradient."""
         super().free()
         self._passes: dict[int, list[Piece]] = {}
 
     def add(self, grad: Tensor) -> None:
-        """Add the pieces of this pass: `torch.autograd.grad` may have left those of another."""
+        """Add the pieces of this backward pass; `torch.autograd.grad` may have left others."""
         self._pieces = (self._pieces or []) + self._passes.pop(backward_pass(), [])
 
     def take(self, grad: Tensor) -> None:
-        """Take nothing: a gradient of the live values has nothing outside of the mask."""
+        """Do nothing: a gradient of the live values has no entries for pruned connections."""
 
     def average(self, group: ProcessGroup) -> dist.Work | None:
-        """Have the gradient averaged when it is put together."""
+        """Average the gradient later, when it is computed from the pieces."""
         self._group = group
         self._pieces = self._pieces or []
         return None
@@ -71,14 +71,14 @@ class CapturedTap(ArrivalTap):
 
     @abstractmethod
     def combine(self, pieces: Sequence[Piece], group: ProcessGroup | None) -> DenseGradient:
-        """Return the gradient that pieces add up to, averaged over the ranks of a group."""
+        """Return the gradient that the pieces add up to, averaged over the ranks of a group."""
 
 
 class SummedTap(CapturedTap):
-    """Of a layer that captures dense gradients of its weight."""
+    """Collect dense gradients of the weight, which the layer captures."""
 
     def combine(self, pieces: Sequence[Piece], group: ProcessGroup | None) -> DenseGradient:
-        """Return their sum."""
+        """Return the sum of the gradients."""
         total = torch.zeros(self.shape, dtype=self.param.dtype, device=self.param.device)
         for (grad,) in pieces:
             total += grad
@@ -88,29 +88,29 @@ class SummedTap(CapturedTap):
 
 
 class FactoredTap(CapturedTap):
-    """Of a linear layer that captures x `[tokens, cols]` and dy `[tokens, rows]`.
+    """Collect the factors of a linear layer's gradient: x `[tokens, cols]` and dy `[tokens, rows]`.
 
-    Where the weight itself is used, a piece is the gradient of it, `[rows, cols]`.
+    If the model uses the weight itself, a piece is the gradient of this use, `[rows, cols]`.
     """
 
     def combine(self, pieces: Sequence[Piece], group: ProcessGroup | None) -> DenseGradient:
-        """Return the sum of `dyᵀ x`, not multiplied out, and of gradients of the weight."""
+        """Return the gradient in factored form: products `dyᵀ x` plus gradients of the weight."""
         factors = [(piece[0], piece[1]) for piece in pieces if len(piece) == 2]
         dense = [piece[0] for piece in pieces if len(piece) == 1]
         return FactoredGradient(factors, self.shape, group, dense)
 
 
 class FactoredGradient(DenseGradient, RowBlocks):
-    """The dense gradient of a matrix, `dyᵀ x` summed over batches, not multiplied out.
+    """Dense gradient of a matrix in factored form: the sum of products `dyᵀ x` over batches.
 
     Args:
         factors: pairs of x `[tokens, cols]` and dy `[tokens, rows]`.
         shape: `[rows, cols]`.
-        group: ranks over which it is averaged, a block at a time.
+        group: ranks over which the gradient is averaged, one block at a time.
         dense: tensors `[rows, cols]` to add.
     """
 
-    # 4 MB of float32 at 4096 columns: a block stays in cache while it is scored.
+    # With 4096 columns, a block has 4 MB of float32 and stays in cache while it is scored.
     _BLOCK_ROWS = 256
 
     def __init__(
@@ -125,22 +125,23 @@ class FactoredGradient(DenseGradient, RowBlocks):
     def is_finite(self) -> bool:
         """Return whether every entry is finite, on every rank.
 
-        Multiplied out only if the size of the factors leaves it open.
+        The factors are multiplied only if an upper bound, computed from their largest entries,
+        overflows.
         """
         if all_true(self._bound() < torch.finfo(torch.float32).max, self.group, _CPU):
             return True
-        # Each rank multiplies all blocks: others wait for it to average them.
+        # Each rank must multiply all blocks, because the other ranks wait to average them.
         finite = [sharded.all_finite(block) for _, block in self.row_blocks()]
         return all_true(all(finite), self.group, _CPU)
 
     def _bound(self) -> float:
-        """What no entry's size exceeds; inf or NaN if a factor is not finite."""
+        """Return an upper bound of all magnitudes; inf or NaN if a factor is not finite."""
         products = [len(x) * _largest(x) * _largest(dy) for x, dy in self.factors]
-        # Twice: sums in float32 are rounded.
+        # The factor 2 allows for rounding of sums in float32.
         return 2 * (sum(products) + sum(map(_largest, self._dense)))
 
     def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first row and the gradient `[block, cols]` of one block after the other."""
+        """Yield the first row and the gradient `[block, cols]` of each block of rows."""
         for start in range(0, self.shape[0], self._BLOCK_ROWS):
             rows = slice(start, start + self._BLOCK_ROWS)
             height = len(range(*rows.indices(self.shape[0])))
@@ -159,12 +160,12 @@ class FactoredGradient(DenseGradient, RowBlocks):
         return torch.cat([none, *(block for _, block in self.row_blocks())])
 
     def score(self) -> Tensor | RowBlocks:
-        """Return itself: a matrix in blocks of rows."""
+        """Return this gradient itself, a matrix in blocks of rows."""
         return self
 
 
 def _largest(tensor: Tensor) -> float:
-    """The largest size of an entry, NaN if there is one; 0 of an empty tensor."""
+    """Return the largest magnitude of an entry; NaN if any entry is NaN, 0 if there is no entry."""
     if not tensor.numel():
         return 0.0
     least, largest = tensor.aminmax()

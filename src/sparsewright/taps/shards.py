@@ -1,4 +1,4 @@
-"""The tap of a sharded weight, whose gradient never passes through autograd whole."""
+"""The tap of a sharded weight, for which autograd never holds the whole gradient."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class ShardedTap(GradientTap):
-    """Sees the accumulated gradient only, averaged over the ranks.
+    """Collect the accumulated gradient, which is already averaged over the ranks.
 
-    That is the sum wherever the mask is True; elsewhere it was pruned, and is what arrived.
+    Where the mask is True, the accumulated gradient is the sum over micro-batches. Elsewhere it was
+    pruned after the previous micro-batch, so it is the current micro-batch's gradient alone.
 
     Args:
-        mask: bool, sharded like the weight; None: the accumulated gradient is not pruned.
+        mask: bool mask, sharded like the weight; None: the accumulated gradient is not pruned.
     """
 
     def __init__(self, mask: Tensor | None) -> None:
@@ -31,7 +32,7 @@ class ShardedTap(GradientTap):
         self.free()
 
     def arm(self) -> None:
-        """Start to collect."""
+        """Start collecting."""
         self.is_armed = True
 
     def disarm(self) -> None:
@@ -47,7 +48,7 @@ class ShardedTap(GradientTap):
 
     @torch.no_grad()
     def commit(self, grad: Tensor) -> None:
-        """Add what is new in the accumulated gradient."""
+        """Add the part of the accumulated gradient that is new."""
         if not self.is_armed:
             return
         if self._mask is None or self._sum is None or self._was_cleared(grad):
@@ -60,8 +61,8 @@ class ShardedTap(GradientTap):
     def _was_cleared(self, grad: Tensor) -> bool:
         """Return whether the user cleared the gradient since the last micro-batch.
 
-        It is another tensor then, or was written to: FSDP2 accumulates into the shard only,
-        autograd into the DTensor once.
+        If so, the gradient is another tensor, or has been written to. FSDP2 accumulates into the
+        shard only, while autograd writes to the DTensor once.
         """
         before, shard_before = self._versions
         is_in_shard = version(sharded.local(grad)) != shard_before
@@ -69,20 +70,20 @@ class ShardedTap(GradientTap):
         return not is_held or version(grad) > before + (0 if is_in_shard else 1)
 
     def note(self, grad: Tensor) -> None:
-        """Record the version counters, so that later writes in place can be detected."""
+        """Record the version counters, so that later in-place writes can be detected."""
         if self.is_armed:
             self._versions = version(grad), version(sharded.local(grad))
 
     @torch.no_grad()
     def take(self, grad: Tensor) -> None:
-        """Take a gradient that has anything outside of the mask."""
+        """Use a gradient as the dense one, if it is nonzero at pruned connections."""
         if self.is_armed:
             dense = grad.detach().clone()
             if self._mask is None or bool(dense.masked_fill(self._mask, 0).any()):
                 self._sum = dense
 
     def average(self, group: ProcessGroup) -> dist.Work | None:
-        """Return None: the gradient of a shard is averaged already."""
+        """Return None: the gradient of a shard is already averaged."""
 
     def gradient(self) -> DenseGradient | None:
         """Return the sum, sharded like the weight."""

@@ -1,4 +1,4 @@
-"""What a gradient tap is, and the dense gradient that it gives."""
+"""The base classes of gradient taps, and of the dense gradients that they return."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class DenseGradient(ABC):
         """Return the gradient as a tensor of the weight's shape."""
 
     def score(self) -> Tensor | RowBlocks:
-        """Return the gradient as scores; in blocks of rows where it is never held whole."""
+        """Return the gradient as scores, in blocks of rows if the whole is never in memory."""
         return self.dense()
 
 
 class WholeGradient(DenseGradient):
-    """A gradient that is one tensor, sharded like the weight if that is.
+    """A gradient in one tensor, which is sharded if the weight is.
 
     Args:
-        tensor: of the weight's shape.
+        tensor: tensor of the weight's shape.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -54,11 +54,12 @@ class WholeGradient(DenseGradient):
 
 
 class GradientTap(ABC):
-    """Collects the dense gradient of one parameter for the coming update step.
+    """Collect the dense gradient of one parameter for the next update step.
 
-    It is the sum over the step's micro-batches. A gradient counts once it has been accumulated, so
-    `torch.autograd.grad` leaves no trace; when the user starts a step afresh (`zero_grad`) so does
-    the sum, so a step that a `GradScaler` skipped leaves none either.
+    The dense gradient is the sum over the micro-batches of one step. A gradient counts once it has
+    been accumulated, so calls of `torch.autograd.grad` do not count. When the user clears the
+    gradient (`zero_grad`), the sum starts again, so a step that a `GradScaler` skipped does not
+    count.
 
     Attributes:
         is_armed: whether gradients are collected.
@@ -68,7 +69,7 @@ class GradientTap(ABC):
 
     @abstractmethod
     def arm(self) -> None:
-        """Start to collect, if it has not started."""
+        """Start collecting, unless the tap is armed already."""
 
     @abstractmethod
     def disarm(self) -> None:
@@ -76,32 +77,32 @@ class GradientTap(ABC):
 
     @abstractmethod
     def free(self) -> None:
-        """Free what was collected, and go on collecting."""
+        """Free what was collected, and keep collecting."""
 
     @abstractmethod
     def commit(self, grad: Tensor) -> None:
-        """Add what arrived: it has been accumulated into `grad`, which is not pruned yet."""
+        """Add the gradient that was accumulated into `grad`, which is not pruned yet."""
 
     @abstractmethod
     def take(self, grad: Tensor) -> None:
-        """Take a gradient that no backward pass brought for the dense one."""
+        """Use a gradient that the user assigned, without a backward pass, as the dense gradient."""
 
     @abstractmethod
     def note(self, grad: Tensor) -> None:
-        """Note the state of the accumulated gradient, now that it is pruned."""
+        """Record the state of the accumulated gradient, which is pruned now."""
 
     @abstractmethod
     def average(self, group: ProcessGroup) -> dist.Work | None:
-        """Begin to average over the ranks that train replicas; all of them take part."""
+        """Start averaging over the ranks that train replicas; every rank must call this."""
 
     @abstractmethod
     def gradient(self) -> DenseGradient | None:
-        """Return the dense gradient; None: there was none."""
+        """Return the dense gradient; None if there was none."""
 
 
 @contextmanager
 def requires_grad(param: Tensor) -> Iterator[None]:
-    """Let a parameter require a gradient inside the block: torch registers no hook on others."""
+    """Make a parameter require a gradient inside the block; torch needs this to register a hook."""
     was = param.requires_grad
     param.requires_grad_(True)
     try:
@@ -111,9 +112,10 @@ def requires_grad(param: Tensor) -> Iterator[None]:
 
 
 def average_(tensor: Tensor, group: ProcessGroup) -> dist.Work:
-    """Begin to replace a tensor by its mean over the ranks; `wait()` ends it.
+    """Start replacing a tensor by its mean over the ranks; `wait()` completes it.
 
-    Divided before it is summed, as data parallelism does, so that float16 does not overflow.
+    The tensor is divided before it is summed, as in data parallelism, so that float16 does not
+    overflow.
     """
     tensor.div_(dist.get_world_size(group))
     work: dist.Work = dist.all_reduce(tensor, group=group, async_op=True)
@@ -121,6 +123,6 @@ def average_(tensor: Tensor, group: ProcessGroup) -> dist.Work:
 
 
 def all_true(condition: bool, group: ProcessGroup | None, device: torch.device) -> bool:
-    """Return whether a condition holds on every rank."""
+    """Return whether a condition is true on every rank."""
     failures = torch.tensor(int(not condition), device=device)
     return not int(sharded.sum_over(failures, group))

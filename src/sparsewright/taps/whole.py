@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class WholeTap(ArrivalTap):
-    """Sums the gradients of a weight.
+    """Sum the gradients of a weight.
 
     Args:
         param: the weight.
-        mask: bool, of its shape.
+        mask: bool mask of the weight's shape.
     """
 
     def __init__(self, param: Tensor, mask: Tensor) -> None:
@@ -28,11 +28,11 @@ class WholeTap(ArrivalTap):
         self._mask = mask
 
     def empty(self) -> None:
-        """Forget the sum."""
+        """Discard the sum."""
         self._sum: Tensor | None = None
 
     def add(self, grad: Tensor) -> None:
-        """Add to the sum."""
+        """Add a gradient to the sum."""
         if self._sum is None:
             self._sum = grad.detach().clone()
         else:
@@ -40,7 +40,7 @@ class WholeTap(ArrivalTap):
 
     @torch.no_grad()
     def take(self, grad: Tensor) -> None:
-        """Take a gradient that has anything outside of the mask."""
+        """Use a gradient as the dense one, if it is nonzero at pruned connections."""
         if self.is_armed:
             dense = grad.detach().clone()
             if bool(dense.masked_fill(self._mask, 0).any()):
@@ -48,7 +48,7 @@ class WholeTap(ArrivalTap):
 
     @torch.no_grad()
     def average(self, group: ProcessGroup) -> dist.Work | None:
-        """Average the sum; a rank that saw no gradient adds zeros."""
+        """Average the sum over the ranks; a rank without a gradient adds zeros."""
         if self._sum is None:
             self._sum = torch.zeros_like(self.param)
         return average_(self._sum, group)
