@@ -232,7 +232,7 @@ def _replacements_in(
 
 
 def put_all(replaced: Iterable[Replacement]) -> None:
-    """Put each tensor in its place."""
+    """Put each tensor back."""
     for data, key, tensor in replaced:
         data[key] = tensor
 
