@@ -1,4 +1,4 @@
-"""What one weight costs: against the library, and numbers by hand."""
+"""Cost of one weight, compared with the library's real buffers and with hand-computed numbers."""
 
 import pytest
 import torch

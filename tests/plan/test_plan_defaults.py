@@ -1,4 +1,4 @@
-"""A plan without a filter leaves dense what `apply` leaves dense, with the same reasons."""
+"""Without a filter, a plan and `apply` leave the same weights dense, for the same reasons."""
 
 import logging
 from pathlib import Path

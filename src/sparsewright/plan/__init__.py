@@ -1,1 +1,1 @@
-"""What a configuration will do, found out without training."""
+"""Plans: what a configuration does to a model, computed without training."""
