@@ -95,7 +95,7 @@ def test_nested_places(plan) -> None:
         ("models:number", "expected a function that returns a module, got type int"),
         ("models:mlpp", "did you mean 'mlp'?"),
         ("nothere:mlp", "No module named 'nothere'"),
-        ("models", "allowed: module:factory"),
+        ("models", "expected module:factory, such as my_models:small_gpt"),
     ],
 )
 def test_wrong_models_are_one_line_beside_the_others(plan, model: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""The character-level task: data, model, and that nothing depends on what ran before."""
+"""Data and model of the character-level task, which do not depend on earlier calls."""
 
 from __future__ import annotations
 

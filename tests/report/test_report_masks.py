@@ -1,4 +1,4 @@
-"""Arithmetic on masks against counting one by one."""
+"""Mask statistics, compared with counts of single connections."""
 
 from __future__ import annotations
 
