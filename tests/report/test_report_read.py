@@ -143,11 +143,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "layer": (lambda run: rewrite_line(run, name="x"), "the run has no layer 'x' with a mask"),
     "kept": (
         lambda run: rewrite_line(run, kept=10**9),
-        r"kept, dropped and grown must be integers between 0 and 63; got \[1000000000, ",
+        r"kept, dropped and grown must be integers between 0 and 72; got \[1000000000, ",
     ),
     "kept text": (
         lambda run: rewrite_line(run, kept="<b>"),
-        r"kept, dropped and grown must be integers between 0 and 63; got \['<b>', ",
+        r"kept, dropped and grown must be integers between 0 and 72; got \['<b>', ",
     ),
     "counts": (
         lambda run: rewrite_line(run, grown=40, kept=1),

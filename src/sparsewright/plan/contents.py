@@ -42,9 +42,9 @@ class Weight:
     """One parameter of the model.
 
     Attributes:
-        name: full name.
-        shape: shape.
-        dtype: dtype.
+        name: full name of the parameter.
+        shape: shape of the parameter.
+        dtype: dtype of the parameter.
         kept: live connections; for a dense parameter, all of its elements.
         entry: the entry that makes the parameter sparse; None if it stays dense.
         reason: why the parameter stays dense.
@@ -82,8 +82,8 @@ class Plan:
         weights: all parameters, in the model's order.
         flops: FLOPs of a forward pass by weight name; "" holds all other FLOPs.
         per: the input that `flops` are counted for, such as "batch of 8".
-        states: optimizer state values per trained value.
-        notes: what is unknown and why, and settings that are probably mistakes.
+        states: number of state values that the optimizer keeps for each trained value.
+        notes: sentences about unknown numbers and about settings that are probably mistakes.
     """
 
     entries: list[Entry]

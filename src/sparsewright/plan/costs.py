@@ -40,7 +40,7 @@ class HeldBytes:
 
     Attributes:
         weight: all entries, or only the live values; includes the shadow copy, if there is one.
-        gradient: the gradient.
+        gradient: gradient of all entries, or of the live values.
         state: optimizer state, including float32 masters.
         mask: the mask, or the index of the live values.
     """
@@ -64,7 +64,7 @@ def held_bytes(
     Args:
         footprint: the footprint that the weight's storage reports.
         precision: dtypes of weight, gradient and state.
-        states: optimizer state values per trained value.
+        states: number of state values that the optimizer keeps for each trained value.
         is_frozen: True for a weight without a gradient, which has no optimizer state either.
 
     >>> held_bytes(Footprint(10, 10), Precision.of(torch.float32), states=2).total
@@ -111,9 +111,10 @@ class Method:
     def counts(self) -> tuple[int, ...]:
         """Return the sizes in bytes of the counts that shards sum, apart from the selections' own.
 
-        One count says if the gradient is finite, and one if the dense gradient is finite. One is
-        the number of live connections to drop from. The last message holds the dropped, grown and
-        live connections.
+        The first count says whether the gradient is finite. If the method needs the dense gradient,
+        the next count says whether that one is finite. If the method drops and grows, the next
+        count is the number of live connections to drop from. The last 24 bytes hold the numbers of
+        dropped, grown and live connections.
         """
         if not self.choices:
             return ()

@@ -24,7 +24,8 @@ class Forecast:
         starts_sparse: True if weights are sparse before the first step.
         level: pairs (step, level after the updates up to this step) at no more than `POINTS`
             steps; the last pair is for the end of the run.
-        drop_fraction: pairs (update step, drop fraction); empty if the algorithm drops nothing.
+        drop_fraction: pairs (update step, drop fraction); empty if the algorithm has no drop
+            fraction.
     """
 
     steps: int
@@ -75,7 +76,7 @@ def _values(
     """Return a schedule's values at the update steps with the given indices."""
     schedules, wanted = copy.deepcopy(algorithm.schedules), {i for i in indices if i >= 0}
     values = {}
-    # Only schedules that keep state visit every update: a run can have very many.
+    # Visit all updates only for schedules that keep state, because a run can have very many.
     for index in range(len(due)) if schedules.has_state else sorted(wanted):
         if index in wanted:
             # The shortest decimal keeps a float32 0.9 as 0.9 instead of 0.8999999762.
@@ -85,7 +86,7 @@ def _values(
 
 
 def guess_steps(algorithms: Sequence[SparsityAlgorithm]) -> int:
-    """Return the shortest run in which every schedule with an end reaches that end."""
+    """Return the length of the shortest run in which every schedule with an end reaches it."""
     ends: list[int | None] = [
         schedule.last_step for a in algorithms for _, schedule in a.schedules.items()
     ]

@@ -43,7 +43,7 @@ class _Found:
 
 @dataclass
 class _Route:
-    """A configuration entry and the parameters routed to it; invalid parts of it are None."""
+    """A configuration entry with its parameters; an invalid filter or algorithm is None."""
 
     place: str
     filter: ParamFilter | None

@@ -16,9 +16,9 @@ Cost = Callable[[Weight], float]
 def flops_of_steps(plan: Plan) -> dict[str, float]:
     """Return the FLOPs of a training step in each phase.
 
-    A sparse weight's FLOPs are scaled by its density, as for a kernel that skips zeros. (The
-    library multiplies masked weights in full.) For a compressed weight, the layer kind gives the
-    FLOPs. A storage that also trains pruned connections always needs the dense gradient.
+    A sparse weight's FLOPs are scaled by its density, as for a kernel that skips zeros, although
+    the library multiplies masked weights in full. For a compressed weight, the layer kind gives the
+    FLOPs. A storage that also trains pruned connections needs the dense gradient in every step.
     """
     counted = [weight for weight in plan.weights if weight.name in plan.flops]
 

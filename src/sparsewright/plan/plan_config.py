@@ -188,7 +188,7 @@ def _of_factory(path: Path, model: str, report: Report) -> _Request:
 
 
 def _routes(request: _Request, report: Report) -> Routes:
-    """Read the entries of a section, and warn once about each outdated spelling in it."""
+    """Read the entries of a section, and repeat each warning about the section only once."""
     section = request.sparsity
     if section is None or section == {"sparsity": None}:
         allowed = "'sparsity:' with a number, a dict or a list of dicts"

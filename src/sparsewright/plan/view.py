@@ -197,7 +197,7 @@ def _print_costs(console: Console, plan: Plan) -> None:
     table.add_column("training step")
     table.add_column(f"FLOPs, {plan.per}", justify="right")
     table.add_column("", justify="right")
-    table.add_column("memory, no activations", justify="right")
+    table.add_column("memory (no activations)", justify="right")
     table.add_column("", justify="right")
     for phase in flops:
         table.add_row(
@@ -208,11 +208,9 @@ def _print_costs(console: Console, plan: Plan) -> None:
             f"{memory[phase] / (memory['dense'] or 1):.1%}",
         )
     console.print(table)
-    console.print("FLOPs assume that zeros are skipped. Masked weights are multiplied in full.")
-    console.print(
-        f"Memory counts weights, gradients, {plan.states} optimizer states per weight, masks, "
-        "indices and shadow copies."
-    )
+    console.print("FLOPs assume kernels that skip zeros. Masked weights are multiplied in full.")
+    states = f"{plan.states} optimizer state{'' if plan.states == 1 else 's'} per weight"
+    console.print(f"Memory counts weights, gradients, {states}, masks, indices and shadow copies.")
 
 
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from sparsewright.report.run_metrics import is_number, number_keys
 
 _CHOICES = ("distribution", "structure", "storage")
 _ALL_PAIRS = 4  # with more runs, each is compared only with the first
+_CHANCE = "Jaccard index at the expected overlap of random masks with the same numbers kept."
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ _LAYER_COLUMNS = [
     Column(
         "dead_columns", "dead columns", help="Columns without a live connection in the last mask."
     ),
-    Column("never_grown_rows", "never-grown rows", help="Rows in which no update grew anything."),
+    Column(
+        "never_grown_rows", "never-grown rows", help="Rows in which no update grew a connection."
+    ),
     Column(
         "since_first", "overlap with first", "share", "Jaccard index of the first and last masks."
     ),
@@ -248,8 +251,8 @@ def overlap_table(runs: list[Run]) -> Table:
         Column("kept", "kept"),
         Column("other_kept", "kept in other"),
         Column("both", "kept in both"),
-        Column("jaccard", "overlap", "share", "Jaccard index: kept in both / kept in either."),
-        Column("chance", "random masks", "share", "Jaccard index to expect of random masks."),
+        Column("jaccard", "overlap", "share", "Jaccard index (kept in both / kept in either)."),
+        Column("chance", "overlap of random masks", "share", _CHANCE),
     ]
     rows = [
         _overlap_row(run, other, name)

@@ -117,7 +117,7 @@ class RunConfig:
 def _with_threads(loop: LoopSettings) -> LoopSettings:
     """Fix the number of threads, because a resumed run must round its sums the same way.
 
-    The default is at most four threads: networks this small gain little from more.
+    The default is at most four threads, because the recipes' networks gain little from more.
     """
     return loop if loop.threads else replace(loop, threads=min(4, torch.get_num_threads()))
 

@@ -55,7 +55,7 @@ def free_path(parent: Path, recipe: str) -> Path:
 
 
 def start(config: RunConfig, path: Path) -> Training:
-    """Create a training and its run folder, with a checkpoint for step 0.
+    """Create a `Training` and its run folder, with a checkpoint for step 0.
 
     Raises:
         RunError: something already exists at `path`, or the folder cannot be written.
@@ -69,7 +69,7 @@ def start(config: RunConfig, path: Path) -> Training:
 
 
 def restore(folder: RunFolder) -> Training:
-    """Load the training in a run folder at its last checkpoint, and remove later records.
+    """Load the `Training` of a run folder from its last checkpoint, and remove later records.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or was made with other data.
@@ -96,7 +96,7 @@ def drive(
     """Train to the end, to step `until`, or until `should_stop`, and save a checkpoint there.
 
     Args:
-        training: the training.
+        training: networks and optimizers to train.
         folder: the run folder.
         progress: displays the progress.
         until: step to stop at; None to train to the end.
@@ -169,7 +169,7 @@ def _one_step(training: Training, folder: RunFolder, progress: Progress) -> dict
 
 
 def layers(training: Training) -> list[Layer]:
-    """Return the sparse layers of a training, with their churn."""
+    """Return the sparse layers of a run, with their churn."""
     return [layer for layer in count_layers(training.weights(), training.churn) if layer.masked]
 
 

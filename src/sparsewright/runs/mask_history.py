@@ -46,7 +46,7 @@ def is_snapshot_due(step: int, last: int, steps: int) -> bool:
 
 
 class MaskHistory:
-    """Follow the masks of a training.
+    """Follow the masks during training.
 
     A row is an index into a weight's first dimension: an output of a linear layer, or an output
     channel of a convolution.

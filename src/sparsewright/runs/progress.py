@@ -12,7 +12,7 @@ _PLAIN_LINES = 10  # progress lines per run if stderr is not a terminal
 
 
 class Progress:
-    """Show a run's progress: a bar on a terminal, plain lines otherwise. Use it with `with`.
+    """Show a run's progress, as a bar on a terminal or as plain lines; a context manager.
 
     Args:
         total: steps of the whole run.

@@ -64,7 +64,7 @@ logger = logging.getLogger("sparsewright")
 
 
 class RunFolder:
-    """An open run folder. Use it with `with`, because it keeps the metrics file open.
+    """An open run folder; a context manager, because it keeps the metrics file open.
 
     Args:
         path: a folder created by `create`.
