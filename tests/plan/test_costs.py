@@ -1,4 +1,4 @@
-"""Cost of one weight, compared with the library's real buffers and with hand-computed numbers."""
+"""Test the cost of one weight against the library's buffers and hand-computed numbers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Forecasts, compared with real training."""
+"""Test forecasts against real training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes about probable mistakes, compared with real training."""
+"""Test the notes about probable mistakes, also against real training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans for every combination of choices, compared with training the same configuration."""
+"""Test plans for every combination of choices against training."""
 
 from __future__ import annotations
 

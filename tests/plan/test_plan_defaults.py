@@ -1,4 +1,4 @@
-"""Without a filter, a plan and `apply` leave the same weights dense, for the same reasons."""
+"""Test that a plan and `apply` leave the same weights dense by default, for the same reasons."""
 
 import logging
 from pathlib import Path

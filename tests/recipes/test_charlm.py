@@ -1,4 +1,4 @@
-"""Data and model of the character-level task, which do not depend on earlier calls."""
+"""Test the data and the model of the character-level recipe."""
 
 from __future__ import annotations
 

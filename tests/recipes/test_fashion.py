@@ -1,4 +1,4 @@
-"""Reading of whole and damaged idx files, and the recipe end to end."""
+"""Test the reading of intact and damaged idx files, and the recipe end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of every number in every section: torch accepts the number, or our error names its key."""
+"""Test that torch accepts every number that a section accepts, and that errors name the key."""
 
 from __future__ import annotations
 

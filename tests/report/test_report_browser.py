@@ -1,4 +1,4 @@
-"""The page in a real browser, without errors or network, with control by keyboard and mouse."""
+"""Test the page in a real browser: no errors, no network, control by keyboard and mouse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Malicious run folders give a report, or quickly an error that names the file."""
+"""Test that malicious run folders give a report, or quickly an error that names the file."""
 
 from __future__ import annotations
 

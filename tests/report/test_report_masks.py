@@ -1,4 +1,4 @@
-"""Mask statistics, compared with counts of single connections."""
+"""Test mask statistics against counts of single connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page is small and self-contained, shows correct pictures, and runs no code from a run."""
+"""Test that the page is small, self-contained and correct, and runs no code from a run."""
 
 from __future__ import annotations
 

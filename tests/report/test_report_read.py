@@ -1,4 +1,4 @@
-"""Reading of intact run folders, and errors that name the damaged file of others."""
+"""Test the reading of run folders, and errors that name the damaged file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables, compared with counts over the masks, and their export as CSV, JSON and Markdown."""
+"""Test tables against counts over the masks, and their export as CSV, JSON and Markdown."""
 
 from __future__ import annotations
 

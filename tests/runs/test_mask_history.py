@@ -1,4 +1,4 @@
-"""Rows that ever grew, and kept snapshots, compared with counts over all masks."""
+"""Test the mask history against counts over all masks, and the choice of snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs with every choice resume from any checkpoint with bit-identical results."""
+"""Test that runs with every choice resume from any checkpoint with bit-identical results."""
 
 from __future__ import annotations
 

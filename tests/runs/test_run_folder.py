@@ -1,4 +1,4 @@
-"""Run folders and their files are written completely or not at all."""
+"""Test that run folders and their files are written completely or not at all."""
 
 from __future__ import annotations
 

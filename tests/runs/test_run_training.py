@@ -1,4 +1,4 @@
-"""Learning rates, layer counts, settings, YAML numbers and checks of loaded state."""
+"""Test learning rates, layer counts, settings, YAML numbers and checks of loaded state."""
 
 from __future__ import annotations
 

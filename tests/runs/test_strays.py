@@ -1,4 +1,4 @@
-"""A run leaves unknown files in its folder alone, and unknown files never stop the run."""
+"""Test that a run leaves unknown files in its folder alone, and that they never stop it."""
 
 from __future__ import annotations
 

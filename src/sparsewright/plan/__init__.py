@@ -1,1 +1,1 @@
-"""Plans: what a configuration does to a model, computed without training."""
+"""Plan a run: compute what a configuration does to a model, without training."""

@@ -1,4 +1,4 @@
-"""The data in a plan: a configuration's entries and the outcome for each parameter."""
+"""Dataclasses of a plan: configuration entries, parameters and notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of one weight: memory between steps, mask updates, and FLOPs of a training step.
+"""Cost of one weight: memory between steps, mask updates and FLOPs of a training step.
 
 `sparsewright plan` and `tools/cluster` add these numbers up. Facts about storages, layer kinds and
 algorithms come from their classes.
@@ -111,10 +111,10 @@ class Method:
     def counts(self) -> tuple[int, ...]:
         """Return the sizes in bytes of the counts that shards sum, apart from the selections' own.
 
-        The first count says whether the gradient is finite. If the method needs the dense gradient,
-        the next count says whether that one is finite. If the method drops and grows, the next
-        count is the number of live connections to drop from. The last 24 bytes hold the numbers of
-        dropped, grown and live connections.
+        The first count says whether the gradient is finite. Methods that need the dense gradient
+        also count whether the dense gradient is finite. Methods that drop and grow also count the
+        live connections to drop from. The last 24 bytes hold the numbers of dropped, grown and live
+        connections.
         """
         if not self.choices:
             return ()

@@ -1,4 +1,4 @@
-"""Forecasts of an algorithm's update steps, sparsity levels and drop fractions over a run."""
+"""Forecast an algorithm's update steps, sparsity levels and drop fractions over a run."""
 
 from __future__ import annotations
 

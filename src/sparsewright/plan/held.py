@@ -1,4 +1,4 @@
-"""The storage of each sparse weight, and why it differs from the requested storage."""
+"""Determine the storage of each sparse weight, and why it differs from the requested storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of connections that a configuration entry keeps in each weight."""
+"""Count the connections that a configuration entry keeps in each weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planning: which weights become sparse, at which levels and steps, and in which storage."""
+"""Decide which weights become sparse, and when, how sparse and in which storage."""
 
 from __future__ import annotations
 

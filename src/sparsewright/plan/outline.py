@@ -1,4 +1,4 @@
-"""The model of a plan, built by a factory on the meta device if possible."""
+"""Build the model of a plan, on the meta device if possible."""
 
 from __future__ import annotations
 

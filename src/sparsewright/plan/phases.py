@@ -1,4 +1,4 @@
-"""FLOPs and memory of a training step under a plan, for the dense model and each phase."""
+"""Compute a training step's FLOPs and memory, for the dense model and for each phase of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes about settings that are valid but probably not what the user wants."""
+"""Find settings that are valid but probably not what the user wants."""
 
 from __future__ import annotations
 

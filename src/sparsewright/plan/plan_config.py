@@ -1,4 +1,4 @@
-"""Making a plan from a configuration file, and collecting all mistakes in the file."""
+"""Plan a configuration file, and collect all mistakes in it."""
 
 from __future__ import annotations
 

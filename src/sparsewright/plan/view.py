@@ -1,4 +1,4 @@
-"""Printing of a plan, as tables and small charts in a terminal or as JSON."""
+"""Print a plan in a terminal, or convert it to JSON."""
 
 from __future__ import annotations
 

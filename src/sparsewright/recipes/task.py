@@ -1,4 +1,4 @@
-"""The parts of a recipe: default sections, and the task that the loop trains."""
+"""Base classes of recipes: default sections, and the task that the loop trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The papers behind the methods."""
+"""Papers of the built-in methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of `sparsewright report`: reading run folders and writing a report file."""
+"""Read run folders and write a report file, for `sparsewright report`."""
 
 from __future__ import annotations
 

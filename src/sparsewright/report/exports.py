@@ -1,4 +1,4 @@
-"""Export of a report's tables as CSV, Markdown and JSON."""
+"""Export a report's tables as CSV, Markdown and JSON."""
 
 from __future__ import annotations
 

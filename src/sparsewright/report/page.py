@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file."""
+"""Write a report as one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of run folders, which may be unfinished, damaged or from another program."""
+"""Read run folders, which may be unfinished, damaged or from another program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of a run's metrics.jsonl and versions.json, with checks of every line."""
+"""Read a run's metrics.jsonl and versions.json, and check every line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downsampling of curves, by means or last values over intervals."""
+"""Downsample curves, by means or last values over intervals."""
 
 from __future__ import annotations
 

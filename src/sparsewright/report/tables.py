@@ -1,4 +1,4 @@
-"""The tables of a report, with unformatted numbers; `exports` and `page` format them."""
+"""Tables of a report with unformatted numbers, which `exports` and `page` format."""
 
 from __future__ import annotations
 

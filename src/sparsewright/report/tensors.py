@@ -1,4 +1,4 @@
-"""Reading of masks from weight files and from snapshots, both in safetensors format."""
+"""Read masks from weight files and from snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's configuration, from the defaults, a file and command-line options."""
+"""Read a run's configuration from the defaults, a file and command-line options."""
 
 from __future__ import annotations
 

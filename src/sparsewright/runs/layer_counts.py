@@ -1,4 +1,4 @@
-"""Counting the live connections of each layer in a state dict."""
+"""Count the live connections of each layer in a state dict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop of a run: metrics, evaluation, checkpoints and stopping."""
+"""Train a run: log metrics, evaluate, save checkpoints and stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Display of a run's progress on stderr."""
+"""Show a run's progress on stderr."""
 
 from __future__ import annotations
 

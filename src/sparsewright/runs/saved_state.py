@@ -1,4 +1,4 @@
-"""Safe reading of checkpoint files that may be truncated, of another format, or malicious."""
+"""Read checkpoint files that may be truncated, of another format, or malicious."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of a sparse network and its dense baseline, with the state for resuming both."""
+"""Train a sparse network and its dense baseline, and save and load their state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import of objects from the user's modules, by names from the command line."""
+"""Import objects from the user's modules by name."""
 
 from __future__ import annotations
 

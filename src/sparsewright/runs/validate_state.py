@@ -1,4 +1,4 @@
-"""Checks that a checkpoint fits the network that resumes from it."""
+"""Check that a checkpoint fits the network that resumes from it."""
 
 from __future__ import annotations
 

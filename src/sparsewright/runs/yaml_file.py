@@ -1,4 +1,4 @@
-"""Reading of configurations from YAML files."""
+"""Read configurations from YAML files."""
 
 from __future__ import annotations
 
