@@ -68,7 +68,7 @@ function explain({ layer, picture }) {
   const peak = isDensity ? `${(100 * picture.peak).toPrecision(3)}% live` : "live";
   legend.replaceChildren(swatch("empty"), isDensity ? " 0% live to " : " pruned ", swatch("full"), ` ${peak}. `);
   if (picture.whole !== undefined) {
-    legend.append("The report has every connection of this mask" + (isDensity ? "; zoom in to see them." : "."));
+    legend.append("The report includes all connections of this mask" + (isDensity ? "; zoom in to see them." : "."));
   } else {
     legend.append(`This mask is too large to include in full. The picture shows ${picture.grid.join("×")} cells of mean density`);
     const window = picture.window && `, and single connections in the outlined ${picture.window.slice(2).join("×")} window.`;
