@@ -74,7 +74,7 @@ def test_configuration(command: Command, sections: dict, words: list[str]) -> No
             ["c.yaml", "line 1, column 18", "'steps' is given twice"],
         ),
         (b"\xff\xfe\x00", ["c.yaml", "not a YAML file"]),
-        (b"[1, 2]", ["c.yaml", "list", "mapping"]),
+        (b"[1, 2]", ["c.yaml: expected a mapping of sections to values, got type list"]),
         (b"loop: !!python/object/apply:os.system [touch hacked]", ["c.yaml", "line 1"]),
     ],
 )
@@ -114,7 +114,8 @@ def test_run_is_never_overwritten(command: Command) -> None:
     assert command("train", config, "--out", "run").status == 0
     before = {p: p.read_bytes() for p in (command.folder / "run").rglob("*") if p.is_file()}
     done = command("train", config, "--out", "run")
-    assert_refused(command, done, 1, "run: holds a run", "never overwritten", "--resume")
+    problem = "run: this folder already holds a run; resume it with --resume, or give a new or"
+    assert_refused(command, done, 1, problem)
     assert before == {p: p.read_bytes() for p in (command.folder / "run").rglob("*") if p.is_file()}
 
 
@@ -168,9 +169,10 @@ class Bomb:
 def test_checkpoint_never_runs_code(command: Command) -> None:
     folder = stopped_run(command)
     torch.save({"step": 5, "bomb": Bomb()}, folder / "state.pt")
-    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", "plain values")
+    problem = "state.pt: not a checkpoint, or holds objects other than tensors and plain values"
+    assert_refused(command, command("train", "--resume", "run"), 1, problem)
     (folder / "state.pt").write_bytes(pickle.dumps(Bomb()))
-    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", "plain values")
+    assert_refused(command, command("train", "--resume", "run"), 1, problem)
     assert not (command.folder / "hacked").exists()
 
 
@@ -178,12 +180,14 @@ def test_checkpoint_of_something_else(command: Command) -> None:
     folder = stopped_run(command)
     save_file({"fc.weight": torch.ones(2, 2)}, folder / "model.safetensors")
     done = command("train", "--resume", "run")
-    assert_refused(command, done, 1, "000005/SHA256SUMS: the files are not those")
+    problem = "000005/SHA256SUMS: the checkpoint's files do not match these checksums"
+    assert_refused(command, done, 1, problem)
     (folder / SUMS).write_text(checksums(folder))
     done = command("train", "--resume", "run")
     assert_refused(command, done, 1, "000005: does not fit the model", "fc.weight")
     torch.save({"step": 5}, folder / "state.pt")
-    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", "format None")
+    problem = "expected checkpoint format 2, got None"
+    assert_refused(command, command("train", "--resume", "run"), 1, "state.pt", problem)
 
 
 def test_other_data_than_before(command: Command) -> None:
@@ -199,7 +203,8 @@ def test_other_data_than_before(command: Command) -> None:
     text = command.folder / "text.txt"
     content = text.read_text()
     text.write_text(content.replace("fox", "cat"))
-    assert_refused(command, command("train", "--resume", "run"), 1, "000005", "other data")
+    problem = "000005: the data have changed since this checkpoint; restore them to resume the run"
+    assert_refused(command, command("train", "--resume", "run"), 1, problem)
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     text.write_text(content)
     assert command("train", "--resume", "run", "--until", 6).status == 0
@@ -209,7 +214,8 @@ def test_other_data_than_before(command: Command) -> None:
 def test_lost_metrics(command: Command) -> None:
     stopped_run(command)
     (command.folder / "run/metrics.jsonl").write_text("")
-    assert_refused(command, command("train", "--resume", "run"), 1, "metrics.jsonl", "shorter")
+    problem = "metrics.jsonl: the file is shorter than when checkpoint 000005 was saved"
+    assert_refused(command, command("train", "--resume", "run"), 1, problem)
 
 
 @pytest.mark.parametrize("content", [b'[{"from_step": 0, "ver', b"[3]", b"{}", b"\xff"])
@@ -224,9 +230,11 @@ def test_damaged_versions(command: Command, content: bytes) -> None:
     assert (command.folder / "run/metrics.jsonl").read_bytes() == metrics
 
 
-@pytest.mark.parametrize("place", ["nothing", "."])
-def test_resume_of_no_run(command: Command, place: str) -> None:
-    assert_refused(command, command("train", "--resume", place), 1, f"{place}: not")
+@pytest.mark.parametrize(
+    ("place", "problem"), [("nothing", "does not exist"), (".", "not a run folder")]
+)
+def test_resume_of_no_run(command: Command, place: str, problem: str) -> None:
+    assert_refused(command, command("train", "--resume", place), 1, f"{place}: {problem}")
 
 
 def test_diverging_run_stops(command: Command) -> None:
@@ -283,7 +291,7 @@ def test_inspect_says_when_mask_and_weight_disagree(command: Command) -> None:
     flat[(~weights[f"{name}_mask"]).view(-1).nonzero()[:3]] = 1.0
     save_file(weights, command.folder / "bad.safetensors")
     done = command("inspect", "bad.safetensors")
-    assert_refused(command, done, 1, name, "3 nonzero outside the mask")
+    assert_refused(command, done, 1, name, "3 nonzero entries outside the mask")
     assert "102" in done.out
 
 
@@ -297,4 +305,5 @@ def test_inspect_reads_a_state_dict(command: Command) -> None:
         assert done.status == 0
         assert ["weight", "8", "8", "0.0000"] in [row.split()[:4] for row in done.out.splitlines()]
     torch.save({"step": 3}, command.folder / "o.pt")
-    assert_refused(command, command("inspect", "o.pt"), 1, "o.pt", "not a state dict", "step")
+    problem = "o.pt: expected a state dict, but the keys are: step"
+    assert_refused(command, command("inspect", "o.pt"), 1, problem)

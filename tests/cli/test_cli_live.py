@@ -106,7 +106,7 @@ def test_any_log_by_one_function(command: Command) -> None:
     [
         ("my_logs:sent", "did you mean 'send'?"),
         ("my_logs:number", "a function (scalars, step)"),
-        ("my_logs", "allowed: module:function"),
+        ("my_logs", "expected module:function, such as"),
         ("none:send", "No module named 'none'"),
         ("math:pi.reel", "math has no 'pi.reel'; did you mean 'real'?"),
     ],

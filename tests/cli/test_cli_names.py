@@ -39,7 +39,7 @@ def test_a_run_in_such_a_folder_trains_resumes_and_is_reported(command: Command)
     assert command("inspect", NAME).status == 0
     done = command("train", config, "--text", text, "--out", NAME)
     assert (done.status, done.err.count("\n")) == (1, 1)
-    assert "r\\udcff\\udce4n: holds a run" in done.err
+    assert "r\\udcff\\udce4n: this folder already holds a run" in done.err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -72,7 +72,7 @@ def test_tables_name_every_parameter_and_why_it_stays_dense(command: Command) ->
     assert "it belongs to a normalization layer" in " ".join(rows["blocks.0.mlp_norm.weight"])
     assert re.search(r"^  level +9{21} 0.900 -> 0.900$", done.out, re.MULTILINE)
     assert re.search(r"^  drop +[0-9 ]{21} 0.\d+ -> 0.\d+$", done.out, re.MULTILINE)
-    assert "14 updates, after step 1 to 14" in done.out
+    assert "starts sparse; has 14 mask updates, after steps 1 to 14" in done.out
     assert done.out.isascii()
     assert not (command.folder / "runs").exists()
 
@@ -142,7 +142,7 @@ def test_costs(plan) -> None:
     assert compressed["bytes"]["end"] == 16 * 24 + 28 * 16 + index
     without = as_json(plan(ENTRY, "models:mlp", "--json"))
     assert without["flops"]["dense"] == 3 * 2 * 280
-    assert "let the factory give (model, inputs)" in " ".join(without["notes"])
+    assert "return (model, inputs) from the factory" in " ".join(without["notes"])
 
 
 def test_factories_that_need_numbers_lazy_ones_and_modules(plan) -> None:
@@ -175,7 +175,7 @@ def test_tied_weights_count_once_and_frozen_ones_have_no_gradient(plan) -> None:
     compressed = as_json(plan({**section, "storage": "compressed"}, "models:Tied", "--json"))
     assert compressed["bytes"]["end"] == 100 * 16 + 10 * 4 + index_bytes(10, 10, 10)
     (line,) = lines_of(plan({**section, "param_filter": "head.*"}, "models:Tied"))
-    assert line.endswith("; head.weight is tied to embed.weight, under whose name it is decided")
+    assert line.endswith("; head.weight is tied to embed.weight, so match embed.weight instead")
 
 
 @pytest.mark.parametrize("model", ["models:compiled", "models:averaged"])

@@ -91,11 +91,11 @@ def test_nested_places(plan) -> None:
     ("model", "says"),
     [
         ("models:broken", "the factory failed: RuntimeError: no such weights"),
-        ("models:no_module", "it gives a int"),
-        ("models:number", "it is a int"),
+        ("models:no_module", "must return a module or (module, inputs), but returned type int"),
+        ("models:number", "expected a function that returns a module, got type int"),
         ("models:mlpp", "did you mean 'mlp'?"),
         ("nothere:mlp", "No module named 'nothere'"),
-        ("models", "allowed: module:factory"),
+        ("models", "expected module:factory, such as my_models:small_gpt"),
     ],
 )
 def test_wrong_models_are_one_line_beside_the_others(plan, model: str, says: str) -> None:

@@ -78,7 +78,7 @@ def test_report_of_a_run_in_training(command: Command) -> None:
     assert command("train", config, "--out", "run", "--until", 7).status == 0
     assert command("report", "run").status == 0
     assert "not finished" in (command.folder / "run/report.html").read_text()
-    # A report in the folder is in nobody's way.
+    # A report in the folder does not disturb the resumed run.
     assert command("train", "--resume", "run").status == 0
 
 
@@ -88,7 +88,7 @@ def test_errors_are_one_line(command: Command, runs: list[Path]) -> None:
         (["nowhere"], 2, "nowhere: no such folder"),
         (["foreign"], 2, "foreign: not a run folder"),
         (["text.txt"], 2, "text.txt: no such folder"),
-        (["a", "a"], 2, "a: given twice"),
+        (["a", "a"], 2, "a: this run is given twice"),
         (["a", "-o", "nowhere/x.html"], 1, "cannot be written: No such file"),
         (["a", "-o", "foreign"], 1, "foreign: cannot be written: it is a folder"),
         (["a", "-o", "."], 1, "error: .: cannot be written: it is a folder"),
@@ -102,6 +102,6 @@ def test_errors_are_one_line(command: Command, runs: list[Path]) -> None:
     shutil.rmtree(runs[0] / "checkpoints")
     done = command("report", "a")
     assert done.status == 1
-    assert "no checkpoint" in done.err
+    assert "a/checkpoints: there is no checkpoint in this folder" in done.err
     assert command("report").status == 2
     assert command("report", "b", "--format", "pdf").status == 2

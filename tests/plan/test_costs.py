@@ -1,4 +1,4 @@
-"""What one weight costs: against the library, and numbers by hand."""
+"""Test the cost of one weight against the library's buffers and hand-computed numbers."""
 
 import pytest
 import torch

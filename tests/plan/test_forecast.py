@@ -1,4 +1,4 @@
-"""A forecast says what training really does."""
+"""Test forecasts against real training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes of a plan: what is valid and seldom meant is said, against what training really does."""
+"""Test the notes about probable mistakes, also against real training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ CUBIC = {"type": "cubic", "init": 0.0, "final": 0.9, "begin": 0, "end": 30}
 CASES = {
     "after the run": (
         lambda: sparse.RigL(sparsity=0.9, update={"freq": 10, "stop": 100}),
-        ["updates go on until step 90, after the end of the run at step 40", "have no time to"],
+        [
+            "updates are scheduled until step 90, but the run ends at step 40",
+            "at step 40 of 40, too late for the new connections to train; stop updates earlier",
+        ],
     ),
     "never": (
         lambda: sparse.SET(sparsity=0.9, update={"freq": 10, "start": 50}),
-        ["masks never change in the 40 steps of the run: the first update is at 50"],
+        ["masks never change in the 40 steps of the run: the first update is due at step 50"],
     ),
     "no steps": (
         lambda: sparse.SET(sparsity=0.9, update={"steps": []}),
@@ -30,19 +33,22 @@ CASES = {
     ),
     "level at the stop": (
         lambda: sparse.GMP(CUBIC, {"freq": 10, "stop": 30}),
-        ["ends at 0.8667 and not at 0.9, which comes at step 30: the last update is at step 20"],
+        [
+            "the level ends at 0.8667, not at 0.9: the schedule has this value at step 30, but the "
+            "last update is at step 20"
+        ],
     ),
     "level at the end of the run": (
         lambda: sparse.GMP({**CUBIC, "end": 60}, 10),
-        ["the level ends at 0.8667 and not at 0.9, which comes at step 60"],
+        ["the level ends at 0.8667, not at 0.9: the schedule has this value at step 60"],
     ),
     "list": (
         lambda: sparse.GMP([0.1, 0.2, 0.3], {"steps": [10, 20]}),
-        ["the level has 3 values for 2 updates, and never gets to the last"],
+        ["the level has 3 values but the run has only 2 updates, so the last value is never"],
     ),
     "level that comes back": (
         lambda: sparse.GMP({"type": "cosine", "init": 0, "half_period": 20, "minimum": 0.9}, 5),
-        ["the level ends at 0 and not at 0.9"],
+        ["the level ends at 0, not at 0.9"],
     ),
     "late": (
         lambda: sparse.RigL(sparsity=0.9, update=10),
@@ -93,5 +99,6 @@ def test_weights_that_keep_nothing_are_named() -> None:
     route = ("sparsity", sparse.default_sparse_param_filter, algorithm)
     plan = make_plan(model, [route], {id(algorithm): forecast(algorithm, 10)}, pytest.fail)
     assert find_notes(plan) == [
-        "no connection is left at the start in 0.weight, 1.weight, 2.weight and 2 more"
+        "these weights have no live connections at the start of the run: "
+        "0.weight, 1.weight, 2.weight and 2 more"
     ]

@@ -1,4 +1,4 @@
-"""A plan of every choice says what the same configuration does to a model in training."""
+"""Test plans for every combination of choices against training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def planned(folder: Path, section: object, model: str = "small") -> Plan:
 
 
 class Trained:
-    """The same section, trained: kept before the first step and after the last, storages."""
+    """Train a section, and record storages and live connections before and after training."""
 
     def __init__(self, section: object) -> None:
         model, inputs = small_with_weights()
@@ -74,7 +74,7 @@ def test_a_plan_is_what_training_does(
         plan = planned(tmp_path, section, model)
         (entry,) = plan.entries
         forecast, made = entry.forecast, entry.algorithm.distribution
-        # Weights before the first step are known where they are real; those of later steps never.
+        # Counts that depend on values are known before the first step, for real weights only.
         is_there = model == "small_with_weights" and forecast.starts_sparse
         is_fixed = not forecast.updates or isinstance(section["sparsity"], float)
         known = (
@@ -149,12 +149,12 @@ def test_costs_of_a_shadowed_weight(tmp_path: Path) -> None:
     section = {"algorithm": "ste", "sparsity": 0.75, "param_filter": "4.weight", "update": 2}
     plan = planned(tmp_path, section)
     n, others = 4 * 84, 32 * 8 + 32 + 6 * 2 * 3 + 6 + 4
-    # Weight, gradient and two moments are dense; a shadow as large, and a byte of mask.
+    # Weight, gradient and two moments are dense, the shadow has the same size, the mask a byte.
     expected = 16 * others + n * (16 + 4 + 1)
     assert set(bytes_of_steps(plan).values()) == {16 * (n + others), expected}
     flops = flops_of_steps(plan)
     forward = plan.flops["4.weight"]
-    # Two products with a quarter of the weight; its gradient is dense at every step.
+    # Two products use a quarter of the weight; the gradient is dense at every step.
     saved = forward * (3 - (2 * 0.25 + 1))
     assert flops["start"] == flops["last update"] == flops["end"] == flops["dense"] - saved
     (entry,) = as_json(plan)["entries"]
@@ -172,8 +172,9 @@ def test_counts_that_depend_on_the_weights_are_question_marks_with_an_exact_tota
     n = sum(w.total for w in plan.sparse)
     kept = sparse.utils.make_mask_topk_sparsity(torch.rand(n), 0.9).sum()
     assert plan.kept(0) == plan.kept(1) == kept
-    assert "depends on their values" in " ".join(plan.notes)
-    # The costs are those of one level for all.
+    expected = "the number of connections kept per weight depends on the weights' values; costs"
+    assert expected in " ".join(plan.notes)
+    # Costs assume one level for all weights.
     shares = {w.name: round(w.total * int(kept) / n) / w.total for w in plan.sparse}
     expected = sum(3 * share * plan.flops[name] for name, share in shares.items())
     assert flops_of_steps(plan)["end"] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""A plan without a filter leaves dense what `apply` leaves dense, with the same reasons."""
+"""Test that a plan and `apply` leave the same weights dense by default, for the same reasons."""
 
 import logging
 from pathlib import Path

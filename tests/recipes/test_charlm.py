@@ -1,4 +1,4 @@
-"""The character-level task: data, model, and that nothing depends on what ran before."""
+"""Test the data and the model of the character-level recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The idx reader against damaged files, and the recipe end to end."""
+"""Test the reading of intact and damaged idx files, and the recipe end to end."""
 
 from __future__ import annotations
 
@@ -36,14 +36,18 @@ GOOD = idx(np.zeros((2, 3)))
     [
         ("x", b"", "not an idx file"),
         ("x", b"\x89PNG\r\n", "not an idx file"),
-        ("x", b"\0\0\x0d\x01" + GOOD[4:], "idx type 0x0d"),
-        ("x", GOOD[:9], "header needs 12"),
-        ("x", GOOD[:-1], "5 entries where"),
-        ("x", GOOD + b"\0", "7 entries where"),
-        ("x", struct.pack(">HBB2I", 0, 8, 2, 2**32 - 1, 2**32 - 1), "0 entries where"),
-        ("x.gz", gzip.compress(GOOD, mtime=0)[:-4], "not a whole gzip file"),
-        ("x.gz", GOOD, "not a whole gzip file"),
-        ("x.gz", gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 20, "not a whole gzip file"),
+        ("x", b"\0\0\x0d\x01" + GOOD[4:], r"expected idx type 0x08 \(unsigned bytes\), got 0x0d"),
+        ("x", GOOD[:9], "expected a header of 12 bytes, but the file has only 9"),
+        ("x", GOOD[:-1], r"expected 6 entries for shape \(2, 3\), got 5"),
+        ("x", GOOD + b"\0", r"expected 6 entries for shape \(2, 3\), got 7"),
+        (
+            "x",
+            struct.pack(">HBB2I", 0, 8, 2, 2**32 - 1, 2**32 - 1),
+            r"expected 18446744065119617025 entries for shape \(4294967295, 4294967295\), got 0",
+        ),
+        ("x.gz", gzip.compress(GOOD, mtime=0)[:-4], "not a complete gzip file"),
+        ("x.gz", GOOD, "not a complete gzip file"),
+        ("x.gz", gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 20, "not a complete gzip file"),
         ("x", None, "cannot be read"),
     ],
 )
@@ -58,10 +62,18 @@ def test_damaged_idx(tmp_path: Path, name: str, content: bytes | None, problem: 
 @pytest.mark.parametrize(
     ("file", "array", "problem"),
     [
-        ("train-images-idx3-ubyte", np.zeros((200, 28, 27)), r"\(n, 28, 28\)"),
-        ("train-images-idx3-ubyte", np.zeros((0, 28, 28)), "n > 0"),
-        ("train-labels-idx1-ubyte", np.zeros(199), r"allowed: \(200,\)"),
-        ("train-labels-idx1-ubyte", np.full(200, 10), "label 10"),
+        (
+            "train-images-idx3-ubyte",
+            np.zeros((200, 28, 27)),
+            r"expected images of shape \(n, 28, 28\) with n > 0, got \(200, 28, 27\)",
+        ),
+        ("train-images-idx3-ubyte", np.zeros((0, 28, 28)), r"with n > 0, got \(0, 28, 28\)"),
+        (
+            "train-labels-idx1-ubyte",
+            np.zeros(199),
+            r"expected one label per image, shape \(200,\), got \(199,\)",
+        ),
+        ("train-labels-idx1-ubyte", np.full(200, 10), "labels must be between 0 and 9; got 10"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path: Path, file: str, array: np.ndarray, problem: str) -> None:

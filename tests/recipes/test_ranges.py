@@ -1,4 +1,4 @@
-"""Every number of every section: torch takes it, or an error names the key before torch does."""
+"""Test that torch accepts every number that a section accepts, and that errors name the key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBERS += [2**53, 10**400, -math.inf, math.inf, math.nan, "x", True, [], {}, No
 
 
 def numeric_keys() -> list[tuple[str, str, str]]:
-    """Recipe, section and key of every number of a configuration."""
+    """Return the recipe, section and key of every number in a configuration."""
     found = []
     for recipe, defaults in RECIPES.items():
         for section in ("data", "model", "optimizer", "loop"):
@@ -67,7 +67,7 @@ def test_a_number_is_taken_or_its_key_is_named(
         if not message:
             value = getattr(getattr(RunConfig.from_file(path), section), key)
             assert value is None or math.isfinite(value) or key == "clip"
-        if outcomes.count(outcomes[-1]) == 1:  # a plan says the same; one of each, for time
+        if outcomes.count(outcomes[-1]) == 1:  # plan only the first of each outcome, to save time
             assert (plan_file(path)[1] == []) is outcomes[-1]
     assert set(outcomes) == {True, False}
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: no errors, no network, tabs, tables and pictures by keyboard."""
+"""Test the page in a real browser: no errors, no network, control by keyboard and mouse."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[WrittenRun]:
 
 @pytest.fixture
 def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A page that must neither log an error nor ask for anything but the file."""
+    """Open a page, and check that it logs no errors and requests only the file."""
     options = getattr(request, "param", {})
     context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
     opened, problems = context.new_page(), []
@@ -112,13 +112,13 @@ def test_charts_are_not_uploaded_and_are_named(page: Any, runs: list[WrittenRun]
     assert "Zoom in" in buttons
     assert not [name for name in buttons if name.startswith(("Share", "Box", "Lasso"))]
     open_tab(page, "Layers")
-    choice = page.get_by_role("combobox", name="Value of the layers")
+    choice = page.get_by_role("combobox", name="Value per layer")
     choice.select_option("dead rows")
     playwright.expect(page.locator("[data-chart=bars] [role=group]")).to_have_attribute(
-        "aria-label", "Chart: dead rows; the table has the numbers"
+        "aria-label", "Chart: dead rows; the table lists the numbers"
     )
     open_tab(page, "Over time")
-    assert page.get_by_role("combobox", name="Layers of <b>two over the steps").count() == 1
+    assert page.get_by_role("combobox", name="Layers of <b>two: value over steps").count() == 1
 
 
 def test_shares_above_one_are_inside_the_axis(page: Any, runs: list[WrittenRun]) -> None:
@@ -133,7 +133,7 @@ def test_printing_draws_all_charts(page: Any, runs: list[WrittenRun]) -> None:
     page.pdf()
     charts = page.locator(".chart")
     assert charts.count() == page.locator(".chart:has(.main-svg)").count() == 7
-    assert page.locator("[hidden] .chart[data-drawn]").count() == 0  # drawn anew for the screen
+    assert page.locator("[hidden] .chart[data-drawn]").count() == 0  # to be redrawn on screen
 
 
 def test_names_with_spaces(page: Any, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_tables_sort_by_numbers_and_by_names(page: Any, runs: list[WrittenRun]) 
     assert column(page, table, 5)[0] == "210,000"
     table.get_by_role("columnheader", name="grown", exact=True).get_by_role("button").click()
     grown = [int(text.replace(",", "")) for text in column(page, table, 12)]
-    assert len(set(grown)) > 4  # some differ and have as many digits
+    assert len(set(grown)) > 4  # some have equally many digits
     assert grown == sorted(grown)
     layer = table.get_by_role("columnheader", name="layer", exact=True)
     layer.get_by_role("button").click()
@@ -193,7 +193,7 @@ def test_tables_sort_by_numbers_and_by_names(page: Any, runs: list[WrittenRun]) 
 
 
 def drawn(page: Any, places: list[tuple[int, int]]) -> list[bool]:
-    """Whether the pixels in the middle of connections have the colour of live ones."""
+    """Return for connections whether the pixel in their middle has the color of live ones."""
     found: list[bool] = page.evaluate(
         """(places) => {
             const { width, height } = canvas;
@@ -214,7 +214,7 @@ def drawn(page: Any, places: list[tuple[int, int]]) -> list[bool]:
 
 
 def choose(page: Any, layer: str, step: int) -> None:
-    """Show a mask, and wait until it is there."""
+    """Show a mask, and wait until the page has drawn it."""
     page.locator("#mask-layer").select_option(label=layer)
     page.locator("#mask-step").select_option(label=str(step))
     name = layer.partition(": ")[2].partition(" (")[0]
@@ -234,7 +234,7 @@ def test_picture_shows_single_connections(page: Any, runs: list[WrittenRun]) -> 
     mask = runs[1].masks[16]["fc10.weight"]
     near = [(350 + r, 150 + c) for r in range(-4, 5) for c in range(-4, 5)]
     assert drawn(page, near) == [mask[at] for at in near]
-    assert "12.0 pixels a connection" in page.locator("#mask-text").inner_text()
+    assert "12.0 pixels per connection" in page.locator("#mask-text").inner_text()
 
 
 def test_a_mask_without_a_picture_shows_nothing_of_another(
@@ -247,7 +247,7 @@ def test_a_mask_without_a_picture_shows_nothing_of_another(
     assert canvas.get_attribute("aria-describedby").split()[0] == "mask-text"
     page.evaluate("report.masks.layers[1].pictures.length = 0")
     page.locator("#mask-layer").select_option(index=1)
-    text = "There was no room for the mask of fc10.weight in the report."
+    text = "The mask of fc10.weight is left out to keep the report small."
     playwright.expect(page.locator("#mask-text")).to_have_text(text)
     assert page.locator("#mask-legend").inner_text() == ""
 
@@ -270,7 +270,7 @@ def test_picture_by_keyboard_and_wheel(page: Any, runs: list[WrittenRun]) -> Non
     assert moved != zoomed
     page.keyboard.press("PageUp")
     playwright.expect(text).to_contain_text("step 8")
-    assert text.inner_text() == moved.replace("step 16", "step 8")  # the place stays
+    assert text.inner_text() == moved.replace("step 16", "step 8")  # the view does not move
     page.keyboard.press("PageDown")
     playwright.expect(text).to_contain_text("step 16")
     page.keyboard.press("-")
@@ -304,7 +304,7 @@ def test_density_is_that_of_the_report(page: Any, runs: list[WrittenRun]) -> Non
     assert found["grid"] == list(grid.shape)
     assert found["peak"] == pytest.approx(peak)
     difference = np.array(found["values"]).reshape(grid.shape) - grid
-    assert abs(difference).max() <= 1  # halves are rounded to even by one, up by the other
+    assert abs(difference).max() <= 1  # numpy rounds halves to even, JavaScript rounds them up
 
 
 def test_colours_follow_the_scheme(page: Any, runs: list[WrittenRun]) -> None:

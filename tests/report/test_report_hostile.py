@@ -1,4 +1,4 @@
-"""Run folders from elsewhere: a report is written, or one sentence names the file, at once."""
+"""Test that malicious run folders give a report, or quickly an error that names the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> WrittenRun:
 
 
 def laughs(levels: int) -> str:
-    """Aliases of aliases: ten to the power of `levels` values in a few lines."""
+    """Return a few lines of YAML with aliases of aliases that stand for 10**levels values."""
     lines = ["a0: &a0 [x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels + 1)]
     return "\n".join(lines)
@@ -85,7 +85,7 @@ def test_what_is_no_file_is_named(run: WrittenRun, name: str, kind: str) -> None
 
 def test_a_loop_of_links_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to("run")
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match="run: no such folder; give a run folder made by"):
         read_runs([tmp_path / "run"])
 
 
@@ -142,7 +142,7 @@ def test_names_of_any_bytes(run: WrittenRun, tmp_path: Path, kind: str, name: by
     shown = name.decode("utf-8", "backslashreplace")
     if kind == "json":
         assert json.loads(text)["runs"][0]["run"] == shown
-    else:  # Markdown escapes the escapes
+    else:  # Markdown escapes the backslashes
         assert " ".join(shown.replace("\\", "").split()) in " ".join(text.replace("\\", "").split())
     write_report([path], kind, path / os.fsdecode(b"x\xff"))
     assert (path / os.fsdecode(b"x\xff")).exists()

@@ -1,4 +1,4 @@
-"""Arithmetic on masks against counting one by one."""
+"""Test mask statistics against counts of single connections."""
 
 from __future__ import annotations
 

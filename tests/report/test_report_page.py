@@ -1,4 +1,4 @@
-"""The page: small, self-contained, honest pictures, and nothing of a run's that becomes code."""
+"""Test that the page is small, self-contained and correct, and runs no code from a run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_pictures_are_of_the_masks_and_keep_to_their_budget(tmp_path: Path, budg
     run = a_run(tmp_path / "run", shapes, (0, 3, 6, 9))
     pictures = take_pictures([run], budget)
     size = len(embed(pictures.layers)) + len(embed(pictures.payloads))
-    assert size <= max(budget, 1_000)  # the names of the layers are always there
+    assert size <= max(budget, 1_000)  # the layers' names are always included
     kinds = set()
     for layer in pictures.layers:
         steps = [picture["step"] for picture in layer["pictures"]]
@@ -99,7 +99,7 @@ def test_a_model_of_a_hundred_layers_stays_under_five_megabytes(tmp_path: Path) 
         for step in (0, 100, 300)
     }
     run = read_runs([write_run(tmp_path / "run", masks).path])[0]
-    # Many updates: as many lines as a run of 30 000 steps with an update every 100 writes.
+    # Log as many updates as a run of 30,000 steps with an update every 100 steps.
     for name in run.layers:
         line = run.metrics.updates[name][-1]
         run.metrics.updates[name] = [line | {"step": step} for step in range(100, 30_000, 100)]
@@ -107,7 +107,7 @@ def test_a_model_of_a_hundred_layers_stays_under_five_megabytes(tmp_path: Path) 
     text = make_page([run])
     size = len(text.encode())
     assert size <= MOST_BYTES == 5_000_000
-    assert size > 0.9 * MOST_BYTES  # the room is used
+    assert size > 0.9 * MOST_BYTES  # the pictures use the available bytes
     layers = data_of(text)["masks"]["layers"]
     assert len(layers) == 100
     assert all(layer["pictures"] and "window" in layer["pictures"][-1] for layer in layers)
@@ -118,7 +118,8 @@ def test_a_page_that_cannot_be_small_is_refused(
 ) -> None:
     run = a_run(tmp_path / "run", {"fc": (9, 9)}, (0, 3))
     monkeypatch.setattr(page_module, "MOST_BYTES", 1_000_000)
-    with pytest.raises(ReportError, match=r"report of run: .* more than 1,000,000; choose fewer"):
+    message = r"report of run: the page would have [\d,]+ bytes, more than 1,000,000; choose fewer"
+    with pytest.raises(ReportError, match=message):
         make_page([run])
 
 
@@ -142,7 +143,7 @@ def test_standard_output_is_utf8_in_any_terminal(
 
 
 class Loads(HTMLParser):
-    """What a page would load or run: attributes with addresses, and event handlers."""
+    """Collect what a page would load or run: attributes with addresses, and event handlers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +186,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert "<img" not in text
     assert "<b>run" not in text.replace("<b>&lt;b&gt;run", "")
     assert data_of(text)["masks"]["layers"][0]["layer"] == evil
-    # Names of places in the template are replaced in the template only.
+    # A placeholder of the template stays text in the data.
     masks = {0: {"%%library%%": masks[0][evil]}}
     text = make_page(read_runs([write_run(tmp_path / "other", masks).path]))
     assert data_of(text)["masks"]["layers"][0]["layer"] == "%%library%%"

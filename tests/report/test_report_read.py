@@ -1,4 +1,4 @@
-"""Reading run folders: what is there is read right, what is damaged is named."""
+"""Test the reading of run folders, and errors that name the damaged file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_unfinished_run_is_read_at_its_last_checkpoint(run: WrittenRun) -> None:
         file.write('{"event": "step", "step": 13, "loss": NaN}\n{"event": "st')
     read = read_run(run.path)
     assert not read.finished
-    assert sorted(read.bits) == [0, 4, 9, 12]  # a snapshot behind the checkpoint may still go
+    assert sorted(read.bits) == [0, 4, 9, 12]  # a resume would remove the snapshot of step 20
     assert read.metrics.steps[-1]["step"] == 13
     assert read.metrics.steps[-1]["loss"] is None
 
@@ -77,11 +77,11 @@ def test_runs_of_before_snapshots_are_read(run: WrittenRun) -> None:
 
 
 def test_foreign_folders_are_refused(tmp_path: Path, run: WrittenRun) -> None:
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match="nowhere: no such folder; give a run folder made by"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="not a run folder"):
+    with pytest.raises(ConfigError, match=r"not a run folder \(no config\.yaml\)"):
         read_run(tmp_path)
-    with pytest.raises(ConfigError, match="given twice"):
+    with pytest.raises(ConfigError, match="this run is given twice"):
         read_runs([run.path, run.path / ".." / "run"])
 
 
@@ -103,7 +103,7 @@ def rewrite_snapshot(run: Path, change: Callable[[dict[str, np.ndarray], dict], 
 
 
 def set_last_bit(tensors: dict[str, np.ndarray], stored: dict) -> None:
-    tensors["b.9.weight"][-1] |= 128  # 63 entries: the last bit is not used
+    tensors["b.9.weight"][-1] |= 128  # with 63 entries, the last bit is unused
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -112,58 +112,82 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda run: (run / "config.yaml").write_text("!!python/object/apply:os.getcwd []"),
         "line 1, column 1: could not determine a constructor",
     ),
-    "config list": (lambda run: (run / "config.yaml").write_text("[1]"), "not a mapping"),
+    "config list": (
+        lambda run: (run / "config.yaml").write_text("[1]"),
+        "expected a mapping of sections to values, got type list",
+    ),
     "weights": (
         lambda run: (run / "model.safetensors").write_bytes(b"\xff" * 64),
         "not a safetensors file",
     ),
     "no masks": (
         lambda run: safetensors.numpy.save_file({"a": np.ones(2)}, run / "model.safetensors"),
-        "no masks",
+        "the file has no masks",
     ),
     "float mask": (
         lambda run: safetensors.numpy.save_file(
             {"a": np.ones(2), "a_mask": np.ones(2)}, run / "model.safetensors"
         ),
-        "allowed: bool",
+        r"expected a bool mask with its weight's shape for a_mask, got float64 of shape \(2,\)",
     ),
-    "no checkpoint": (lambda run: (run / "checkpoints").rename(run / "gone"), "no checkpoint"),
-    "metrics": (lambda run: (run / "metrics.jsonl").write_text("{}\nx\n"), "line 1: step = None"),
+    "no checkpoint": (
+        lambda run: (run / "checkpoints").rename(run / "gone"),
+        "checkpoints: there is no checkpoint in this folder",
+    ),
+    "metrics": (
+        lambda run: (run / "metrics.jsonl").write_text("{}\nx\n"),
+        "line 1: step must be an integer >= 0; got None",
+    ),
     "not JSON": (lambda run: (run / "metrics.jsonl").write_text("x\n"), "line 1 is not JSON"),
-    "list": (lambda run: (run / "metrics.jsonl").write_text("[]\n"), "line 1 is not an object"),
-    "layer": (lambda run: rewrite_line(run, name="x"), "'x', which has no mask"),
-    "kept": (lambda run: rewrite_line(run, kept=10**9), "allowed: 0 to"),
-    "kept text": (lambda run: rewrite_line(run, kept="<b>"), "allowed: 0 to"),
-    "counts": (lambda run: rewrite_line(run, grown=40, kept=1), "contradict"),
-    "step": (lambda run: rewrite_line(run, step=-1), "step = -1"),
-    "versions": (lambda run: (run / "versions.json").write_text('{"a": 1}'), "list of versions"),
+    "list": (lambda run: (run / "metrics.jsonl").write_text("[]\n"), "line 1 is not a JSON object"),
+    "layer": (lambda run: rewrite_line(run, name="x"), "the run has no layer 'x' with a mask"),
+    "kept": (
+        lambda run: rewrite_line(run, kept=10**9),
+        r"kept, dropped and grown must be integers between 0 and 72; got \[1000000000, ",
+    ),
+    "kept text": (
+        lambda run: rewrite_line(run, kept="<b>"),
+        r"kept, dropped and grown must be integers between 0 and 72; got \['<b>', ",
+    ),
+    "counts": (
+        lambda run: rewrite_line(run, grown=40, kept=1),
+        r"kept, dropped and grown = \[1, \d+, 40\] contradict each other",
+    ),
+    "step": (
+        lambda run: rewrite_line(run, step=-1),
+        "step must be an integer >= 0; got -1",
+    ),
+    "versions": (
+        lambda run: (run / "versions.json").write_text('{"a": 1}'),
+        "versions.json: not a list of versions",
+    ),
     "snapshot": (
         lambda run: (run / "masks/000000.safetensors").write_bytes(b"x"),
         "not a safetensors file",
     ),
     "snapshot step": (
         lambda run: rewrite_snapshot(run, lambda tensors, stored: stored.update(step=3)),
-        "of step 3",
+        "the file name does not match step 3 in the metadata",
     ),
     "snapshot metadata": (
         lambda run: rewrite_snapshot(run, lambda tensors, stored: stored.update(layers=3)),
-        "not a snapshot",
+        "not a mask snapshot: its metadata are missing or invalid",
     ),
     "snapshot shape": (
         lambda run: rewrite_snapshot(
             run, lambda tensors, stored: stored["layers"]["b.9.weight"].update(shape=[9, 7])
         ),
-        "other layers",
+        "its layers differ from those of the last checkpoint",
     ),
     "snapshot tensors": (
         lambda run: rewrite_snapshot(run, lambda tensors, stored: tensors.pop("b.9.weight")),
-        "not the layers",
+        "its tensors do not match the layers in its metadata",
     ),
     "snapshot size": (
         lambda run: rewrite_snapshot(
             run, lambda tensors, _: tensors.update({"b.9.weight": np.zeros(3, np.uint8)})
         ),
-        "not a packed mask",
+        "b.9.weight is not a packed mask: ",
     ),
     "snapshot bits": (lambda run: rewrite_snapshot(run, set_last_bit), "bits are set beyond"),
 }

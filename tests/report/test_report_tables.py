@@ -1,4 +1,4 @@
-"""The numbers in the tables against counts by hand, and their CSV, JSON and Markdown."""
+"""Test tables against counts over the masks, and their export as CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_an_algorithm_of_ones_own_is_cited_by_the_paper_that_it_names(tmp_path: 
     content = json.loads(exports.to_json(read_runs([run.path])))
     assert content["without_paper"] == [
         "Mine: arXiv:2102.04010",
-        "Yours: a method of your own; no paper known here.",
+        "Yours: a custom method that names no paper.",
     ]
 
 
@@ -166,7 +166,7 @@ def test_markdown_tables_are_whole(runs: list[Run]) -> None:
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) == 5
     for block in blocks:
-        # A bar in a name must not make a cell.
+        # A bar in a name must not start a new cell.
         assert len({line.replace("\\|", "").count("|") for line in block}) == 1
     assert "fc\\|.weight" in text
     assert "<https://arxiv.org/abs/1911.11134>" in text

@@ -1,4 +1,4 @@
-"""Which rows ever grew, which snapshots are kept: against a count by hand over all masks."""
+"""Test the mask history against counts over all masks, and the choice of snapshots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsewright.runs.run_folder import RunFolder
 
 
 class Followed:
-    """A small sparse network that trains, the history under test, and all its masks."""
+    """Train a small sparse network, and keep its mask history and all its masks."""
 
     def __init__(self, algorithm: str) -> None:
         torch.manual_seed(1)
@@ -84,7 +84,7 @@ def test_history_goes_on_from_its_state() -> None:
 
 def test_state_of_another_model_does_not_load() -> None:
     run = Followed("set")
-    with pytest.raises(StateError, match=r"2\.weight"):
+    with pytest.raises(StateError, match=r"the mask history: it has no rows for 2\.weight, or"):
         run.history.load({"0.weight": torch.zeros(6, dtype=torch.bool)})
 
 
@@ -179,7 +179,7 @@ def test_versions_are_noted_once_and_again_when_they_change(tmp_path: Path) -> N
 def test_a_weight_without_rows_has_no_rows_of_any_kind() -> None:
     group = sparsewright.configure({"algorithm": "static", "sparsity": 0.5})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of initializing nothing
+        warnings.simplefilter("ignore")  # torch warns when it initializes an empty weight
         group.apply(nn.Linear(3, 0))
     history = MaskHistory(group)
     update = sparsewright.events.MaskUpdate(1, "weight", 0, 0, 0.5, 0.5, 0, 0)

@@ -1,4 +1,4 @@
-"""A run of every choice, stopped at any checkpoint, resumes to the same bits."""
+"""Test that runs with every choice resume from any checkpoint with bit-identical results."""
 
 from __future__ import annotations
 
@@ -110,21 +110,29 @@ def test_the_storage_of_the_loop_replaces_that_of_the_entries(tmp_path: Path) ->
 
 NAME = "blocks.0.mlp.0.weight"
 FORGERIES = {
-    "missing": lambda shadows: shadows.clear(),
-    "one missing": lambda shadows: shadows.pop(NAME),
-    "one more": lambda shadows: shadows.update(other=torch.zeros(2)),
-    "another type": lambda shadows: shadows.update({NAME: shadows[NAME].double()}),
-    "another shape": lambda shadows: shadows.update({NAME: shadows[NAME][:1]}),
-    "on the mask": lambda shadows: shadows.update({NAME: torch.ones_like(shadows[NAME])}),
+    "missing": (lambda shadows: shadows.clear(), "expected shadows for .*, got "),
+    "one missing": (lambda shadows: shadows.pop(NAME), "expected shadows for .*, got "),
+    "one more": (lambda shadows: shadows.update(other=torch.zeros(2)), r"got \['blocks.*'other'\]"),
+    "another type": (
+        lambda shadows: shadows.update({NAME: shadows[NAME].double()}),
+        f"expected torch.float32 for {NAME}, got torch.float64",
+    ),
+    "another shape": (lambda shadows: shadows.update({NAME: shadows[NAME][:1]}), "shadow"),
+    "on the mask": (
+        lambda shadows: shadows.update({NAME: torch.ones_like(shadows[NAME])}),
+        f"the shadow of {NAME} has nonzero entries where its mask is True",
+    ),
 }
 
 
-@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
-def test_shadows_that_are_not_those_of_the_weights_are_refused(tmp_path: Path, forge) -> None:
+@pytest.mark.parametrize(("forge", "message"), FORGERIES.values(), ids=FORGERIES)
+def test_shadows_that_are_not_those_of_the_weights_are_refused(
+    tmp_path: Path, forge, message: str
+) -> None:
     training = loop.start(config_of(tmp_path, SECTIONS["ste"]), tmp_path / "run")
     drive(training, tmp_path / "run", until=3)
     with RunFolder(tmp_path / "run") as folder:
         weights, state = folder.load()
     forge(state["sparse"]["algorithm"]["algorithms"][0]["shadows"])
-    with pytest.raises(CheckpointError, match="shadows"):
+    with pytest.raises(CheckpointError, match=f"here: does not fit the model: .*{message}"):
         training.load(weights, state, "here")

@@ -1,4 +1,4 @@
-"""A run folder appears whole, its files are replaced whole, and a failed write changes nothing."""
+"""Test that run folders and their files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_draft_is_never_the_last_checkpoint(tmp_path: Path) -> None:
         folder.save(WEIGHTS, state(9))
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["000009"]
     (run / "checkpoints/000009").rename(run / "checkpoints/gone")
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="checkpoints: there is no checkpoint in this folder"):
         last_checkpoint(run)
 
 
@@ -60,14 +60,15 @@ def test_an_empty_folder_may_become_a_run_and_another_may_not(tmp_path: Path) ->
     make(tmp_path / "empty")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(RunError, match="never overwritten"):
+    message = "mine: this path already exists; give a new or empty folder"
+    with pytest.raises(RunError, match=message):
         make(tmp_path / "mine")
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
 
 
 def test_a_run_needs_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match=r"^\.: a run folder needs a name"):
+    with pytest.raises(RunError, match=r"^\.: a run folder needs a name; give the name of a new"):
         make(Path("."))
     assert os.listdir(tmp_path) == []
 

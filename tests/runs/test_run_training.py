@@ -1,18 +1,21 @@
-"""Schedules, counting of layers, settings, and YAML numbers."""
+"""Test learning rates, layer counts, settings, YAML numbers and checks of loaded state."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from sparsewright.errors import StateError
 from sparsewright.events import MaskUpdate
 from sparsewright.recipes.sections import LoopSettings
 from sparsewright.runs.config import RunConfig
 from sparsewright.runs.layer_counts import Churn, count_layers
 from sparsewright.runs.training import learning_rate
+from sparsewright.runs.validate_state import check_weights, load_optimizer
 from sparsewright.runs.yaml_file import read_yaml
 
 
@@ -55,11 +58,58 @@ def test_layers_and_their_problems() -> None:
     expected = ["b.9.weight", "b.10.weight", "c.weight", "d.weight", "e.weight", "f.weight_mask"]
     assert list(found) == expected
     assert (found["b.10.weight"].kept, found["b.10.weight"].problem) == (4, "")
-    assert found["b.9.weight"].problem == "2 nonzero outside the mask"
+    assert found["b.9.weight"].problem == "2 nonzero entries outside the mask"
     assert (found["c.weight"].kept, found["c.weight"].masked) == (4, False)
-    assert found["d.weight"].problem.startswith("mask of shape (1, 3)")
-    assert found["e.weight"].problem.startswith("mask of type torch.float32")
-    assert found["f.weight_mask"].problem == "a mask without its weight"
+    assert found["d.weight"].problem == "the mask has shape (1, 3), its weight (2, 3)"
+    assert found["e.weight"].problem == "the mask must be torch.bool; got torch.float32"
+    assert found["f.weight_mask"].problem == "the state dict has no weight for this mask"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"other": torch.ones(1)}, "the keys differ: unknown ['other'], missing []"),
+        ({"w": torch.ones(2)}, "expected torch.float32 (3,) for w, got torch.float32 (2,)"),
+        (
+            {"w": torch.ones(3).double()},
+            "expected torch.float32 (3,) for w, got torch.float64 (3,)",
+        ),
+        ({"w_mask": torch.zeros(3).bool()}, "w: 3 nonzero entries outside the mask"),
+    ],
+)
+def test_weights_of_another_model_do_not_load(change: dict, message: str) -> None:
+    own = {"w": torch.ones(3), "w_mask": torch.ones(3).bool()}
+    check_weights(own, own)
+    with pytest.raises(
+        StateError, match=re.escape(f"cannot load the state of the model: {message}")
+    ):
+        check_weights(own, {**own, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"exp_avg": 3}, "exp_avg of parameter 0 must be a tensor; got 3"),
+        (
+            {"exp_avg": torch.ones(2)},
+            "exp_avg of parameter 0 must be torch.float32 (3,); got torch.float32 (2,)",
+        ),
+        ({"step": torch.tensor(-1.0)}, "step of parameter 0 must be at least 0; got tensor(-1.)"),
+        ({"other": 1}, "parameter 0 has state ['exp_avg', 'exp_avg_sq', 'other', 'step'] after 1"),
+    ],
+)
+def test_states_of_another_optimizer_do_not_load(change: dict, message: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    load_optimizer(optimizer, state, 1)
+    state["state"][0].update(change)
+    with pytest.raises(StateError, match=re.escape(message)):
+        load_optimizer(optimizer, state, 1)
+    with pytest.raises(StateError, match=r"Adam: expected settings .*'amsgrad': False.*, got "):
+        load_optimizer(optimizer, torch.optim.Adam([weight], amsgrad=True).state_dict(), 0)
 
 
 @pytest.mark.parametrize("text", ["3e-3", "3.0e-3", "0.003", "3E-3", "+3e-3", ".3e-2", "3.e-3"])

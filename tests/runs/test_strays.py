@@ -1,4 +1,4 @@
-"""What a run did not make it neither removes nor writes to; and strays never end it."""
+"""Test that a run leaves unknown files in its folder alone, and that they never stop it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def state(step: int) -> dict:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with a checkpoint of step 2."""
+    """Make a run with a checkpoint for step 2."""
     path = tmp_path / "run"
     RunFolder.create(path, "recipe: charlm\n", WEIGHTS, state(0))
     with RunFolder(path) as folder:
@@ -74,7 +74,7 @@ def test_what_lies_where_a_checkpoint_goes_is_moved_aside(
         assert folder.load()[1]["step"] == 3
     moved = [name for name in entries(run / "checkpoints") if name.endswith(".moved")]
     assert len(moved) == 1
-    assert f"moved to {moved[0]}" in caplog.text
+    assert f"{path} is not a checkpoint of this run; moved it to {moved[0]}" in caplog.text
 
 
 def test_a_checkpoint_with_a_note_of_the_users_stays(run: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_checkpoint_with_a_note_of_the_users_stays(run: Path) -> None:
 
 def test_snapshots_of_others_stay(run: Path) -> None:
     with RunFolder(run) as folder:
-        folder.save_masks(9, BITS, {})  # behind the checkpoint
+        folder.save_masks(9, BITS, {})  # after the checkpoint
     shutil.copy(run / "masks/000000.safetensors", run / "masks/000777.safetensors")
     with RunFolder(run) as folder:
         assert folder.last_masks == 9
@@ -164,7 +164,7 @@ def test_metrics_with_another_name_are_continued_in_a_copy(run: Path, tmp_path: 
     os.link(run / "metrics.jsonl", backup)
     with RunFolder(run) as folder:
         folder.log(step=2)
-        with pytest.raises(RunError, match="another process"):
+        with pytest.raises(RunError, match="another process is training in this folder"):
             RunFolder(run)
     assert backup.read_text() == '{"step": 1}\n'
     assert (run / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
@@ -181,7 +181,8 @@ def test_a_checkpoint_of_no_files_is_named(run: Path, name: str, kind: str) -> N
         path.mkdir()
     else:
         path.symlink_to(name if kind == "loop" else "/dev/zero")
-    with RunFolder(run) as folder, pytest.raises(CheckpointError, match=f"000002/{name}: cannot"):
+    message = f"000002/{name}: cannot be read"
+    with RunFolder(run) as folder, pytest.raises(CheckpointError, match=message):
         folder.load()
 
 

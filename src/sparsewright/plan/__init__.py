@@ -1,1 +1,1 @@
-"""What a configuration will do, found out without training."""
+"""Plan a run: compute what a configuration does to a model, without training."""

@@ -1,4 +1,4 @@
-"""What a plan holds: the entries of a configuration, and what becomes of each parameter."""
+"""Dataclasses of a plan: configuration entries, parameters and notes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsewright.plan.forecast import Forecast
 from sparsewright.storage import Storage
 
 Kept = tuple[int | None, int | None]
-"""Live connections before the first step and after the last; None: not known before the weights."""
+"""Live connections before the first step and after the last; None: unknown without the values."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Entry:
     """One entry of the configuration: a filter and an algorithm.
 
     Attributes:
-        place: where it is in the configuration.
-        filter: what it picks.
+        place: path of the entry in the configuration.
+        filter: selects the entry's parameters.
         algorithm: the algorithm.
-        forecast: what that will do.
-        total: entries of all of its weights.
-        kept: what stays of them.
+        forecast: the algorithm's updates and levels over the run.
+        total: number of elements in all selected weights together.
+        kept: live connections in all selected weights together.
     """
 
     place: str
@@ -42,17 +42,17 @@ class Weight:
     """One parameter of the model.
 
     Attributes:
-        name: full name.
-        shape: its shape.
-        dtype: its dtype.
-        kept: what stays of it; of a dense parameter all.
-        entry: the entry that it goes to; None: it stays dense.
-        reason: why it stays dense.
-        storage: how it will be held; None: it stays dense.
-        kind: the kind of its layer, if that can be compressed.
-        why_masked: why it stays masked though it was to be compressed.
-        is_frozen: whether it has no gradient.
-        tied_to: the name under which the same parameter came before; "" if it did not.
+        name: full name of the parameter.
+        shape: shape of the parameter.
+        dtype: dtype of the parameter.
+        kept: live connections; for a dense parameter, all of its elements.
+        entry: the entry that makes the parameter sparse; None if it stays dense.
+        reason: why the parameter stays dense.
+        storage: the storage class; None if the parameter stays dense.
+        kind: the layer's kind, if layers of this kind can be compressed.
+        why_masked: why the parameter is masked although the entry asks for compression.
+        is_frozen: True if the parameter has no gradient.
+        tied_to: an earlier name of the same parameter; "" if this name is the first.
     """
 
     name: str
@@ -69,21 +69,21 @@ class Weight:
 
     @property
     def total(self) -> int:
-        """Entries."""
+        """Return the number of elements."""
         return self.shape.numel()
 
 
 @dataclass
 class Plan:
-    """What a configuration will do to a model.
+    """The effect of a configuration on a model.
 
     Attributes:
         entries: the entries, in order.
         weights: all parameters, in the model's order.
-        flops: name of a weight ("": everything else) -> FLOPs of a forward pass; None: not known.
-        per: what `flops` are counted for.
-        states: numbers that the optimizer keeps for each that it steps.
-        notes: what could not be found out, and why.
+        flops: FLOPs of a forward pass by weight name; "" holds all other FLOPs.
+        per: the input that `flops` are counted for, such as "batch of 8".
+        states: number of state values that the optimizer keeps for each trained value.
+        notes: sentences about unknown numbers and about settings that are probably mistakes.
     """
 
     entries: list[Entry]
@@ -95,11 +95,15 @@ class Plan:
 
     @property
     def sparse(self) -> list[Weight]:
-        """The weights that become sparse."""
+        """Return the weights that become sparse."""
         return [weight for weight in self.weights if weight.entry is not None]
 
     def kept(self, phase: int) -> int | None:
-        """Return what stays of all sparse weights: phase 0 at the start, 1 at the end."""
+        """Return the live connections in all sparse weights, or None if any count is unknown.
+
+        Args:
+            phase: 0 for the start of the run, 1 for the end.
+        """
         counts = [entry.kept[phase] for entry in self.entries]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None

@@ -1,7 +1,7 @@
-"""What one weight costs: bytes that it holds, what its mask update takes, FLOPs of its step.
+"""Cost of one weight: memory between steps, mask updates and FLOPs of a training step.
 
-Pure arithmetic: `sparsewright plan` and `tools/cluster` add these numbers up. What a storage, a
-kind of layer and an algorithm have to say of themselves they are asked for.
+`sparsewright plan` and `tools/cluster` add these numbers up. Facts about storages, layer kinds and
+algorithms come from their classes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from sparsewright.algorithms import ALL
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.storage.storage import Footprint
 
-_HISTOGRAM_BITS = 11  # of the scores' keys, in each round of a selection over shards
+_HISTOGRAM_BITS = 11  # bits of each score that one round of a selection over shards looks at
 HISTOGRAM_BYTES = 8 << _HISTOGRAM_BITS
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Dtypes of weight, gradient and optimizer state, and whether there is a float32 master."""
+    """Dtypes of a weight, its gradient and its optimizer state, with or without float32 masters."""
 
     weight: torch.dtype
     gradient: torch.dtype
@@ -36,13 +36,13 @@ class Precision:
 
 @dataclass(frozen=True)
 class HeldBytes:
-    """Bytes that a weight holds between steps.
+    """Bytes that one weight occupies between steps.
 
     Attributes:
-        weight: its entries, or its live values; a shadow included.
-        gradient: one for each of them.
-        state: of the optimizer, with float32 masters.
-        mask: the mask, or the index of live values.
+        weight: all entries, or only the live values; includes the shadow copy, if there is one.
+        gradient: gradient of all entries, or of the live values.
+        state: optimizer state, including float32 masters.
+        mask: the mask, or the index of the live values.
     """
 
     weight: int
@@ -52,20 +52,20 @@ class HeldBytes:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Return the sum of all parts."""
         return self.weight + self.gradient + self.state + self.mask
 
 
 def held_bytes(
     footprint: Footprint, precision: Precision, states: int, *, is_frozen: bool = False
 ) -> HeldBytes:
-    """Return what a weight holds.
+    """Return the bytes that one weight occupies between steps.
 
     Args:
-        footprint: what its storage says that it takes.
-        precision: dtypes.
-        states: numbers that the optimizer keeps for each that it steps.
-        is_frozen: whether it has no gradient, and so no state.
+        footprint: the footprint that the weight's storage reports.
+        precision: dtypes of weight, gradient and state.
+        states: number of state values that the optimizer keeps for each trained value.
+        is_frozen: True for a weight without a gradient, which has no optimizer state either.
 
     >>> held_bytes(Footprint(10, 10), Precision.of(torch.float32), states=2).total
     170
@@ -81,12 +81,12 @@ def held_bytes(
 
 @dataclass(frozen=True)
 class Method:
-    """What a mask update of one weight does.
+    """The work that a mask update does for one weight.
 
     Attributes:
-        choices: the entries that each of its selections chooses from, and their score, as
-            `SparsityAlgorithm.selections`.
-        needs_dense_gradient: whether it reads the dense gradient.
+        choices: for each selection, the entries that it chooses from and their score; the format
+            is that of `SparsityAlgorithm.selections`.
+        needs_dense_gradient: True if the update reads the dense gradient.
     """
 
     choices: tuple[tuple[str, str], ...] = ()
@@ -94,25 +94,27 @@ class Method:
 
     @classmethod
     def of(cls, algorithm: type[SparsityAlgorithm]) -> Method:
-        """Return what the mask updates of a class of algorithms do."""
+        """Return the work that an algorithm class does in a mask update."""
         return cls(algorithm.selections, algorithm.needs_dense_gradient)
 
     @property
     def has_random_score(self) -> bool:
-        """Whether connections are chosen by random numbers (float32)."""
+        """Return whether a selection uses random scores (float32)."""
         return any(score == "random" for _, score in self.choices)
 
     @property
     def drops_and_grows(self) -> bool:
-        """Whether connections are dropped and others grown, instead of chosen anew."""
+        """Return whether updates drop and grow connections instead of choosing a whole new mask."""
         return len(self.choices) > 1
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Bytes of the counts that shards add up, beside those of its selections.
+        """Return the sizes in bytes of the counts that shards sum, apart from the selections' own.
 
-        Whether the gradient, and the dense one, is finite; the live connections to drop from; what
-        was dropped, what was grown, and what is live.
+        The first count says whether the gradient is finite. Methods that need the dense gradient
+        also count whether the dense gradient is finite. Methods that drop and grow also count the
+        live connections to drop from. The last 24 bytes hold the numbers of dropped, grown and live
+        connections.
         """
         if not self.choices:
             return ()
@@ -120,15 +122,15 @@ class Method:
 
     @property
     def temporary_bytes(self) -> int:
-        """Bytes for each entry while one weight is worked on: masks, and a random score.
+        """Return the temporary bytes per entry during an update: masks, and a random score.
 
-        The new mask; those of drop and grow are three.
+        An update that chooses a whole new mask needs one mask. Drop and grow need three.
         """
         masks = 3 if self.drops_and_grows else len(self.choices)
         return masks + 4 * self.has_random_score
 
     def selections(self, precision: Precision) -> list[tuple[str, torch.dtype]]:
-        """Return among which entries each selection is, and its scores' dtype."""
+        """Return for each selection the entries that it chooses from and its scores' dtype."""
         dtypes = {
             "weight": precision.weight,
             "gradient": precision.gradient,
@@ -141,23 +143,23 @@ METHODS = {algorithm.name: Method.of(algorithm) for algorithm in ALL}
 
 
 def selection_rounds(dtype: torch.dtype) -> int:
-    """Return how many histograms a selection over shards takes to find the k-th magnitude."""
+    """Return the number of histograms that find the k-th largest magnitude over shards."""
     return math.ceil(8 * dtype.itemsize / _HISTOGRAM_BITS)
 
 
 def step_flops(
     forward: float, density: float, *, is_frozen: bool = False, needs_dense_gradient: bool = False
 ) -> float:
-    """Return the FLOPs of a training step's products with a weight, if zeros are skipped.
+    """Return the FLOPs that one weight costs in a training step whose kernels skip zeros.
 
-    Three products as large as the forward pass; of a frozen weight two. Where an update needs the
-    dense gradient, the product that gives it is dense.
+    A training step does three products as large as the forward pass, or two for a frozen weight.
+    If the step needs the dense gradient, the product that computes it is dense.
 
     Args:
         forward: FLOPs of the dense forward pass.
-        density: live share of the weight, 0..1; 1 for a weight that is multiplied whole.
-        is_frozen: whether the weight has no gradient.
-        needs_dense_gradient: whether it is an update step of such a method.
+        density: live fraction of the weight, 0..1; 1 for a weight that is multiplied in full.
+        is_frozen: True if the weight has no gradient.
+        needs_dense_gradient: True if this step computes the dense gradient.
 
     >>> step_flops(100, 0.25), step_flops(100, 0.25, needs_dense_gradient=True)
     (75.0, 150.0)

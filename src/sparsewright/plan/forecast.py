@@ -1,4 +1,4 @@
-"""What an algorithm will do over the steps of a run: its updates, levels and drop fractions."""
+"""Forecast an algorithm's update steps, sparsity levels and drop fractions over a run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.counts import as_decimal
 
-POINTS = 51  # of a curve: with its numbers it fits a terminal of 80 columns
-_STEPS = 1000  # length of a run if no schedule has an end
+POINTS = 51  # points of a curve, which fits a terminal of 80 columns together with its labels
+_STEPS = 1000  # default length of a run if no schedule has an end
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """An algorithm over `steps` steps.
+    """The forecast for one algorithm over `steps` steps.
 
     Attributes:
         steps: length of the run.
-        updates: the steps at which masks change, after step 0.
-        starts_sparse: whether weights are sparse before the first step.
-        level: (step, level in force there), at `POINTS` steps or fewer; the last is the end.
-        drop_fraction: (update step, drop fraction there); empty if the algorithm has none.
+        updates: the steps at which masks change, without step 0.
+        starts_sparse: True if weights are sparse before the first step.
+        level: pairs (step, level after the updates up to this step) at no more than `POINTS`
+            steps; the last pair is for the end of the run.
+        drop_fraction: pairs (update step, drop fraction); empty if the algorithm has no drop
+            fraction.
     """
 
     steps: int
@@ -34,7 +36,7 @@ class Forecast:
 
     @property
     def last_updates(self) -> list[int | None]:
-        """For each point of `level` the last update since the point before it, if any."""
+        """Return for each point of `level` the last update since the previous point, or None."""
         found: list[int | None] = []
         before = 0
         for step, _ in self.level:
@@ -46,11 +48,11 @@ class Forecast:
 
 
 def forecast(algorithm: SparsityAlgorithm, steps: int) -> Forecast:
-    """Follow an algorithm's schedules over a run; the algorithm stays as it is."""
+    """Evaluate an algorithm's schedules over a run, without changing the algorithm."""
     due = algorithm.update_steps(steps)
     points = sorted({round(steps * i / (POINTS - 1)) for i in range(POINTS)})
     updates = due[1:] if due and due[0] == 0 else due
-    made = [bisect_right(due, step) - 1 for step in points]  # index of the update in force
+    made = [bisect_right(due, step) - 1 for step in points]  # index of the last update so far
     level = _values(algorithm, "sparsity", due, made)
     result = Forecast(
         steps,
@@ -71,20 +73,20 @@ def forecast(algorithm: SparsityAlgorithm, steps: int) -> Forecast:
 def _values(
     algorithm: SparsityAlgorithm, name: str, due: Sequence[int], indices: Sequence[int]
 ) -> dict[int, float]:
-    """The value of a schedule at some of the update steps, by their index."""
+    """Return a schedule's values at the update steps with the given indices."""
     schedules, wanted = copy.deepcopy(algorithm.schedules), {i for i in indices if i >= 0}
     values = {}
-    # Schedules that advance have to pass all steps; there may be more than can be counted.
+    # Visit all updates only for schedules that keep state, because a run can have very many.
     for index in range(len(due)) if schedules.has_state else sorted(wanted):
         if index in wanted:
-            # The shortest decimal: float32's 0.9 stays 0.9 and does not become 0.8999999762.
+            # The shortest decimal keeps a float32 0.9 as 0.9 instead of 0.8999999762.
             values[index] = float(as_decimal(schedules.value(name, due[index])))
         schedules.update(True)
     return values
 
 
 def guess_steps(algorithms: Sequence[SparsityAlgorithm]) -> int:
-    """Return the length of a run in which every schedule that has an end reaches it."""
+    """Return the length of the shortest run in which every schedule with an end reaches it."""
     ends: list[int | None] = [
         schedule.last_step for a in algorithms for _, schedule in a.schedules.items()
     ]

@@ -1,4 +1,4 @@
-"""How a sparse weight will be held: its storage, and why that is not the one asked for."""
+"""Determine the storage of each sparse weight, and why it differs from the requested storage."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sparsewright.storage import ALL, CompressedStorage, MaskedStorage, Storage
 def storage_of(
     algorithm: SparsityAlgorithm, owner: nn.Module, param_name: str, surroundings: Surroundings
 ) -> tuple[type[Storage], str]:
-    """Return how a weight will be held.
+    """Return the storage of a weight.
 
     Args:
-        algorithm: the algorithm that it goes to.
-        owner: the module that owns it; may be on the meta device.
-        param_name: its name there.
+        algorithm: the algorithm that makes the weight sparse.
+        owner: the module that owns the weight; may be on the meta device.
+        param_name: the weight's name in its module.
         surroundings: the layers of the whole model.
 
     Returns:
-        The storage; and why it is masked, if it was to be compressed.
+        The storage class, and why a weight that should be compressed is masked ("" if it is not).
     """
     if as_compressed(owner) is not None:
         return CompressedStorage, ""
@@ -37,9 +37,9 @@ def storage_of(
 
 
 def _on_cpu(layer: nn.Module) -> nn.Module:
-    """A layer with parameters on the CPU, where it will be, for those on the meta device.
+    """Return a copy of a layer that has CPU parameters instead of meta parameters.
 
-    They share one number each, and so take no memory.
+    All elements of each new parameter share one number, so the copy needs no memory.
     """
     if kind_of(layer) is None:
         return layer

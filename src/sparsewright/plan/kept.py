@@ -1,4 +1,4 @@
-"""How many connections of each weight an entry of the configuration keeps."""
+"""Count the connections that a configuration entry keeps in each weight."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Counts:
     """Live connections of an entry's weights at one time.
 
     Attributes:
-        each: by full name; None: not known before the weights are.
-        total: of all together.
+        each: count by full name; None if it depends on the weights' values.
+        total: count over all weights; None if it is unknown.
     """
 
     each: Mapping[str, int | None]
@@ -29,7 +29,7 @@ class Counts:
 
 
 class _Given:
-    """Weights for a distribution to look at."""
+    """The weights that a distribution can read."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
@@ -42,22 +42,23 @@ class _Given:
 def count_kept(
     algorithm: SparsityAlgorithm, forecast: Forecast, weights: Mapping[str, Tensor]
 ) -> tuple[Mapping[str, Kept], Kept]:
-    """Return what stays of each weight, and of all together, at the start and at the end.
+    """Return the live connections of each weight and of all weights, at the start and the end.
 
     Args:
-        algorithm: the entry's.
-        forecast: what it will do.
-        weights: all that the entry takes, by full name; may be on the meta device.
+        algorithm: the entry's algorithm.
+        forecast: the algorithm's forecast.
+        weights: all weights of the entry by full name; may be on the meta device.
 
     Raises:
-        LevelError: a level that the structure, or the distribution over these weights, cannot hold.
-        OptionError: a glob of the distribution that matches no weight.
+        LevelError: the structure, or the distribution over these weights, cannot reach a level.
+        OptionError: a glob of the distribution matches no weight.
     """
     are_there = not any(weight.is_meta for weight in weights.values())
     start = _at_start(algorithm, forecast, weights, are_there)
     end = start
     if forecast.updates:
-        # Levels are divided anew only when the level moves: those of the first weights stay.
+        # The distribution runs again only when the level changes. With a constant level, the
+        # layer levels computed from the initial weights stay.
         is_fixed = constant_value(algorithm.schedules["sparsity"]) is not None
         is_known = are_there and is_fixed and forecast.starts_sparse
         end = _at(algorithm, forecast.level[-1][1], weights, is_known)
@@ -71,7 +72,10 @@ def _at_start(
     weights: Mapping[str, Tensor],
     are_there: bool,
 ) -> Counts:
-    """The first masks; a function of the user's, or of the weights' zeros, says no count."""
+    """Count the connections of the initial masks.
+
+    The count is unknown if a user's function, or the zeros in the weights, set the masks.
+    """
     if not forecast.starts_sparse:
         sizes = {name: weight.numel() for name, weight in weights.items()}
         return Counts(sizes, sum(sizes.values()))
@@ -84,7 +88,10 @@ def _at_start(
 def _at(
     algorithm: SparsityAlgorithm, level: float, weights: Mapping[str, Tensor], are_known: bool
 ) -> Counts:
-    """The masks of a level; `are_known`: the weights are those that the distribution will see."""
+    """Count the connections of the masks at one level.
+
+    `are_known` means that the distribution will see exactly these weights.
+    """
     distribution, structure = algorithm.distribution, algorithm.structure
     shapes = {name: weight.shape for name, weight in weights.items()}
     if distribution.needs_weights and not are_known:

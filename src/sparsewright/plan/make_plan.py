@@ -1,4 +1,4 @@
-"""A plan: which weights become sparse, how sparse, when, and how they are held."""
+"""Decide which weights become sparse, and when, how sparse and in which storage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sparsewright.session.walk import named_weights
 
 @dataclass
 class _Found:
-    """A parameter of the model, as filters see it."""
+    """A parameter of the model in the form that filters see."""
 
     name: str
     owner: nn.Module
@@ -43,7 +43,7 @@ class _Found:
 
 @dataclass
 class _Route:
-    """An entry while parameters are routed; its parts are None if they are wrong."""
+    """A configuration entry with its parameters; an invalid filter or algorithm is None."""
 
     place: str
     filter: ParamFilter | None
@@ -52,7 +52,7 @@ class _Route:
     taken: dict[str, Tensor] = field(default_factory=dict)
 
     def why_not(self, name: str, picker: Picker) -> str:
-        """Why the filter leaves a parameter."""
+        """Return why the filter does not select a parameter."""
         if self.filter is default_sparse_param_filter:
             return picker.why_not(name).reason
         return "no param_filter matches its name"
@@ -67,11 +67,12 @@ def make_plan(
     """Route a model's parameters to the entries of a configuration.
 
     Args:
-        model: the model; may be on the meta device, and is not changed.
-        routes: place, filter and algorithm of each entry, in order; None: wrong, and reported.
-        forecasts: by the algorithm's id.
-        report: told of filters that pick nothing, of parameters that cannot be sparse, and of
-            levels that cannot be held.
+        model: the model, which is not changed; may be on the meta device.
+        routes: place, filter and algorithm of each entry, in order; None for an invalid part that
+            has been reported.
+        forecasts: forecasts by the algorithm's id.
+        report: called for each filter that selects nothing, each parameter that cannot be sparse
+            and each level that is out of reach.
     """
     entries = [_Route(*route) for route in routes]
     found = _parameters(model)
@@ -92,8 +93,8 @@ def make_plan(
             weights.append(_sparse(each, *made[id(taker)], surroundings))
     plan = Plan([entry for entry, _ in made.values()], weights)
     plan.notes = [
-        f"{entry.place}: how many connections each weight keeps depends on their values; costs "
-        "assume the same level for all of them"
+        f"{entry.place}: the number of connections kept per weight depends on the weights' values; "
+        "costs assume the same level for every weight"
         for entry, each in made.values()
         if None not in entry.kept and any(None in kept for kept in each.values())
     ]
@@ -101,7 +102,7 @@ def make_plan(
 
 
 def _parameters(model: nn.Module) -> list[_Found]:
-    """Every parameter by name, with the reason why no entry may have it."""
+    """Return every named parameter, with the reason if it must stay dense."""
     found, first = [], dict[int, str]()
     for name, owner, param_name, param, why_dense in named_weights(model):
         other = first.setdefault(id(param), name)
@@ -113,14 +114,14 @@ def _parameters(model: nn.Module) -> list[_Found]:
 
 
 def _take(routes: list[_Route], found: _Found, picker: Picker, report: Report) -> _Route | None:
-    """The route that has a parameter; None: it stays dense, and `why_dense` says why."""
+    """Return the route that selects a parameter, or set `why_dense` and return None."""
     if found.why_dense:
         return None
     name, dense = found.name, found.dense
     place = picker.first(name, dense)
     if place is None:
         reasons = [route.why_not(name, picker) for route in routes if route.filter is not None]
-        found.why_dense = "; ".join(dict.fromkeys(reasons)) or "there is no entry"
+        found.why_dense = "; ".join(dict.fromkeys(reasons)) or "the configuration has no entry"
         return None
     route = routes[place]
     route.picked.append(name)
@@ -138,7 +139,7 @@ def _take(routes: list[_Route], found: _Found, picker: Picker, report: Report) -
 
 
 def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> None:
-    """Report the filters that pick nothing."""
+    """Report the filters that select nothing."""
     names = [each.name for each in found if not each.tied_to]
     for route in routes:
         if route.filter is None or route.picked:
@@ -148,13 +149,13 @@ def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> N
         hint = f"; close names: {', '.join(near)}" if near else ""
         for each in found:
             if each.tied_to and route.filter(each.name, each.dense):
-                hint = f"; {each.name} is tied to {each.tied_to}, under whose name it is decided"
+                hint = f"; {each.name} is tied to {each.tied_to}, so match {each.tied_to} instead"
                 break
         report(route.place, OptionError("param_filter", _Shown(route.filter), allowed + hint))
 
 
 class _Shown:
-    """A filter in an error's sentence."""
+    """A filter whose repr fits into an error message."""
 
     def __init__(self, param_filter: ParamFilter) -> None:
         self.text = show_filter(param_filter)
@@ -166,7 +167,7 @@ class _Shown:
 def _make_entry(
     route: _Route, forecasts: dict[int, Forecast], report: Report
 ) -> tuple[Entry, Mapping[str, Kept]] | None:
-    """The entry of a route and what each of its weights keeps; None if anything is wrong."""
+    """Return a route's entry and the connections each weight keeps, or None after an error."""
     algorithm, forecast = route.algorithm, forecasts.get(id(route.algorithm))
     if route.filter is None or algorithm is None or forecast is None:
         return None

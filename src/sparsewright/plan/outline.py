@@ -1,4 +1,4 @@
-"""The model of a plan: made by a factory, without memory where that is possible."""
+"""Build the model of a plan, on the meta device if possible."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from sparsewright.runs.user_objects import load_object, one_line
 from sparsewright.torch_private import counting_flops, map_tensors, memory_id
 
 Factory = Callable[[], Any]
-"""Gives a module, or `(module, inputs)`: a tensor, a tuple of arguments or a dict of keywords."""
+"""Returns a module or `(module, inputs)`; inputs are a tensor, a tuple of arguments or a dict."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A model, and inputs to send through it if there are any."""
+    """A model, and inputs for its forward pass if the factory returned any."""
 
     model: nn.Module
     inputs: Any = None
 
 
 def load_factory(spec: str) -> Factory:
-    """The factory that `module:factory` names; a module that is there already is one too.
+    """Import the factory named by `module:factory`; the name may also refer to a finished module.
 
     Raises:
-        ConfigError: it cannot be imported, or is not a function.
+        ConfigError: the object cannot be imported, or is not callable.
     """
     found = load_object(spec, "module:factory, such as my_models:small_gpt")
     if isinstance(found, nn.Module):
         return lambda: found
     if not callable(found):
         kind = type(found).__name__
-        raise ConfigError(spec, f"it is a {kind}; allowed: a function that gives a module")
+        raise ConfigError(spec, f"expected a function that returns a module, got type {kind}")
     factory: Factory = found
     return factory
 
 
 def build(factory: Factory, where: str) -> Outline:
-    """Call a factory on the meta device, or, if it cannot work there, on the CPU.
+    """Call a factory on the meta device or, if that fails, on the CPU.
 
     Raises:
-        ConfigError: it fails, or gives something else than a module.
-        SparsewrightError: as a recipe's outline raises.
+        ConfigError: the factory fails, or does not return a module.
+        SparsewrightError: a recipe's outline raised this error.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
             try:
                 with torch.device("meta"):
                     made = factory()
-            except Exception:  # a user's function: perhaps it looks at numbers, which meta has not
-                made = factory()  # what it raises here is reported
+            except Exception:  # the factory may read values, which meta tensors do not have
+                made = factory()  # an error raised here is reported
     except SparsewrightError:
         raise
     except (Exception, SystemExit) as error:
@@ -67,12 +67,13 @@ def build(factory: Factory, where: str) -> Outline:
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         kind = type(made).__name__
-        raise ConfigError(where, f"it gives a {kind}; allowed: a module, or (module, inputs)")
+        problem = f"the factory must return a module or (module, inputs), but returned type {kind}"
+        raise ConfigError(where, problem)
     return Outline(model, inputs)
 
 
 def run(outline: Outline) -> None:
-    """Send the inputs through the model, where its parameters are."""
+    """Run a forward pass on the device of the model's parameters."""
     devices = [param.device for param in outline.model.parameters() if not is_lazy(param)]
     device = devices[0] if devices else torch.device("meta")
     inputs = map_tensors(lambda tensor: tensor.to(device), outline.inputs)
@@ -84,9 +85,9 @@ def run(outline: Outline) -> None:
 
 
 def count_flops(outline: Outline, weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """FLOPs of one forward pass by the weight they are done with; under "" all others.
+    """Count the FLOPs of one forward pass by weight; the key "" holds all other FLOPs.
 
-    A product and its sum are two. Counted are matrix products, convolutions and attention.
+    A multiply-add counts as two FLOPs. Matrix products, convolutions and attention are counted.
     """
     names = {memory_id(weight): name for name, weight in weights.items()}
     flops: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What a step costs under a plan: FLOPs and bytes, dense and in each phase of the run."""
+"""Compute a training step's FLOPs and memory, for the dense model and for each phase of a run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sparsewright.plan.costs import Precision, held_bytes, step_flops
 from sparsewright.storage import CompressedStorage
 from sparsewright.storage.storage import Footprint
 
-_START, _END = 0, 1  # in `Weight.kept`
+_START, _END = 0, 1  # indices into `Weight.kept`
 Cost = Callable[[Weight], float]
 
 
 def flops_of_steps(plan: Plan) -> dict[str, float]:
-    """FLOPs of a training step in each phase.
+    """Return the FLOPs of a training step in each phase.
 
-    A sparse weight counts with its density: what a kernel does that skips zeros. A masked weight
-    is multiplied whole. A compressed one counts as the kind of its layer says. The gradient of a
-    weight whose pruned connections are trained too is always dense.
+    A sparse weight's FLOPs are scaled by its density, as for a kernel that skips zeros, although
+    the library multiplies masked weights in full. For a compressed weight, the layer kind gives the
+    FLOPs. A storage that also trains pruned connections needs the dense gradient in every step.
     """
     counted = [weight for weight in plan.weights if weight.name in plan.flops]
 
@@ -43,10 +43,10 @@ def flops_of_steps(plan: Plan) -> dict[str, float]:
 
 
 def bytes_of_steps(plan: Plan) -> dict[str, float]:
-    """Bytes of weights, gradients, optimizer state, masks and indices, in each phase.
+    """Return the bytes of weights, gradients, optimizer state, masks and indices in each phase.
 
-    Activations are not counted. What a sparse weight takes is up to its storage; dense gradients
-    of an update exist for all weights at once.
+    Activations are not counted. A sparse weight's storage reports its footprint. During an update,
+    the dense gradients of all weights exist at the same time.
     """
     dense = [weight for weight in plan.weights if weight.entry is None and not weight.tied_to]
 
@@ -64,7 +64,8 @@ def bytes_of_steps(plan: Plan) -> dict[str, float]:
 
     def gradient(weight: Weight) -> float:
         is_made = _needs_dense_gradient(weight) and not weight.is_frozen
-        is_whole = weight.storage is not CompressedStorage  # a compressed layer's is factors
+        # A compressed layer keeps its dense gradient as two factors.
+        is_whole = weight.storage is not CompressedStorage
         return weight.total * weight.dtype.itemsize if is_made and is_whole else 0
 
     def total(cost: Cost) -> float:
@@ -84,7 +85,7 @@ def _phases(
     sparse: Callable[[int], float],
     update: Callable[[], float],
 ) -> dict[str, float]:
-    """Cost by phase; phases that do not occur are left out."""
+    """Return the cost of each phase that occurs."""
     phases = {"dense": dense(), "start": sparse(_START)}
     if any(entry.forecast.updates for entry in plan.entries):
         phases["last update"] = update()
@@ -92,12 +93,12 @@ def _phases(
 
 
 def _needs_dense_gradient(weight: Weight) -> bool:
-    """Whether update steps need the dense gradient of a weight."""
+    """Return whether update steps need the dense gradient of a weight."""
     return weight.entry is not None and weight.entry.algorithm.needs_dense_gradient
 
 
 def _share(weight: Weight, phase: int) -> float:
-    """The FLOPs of a product with a weight, as a share of the dense one's."""
+    """Return the FLOPs of a product with a sparse weight relative to the dense product."""
     kept, whole = _kept(weight, phase), max(1, weight.total)
     if weight.storage is not CompressedStorage or weight.kind is None:
         return kept / whole
@@ -106,7 +107,10 @@ def _share(weight: Weight, phase: int) -> float:
 
 
 def _kept(weight: Weight, phase: int) -> int:
-    """Live connections; where they are not known, at the level of the entry, if that is."""
+    """Return a weight's live connections.
+
+    If the count is unknown, estimate it from the entry's level, or else assume a dense weight.
+    """
     kept = weight.kept[phase]
     if kept is None and weight.entry is not None:
         among, known = weight.entry.total, weight.entry.kept[phase]

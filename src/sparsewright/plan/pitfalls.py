@@ -1,4 +1,4 @@
-"""What is valid in a configuration and yet seldom meant: notes for whoever plans or trains."""
+"""Find settings that are valid but probably not what the user wants."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sparsewright.plan.contents import Plan
 from sparsewright.plan.forecast import Forecast
 from sparsewright.schedules import UpdateSchedule
 
-_LATE = 0.95  # of a run
-_MUCH = 0.01  # of the connections
+_LATE = 0.95  # fraction of a run
+_MUCH = 0.01  # fraction of the connections
 _MOST_NAMES = 3
 
 
 def find_pitfalls(algorithm: SparsityAlgorithm, forecast: Forecast) -> Iterator[str]:
-    """Yield what an algorithm will do, or leave undone, over a run, one sentence each."""
+    """Yield one sentence for each probable mistake in an algorithm's schedules over a run."""
     if not isinstance(algorithm, DynamicSparsityAlgorithm):
         return
     yield from _of_updates(algorithm.update_schedule, forecast)
@@ -28,11 +28,13 @@ def find_pitfalls(algorithm: SparsityAlgorithm, forecast: Forecast) -> Iterator[
 
 def _of_updates(update: UpdateSchedule, forecast: Forecast) -> Iterator[str]:
     first, last, steps = update.first_step, update.last_step, forecast.steps
-    if not forecast.updates and last != 0:  # masks of step 0 alone may be meant
-        when = "no update step is known" if first is None else f"the first update is at {first:,}"
+    if not forecast.updates and last != 0:  # an update at step 0 only can be intended
+        when = "no update step is known"
+        if first is not None:
+            when = f"the first update is due at step {first:,}"
         yield f"masks never change in the {steps:,} steps of the run: {when}"
     elif last is not None and last > steps:
-        yield f"updates go on until step {last:,}, after the end of the run at step {steps:,}"
+        yield f"updates are scheduled until step {last:,}, but the run ends at step {steps:,}"
 
 
 def _of_drops(forecast: Forecast) -> Iterator[str]:
@@ -41,8 +43,8 @@ def _of_drops(forecast: Forecast) -> Iterator[str]:
         yield "drop_fraction is 0 at every update: no connection is replaced"
     elif drop > _MUCH and step > _LATE * steps:
         yield (
-            f"{drop:.0%} of the connections are replaced at step {step:,} of {steps:,}; new ones "
-            "have no time to train: let updates stop earlier"
+            f"{drop:.0%} of the connections are replaced at step {step:,} of {steps:,}, too late "
+            "for the new connections to train; stop updates earlier"
         )
 
 
@@ -51,17 +53,23 @@ def _of_level(algorithm: DynamicSparsityAlgorithm, forecast: Forecast) -> Iterat
     end, values = level.last_step, level.levels() or ()
     count = len(algorithm.update_steps(steps)) if len(values) > 1 else len(values)
     if count < len(values):
-        yield f"the level has {len(values)} values for {count} updates, and never gets to the last"
+        plural = "" if count == 1 else "s"
+        yield (
+            f"the level has {len(values)} values but the run has only {count} update{plural}, so "
+            "the last value is never reached"
+        )
     elif end:
         reached, final = forecast.level[-1][1], float(algorithm.schedules.value("sparsity", end))
         if f"{reached:.4g}" != f"{final:.4g}":
             last = forecast.updates[-1] if forecast.updates else 0
-            text = f"the level ends at {reached:.4g} and not at {final:.4g}"
-            yield f"{text}, which comes at step {end:,}: the last update is at step {last:,}"
+            yield (
+                f"the level ends at {reached:.4g}, not at {final:.4g}: the schedule has this value "
+                f"at step {end:,}, but the last update is at step {last:,}"
+            )
 
 
 def find_notes(plan: Plan) -> list[str]:
-    """Return what is seldom meant in a plan, one sentence each, with the place of the entry."""
+    """Return one sentence for each probable mistake in a plan, with the place of the entry."""
     notes = [
         f"{e.place}: {text}"
         for e in plan.entries
@@ -76,5 +84,5 @@ def _of_empty(plan: Plan) -> Iterator[str]:
         if names:
             more = len(names) - _MOST_NAMES
             shown = ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
-            yield f"no connection is left at the {when} in {shown}"
+            yield f"these weights have no live connections at the {when} of the run: {shown}"
             return

@@ -1,4 +1,4 @@
-"""From a configuration file to a plan, with every mistake on the way collected."""
+"""Plan a configuration file, and collect all mistakes in it."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ _STATES = {"adamw": 2, "adam": 2}
 
 @dataclass
 class _Request:
-    """What to plan.
+    """The input of a plan.
 
     Attributes:
-        sparsity: what `configure` takes.
-        where: what the model comes from, for errors.
-        factory: makes the model.
-        steps: length of the run, if the file says.
-        optimizer: section `optimizer`.
-        per: what FLOPs are counted for, if the factory gives inputs.
-        storage: the storage of all sparse weights, instead of what the entries say.
+        sparsity: the value for `configure`.
+        where: source of the model, for error messages.
+        factory: builds the model.
+        steps: length of the run; None if the file does not set it.
+        optimizer: the section `optimizer`.
+        per: the input that FLOPs are counted for, if the factory returns inputs.
+        storage: storage of all sparse weights; overrides the entries.
     """
 
     sparsity: Any
@@ -71,7 +71,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake, and where it is."""
+    """One mistake and its place."""
 
     place: str
     message: str
@@ -80,16 +80,17 @@ class Problem:
 def plan_file(
     path: Path, model: str | None = None, steps: int | None = None
 ) -> tuple[Plan | None, list[Problem]]:
-    """The plan of a configuration file.
+    """Plan a configuration file.
 
     Args:
-        path: a `sparsewright train` configuration; with `model`, any YAML file whose section
-            `sparsity`, or whose whole content, is what `configure` takes.
-        model: `module:factory`; None: the model of the file's recipe.
-        steps: length of the run; None: the file's, else as long as its schedules.
+        path: a `sparsewright train` configuration. With `model`, it can be any YAML file in which
+            the section `sparsity`, or else the whole file, is valid input for `configure`.
+        model: `module:factory`; default: the model of the file's recipe.
+        steps: length of the run; default: the length in the file, or else the shortest run that
+            completes all schedules.
 
     Returns:
-        The plan, and all mistakes; the plan is None if there are any.
+        The plan and all mistakes; the plan is None if there are mistakes.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -113,7 +114,7 @@ def plan_file(
     algorithms = [algorithm for *_, algorithm in routes if algorithm is not None]
     if length is None:
         length = guess_steps(algorithms)
-        notes.append(f"{path} says no number of steps; {length} are shown (--steps N)")
+        notes.append(f"{path} sets no number of steps; assuming {length} (change with --steps N)")
     plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
     if not plan.sparse and not problems:
         names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
@@ -130,7 +131,7 @@ def plan_file(
 
 @contextlib.contextmanager
 def _notes_instead() -> Iterator[None]:
-    """Leave to the notes what algorithms log about their schedules; some are made to try only."""
+    """Mute the warnings that algorithms log about their schedules: the plan's notes cover them."""
 
     def is_info(record: logging.LogRecord) -> bool:
         return record.levelno < logging.WARNING
@@ -144,7 +145,7 @@ def _notes_instead() -> Iterator[None]:
 
 
 def _of_recipe(path: Path, report: Report) -> _Request:
-    """A `sparsewright train` configuration."""
+    """Read a `sparsewright train` configuration."""
     config = RunConfig.from_file(path, report=report)
     recipe, loop = RECIPES[config.recipe], config.loop
 
@@ -159,7 +160,7 @@ def _of_recipe(path: Path, report: Report) -> _Request:
 
 
 def _of_factory(path: Path, model: str, report: Report) -> _Request:
-    """Any YAML file, and somebody's factory."""
+    """Read any YAML file, for a model from a user's factory."""
     content = read_any_yaml(path)
     factory = None
     try:
@@ -187,7 +188,7 @@ def _of_factory(path: Path, model: str, report: Report) -> _Request:
 
 
 def _routes(request: _Request, report: Report) -> Routes:
-    """The entries of a section; warnings of old spellings are shown as warnings."""
+    """Read the entries of a section, and repeat each warning about the section only once."""
     section = request.sparsity
     if section is None or section == {"sparsity": None}:
         allowed = "'sparsity:' with a number, a dict or a list of dicts"
@@ -219,29 +220,29 @@ def _build(request: _Request, report: Report) -> Outline | None:
 
 
 def _forecasts(routes: Routes, steps: int, report: Report) -> dict[int, Forecast]:
-    """Forecasts by the algorithm's id; a schedule that fails is reported."""
+    """Return forecasts by the algorithm's id, and report schedules that fail."""
     found = {}
     for place, _, algorithm in routes:
         if algorithm is not None:
             try:
                 found[id(algorithm)] = forecast(algorithm, steps)
-            except Exception as error:  # a user's schedule may raise anything
+            except Exception as error:  # a user's schedule can raise any exception
                 report(place, error)
     return found
 
 
 def _fill_lazy(outline: Outline, notes: list[str]) -> None:
-    """Let lazy parameters find their shapes, if there are inputs for it."""
+    """Materialize lazy parameters by a forward pass, if there are inputs."""
     if outline.inputs is not None and any(is_lazy(p) for p in outline.model.parameters()):
         try:
             run(outline)
-        except Exception as error:  # the user's model may raise anything
-            notes.append(f"lazy parameters have no shape: {one_line(error)}")
+        except Exception as error:  # the user's model can raise any exception
+            notes.append(f"the shapes of lazy parameters are unknown: {one_line(error)}")
 
 
 def _count(plan: Plan, outline: Outline, per: str) -> None:
-    """Fill in the FLOPs of a forward pass, or of one row of activations where none can be run."""
-    # The names of the plan: without those that torch.compile and other wrappers add.
+    """Set the plan's FLOPs from a forward pass, or estimate them for one row of activations."""
+    # Names as in the plan: without the prefixes that torch.compile and other wrappers add.
     weights = {name: param for name, _, _, param, _ in named_weights(outline.model)}
     if outline.inputs is not None:
         try:
@@ -249,10 +250,10 @@ def _count(plan: Plan, outline: Outline, per: str) -> None:
             counted = {name: weights[name] for name in names if weights[name].ndim > 1}
             plan.flops, plan.per = count_flops(outline, counted), per
             return
-        except Exception as error:  # the user's model may raise anything
-            plan.notes.append(f"FLOPs of a step are not known: {one_line(error)}")
+        except Exception as error:  # the user's model can raise any exception
+            plan.notes.append(f"FLOPs cannot be counted: the forward pass raised {one_line(error)}")
     else:
-        text = "FLOPs of a step are not known without inputs: let the factory give (model, inputs)"
+        text = "FLOPs cannot be counted without inputs; return (model, inputs) from the factory"
         plan.notes.append(text)
     plan.flops = {weight.name: 2 * weight.total for weight in plan.sparse}
     plan.per = "one row, sparse weights only"

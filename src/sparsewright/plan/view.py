@@ -1,4 +1,4 @@
-"""A plan as tables and small charts in a terminal, and as JSON."""
+"""Print a plan in a terminal, or convert it to JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values."""
+    """Return the plan as values that JSON can hold."""
     return {
         "steps": plan.entries[0].forecast.steps,
         "entries": [_entry(plan, entry) for entry in plan.entries],
@@ -67,7 +67,12 @@ def _weight(plan: Plan, weight: Weight) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan, *, shows_all: bool = False) -> None:
-    """Print a plan on stdout; of dense parameters that are vectors the number, or `shows_all`."""
+    """Print a plan on stdout.
+
+    Args:
+        plan: the plan.
+        shows_all: True to list every dense vector (bias, norm) instead of their total.
+    """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
@@ -83,7 +88,7 @@ def print_plan(plan: Plan, *, shows_all: bool = False) -> None:
 
 
 def _takes_blocks(console: Console) -> bool:
-    """Whether block characters can be shown."""
+    """Return whether the console can show block characters."""
     is_unicode = console.encoding.lower().startswith("utf")
     return console.is_terminal and is_unicode and not os.environ.get("NO_COLOR")
 
@@ -105,7 +110,7 @@ def _print_weights(console: Console, plan: Plan, shows_all: bool) -> None:
             table.add_row(weight.name, shape, weight.entry.place, *counts, _remark(weight))
     if hidden:
         name, total = f"{len(hidden):,} biases, norms, ...", f"{sum(hidden):,}"
-        table.add_row(name, "", "-", "", total, "", "one dimension; --all lists them")
+        table.add_row(name, "", "-", "", total, "", "one-dimensional (list them with --all)")
     sparse = plan.kept(0), plan.kept(1)
     among = sum(weight.total for weight in plan.sparse)
     table.add_row("all sparse", "", "", *_kept(sparse, among), style="bold")
@@ -117,12 +122,12 @@ def _print_weights(console: Console, plan: Plan, shows_all: bool) -> None:
 
 
 def _is_plain_vector(weight: Weight) -> bool:
-    """Whether a weight is dense and has one dimension, as biases and norms do."""
+    """Return whether a weight is dense and has fewer than two dimensions, like a bias or a norm."""
     return weight.entry is None and len(weight.shape) < 2 and not weight.tied_to
 
 
 def _remark(weight: Weight) -> str:
-    """How a sparse weight is held, unless it is masked as it was meant to be."""
+    """Return a sparse weight's storage for the table; "" if it is masked as requested."""
     if weight.why_masked:
         return f"masked: {weight.why_masked}"
     storage = weight.storage
@@ -157,20 +162,22 @@ def _print_entry(console: Console, plan: Plan, entry: Entry, blocks: str | None)
 
 
 def _when(forecast: Forecast) -> str:
-    """When masks change, in a sentence."""
+    """Return a sentence that says when masks change."""
     start = "sparse" if forecast.level[0][1] else "dense"
     count = len(forecast.updates)
     if not count:
         return f"starts {start}; masks never change"
     plural = "s" if count > 1 else ""
-    where = f"after step {forecast.updates[0]:,}"
+    where = f"after step{plural} {forecast.updates[0]:,}"
     if count > 1:
         where += f" to {forecast.updates[-1]:,}"
-    return f"starts {start}; {count:,} update{plural}, {where}"
+    return f"starts {start}; has {count:,} mask update{plural}, {where}"
 
 
 def chart(values: Sequence[float | None], top: float, blocks: str | None) -> str:
-    """One character a value: a block, or without blocks its tenth of `top`; None is a space.
+    """Draw one character per value: a block, or a digit that counts tenths of `top`.
+
+    None becomes a space.
 
     >>> chart([0.0, 0.5, None, 1.0], 1.0, None), chart([0.0, 0.5, 1.0], 1.0, "▁▂▃▄▅▆▇█")
     ('05 9', '▁▅█')
@@ -184,13 +191,13 @@ def chart(values: Sequence[float | None], top: float, blocks: str | None) -> str
 
 
 def _print_costs(console: Console, plan: Plan) -> None:
-    """FLOPs and memory, each beside the dense network's."""
+    """Print FLOPs and memory, each also as a percentage of the dense network's."""
     flops, memory = flops_of_steps(plan), bytes_of_steps(plan)
     table = Table(box=None, pad_edge=False)
-    table.add_column("a training step")
+    table.add_column("training step")
     table.add_column(f"FLOPs, {plan.per}", justify="right")
     table.add_column("", justify="right")
-    table.add_column("memory, no activations", justify="right")
+    table.add_column("memory (no activations)", justify="right")
     table.add_column("", justify="right")
     for phase in flops:
         table.add_row(
@@ -201,15 +208,13 @@ def _print_costs(console: Console, plan: Plan) -> None:
             f"{memory[phase] / (memory['dense'] or 1):.1%}",
         )
     console.print(table)
-    text = "FLOPs: those that skip zeros; a masked weight is multiplied whole."
-    console.print(text)
-    console.print(
-        f"Memory: weights, gradients, {plan.states} optimizer states, masks, indices, shadows."
-    )
+    console.print("FLOPs assume kernels that skip zeros. Masked weights are multiplied in full.")
+    states = f"{plan.states} optimizer state{'' if plan.states == 1 else 's'} per weight"
+    console.print(f"Memory counts weights, gradients, {states}, masks, indices and shadow copies.")
 
 
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:
-    """A number with three digits and a unit.
+    """Format a number with three digits and a unit.
 
     >>> [_scaled(n, 1000, ("", "k", "M")) for n in (999.4, 999_600, 1_234_000)]
     ['999 ', '1 M', '1.23 M']

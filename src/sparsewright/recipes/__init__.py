@@ -1,1 +1,1 @@
-"""Ready samples for the command line: data, model and the sections of a configuration."""
+"""Recipes for `sparsewright train`: data, models and default configurations."""

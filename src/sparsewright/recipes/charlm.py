@@ -1,7 +1,7 @@
-"""Recipe `charlm`: a small character-level GPT on plain text.
+"""Recipe `charlm`: a small character-level GPT trained on plain text.
 
-Without a text of your own it learns the language reference that ships inside CPython
-(`pydoc_data.topics`, 465 kB), so there is nothing to download.
+The default text is the language reference that ships with CPython (`pydoc_data.topics`, 465 kB),
+so the recipe downloads nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sparsewright.recipes.task import Recipe, Task, keyed_generator, rigl_sectio
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Section `data`: which text, and how much of it is held out."""
+    """Section `data`: the text, and the fraction of it that is held out."""
 
     text: str | None = option(None)
     validation: float = option(0.1, least=0.01, most=0.5)
 
     def __post_init__(self) -> None:
-        if self.text is not None:  # a run goes on from any directory
+        if self.text is not None:  # a run can be resumed from any directory
             object.__setattr__(self, "text", os.path.abspath(self.text))
 
 
@@ -52,10 +52,10 @@ class GPTSettings:
 
 
 def distance_bias(heads: int, context: int) -> Tensor:
-    """What attention adds to its scores, `[heads, context, context]`: far counts less (ALiBi).
+    """Return the ALiBi bias `[heads, context, context]` that lowers the scores of distant keys.
 
-    slope * (key's position - query's position) for keys before, -inf for keys after the query; the
-    slopes are 1, 1/4, 1/16, ...
+    The bias is slope * (key's position - query's position) for keys up to the query, and -inf for
+    keys after the query. The heads' slopes are 1, 1/4, 1/16, ...
 
     >>> distance_bias(2, 3)[1]
     tensor([[ 0.0000,    -inf,    -inf],
@@ -70,7 +70,7 @@ def distance_bias(heads: int, context: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention, `[batch, context, width]` to the same shape."""
+    """Causal self-attention that maps `[batch, context, width]` to the same shape."""
 
     bias: Tensor
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(size.width, size.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix every position with those before it."""
+        """Mix every position with the positions before it."""
         batch, context, width = x.shape
         qkv = self.qkv(x).view(batch, context, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -94,7 +94,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block: attention, then a four times wider MLP."""
+    """One pre-norm transformer block: attention, then an MLP with four times the width."""
 
     def __init__(self, size: GPTSettings) -> None:
         super().__init__()
@@ -109,14 +109,14 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(size.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both residual branches."""
+        """Apply both residual branches."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
         mixed: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return mixed
 
 
 class GPT(nn.Module):
-    """Decoder-only transformer: characters `[batch, context]` to logits over the vocabulary."""
+    """Decoder-only transformer that maps characters to logits over the vocabulary."""
 
     def __init__(self, size: GPTSettings, vocabulary: int) -> None:
         super().__init__()
@@ -133,17 +133,21 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / scale)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Logits `[batch, context, vocabulary]` for the next character at every position."""
+        """Return logits `[batch, context, vocabulary]` for the next character at every position.
+
+        Args:
+            characters: indices into the vocabulary, `[batch, context]`.
+        """
         x = self.blocks(self.token_embedding(characters))
         logits: Tensor = self.lm_head(self.final_norm(x))
         return logits
 
 
 def read_text(settings: TextSettings) -> str:
-    """The text to learn.
+    """Read the text for training and validation.
 
     Raises:
-        ConfigError: the file cannot be read or is not UTF-8.
+        ConfigError: the file cannot be read, or is not UTF-8.
     """
     if settings.text is None:
         topics = pydoc_data.topics.topics
@@ -154,11 +158,11 @@ def read_text(settings: TextSettings) -> str:
     except OSError as error:
         raise ConfigError(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(path, f"not UTF-8 text: byte {error.start} is not valid") from error
+        raise ConfigError(path, f"not UTF-8 text: byte {error.start} is invalid") from error
 
 
 def encode(text: str) -> tuple[Tensor, list[str]]:
-    """Characters as indices `[length]` (int64) into the sorted vocabulary, and that vocabulary.
+    """Convert characters to indices `[length]` (int64) into the sorted vocabulary; return both.
 
     >>> encode("abca")
     (tensor([0, 1, 2, 0]), ['a', 'b', 'c'])
@@ -172,16 +176,16 @@ def make_task(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> Tas
     """Read the text and make the task.
 
     Raises:
-        ConfigError: the text cannot be read, or is shorter than a context on either side of the
-            split.
+        ConfigError: the text cannot be read, or the training part or the held-out part is not
+            longer than the context.
     """
     text = read_text(data)
     characters, vocabulary = encode(text)
     split = round(len(characters) * (1 - data.validation))
     train, held_out = characters[:split], characters[split:]
     if min(len(train), len(held_out)) <= model.context:
-        sizes = f"{len(train)} characters to learn and {len(held_out)} held out"
-        raise ConfigError(data.text, f"{sizes}; each must exceed the context, {model.context}")
+        sizes = f"{len(train)} characters for training and {len(held_out)} held out"
+        raise ConfigError(data.text, f"{sizes}; both must exceed the context of {model.context}")
     window = torch.arange(model.context + 1)
 
     def make_model() -> nn.Module:
@@ -219,7 +223,7 @@ def make_task(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> Tas
 
 
 def outline(data: TextSettings, model: GPTSettings, loop: LoopSettings) -> tuple[nn.Module, Tensor]:
-    """A fresh model for the text, and a batch of its first character.
+    """Make a new model for the text, and a batch of inputs for it (zeros).
 
     Raises:
         ConfigError: the text cannot be read.

@@ -1,7 +1,7 @@
-"""Sections of a configuration as frozen dataclasses, read strictly.
+"""Configuration sections as frozen dataclasses, with strict checks.
 
-A section's fields are its keys; their types and bounds are checked once, here. A mistake raises
-an error that names the key, the place, and what is allowed.
+The fields of a dataclass are the section's keys. `read_section` checks their types and bounds, and
+its errors name the key, the file and the allowed values.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def option(
     below: float | None = None,
     among: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with a default and the values it may take.
+    """Make a dataclass field with a default and a set of allowed values.
 
     Args:
-        default: value when the key is not given.
-        least: smallest number allowed, inclusive.
-        most: largest number allowed, inclusive.
-        below: the number that all allowed ones are below, instead of `most`.
-        among: the strings allowed.
+        default: value if the key is missing.
+        least: smallest allowed number, inclusive.
+        most: largest allowed number, inclusive.
+        below: exclusive upper bound, used instead of `most`.
+        among: allowed strings.
     """
     bounds = {"least": least, "most": most, "below": below, "among": among}
     return dataclasses.field(default=default, metadata=bounds)
@@ -54,7 +54,7 @@ class OptimizerSettings:
     """Section `optimizer`."""
 
     name: str = option("adamw", among=("adamw", "adam", "sgd"))
-    # Products of the first two are taken in float32.
+    # torch computes lr * weight_decay in float32, so the product of both limits must be finite.
     lr: float = option(5e-3, least=0.0, most=1e30)
     weight_decay: float = option(0.1, least=0.0, most=1e6)
     momentum: float = option(0.9, least=0.0, most=1.0)
@@ -67,7 +67,7 @@ class LoopSettings:
 
     steps: int = option(750, least=1)
     batch_size: int = option(16, least=1, most=2**20)
-    seed: int = option(0, least=0, most=2**40)  # times a million, it is a seed of torch's
+    seed: int = option(0, least=0, most=2**40)  # a million times this must be a valid torch seed
     warmup: int = option(50, least=0)
     final_lr: float = option(0.1, least=0.0, most=1.0)
     clip: float = option(1.0, least=0.0)
@@ -81,18 +81,18 @@ class LoopSettings:
 def read_section(
     base: Section, raw: object, name: str, where: str, report: Report = stop
 ) -> Section:
-    """Check a mapping against a section's dataclass and lay it over the defaults.
+    """Check the values of a section, and replace its defaults with them.
 
     Args:
         base: the section with its defaults.
-        raw: what the file has for the section; None means all defaults.
-        name: the section's name, for messages.
-        where: the file, for messages.
-        report: told of each mistake; what is wrong keeps its default.
+        raw: the mapping in the file; None keeps all defaults.
+        name: name of the section, for messages.
+        where: name of the file, for messages.
+        report: called for each mistake; an invalid value keeps its default.
 
     Raises:
-        OptionTypeError: not a mapping, or a value of the wrong type.
-        OptionError: a key that does not exist, or a value out of bounds.
+        OptionTypeError: `raw` is not a mapping, or a value has the wrong type.
+        OptionError: a key is unknown, or a value is out of range.
     """
     if raw is None:
         raw = {}
@@ -112,13 +112,13 @@ def read_section(
             report(f"{name}.{key}", error)
     try:
         return dataclasses.replace(base, **values)
-    except SparsewrightError as error:  # keys that are right, but not together
+    except SparsewrightError as error:  # the values are valid, but not in combination
         report(name, error)
         return base
 
 
 def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where: str) -> Any:
-    """The value, converted to its field's type; raises like `read_section`."""
+    """Check a value and convert it to its field's type; raise the errors of `read_section`."""
     allowed = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
     if value is None and type(None) in allowed:
         return None
@@ -132,7 +132,7 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where:
     if bounds["among"] and value not in bounds["among"]:
         raise OptionError(what, value, bounds["among"], where)
     least, most, below = bounds["least"], bounds["most"], bounds["below"]
-    # Written so that NaN, which compares false with everything, is out of bounds.
+    # Every comparison with NaN is false, so this form rejects NaN.
     is_inside = least is None or (least <= value and (most is None or value <= most))
     if not is_inside or not (below is None or value < below):
         end = f" to {most}" if most is not None else f", below {below}" if below is not None else ""

@@ -1,4 +1,4 @@
-"""What a recipe is: sections with their defaults, and a task for the loop to train."""
+"""Base classes of recipes: default sections, and the task that the loop trains."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from sparsewright.recipes.sections import LoopSettings, OptimizerSettings
 
 @dataclass(frozen=True)
 class Task:
-    """A model to train and the data to train it on.
+    """A model and its training data.
 
-    Everything random is a function of the seed and the step, so there is no generator and no
-    position in the data to save: a run that resumes at step n sees what it would have seen.
+    All randomness is a function of the seed and the step. A checkpoint therefore needs no generator
+    state and no position in the data, and a resumed run sees the same batches as an uninterrupted
+    run.
 
     Attributes:
-        make_model: a fresh model, with the same weights at every call.
-        batch: step (0, 1, ...) -> inputs `[batch, ...]` and targets; the same at every call.
+        make_model: makes a new model, with the same weights in every call.
+        batch: step (0, 1, ...) -> inputs `[batch, ...]` and targets; the same in every call.
         loss: model, inputs, targets -> scalar mean loss, in nats.
-        evaluate: model -> metrics on the held-out data; always has `loss`.
-        unit: what `units_per_step` counts, for messages.
-        units_per_step: how many of them one step sees.
-        fingerprint: digest of the data; a run resumes on the same data only.
-        metadata: strings stored with the weights, needed to use them elsewhere.
+        evaluate: model -> metrics on the held-out data, including `loss`.
+        unit: name of the unit that `units_per_step` counts, for messages.
+        units_per_step: units in one batch.
+        fingerprint: digest of the data; a run resumes only with the same data.
+        metadata: strings saved with the weights, for programs that use the weights.
     """
 
     make_model: Callable[[], nn.Module]
@@ -42,16 +43,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe: the defaults of its sections, and how to make the task from them.
+    """The default sections of a recipe, and the functions that make a task from sections.
 
     Attributes:
-        data: section `data`, a dataclass of the recipe's own.
-        model: section `model`, likewise.
+        data: section `data`; a dataclass that the recipe defines.
+        model: section `model`; a dataclass that the recipe defines.
         optimizer: section `optimizer`.
         loop: section `loop`.
-        sparsity: section `loop` -> the default `sparsity` section.
+        sparsity: loop -> the default section `sparsity`.
         make_task: data, model, loop -> task; reads the data.
-        outline: data, model, loop -> a fresh model, and inputs of the shape of a batch.
+        outline: data, model, loop -> a new model and inputs with the shape of a batch.
     """
 
     data: Any
@@ -64,7 +65,14 @@ class Recipe:
 
 
 def rigl_section(loop: LoopSettings, level: float, updates: int) -> dict[str, Any]:
-    """A RigL section: `updates` mask updates in the first three quarters, fewer and fewer swaps.
+    """Make a RigL section with mask updates in the first three quarters of the run.
+
+    A cosine lowers the drop fraction from 0.3 towards 0 over these updates.
+
+    Args:
+        loop: section `loop`.
+        level: sparsity level, 0..1.
+        updates: approximate number of mask updates.
 
     >>> rigl_section(LoopSettings(steps=400), level=0.9, updates=30)["update"]
     {'freq': 10, 'stop': 300}
@@ -80,10 +88,10 @@ def rigl_section(loop: LoopSettings, level: float, updates: int) -> dict[str, An
 
 
 def keyed_generator(seed: int, step: int) -> torch.Generator:
-    """A generator whose stream depends on the seed and the step only."""
+    """Return a generator with a stream that depends only on the seed and the step."""
     return torch.Generator().manual_seed(key(seed, step))
 
 
 def key(seed: int, step: int) -> int:
-    """One seed from two numbers; distinct for steps below a million."""
+    """Combine a seed and a step into one seed, which is unique for steps below a million."""
     return seed * 1_000_003 + step

@@ -1,5 +1,5 @@
-"""What a run did, from its folder: one HTML file, or tables as CSV, JSON and Markdown.
+"""Reports about saved runs: one HTML file, or tables as CSV, JSON and Markdown.
 
-Reads saved runs only, and imports no model code. `read` -> `tables`, `series` -> `charts`,
-`pictures` -> `page`.
+Reports read run folders and import no model code. The modules form a pipeline: `read`, then
+`tables` and `series`, then `charts` and `pictures`, then `page`.
 """

@@ -1,4 +1,4 @@
-"""Figures for Plotly as plain dicts; colours and fonts are the page's."""
+"""Figures for Plotly as plain dicts; the page sets colors and fonts."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from sparsewright.report.series import curve, grid, on_grid
 from sparsewright.report.tables import Table, is_memory, is_speed, is_time
 
 Figure = dict[str, Any]
-_CURVE_POINTS = 4_000  # of one figure
-_LAYER_NUMBERS = 60_000  # of all figures by layer
-_MOST_LINES = 8  # more layers than this are a heat map
+_CURVE_POINTS = 4_000  # points in one figure
+_LAYER_NUMBERS = 60_000  # values in all figures by layer together
+_MOST_LINES = 8  # more layers than this are drawn as a heat map
 
-# key of an update -> heading, whether shares are drawn, mean over intervals or last value
+# key of an update -> (heading, True for shares, True for interval means and False for last values)
 OVER_TIME = {
     "computed": ("Sparsity", True, False),
     "churn": ("Churn: (dropped + grown) / kept", True, True),
-    "overlap": ("Overlap with the mask before (Jaccard)", True, True),
+    "overlap": ("Overlap with the previous mask (Jaccard)", True, True),
     "never_grown_rows": ("Never-grown rows", False, False),
     "dead_rows": ("Dead rows", False, False),
 }
 
 
 def loss_figure(runs: list[Run]) -> Figure:
-    """Loss of training and validation over the steps, of all runs, dense twins dashed."""
+    """Draw the training and validation loss of all runs; lines of dense baselines are dashed."""
     keys = {"loss": "solid", "dense_loss": "dash"}
     most = _CURVE_POINTS // (2 * len(runs))
     data, width = [], 1
     for color, run in enumerate(runs):
         label = f"{run.name}: " if len(runs) > 1 else ""
         for key, dash in keys.items():
-            name = f"{label}{'dense twin' if key == 'dense_loss' else 'sparse'}"
+            name = f"{label}{'dense baseline' if key == 'dense_loss' else 'sparse'}"
             steps, values, each = curve(run.metrics.steps, key, most)
             width = max(width, each)
-            # Of one run the twin has a colour of its own; of several, the run's colour.
+            # With one run, the baseline gets its own color; otherwise it has its run's color.
             index = color if len(runs) > 1 else list(keys).index(key)
             if values:
                 data.append(_line(f"{name}, training", steps, values, index, dash=dash))
@@ -45,11 +45,11 @@ def loss_figure(runs: list[Run]) -> Figure:
                 symbol = "circle" if key == "loss" else "circle-open"
                 data.append(trace | {"mode": "markers", "marker": {"size": 9, "symbol": symbol}})
     note = f"Each point is the mean of {width} steps." if width > 1 else ""
-    return _figure(data, "loss, nats", note=note)
+    return _figure(data, "loss (nats)", note=note)
 
 
 def other_validation_figures(runs: list[Run]) -> dict[str, Figure]:
-    """Metrics of the validation other than the loss, such as accuracy."""
+    """Draw the validation metrics other than the loss, such as accuracy."""
     keys = number_keys([line for run in runs for line in run.metrics.validation])
     names = [k for k in keys if k.removeprefix("dense_") != "loss" and not k.startswith("dense_")]
     figures = {}
@@ -58,7 +58,7 @@ def other_validation_figures(runs: list[Run]) -> dict[str, Figure]:
         for color, run in enumerate(runs):
             for key, dash in ((name, "solid"), (f"dense_{name}", "dash")):
                 steps, values, _ = curve(run.metrics.validation, key, 500)
-                title = run.name if dash == "solid" else f"{run.name}: dense twin"
+                title = run.name if dash == "solid" else f"{run.name}: dense baseline"
                 index = color if len(runs) > 1 or dash == "solid" else 1
                 if values:
                     data.append(_line(title, steps, values, index, dash, "lines+markers"))
@@ -67,11 +67,11 @@ def other_validation_figures(runs: list[Run]) -> dict[str, Figure]:
 
 
 def step_figures(runs: list[Run], *, costs: bool) -> dict[str, Figure]:
-    """What the steps logged besides the losses, one figure a key.
+    """Draw one figure for each value, other than the losses, that the steps logged.
 
     Args:
-        runs: all of one report.
-        costs: speed, time and memory; otherwise everything else, such as the overall sparsity.
+        runs: all runs of the report.
+        costs: True for speed, time and memory; False for all other values, such as the sparsity.
     """
     figures = {}
     for key in number_keys([line for run in runs for line in run.metrics.steps]):
@@ -92,7 +92,7 @@ def step_figures(runs: list[Run], *, costs: bool) -> dict[str, Figure]:
 
 
 def layer_figures(run: Run, runs: int) -> dict[str, Figure]:
-    """Layers over the update steps: lines for a few layers, a heat map for many."""
+    """Draw the layers over the update steps, as lines for few layers or a heat map for many."""
     updates = {name: run.metrics.updates.get(name, []) for name in run.layers}
     most = max(8, min(200, _LAYER_NUMBERS // (len(OVER_TIME) * len(run.layers) * runs)))
     steps = grid(list(updates.values()), most)
@@ -110,9 +110,9 @@ def layer_figures(run: Run, runs: int) -> dict[str, Figure]:
 
 
 def bar_figures(table: Table, runs: list[Run]) -> dict[str, Figure]:
-    """The columns of the table of layers as bars."""
+    """Draw the columns of the layer table as bars."""
     figures = {}
-    # Sparsity, the share, before the counts.
+    # The sparsity comes first, because the page shows the first figure by default.
     for column in sorted(table.columns, key=lambda c: c.key != "sparsity"):
         values = [row for row in table.rows if row.get(column.key) is not None]
         if column.kind == "text" or column.key in ("total", "target") or not values:
@@ -127,14 +127,16 @@ def bar_figures(table: Table, runs: list[Run]) -> dict[str, Figure]:
 
 
 def overlap_figures(table: Table) -> dict[str, Figure]:
-    """Overlap between two runs as bars beside what chance would give, by pair."""
+    """Draw the mask overlap of each pair of runs as bars, next to the overlap of random masks."""
     figures = {}
     for pair in dict.fromkeys((row["run"], row["other"]) for row in table.rows):
         rows = [row for row in table.rows if (row["run"], row["other"]) == pair]
         names = [row["layer"] for row in rows]
         data = [
             _bar(title, names, [round(row[key], 6) for row in rows], color)
-            for color, (key, title) in enumerate((("jaccard", "overlap"), ("chance", "by chance")))
+            for color, (key, title) in enumerate(
+                (("jaccard", "overlap"), ("chance", "random masks"))
+            )
         ]
         figures[f"{pair[0]} and {pair[1]}"] = _bars(data, "Jaccard index", shares=True)
     return figures

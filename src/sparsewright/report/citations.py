@@ -1,4 +1,4 @@
-"""The papers behind the methods."""
+"""Papers of the built-in methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper, as one cites it."""
+    """The data of a citation."""
 
     method: str
     authors: str
@@ -18,7 +18,7 @@ class Paper:
 
     @property
     def url(self) -> str:
-        """Where it can be read."""
+        """Return the paper's address on arXiv."""
         return f"https://arxiv.org/abs/{self.arxiv}"
 
 
@@ -54,17 +54,17 @@ PAPERS = {
         "1308.3432",
     ),
 }
-_WITHOUT_PAPER = {"static": "Static: one mask for the whole run; no paper."}
+_WITHOUT_PAPER = {"static": "Static: keeps one mask for the whole run; it has no paper."}
 
 
 def cite(sources: Mapping[str, str]) -> tuple[list[Paper], list[str]]:
-    """Return the papers of methods, and a sentence for each method whose paper is not known here.
+    """Return the papers of the built-in methods, and a sentence for every other method.
 
     Args:
-        sources: method -> where it comes from, as far as its run says; "" if it does not.
+        sources: method -> source that the run recorded, or "".
 
     >>> [paper.arxiv for paper in cite({"RigL": "", "Static": ""})[0]], cite({"Mine": ""})[1]
-    (['1911.11134'], ['Mine: a method of your own; no paper known here.'])
+    (['1911.11134'], ['Mine: a custom method that names no paper.'])
     >>> cite({"Mine": "arXiv:2102.04010"})[1]
     ['Mine: arXiv:2102.04010']
     """
@@ -73,6 +73,6 @@ def cite(sources: Mapping[str, str]) -> tuple[list[Paper], list[str]]:
         if name.lower() in PAPERS:
             papers.append(PAPERS[name.lower()])
         else:
-            own = f"{name}: {source or 'a method of your own; no paper known here.'}"
+            own = f"{name}: {source or 'a custom method that names no paper.'}"
             others.append(_WITHOUT_PAPER.get(name.lower(), own))
     return papers, others

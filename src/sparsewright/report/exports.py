@@ -1,4 +1,4 @@
-"""Tables as text: CSV, Markdown, JSON."""
+"""Export a report's tables as CSV, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparsewright.report.tables import Column, Table
 
 
 def show(value: Any, column: Column) -> str:
-    """A cell as a reader wants it.
+    """Format the value of a table cell for display.
 
     >>> show(0.90004, Column("s", "s", "share")), show(1234567, Column("n", "n"))
     ('90.00%', '1,234,567')
@@ -32,7 +32,7 @@ def show(value: Any, column: Column) -> str:
 
 
 def to_csv(runs: list[Run]) -> str:
-    """The table of layers, of all runs, numbers unrounded."""
+    """Return the layer table of all runs as CSV, with unrounded numbers."""
     table = tables.layer_table(runs)
     file = io.StringIO()
     keys = ["run"] + [column.key for column in table.columns if column.key != "run"]
@@ -43,7 +43,7 @@ def to_csv(runs: list[Run]) -> str:
 
 
 def to_markdown(runs: list[Run]) -> str:
-    """The tables of the report, and its citations."""
+    """Return the report's tables and citations as Markdown."""
     found = [tables.summary_table(runs), tables.layer_table(runs)]
     if len(runs) > 1:
         found.append(tables.overlap_table(runs))
@@ -66,14 +66,14 @@ def _markdown(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell, and stays text."""
+    """Escape text so that Markdown shows it unchanged in one table cell."""
     for mark in "\\|`*_<>[]":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
 
 
 def to_json(runs: list[Run]) -> str:
-    """Everything in the report but the masks themselves."""
+    """Return the whole report except the mask pictures as JSON."""
     papers, others = cite(tables.papers(runs))
     content = {
         "runs": tables.summary_table(runs).rows,

@@ -1,4 +1,4 @@
-"""Arithmetic on masks: overlap, dead rows, densities. Numpy in, numpy and numbers out."""
+"""Mask statistics in numpy: overlap, dead rows and densities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from sparsewright.formats.mask_bits import Mask
 
 
 def jaccard(first: int, second: int, both: int) -> float:
-    """|A and B| / |A or B| from the sizes of two sets and of what they share; two empty: 1.
+    """Return the Jaccard index |A and B| / |A or B| of two sets, or 1 if both are empty.
+
+    Args:
+        first: size of A.
+        second: size of B.
+        both: size of the intersection.
 
     >>> jaccard(4, 4, 2), jaccard(0, 0, 0)
     (0.3333333333333333, 1.0)
@@ -21,9 +26,9 @@ def jaccard(first: int, second: int, both: int) -> float:
 
 
 def chance_jaccard(first: int, second: int, total: int) -> float:
-    """The Jaccard index at the expected overlap of two masks drawn independently at random.
+    """Return the Jaccard index at the expected overlap of two independent random masks.
 
-    Of two masks that keep a and b of n connections, a * b / n are expected in both.
+    Two random masks that keep a and b of n connections share a * b / n connections on average.
 
     >>> round(chance_jaccard(100, 100, 1000), 4)
     0.0526
@@ -34,20 +39,21 @@ def chance_jaccard(first: int, second: int, total: int) -> float:
 
 
 def dead_rows(mask: Mask) -> NDArray[np.intp]:
-    """Indices of the rows without a live connection."""
+    """Return the indices of the rows without a live connection."""
     return np.flatnonzero(~mask.any(axis=1))
 
 
 def density(mask: Mask, cells: int) -> tuple[NDArray[np.uint8], float]:
-    """A mask downsampled: the live share of each cell of a grid.
+    """Downsample a mask to a grid of cells that hold their fractions of live connections.
 
     Args:
         mask: bool `[rows, columns]`.
-        cells: most cells along each dimension.
+        cells: maximum number of cells along each dimension.
 
     Returns:
-        uint8 `[min(rows, cells), min(columns, cells)]`, 255 for the densest cell and 0 for a cell
-        without a live connection only; and the live share of the densest cell.
+        The grid and the live fraction of its densest cell. The grid is uint8
+        `[min(rows, cells), min(columns, cells)]`: 255 for the densest cell, and 0 only for cells
+        without a live connection.
 
     >>> density(np.eye(4, dtype=bool), 2)[1]
     0.5
@@ -63,13 +69,13 @@ def density(mask: Mask, cells: int) -> tuple[NDArray[np.uint8], float]:
 
 
 def _edges(size: int, cells: int) -> NDArray[np.intp]:
-    """Boundaries of at most so many equal parts; the viewer divides in the same way."""
+    """Return the boundaries of at most `cells` equal parts; the page's viewer has the same rule."""
     parts = min(size, cells)
     return (np.arange(parts + 1) * size) // parts
 
 
 def bits_per_weight(kept: int, total: int) -> float:
-    """Entropy of a random mask: what a compressor can reach, in bits.
+    """Return the entropy of a random mask in bits per weight, the limit of any compression.
 
     >>> round(bits_per_weight(1, 10), 2)
     0.47

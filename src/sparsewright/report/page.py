@@ -1,4 +1,4 @@
-"""The report as one HTML file that loads nothing."""
+"""Write a report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sparsewright.report.tables import Table
 MOST_BYTES = 5_000_000
 _ASSETS = Path(__file__).parent / "assets"
 _CHOICES = {
-    "metrics": "Metric of the validation",
-    "level": "Value over the steps",
-    "bars": "Value of the layers",
+    "metrics": "Validation metric",
+    "level": "Value over steps",
+    "bars": "Value per layer",
     "overlap": "Pair of runs",
     "costs": "Speed, time or memory",
 }
@@ -31,10 +31,10 @@ _SCRIPTS = ("tabs.js", "tables.js", "charts.js", "decode.js", "viewer.js", "mask
 
 
 def make_page(runs: list[Run]) -> str:
-    """Return the report of one or several runs.
+    """Return the report on one or several runs as HTML.
 
     Raises:
-        ReportError: so many runs or layers that the page would exceed `MOST_BYTES`.
+        ReportError: there are so many runs or layers that the page would exceed `MOST_BYTES`.
         MissingPackageError: plotly is not installed (extra `report`).
     """
     plotly = _plotly()
@@ -55,9 +55,9 @@ def make_page(runs: list[Run]) -> str:
             "script": script,
         }
         parts = (_ASSETS / "page.html").read_text("utf-8").split("%%")
-        # Odd parts are names; values are never searched for names themselves.
+        # Odd parts are names. A value that contains "%%" is not expanded again.
         text = "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
-        # Half a character, from a file with such names, is shown escaped.
+        # Lone surrogates, which names in a file can contain, are escaped.
         return text.encode("utf-8", "backslashreplace").decode()
 
     rest = MOST_BYTES - len(page({"layers": [], "payloads": []}).encode()) - 10_000
@@ -65,24 +65,24 @@ def make_page(runs: list[Run]) -> str:
     text = page({"layers": pictures.layers, "payloads": pictures.payloads})
     size = len(text.encode())
     if size > MOST_BYTES:
-        problem = f"the page would take {size:,} bytes, more than {MOST_BYTES:,}; choose fewer runs"
+        problem = f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; choose fewer runs"
         raise ReportError([run.name for run in runs], problem)
     return text
 
 
 def _plotly() -> str:
-    with needs("a report in HTML (csv, json and md need nothing)", "plotly", extra="report"):
+    with needs("a report in HTML (not csv, json or md)", "plotly", extra="report"):
         from plotly.offline import get_plotlyjs
     return str(get_plotlyjs())
 
 
 def _hash(script: str) -> str:
-    """A script as the page's Content-Security-Policy allows it: by its hash, and no other."""
+    """Return the hash by which the page's Content-Security-Policy allows a script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def embed(value: Any) -> str:
-    """JSON that can stand inside a script element, whatever strings it holds.
+    """Return JSON that is safe inside a script element for any strings in the value.
 
     >>> embed("</script><!--")
     '"\\\\u003c/script\\\\u003e\\\\u003c!--"'
@@ -92,7 +92,7 @@ def embed(value: Any) -> str:
 
 
 def _body(runs: list[Run]) -> tuple[str, dict[str, dict[str, charts.Figure]]]:
-    """The tabs of the page as HTML, and the figures they show: chart -> choice -> figure."""
+    """Return the page's tabs as HTML, and their figures as chart -> choice -> figure."""
     layers, overlap = tables.layer_table(runs), tables.overlap_table(runs)
     drawn = {
         "loss": {"Loss": charts.loss_figure(runs)},
@@ -135,23 +135,23 @@ def _tabs(tabs: list[tuple[str, list[str]]], runs: list[Run]) -> str:
     )
     return (
         f"<header><h1>Sparse training report</h1><p>{names}</p></header>"
-        f'<div role="tablist" aria-label="Parts of the report">{buttons}</div>'
+        f'<div role="tablist" aria-label="Sections of the report">{buttons}</div>'
         f"<main>{panels}</main>"
     )
 
 
 def _charts(drawn: dict[str, Any], *names: str, title: str = "") -> list[str]:
-    """Places for charts; where a chart has choices, with a select in front."""
+    """Return placeholders for charts; a chart with several choices gets a select element."""
     parts = []
     for name in names:
         choices = drawn.get(name)
         if not choices:
             continue
-        # Without a value the browser would take the text, with its spaces made one.
+        # Without a value attribute, the browser would use the text with collapsed spaces.
         options = "".join(
             f'<option value="{escape(choice)}">{escape(choice)}</option>' for choice in choices
         )
-        shown = _CHOICES.get(name, f"{title} over the steps")
+        shown = _CHOICES.get(name, f"{title}: value over steps")
         label = f'<label for="choose-{name}">{escape(shown)}</label>'
         select = f'<p>{label} <select id="choose-{name}">{options}</select></p>'
         heading = f"<h3>{escape(title)}</h3>" if title else ""
@@ -164,7 +164,7 @@ def _charts(drawn: dict[str, Any], *names: str, title: str = "") -> list[str]:
 
 
 def _table(table: Table) -> str:
-    """A table whose columns sort; cells carry their exact values."""
+    """Return a table with sortable columns and exact values in its cells' attributes."""
     used = table.without_empty_columns()
     if not used.rows:
         return ""
@@ -201,24 +201,24 @@ def _over_time(runs: list[Run], drawn: dict[str, Any]) -> list[str]:
     for number, run in enumerate(runs):
         title = f"Layers of {run.name}" if len(runs) > 1 else "Layers"
         found = _charts(drawn, f"time{number}", title=title)
-        none = f"<h3>{escape(title)}</h3><p>No mask of this run was ever updated.</p>"
+        none = f"<h3>{escape(title)}</h3><p>This run never updated its masks.</p>"
         parts += found or [none]
     return parts
 
 
 def _overlap(table: Table, runs: list[Run]) -> str:
     if not table.rows:
-        return "<p>The runs have no layer of equal name and shape.</p>"
+        return "<p>The runs have no layers with the same name and shape.</p>"
     compared = tables.pairs(runs)
     whole = len(compared) == len(runs) * (len(runs) - 1) // 2
-    note = "" if whole else "<p>Of so many runs, each is compared with the first.</p>"
-    return note + _table(table)
+    text = f"With {len(runs)} runs, each run is compared only with the first run."
+    return ("" if whole else f"<p>{text}</p>") + _table(table)
 
 
 def _costs(runs: list[Run]) -> str:
     table = tables.speed_table(runs)
     has_memory = any(tables.is_memory(str(row["what"])) for row in table.rows)
-    note = "" if has_memory else '<p class="note">Memory was not recorded by these runs.</p>'
+    note = "" if has_memory else '<p class="note">These runs did not record their memory use.</p>'
     return _table(table) + note
 
 

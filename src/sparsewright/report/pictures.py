@@ -1,7 +1,7 @@
-"""Masks for the viewer of the page, within a budget of bytes.
+"""Pictures of masks for the page's viewer, within a budget of bytes.
 
-A picture of a mask is the whole mask where that fits. Otherwise it is a density map of the whole
-and one window of single connections in its middle.
+A picture contains the whole mask if it fits. Otherwise it contains a density map of the mask, and
+all connections in one window in the middle of the mask.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from sparsewright.formats.mask_bits import Mask, pack_bits
 from sparsewright.report.mask_statistics import bits_per_weight, dead_rows, density
 from sparsewright.report.read import Run
 
-_ENOUGH = 3_000  # bytes a picture should have; where there are fewer, fewer steps are shown
-_TOO_FEW = 100  # bytes that are not worth a picture
+_ENOUGH = 3_000  # bytes that a picture should have; with less, fewer steps are shown
+_TOO_FEW = 100  # bytes that are too few for a picture
 _OVERHEAD = 150  # bytes of JSON around a picture
-_FINAL_WEIGHT = 3  # the last masks get so many times the bytes of the others
+_FINAL_WEIGHT = 3  # bytes for a last mask, relative to the bytes for an earlier mask
 _MOST_CELLS = 96
 _ROWS_LISTED = 12
 
 
 @dataclass
 class Pictures:
-    """Pictures of masks, as plain values for JSON.
+    """Pictures of masks as values for JSON.
 
     Attributes:
-        budget: bytes left.
-        payloads: base64 of zlib streams; equal ones are stored once.
-        layers: for each layer of each run: run, layer, shape, matrix, dead rows, pictures by step.
+        budget: remaining bytes.
+        payloads: zlib streams in base64; equal streams are stored once.
+        layers: run, layer, shape, matrix, dead rows and pictures by step, for each layer of each
+            run.
     """
 
     budget: int
@@ -40,7 +41,7 @@ class Pictures:
     _known: dict[bytes, int] = field(default_factory=dict, repr=False)
 
     def add(self, packed: bytes) -> int:
-        """Index of a payload."""
+        """Store a payload, unless it is already stored, and return its index."""
         if packed not in self._known:
             self._known[packed] = len(self.payloads)
             self.payloads.append(base64.b64encode(packed).decode())
@@ -49,18 +50,18 @@ class Pictures:
 
 
 def take_pictures(runs: list[Run], budget: int) -> Pictures:
-    """Pictures of the masks at several steps, the last masks first.
+    """Take pictures of the masks at several steps; the last masks come first.
 
     Args:
-        runs: all of one report.
-        budget: bytes of JSON that may be used.
+        runs: all runs of the report.
+        budget: maximum number of bytes of JSON.
     """
     pictures = Pictures(budget)
     layers = [(number, run, name) for number, run in enumerate(runs) for name in run.layers]
     for number, run, name in layers:
         pictures.layers.append(_describe(number, run, name))
         pictures.budget -= 6 * len(name) + 2 * _OVERHEAD
-    # Small layers first: the bytes that they do not need are left for the large ones.
+    # Small layers go first, so that large layers can use the bytes that small ones leave.
     order = sorted(range(len(layers)), key=lambda i: layers[i][1].layers[layers[i][2]].total)
     most = pictures.budget // (_ENOUGH * max(1, len(layers))) - _FINAL_WEIGHT + 1
     jobs = [(i, layers[i][1].last_step, _FINAL_WEIGHT) for i in order]
@@ -93,7 +94,7 @@ def _describe(number: int, run: Run, name: str) -> dict[str, Any]:
 
 
 def _earlier(run: Run, most: int) -> list[int]:
-    """At most so many evenly spaced steps before the last masks, the first among them."""
+    """Return at most `most` evenly spaced steps before the last masks, including the first step."""
     steps = sorted(run.bits)[:-1]
     if most <= 0 or not steps:
         return []
@@ -102,11 +103,11 @@ def _earlier(run: Run, most: int) -> list[int]:
 
 
 def _take(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:
-    """A picture of a mask in at most so many bytes: the whole, or density and window."""
+    """Take a picture of a mask in at most `share` bytes: the whole mask, or density and window."""
     whole = _bits(mask, share)
     if whole is not None:
         return {"whole": pictures.add(whole)}
-    # Densities hardly compress: half of the share in cells, less the third that base64 adds.
+    # Densities hardly compress. Half of the share goes to the cells, and base64 adds a third.
     cells = max(4, min(_MOST_CELLS, math.isqrt(share * 3 // 8)))
     grid, peak = density(mask, cells)
     before = pictures.budget
@@ -119,12 +120,12 @@ def _take(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:
 
 
 def _window(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:
-    """The largest window in the middle of a mask that fits, or nothing."""
+    """Return the largest window in the middle of a mask that fits, or an empty dict."""
     entropy = bits_per_weight(int(mask.sum()), mask.size)
     side = math.isqrt(int(max(0, share) * 6 / max(entropy, 0.05)))
     while side >= 8:
         height, width = (min(side, size) for size in mask.shape)
-        # A long weight has a long window of the same number of connections.
+        # A long weight gets a long window with the same number of connections.
         height = min(mask.shape[0], side * side // width)
         width = min(mask.shape[1], side * side // height)
         row, column = (mask.shape[0] - height) // 2, (mask.shape[1] - width) // 2
@@ -136,9 +137,9 @@ def _window(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:
 
 
 def _bits(mask: Mask, share: int) -> bytes | None:
-    """A mask as a zlib stream of bits, or None if base64 makes it longer than the share."""
+    """Compress a mask's bits with zlib, or return None if the base64 text exceeds the share."""
     bits = pack_bits(mask).tobytes()
-    # A sixteenth from the middle tells most masks that are too large, in a sixteenth of the time.
+    # A sixteenth of the mask is enough to reject most masks that are too large.
     sample = bits[len(bits) * 15 // 32 : len(bits) * 17 // 32]
     if len(zlib.compress(sample)) * 16 > 2 * share:
         return None

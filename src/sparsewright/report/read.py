@@ -1,4 +1,4 @@
-"""Reading a run folder that may be unfinished, damaged or not ours."""
+"""Read run folders, which may be unfinished, damaged or from another program."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sparsewright.report.tensors import read_final, read_snapshot
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight with a mask.
+    """A weight with a mask. Strings are "" if the run does not record them.
 
     Attributes:
-        name: its key in the state dict.
-        shape: its shape.
-        algorithm: class name of what makes its masks; "" where the run does not say.
-        paper: where that comes from.
-        distribution: what divides the level among layers; "" if it is the same for all.
-        structure: what entries stand or fall together; "" if each is by itself.
-        storage: how the weight is held.
+        name: the weight's key in the state dict.
+        shape: the weight's shape.
+        algorithm: class name of the algorithm.
+        paper: source of the algorithm.
+        distribution: distribution of the level over layers; "" if all layers have the same level.
+        structure: structure of the mask; "" if it is unstructured.
+        storage: name of the weight's storage.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Layer:
 
     @property
     def total(self) -> int:
-        """Entries of the weight."""
+        """Return the number of elements of the weight."""
         return math.prod(self.shape)
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """Shape of the weight as a matrix: first dimension, all others."""
+        """Return the shape of the weight as a matrix: its first dimension by all others."""
         rows = self.shape[0] if self.shape else 1
         return rows, (self.total // rows if rows else 0)
 
@@ -58,15 +58,15 @@ class Run:
     Attributes:
         name: the folder's name.
         path: the folder.
-        config_text: config.yaml as it is.
-        config: what it holds.
-        versions: entries `from_step`, `versions`.
-        finished: whether the run reached its last step.
-        metrics: what it logged.
+        config_text: text of config.yaml.
+        config: content of config.yaml.
+        versions: entries with `from_step` and `versions`.
+        finished: True if the run reached its last step.
+        metrics: metrics that the run logged.
         layers: name -> layer.
-        bits: step -> name -> packed mask; the last step is that of the trained weights, or of the
-            last checkpoint.
-        weights_bytes: size of the file of the trained weights.
+        bits: step -> name -> packed mask; the last step has the masks of the trained weights, or
+            else of the last checkpoint.
+        weights_bytes: size of the file with these weights.
     """
 
     name: str
@@ -82,32 +82,32 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """Step of the last masks."""
+        """Return the step of the last masks."""
         return max(self.bits)
 
     def mask(self, name: str, step: int | None = None) -> Mask:
-        """A mask `[rows, columns]` at one of the steps in `bits`; None: the last."""
+        """Return a mask `[rows, columns]` at a step in `bits`; the default is the last step."""
         bits = self.bits[self.last_step if step is None else step][name]
         return unpack_bits(bits, self.layers[name].matrix)
 
     def kept(self, name: str, step: int | None = None) -> int:
-        """Live connections at one of the steps in `bits`; None: the last."""
+        """Return the live connections at a step in `bits`; the default is the last step."""
         return count_bits(self.bits[self.last_step if step is None else step][name])
 
     def shared(self, name: str, step: int, other: Run, other_step: int) -> int:
-        """Connections live in both of two masks of equal shape."""
+        """Return the number of connections that are live in both of two masks of equal shape."""
         return count_bits(self.bits[step][name] & other.bits[other_step][name])
 
 
 def read_run(path: Path) -> Run:
-    """Read everything that a report shows.
+    """Read the parts of a run folder that reports show.
 
     Raises:
-        ConfigError: the folder is missing or not a run folder, or its config.yaml is not YAML.
-        CheckpointError: a file in it is damaged, or two files contradict each other.
+        ConfigError: the folder is missing or is not a run folder, or its config.yaml is not valid.
+        CheckpointError: a file in the folder is damaged, or two files contradict each other.
     """
     if not path.is_dir():
-        raise ConfigError(path, "no such folder; allowed: a run folder of `sparsewright train`")
+        raise ConfigError(path, "no such folder; give a run folder made by `sparsewright train`")
     if not (path / "config.yaml").is_file():
         raise ConfigError(path, "not a run folder (no config.yaml)")
     text, config = _read_config(path / "config.yaml")
@@ -132,16 +132,16 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(paths: list[Path]) -> list[Run]:
-    """Read several runs and give each a name of its own.
+    """Read several runs, and give runs with equal names different names.
 
     Raises:
-        ConfigError: as `read_run`, or a folder is given twice.
-        CheckpointError: as `read_run`.
+        ConfigError: a folder is given twice, or `read_run` raised this error.
+        CheckpointError: `read_run` raised this error.
     """
     resolved = [os.path.realpath(path) for path in paths]
     for index, path in enumerate(resolved):
         if path in resolved[:index]:
-            raise ConfigError(paths[index], "given twice")
+            raise ConfigError(paths[index], "this run is given twice")
     runs = [read_run(path) for path in paths]
     names = [run.name for run in runs]
     for run in runs:
@@ -151,12 +151,12 @@ def read_runs(paths: list[Path]) -> list[Run]:
 
 
 def _readable(name: str) -> str:
-    """A file's name as text; bytes that are not UTF-8 become `\\xff`."""
+    """Return a file name as text, in which bytes that are not UTF-8 read like `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _snapshot_files(path: Path, last: int) -> list[Path]:
-    """Snapshots of the masks up to the last checkpoint, oldest first."""
+    """Return the files of mask snapshots up to the last checkpoint, oldest first."""
     return [file for step, file in find_snapshots(path) if step <= last]
 
 
@@ -169,5 +169,6 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     except ValueError as error:
         raise ConfigError(path, str(error)) from error
     if not isinstance(content, dict):
-        raise ConfigError(path, "not the configuration of a run (not a mapping)")
+        kind = type(content).__name__
+        raise ConfigError(path, f"expected a mapping of sections to values, got type {kind}")
     return raw.decode("utf-8", "replace"), content

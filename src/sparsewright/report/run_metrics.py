@@ -1,4 +1,4 @@
-"""What a run logged: metrics.jsonl and versions.json, checked line by line."""
+"""Read a run's metrics.jsonl and versions.json, and check every line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sparsewright.errors import CheckpointError
 from sparsewright.formats.read_file import MOST_TEXT, check_regular, read_regular
 
 Line = dict[str, Any]
-_LARGEST = 1e300  # sums of any number of smaller ones are finite
+_LARGEST = 1e300  # a sum of smaller numbers is finite for any realistic count
 
 
 @dataclass
 class Metrics:
-    """The lines of metrics.jsonl by event, oldest first; numbers that are not finite are None.
+    """The lines of metrics.jsonl by event, oldest first, with None for numbers that are not finite.
 
     Attributes:
-        steps: lines `step`.
-        validation: lines `validation`.
-        updates: layer -> its lines `mask_update`, each with `churn` and `overlap` added.
+        steps: lines of the event `step`.
+        validation: lines of the event `validation`.
+        updates: layer -> lines of its event `mask_update`, with added `churn` and `overlap`.
     """
 
     steps: list[Line] = field(default_factory=list)
@@ -34,21 +34,22 @@ def read_metrics(path: Path, totals: Mapping[str, int]) -> Metrics:
     """Read the metrics of a run, which may still be training.
 
     Args:
-        path: metrics.jsonl; a last line without its end is being written, and left out.
-        totals: layer -> entries.
+        path: metrics.jsonl; an incomplete last line is ignored.
+        totals: layer -> number of elements.
 
     Raises:
-        CheckpointError: a line is not what a run writes.
+        CheckpointError: a line is not in a run's format.
     """
     metrics = Metrics()
     for number, line in _lines(path):
         event, step = line.get("event"), line.get("step")
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            raise CheckpointError(path, f"line {number}: step = {step!r}; allowed: 0, 1, ...")
+            problem = f"line {number}: step must be an integer >= 0; got {step!r}"
+            raise CheckpointError(path, problem)
         if event == "mask_update":
             name = line.get("name")
             if not isinstance(name, str) or name not in totals:
-                problem = f"line {number}: a mask_update of {name!r}, which has no mask"
+                problem = f"line {number}: the run has no layer {name!r} with a mask"
                 raise CheckpointError(path, problem)
             _complete(line, totals[name], f"line {number}", path)
             metrics.updates.setdefault(name, []).append(line)
@@ -60,19 +61,20 @@ def read_metrics(path: Path, totals: Mapping[str, int]) -> Metrics:
 
 
 def _complete(line: Line, total: int, where: str, path: Path) -> None:
-    """Check the counts of an update; add what follows from them.
+    """Check the counts of an update, and add `churn` and `overlap` to its line.
 
     `churn` is (dropped + grown) / kept. `overlap` is the Jaccard index of the masks before and
-    after: (before - dropped) / (before + grown), where before = kept + dropped - grown.
+    after the update: (before - dropped) / (before + grown), where before = kept + dropped - grown.
     """
     counts = [line.get(key) for key in ("kept", "dropped", "grown")]
     if not all(isinstance(n, int) and 0 <= n <= total for n in counts):
-        problem = f"{where}: kept, dropped, grown = {counts}; allowed: 0 to {total}"
-        raise CheckpointError(path, problem)
+        problem = f"{where}: kept, dropped and grown must be integers between 0 and {total}"
+        raise CheckpointError(path, f"{problem}; got {counts}")
     kept, dropped, grown = (int(n) for n in counts if n is not None)
     before = kept + dropped - grown
     if before < dropped or before > total or kept < grown:
-        raise CheckpointError(path, f"{where}: kept, dropped, grown = {counts} contradict")
+        problem = f"{where}: kept, dropped and grown = {counts} contradict each other"
+        raise CheckpointError(path, problem)
     line["churn"] = (dropped + grown) / max(1, kept)
     line["overlap"] = (before - dropped) / (before + grown) if before + grown else 1.0
 
@@ -83,7 +85,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
         with path.open("rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(MOST_TEXT), b""), 1):
                 if len(raw) == MOST_TEXT:
-                    problem = f"line {number} is longer than any that a run writes"
+                    problem = f"line {number} is longer than any line of a run's metrics"
                     raise CheckpointError(path, problem)
                 if raw.endswith(b"\n"):
                     yield number, _line(raw, f"line {number}", path)
@@ -97,12 +99,12 @@ def _line(raw: bytes, where: str, path: Path) -> Line:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"{where} is not JSON") from error
     if not isinstance(line, dict):
-        raise CheckpointError(path, f"{where} is not an object")
+        raise CheckpointError(path, f"{where} is not a JSON object")
     return line
 
 
 def _loads(raw: bytes) -> Any:
-    """What JSON stands for; numbers that cannot be added up or drawn are None."""
+    """Parse JSON, with None for numbers that cannot be summed or drawn."""
     return json.loads(
         raw.decode(), parse_int=_int, parse_float=_float, parse_constant=lambda name: None
     )
@@ -118,12 +120,12 @@ def _float(digits: str) -> float | None:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is an int or a float; a bool is neither."""
+    """Return whether a value is an int or a float; a bool is neither."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def number_keys(lines: list[Line]) -> list[str]:
-    """Keys other than `step` that hold numbers, in the order of their first appearance."""
+    """Return the keys, except `step`, that hold numbers, in order of first appearance."""
     found: dict[str, None] = {}
     for line in lines:
         found |= {k: None for k, v in line.items() if k != "step" and is_number(v)}
@@ -131,10 +133,10 @@ def number_keys(lines: list[Line]) -> list[str]:
 
 
 def read_versions(path: Path) -> list[dict[str, Any]]:
-    """The entries of versions.json; none if the run did not write it.
+    """Read the entries of versions.json; the list is empty if the run has no such file.
 
     Raises:
-        CheckpointError: the file is not what a run writes.
+        CheckpointError: the file cannot be read, or is not in a run's format.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Curves with few enough points to draw and to store: means and last values over intervals."""
+"""Downsample curves, by means or last values over intervals."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Point = tuple[int, float]
 
 
 def curve(lines: Sequence[Line], key: str, most: int) -> tuple[list[int], list[float | None], int]:
-    """One key of the lines over the steps, as means over intervals if there are too many.
+    """Return the curve of one key over the steps, with interval means if it has too many points.
 
     Args:
-        lines: with `step`, in order.
-        key: what to draw; lines without a number for it are left out.
-        most: most points.
+        lines: lines with `step`, in order.
+        key: key of the values; lines without a number under this key are skipped.
+        most: maximum number of points.
 
     Returns:
-        Steps (the last of each interval), values, and how many lines a point stands for at most.
+        The last step of each interval, the values, and the number of lines per interval.
 
     >>> lines = [{"step": n, "loss": float(n)} for n in range(1, 5)]
     >>> curve(lines, "loss", 2)
@@ -34,7 +34,7 @@ def curve(lines: Sequence[Line], key: str, most: int) -> tuple[list[int], list[f
 
 
 def grid(updates: Sequence[Sequence[Line]], most: int) -> list[int]:
-    """Steps for a common axis: all update steps, or the last of each of `most` equal groups."""
+    """Return steps for a common axis: all update steps, or the last steps of `most` groups."""
     steps = sorted({line["step"] for lines in updates for line in lines})
     width = max(1, -(-len(steps) // most))
     return [steps[min(i + width, len(steps)) - 1] for i in range(0, len(steps), width)]
@@ -43,14 +43,14 @@ def grid(updates: Sequence[Sequence[Line]], most: int) -> list[int]:
 def on_grid(
     lines: Sequence[Line], key: str, steps: Sequence[int], *, mean: bool
 ) -> list[float | None]:
-    """One key of a layer's updates on a common axis.
+    """Return one key of a layer's updates on a common axis.
 
     Args:
-        lines: the updates of the layer, in order.
-        key: what to draw.
-        steps: the axis.
-        mean: the mean over the updates since the point before (None: there were none); otherwise
-            the last value so far (None: no update yet).
+        lines: the layer's updates, in order.
+        key: key of the values.
+        steps: steps of the axis.
+        mean: True for the mean over the updates since the previous point, or None if there are
+            none; False for the last value so far, or None before the first update.
 
     >>> lines = [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}, {"step": 5, "x": 4.0}]
     >>> on_grid(lines, "x", [2, 3, 6], mean=True), on_grid(lines, "x", [2, 3, 6], mean=False)
@@ -71,5 +71,5 @@ def on_grid(
 
 
 def rounded(value: Any) -> Any:
-    """A number with five digits: enough to draw, short to store."""
+    """Round a float to five digits, which are enough to draw it."""
     return float(f"{value:.5g}") if isinstance(value, float) else value

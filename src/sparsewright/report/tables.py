@@ -1,4 +1,4 @@
-"""The tables of a report, with numbers as numbers; `formats` and `page` write them."""
+"""Tables of a report with unformatted numbers, which `exports` and `page` format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sparsewright.report.read import Run
 from sparsewright.report.run_metrics import is_number, number_keys
 
 _CHOICES = ("distribution", "structure", "storage")
-_ALL_PAIRS = 4  # of more runs than this, each is compared with the first only
+_ALL_PAIRS = 4  # with more runs, each is compared only with the first
+_CHANCE = "Jaccard index at the expected overlap of random masks with the same numbers kept."
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        key: key of its cells in a row.
+        key: key of the column's cells in a row.
         title: heading.
         kind: "text", "count", "share" (0..1) or "number".
-        help: what it means, in a sentence; "" where the heading says it.
+        help: explanation in a sentence; "" if the heading is enough.
     """
 
     key: str
@@ -34,14 +35,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: a cell that is None does not apply to its row."""
+    """A table; a cell is None if its column does not apply to its row."""
 
     title: str
     columns: list[Column]
     rows: list[dict[str, Any]]
 
     def without_empty_columns(self) -> Table:
-        """The table without the columns that are None in every row."""
+        """Return the table without the columns that are None in every row."""
         used = [c for c in self.columns if any(row.get(c.key) is not None for row in self.rows)]
         return Table(self.title, used, self.rows)
 
@@ -56,23 +57,27 @@ _LAYER_COLUMNS = [
     Column("shape", "shape", "text"),
     Column("total", "weights"),
     Column("kept", "kept"),
-    Column("sparsity", "sparsity", "share", "Share pruned, counted from the last mask."),
-    Column("target", "target", "share", "Level that the last update asked for."),
+    Column("sparsity", "sparsity", "share", "Pruned fraction in the last saved mask."),
+    Column("target", "target", "share", "Sparsity level that the last update aimed for."),
+    Column("updates", "updates", help="Mask updates up to the last saved mask."),
+    Column("churn", "mean churn", "share", "Mean of (dropped + grown) / kept over all updates."),
+    Column("dropped", "dropped", help="Connections dropped in all updates together."),
+    Column("grown", "grown", help="Connections grown in all updates together."),
+    Column("dead_rows", "dead rows", help="Rows without a live connection in the last mask."),
     Column(
-        "updates", "updates", help="Up to the last mask: of a run in training, that saved last."
+        "dead_columns", "dead columns", help="Columns without a live connection in the last mask."
     ),
-    Column("churn", "mean churn", "share", "(Dropped + grown) / kept, mean over the updates."),
-    Column("dropped", "dropped", help="Over all updates."),
-    Column("grown", "grown", help="Over all updates."),
-    Column("dead_rows", "dead rows", help="Rows of the last mask without a live connection."),
-    Column("dead_columns", "dead columns", help="Columns without a live connection."),
-    Column("never_grown_rows", "never-grown rows", help="Rows in which no update grew any."),
-    Column("since_first", "overlap with first", "share", "Jaccard index of first and last mask."),
+    Column(
+        "never_grown_rows", "never-grown rows", help="Rows in which no update grew a connection."
+    ),
+    Column(
+        "since_first", "overlap with first", "share", "Jaccard index of the first and last masks."
+    ),
 ]
 
 
 def layer_table(runs: list[Run]) -> Table:
-    """A row for every sparse layer of every run."""
+    """Return the table with one row for every sparse layer of every run."""
     columns = _LAYER_COLUMNS if len(runs) > 1 else _LAYER_COLUMNS[1:]
     rows = [_layer_row(run, name) for run in runs for name in run.layers]
     return Table("Layers", columns, rows)
@@ -80,7 +85,7 @@ def layer_table(runs: list[Run]) -> Table:
 
 def _layer_row(run: Run, name: str) -> dict[str, Any]:
     layer, updates = run.layers[name], run.metrics.updates.get(name, [])
-    # A run that was killed has logged updates of masks that nobody has.
+    # A killed run has logged updates after its last checkpoint, without their masks.
     updates = [update for update in updates if update["step"] <= run.last_step]
     mask, kept = run.mask(name), run.kept(name)
     first = min(run.bits)
@@ -116,7 +121,7 @@ def _number(value: Any) -> Any:
 
 
 def summary_table(runs: list[Run]) -> Table:
-    """A row for every run: result, sparsity, speed and memory."""
+    """Return the table with one row for every run: settings, results and sparsity."""
     columns = [
         Column("run", "run", "text"),
         Column("recipe", "recipe", "text"),
@@ -151,30 +156,30 @@ def summary_table(runs: list[Run]) -> Table:
         )
     columns += [
         Column("layers", "sparse layers"),
-        Column("total", "weights in them"),
+        Column("total", "weights in sparse layers"),
         Column("kept", "kept"),
         Column("sparsity", "sparsity", "share"),
         Column("updates", "mask updates"),
-        Column("weights_bytes", "file of weights, bytes"),
+        Column("weights_bytes", "weights file, bytes"),
     ]
     return Table("Runs", columns, rows)
 
 
 def _joined(run: Run, choice: str) -> str | None:
-    """What the layers of a run have for a choice, each once."""
+    """Return the distinct values of a choice in a run's layers, joined by commas."""
     found = dict.fromkeys(getattr(layer, choice) for layer in run.layers.values())
     return ", ".join(filter(None, found)) or None
 
 
 def papers(runs: list[Run]) -> dict[str, str]:
-    """Method -> where it comes from; "" where no run says."""
+    """Return the source of each method by its name; "" if no run records one."""
     named = {name: "" for run in runs for name in methods(run)}
     layers = (layer for run in runs for layer in run.layers.values())
     return named | {layer.algorithm: layer.paper for layer in layers if layer.paper}
 
 
 def methods(run: Run) -> list[str]:
-    """Names of the methods of a run: from its snapshots, else from its configuration."""
+    """Return the names of a run's methods from its snapshots, or else from its configuration."""
     named = dict.fromkeys(x.algorithm for x in run.layers.values() if x.algorithm)
     return list(named) or list(dict.fromkeys(_configured(run.config.get("sparsity"))))
 
@@ -186,22 +191,22 @@ def _configured(section: Any) -> list[str]:
 
 
 def is_speed(key: str) -> bool:
-    """Whether a key of a step's line is a speed."""
+    """Return whether a key of a step's line is a speed."""
     return key.endswith("_per_second")
 
 
 def is_time(key: str) -> bool:
-    """Whether a key of a step's line is a duration in seconds."""
+    """Return whether a key of a step's line is a duration in seconds."""
     return not is_speed(key) and (key.endswith("seconds") or key == "step_time")
 
 
 def is_memory(key: str) -> bool:
-    """Whether a key of a step's line is an amount of memory."""
+    """Return whether a key of a step's line is an amount of memory."""
     return any(word in key for word in ("memory", "bytes", "rss"))
 
 
 def speed_table(runs: list[Run]) -> Table:
-    """Median, 10th and 90th percentile of every speed, duration and amount of memory logged."""
+    """Return the median, percentiles and maximum of every logged speed, duration and memory."""
     rows = []
     for run in runs:
         for key in number_keys(run.metrics.steps):
@@ -220,24 +225,24 @@ def speed_table(runs: list[Run]) -> Table:
             )
     columns = [
         Column("run", "run", "text"),
-        Column("what", "what", "text"),
+        Column("what", "quantity", "text"),
         Column("median", "median", "number"),
         Column("low", "10th percentile", "number"),
         Column("high", "90th percentile", "number"),
-        Column("most", "largest", "number"),
+        Column("most", "maximum", "number"),
     ]
-    return Table("Speed and memory of a training step", columns, rows)
+    return Table("Speed and memory of training steps", columns, rows)
 
 
 def pairs(runs: list[Run]) -> list[tuple[Run, Run]]:
-    """The pairs of runs that are compared: all of few runs, of many each with the first."""
+    """Return the pairs of runs to compare: all pairs of few runs, or else those with the first."""
     if len(runs) <= _ALL_PAIRS:
         return list(itertools.combinations(runs, 2))
     return [(runs[0], other) for other in runs[1:]]
 
 
 def overlap_table(runs: list[Run]) -> Table:
-    """How much the last masks of two runs share, layer by layer, and what chance would give."""
+    """Return the overlap of the last masks of two runs by layer, next to that of random masks."""
     columns = [
         Column("run", "run", "text"),
         Column("other", "other run", "text"),
@@ -246,8 +251,8 @@ def overlap_table(runs: list[Run]) -> Table:
         Column("kept", "kept"),
         Column("other_kept", "kept in other"),
         Column("both", "kept in both"),
-        Column("jaccard", "overlap", "share", "Jaccard index: in both / in either."),
-        Column("chance", "by chance", "share", "The same for independent random masks."),
+        Column("jaccard", "overlap", "share", "Jaccard index (kept in both / kept in either)."),
+        Column("chance", "overlap of random masks", "share", _CHANCE),
     ]
     rows = [
         _overlap_row(run, other, name)
@@ -275,7 +280,7 @@ def _overlap_row(run: Run, other: Run, name: str) -> dict[str, Any]:
 
 
 def versions_table(runs: list[Run]) -> Table:
-    """What each run ran on; a run that was resumed on something else has several rows."""
+    """Return the software versions of each run; each resume with other versions adds a row."""
     rows = [
         {"run": run.name, "from_step": entry["from_step"], **entry["versions"]}
         for run in runs

@@ -1,4 +1,4 @@
-"""Masks from safetensors files: those beside the weights, and the snapshots."""
+"""Read masks from weight files and from snapshots."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class MaskFile:
 
     Attributes:
         step: optimizer steps completed.
-        bits: name of the weight -> packed mask.
-        shapes: name -> shape of the weight.
-        facts: name -> what the file says of its choices, by the names in `FACTS`.
+        bits: weight name -> packed mask.
+        shapes: weight name -> shape of the weight.
+        facts: weight name -> the weight's choices in the file, under the keys in `FACTS`.
     """
 
     step: int
@@ -37,17 +37,17 @@ class MaskFile:
 
 
 def read_final(path: Path) -> tuple[int, MaskFile, int]:
-    """The masks of a run's trained weights, else of its last checkpoint.
+    """Read the masks of a run's trained weights, or else of its last checkpoint.
 
     Returns:
-        Step, masks, size of the file in bytes.
+        The step, the masks, and the size of the file in bytes.
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, or one without masks.
+        CheckpointError: the run has no checkpoint, or its file is damaged or has no masks.
     """
     checkpoints = find_checkpoints(path)
     if not checkpoints:
-        raise CheckpointError(path / "checkpoints", "no checkpoint in it")
+        raise CheckpointError(path / "checkpoints", "there is no checkpoint in this folder")
     step, last = checkpoints[-1]
     file = path / "model.safetensors"
     if not file.exists():
@@ -63,20 +63,20 @@ def read_final(path: Path) -> tuple[int, MaskFile, int]:
             shape = tuple(opened.get_slice(name).get_shape())
             mask = _read(opened, name, file)
             if mask.dtype != np.bool_ or shape != tuple(opened.get_slice(weight).get_shape()):
-                problem = f"{name} is {mask.dtype} of shape {shape}; allowed: bool, as its weight"
-                raise CheckpointError(file, problem)
+                expected = f"expected a bool mask with its weight's shape for {name}"
+                raise CheckpointError(file, f"{expected}, got {mask.dtype} of shape {shape}")
             if mask.size:
                 bits[weight], shapes[weight] = pack_bits(mask), shape
     if not bits:
-        raise CheckpointError(file, "no masks in it")
+        raise CheckpointError(file, "the file has no masks")
     return step, MaskFile(step, bits, shapes, {}), file.stat().st_size
 
 
 def read_snapshot(path: Path, final: MaskFile) -> MaskFile:
-    """A snapshot of the same masks at an earlier step.
+    """Read a snapshot of a run's masks at an earlier step.
 
     Raises:
-        CheckpointError: it is damaged, or its masks are not those of `final`.
+        CheckpointError: the snapshot is damaged, or its layers differ from those of `final`.
     """
     with _opened(path) as opened:
         try:
@@ -84,14 +84,16 @@ def read_snapshot(path: Path, final: MaskFile) -> MaskFile:
             layers = {str(name): dict(facts) for name, facts in stored["layers"].items()}
             step = stored["step"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(path, "not a snapshot of masks (its metadata)") from error
+            problem = "not a mask snapshot: its metadata are missing or invalid"
+            raise CheckpointError(path, problem) from error
         if step != int(path.stem):
-            raise CheckpointError(path, f"says that it is of step {step!r}")
+            problem = f"the file name does not match step {step!r} in the metadata"
+            raise CheckpointError(path, problem)
         shapes = {name: facts.get("shape") for name, facts in layers.items()}
         if shapes != {name: list(shape) for name, shape in final.shapes.items()}:
-            raise CheckpointError(path, "has other layers than the last checkpoint")
+            raise CheckpointError(path, "its layers differ from those of the last checkpoint")
         if set(opened.keys()) != set(shapes):
-            raise CheckpointError(path, "its tensors are not the layers that its metadata name")
+            raise CheckpointError(path, "its tensors do not match the layers in its metadata")
         bits = {name: _read(opened, name, path) for name in final.shapes}
     for name, packed in bits.items():
         if problem := why_not_packed(packed, math.prod(final.shapes[name])):
@@ -113,8 +115,8 @@ def _opened(path: Path) -> Any:
 
 
 def _read(opened: Any, name: str, path: Path) -> Any:
-    """One tensor; types that numpy does not have are an error of the file, not of the program."""
+    """Read one tensor; a dtype that numpy does not have counts as a damaged file."""
     try:
         return opened.get_tensor(name)
     except (TypeError, AttributeError) as error:
-        raise CheckpointError(path, f"{name} has a type that no mask has") from error
+        raise CheckpointError(path, f"{name} has a dtype that masks cannot have") from error

@@ -1,1 +1,1 @@
-"""The run folder, its loop and its configuration; what `sparsewright train` runs."""
+"""The training loop behind `sparsewright train`, with its configuration and run folder."""

@@ -1,4 +1,4 @@
-"""A run's configuration: recipe, sections and sparsity, from defaults, a file and options."""
+"""Read a run's configuration from the defaults, a file and command-line options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SECTIONS = ("data", "model", "optimizer", "loop")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run depends on; `to_yaml` and `from_file` are inverses.
+    """All settings of a run; `from_file` reads back what `to_yaml` writes.
 
     Attributes:
         recipe: name in `RECIPES`.
@@ -42,7 +42,7 @@ class RunConfig:
         model: the recipe's section `model`.
         optimizer: section `optimizer`.
         loop: section `loop`.
-        sparsity: what `sparsewright.configure` takes.
+        sparsity: the value for `sparsewright.configure`.
     """
 
     recipe: str
@@ -60,18 +60,18 @@ class RunConfig:
         options: dict[str, dict[str, Any]] | None = None,
         report: Report = stop,
     ) -> RunConfig:
-        """Defaults, overlaid by a file, overlaid by options.
+        """Read a configuration: options override the file, and the file overrides the defaults.
 
         Args:
-            path: a YAML file; None: defaults only.
-            recipe: recipe named on the command line; None: the file's, or charlm.
+            path: a YAML file; None for the defaults only.
+            recipe: recipe from the command line; None for the file's recipe, or else charlm.
             options: section -> key -> value, from the command line.
-            report: told of each mistake in the content; what is wrong keeps its default.
+            report: called for each mistake in the content; an invalid value keeps its default.
 
         Raises:
-            ConfigError: the file is not readable YAML, or contradicts itself.
-            OptionError: an unknown recipe, section or key, or a value out of bounds.
-            OptionTypeError: a value of the wrong type.
+            ConfigError: the file cannot be read, is not YAML, or contradicts itself.
+            OptionError: a recipe, section or key is unknown, or a value is out of range.
+            OptionTypeError: a value has the wrong type.
         """
         raw = {} if path is None else read_yaml(path)
         where = "the defaults" if path is None else str(path)
@@ -82,7 +82,8 @@ class RunConfig:
         allowed = ["recipe", "sparsity", *_SECTIONS]
         lost = [key for key in raw if key in ENTRY_KEYS]
         if lost:
-            problem = f"{', '.join(lost)} at the top; these belong in the section 'sparsity'"
+            keys = f"{', '.join(lost)} {'belongs' if len(lost) == 1 else 'belong'}"
+            problem = f"{keys} in the section 'sparsity', not at the top level"
             report("sparsity", ConfigError(where, problem))
         for section in raw:
             if section not in allowed and section not in lost:
@@ -104,19 +105,19 @@ class RunConfig:
         return cls(recipe=name, sparsity=sparsity, **sections)
 
     def to_yaml(self) -> str:
-        """The configuration as a file that `from_file` reads back to an equal one."""
-        header = "# Resolved configuration; `sparsewright train` takes this file as it is.\n"
+        """Return the configuration as YAML that `from_file` reads back to an equal object."""
+        header = "# Resolved configuration. `sparsewright train` accepts this file unchanged.\n"
         return header + yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
     def make_task(self) -> Task:
-        """The recipe's task for these sections; reads the data."""
+        """Make the recipe's task from these sections; this reads the data."""
         return RECIPES[self.recipe].make_task(self.data, self.model, self.loop)
 
 
 def _with_threads(loop: LoopSettings) -> LoopSettings:
-    """The loop with a number of threads: the sums of a resumed run must round the same way.
+    """Fix the number of threads, because a resumed run must round its sums the same way.
 
-    More than four threads have little to do in networks this small.
+    The default is at most four threads, because the recipes' networks gain little from more.
     """
     return loop if loop.threads else replace(loop, threads=min(4, torch.get_num_threads()))
 
@@ -136,7 +137,10 @@ def _recipe_name(in_file: object, asked: str | None, where: str) -> str:
 def lift_trainer(raw: dict[str, Any], where: str) -> None:
     """Move `trainer: init: sparsity:` of a Model-Zoo-style file to the top level, in place.
 
-    The rest of such a file describes another program's run; a warning says that it is not used.
+    Only this part of `trainer` is used; a warning lists the ignored keys.
+
+    Raises:
+        ConfigError: `trainer` has no `init: sparsity:`, or the file has a top-level `sparsity` too.
     """
     if "trainer" not in raw:
         return
@@ -144,7 +148,7 @@ def lift_trainer(raw: dict[str, Any], where: str) -> None:
     init = trainer.get("init") if isinstance(trainer, dict) else None
     if not isinstance(init, dict) or "sparsity" not in init:
         raise ConfigError(
-            where, "section 'trainer' has no 'init: sparsity:', the only part that is used"
+            where, "the section 'trainer' needs 'init: sparsity:', the only part that is used"
         )
     if "sparsity" in raw:
         raise ConfigError(where, "give 'sparsity' or 'trainer: init: sparsity', not both")
@@ -152,5 +156,5 @@ def lift_trainer(raw: dict[str, Any], where: str) -> None:
     unused = [f"trainer.init.{key}" for key in init if key != "sparsity"]
     unused += [f"trainer.{key}" for key in trainer if key != "init"]
     if unused:
-        text = f"{where}: of 'trainer', only trainer.init.sparsity is used; ignored: "
+        text = f"{where}: only trainer.init.sparsity of 'trainer' is used; ignored: "
         warnings.warn(text + ", ".join(unused), SparsityWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Counting what is kept, layer by layer, in a state dict."""
+"""Count the live connections of each layer in a state dict."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Layer:
     """One weight of a network.
 
     Attributes:
-        name: its key in the state dict.
-        kept: entries kept by the mask; nonzero entries where there is no mask.
-        total: entries.
-        masked: whether the state dict has a mask for it.
-        problem: what is wrong with weight and mask, or "".
-        churn: mean over its updates of `(dropped + grown) / kept`; None: no updates.
+        name: the weight's key in the state dict.
+        kept: entries that the mask keeps, or nonzero entries if there is no mask.
+        total: all entries.
+        masked: True if the state dict has a mask for the weight.
+        problem: how weight and mask disagree; "" if they agree.
+        churn: mean of `(dropped + grown) / kept` over the weight's updates; None without updates.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Layer:
 
     @property
     def sparsity(self) -> float:
-        """Fraction pruned, 0..1."""
+        """Return the pruned fraction, 0..1."""
         return 1 - self.kept / self.total
 
 
 @dataclass
 class Churn:
-    """Counts, from a run's mask updates, how many connections each of them changed.
+    """Measure how many connections the mask updates of a run change.
 
     Attributes:
-        totals: name -> [number of updates, sum over them of `(dropped + grown) / kept`].
+        totals: name -> [number of updates, sum of their `(dropped + grown) / kept`].
     """
 
     totals: dict[str, list[float]] = field(default_factory=dict)
@@ -61,21 +61,21 @@ class Churn:
         entry[1] += update.churn
 
     def mean(self, name: str) -> float | None:
-        """Mean churn of an update, or None if the mask never changed."""
+        """Return the mean churn per update, or None if the mask never changed."""
         count, total = self.totals.get(name, (0, 0.0))
         return total / count if count else None
 
 
 def count_layers(weights: Mapping[str, Tensor], churn: Churn | None = None) -> list[Layer]:
-    """Every weight of at least two dimensions or with a mask, by name, numbers as numbers.
+    """Count each weight that has a mask or at least two dimensions, in natural order of names.
 
-    A mask without a weight is a layer with a problem.
+    A mask without a weight gives a layer with a problem.
 
     >>> import torch
     >>> weight, mask = torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.tensor([[False, True]] * 2)
     >>> (layer,) = count_layers({"fc.weight": weight, "fc.weight_mask": mask})
     >>> layer.kept, layer.total, layer.problem
-    (2, 4, '1 nonzero outside the mask')
+    (2, 4, '1 nonzero entry outside the mask')
     """
     layers = []
     for name in sorted(weights, key=natural_order):
@@ -83,7 +83,8 @@ def count_layers(weights: Mapping[str, Tensor], churn: Churn | None = None) -> l
         if name.endswith(MASK_SUFFIX):
             if name.removesuffix(MASK_SUFFIX) not in weights and tensor.dtype == torch.bool:
                 kept, total = int(tensor.count_nonzero()), max(1, tensor.numel())
-                layers.append(Layer(name, kept, total, True, "a mask without its weight"))
+                problem = "the state dict has no weight for this mask"
+                layers.append(Layer(name, kept, total, True, problem))
             continue
         mask = weights.get(name + MASK_SUFFIX)
         if tensor.numel() and (mask is not None or tensor.ndim > 1):
@@ -96,27 +97,32 @@ def _count(name: str, weight: Tensor, mask: Tensor | None, churn: Churn | None) 
         return Layer(name, int(weight.count_nonzero()), weight.numel(), masked=False)
     problem = ""
     if mask.dtype != torch.bool:
-        problem = f"mask of type {mask.dtype}; allowed: torch.bool"
+        problem = f"the mask must be torch.bool; got {mask.dtype}"
     elif mask.shape != weight.shape:
-        problem = f"mask of shape {tuple(mask.shape)} on a weight of shape {tuple(weight.shape)}"
+        problem = f"the mask has shape {tuple(mask.shape)}, its weight {tuple(weight.shape)}"
     elif outside := int((weight[~mask] != 0).count_nonzero()):
-        problem = f"{outside} nonzero outside the mask"
+        problem = f"{outside} nonzero {'entry' if outside == 1 else 'entries'} outside the mask"
     replaced = churn.mean(name) if churn else None
     kept = int(mask.count_nonzero())
     return Layer(name, kept, weight.numel(), True, problem, replaced)
 
 
 def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The file that holds the weights at `path`, and its state dict.
+    """Find the file that holds the weights at `path`, and read its state dict.
 
     Args:
-        path: a `.safetensors` file (of `save_compressed` too), a `torch.save` file of a state dict
-            (alone or under the key `model` or `state_dict`), or a run folder (its trained weights,
-            else its last checkpoint).
+        path: one of:
+
+            - a `.safetensors` file, possibly from `save_compressed`;
+            - a `torch.save` file with a state dict, possibly under the key `model` or `state_dict`;
+            - a run folder: its trained weights are read, or else its last checkpoint.
+
+    Returns:
+        The file and its state dict.
 
     Raises:
-        CheckpointError: no such file, damaged, or no state dict in it.
-        RunError: a folder that is not a run.
+        CheckpointError: the file does not exist, is damaged, or holds no state dict.
+        RunError: the folder is not a run folder.
     """
     if path.is_dir():
         if not (path / "config.yaml").is_file():
@@ -133,18 +139,18 @@ def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
         if _is_state_dict(candidate):
             return path, candidate
     keys = ", ".join(map(str, list(content)[:5])) or "nothing"
-    raise CheckpointError(path, f"not a state dict; it holds: {keys}")
+    raise CheckpointError(path, f"expected a state dict, but the keys are: {keys}")
 
 
 def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
-    """Whether it is a dict of tensors by name, with something in it."""
+    """Return whether an object is a non-empty dict of tensors by name."""
     if not isinstance(content, dict) or not content:
         return False
     return all(isinstance(k, str) and _has_entries(v) for k, v in content.items())
 
 
 def _has_entries(value: object) -> bool:
-    """Whether it is a tensor whose entries can be counted."""
+    """Return whether an object is a tensor with entries that can be counted."""
     if not isinstance(value, Tensor):
         return False
     return value.layout == torch.strided and not (value.is_meta or value.is_quantized)

@@ -1,4 +1,4 @@
-"""Driving a training: metrics, evaluation, checkpoints, and where to stop."""
+"""Train a run: log metrics, evaluate, save checkpoints and stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sparsewright.runs.training import Training
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that a run's numbers depend on."""
+    """Return the versions of all software that a run's numbers depend on."""
     return {
         "sparsewright": sparsewright.__version__,
         "python": platform.python_version(),
@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory() -> dict[str, int]:
-    """The most resident memory that the process has had, where the system counts it."""
+    """Return the process's peak resident memory, or an empty dict if the system has no count."""
     try:
         import resource
     except ImportError:
@@ -50,16 +50,16 @@ def peak_memory() -> dict[str, int]:
 
 
 def free_path(parent: Path, recipe: str) -> Path:
-    """The first of `<recipe>-1`, `<recipe>-2`, ... that is not there yet."""
+    """Return the first of `<recipe>-1`, `<recipe>-2`, ... that does not exist."""
     return next(p for n in count(1) if not (p := parent / f"{recipe}-{n}").exists())
 
 
 def start(config: RunConfig, path: Path) -> Training:
-    """Make a training and its run folder, with a checkpoint of step 0.
+    """Create a `Training` and its run folder, with a checkpoint for step 0.
 
     Raises:
-        RunError: there is something at `path`, or it cannot be written.
-        SparsewrightError: as reading the data and `sparsewright.configure` raise.
+        RunError: something already exists at `path`, or the folder cannot be written.
+        SparsewrightError: reading the data or `sparsewright.configure` failed.
     """
     check_free(path)
     torch.set_num_threads(config.loop.threads or 1)
@@ -69,18 +69,18 @@ def start(config: RunConfig, path: Path) -> Training:
 
 
 def restore(folder: RunFolder) -> Training:
-    """The training of a run folder, at its last checkpoint; what was written after it goes.
+    """Load the `Training` of a run folder from its last checkpoint, and remove later records.
 
     Raises:
-        CheckpointError: it is damaged, or its data are not there any more.
-        SparsewrightError: as `start` raises.
+        CheckpointError: the checkpoint is damaged, or was made with other data.
+        SparsewrightError: any error that `start` raises.
     """
     config = RunConfig.from_file(folder.path / "config.yaml")
     torch.set_num_threads(config.loop.threads or 1)
     training = Training(config, config.make_task())
     weights, state = folder.load()
     training.load(weights, state, where=last_checkpoint(folder.path))
-    folder.rewind(state)  # not before: a checkpoint that is refused takes nothing with it
+    folder.rewind(state)  # last, so that a rejected checkpoint leaves the folder unchanged
     return training
 
 
@@ -93,22 +93,22 @@ def drive(
     should_stop: Callable[[], bool] = lambda: False,
     logs: Sequence[LogFunction] = (),
 ) -> bool:
-    """Train to the end, to step `until`, or until `should_stop`; leave a checkpoint there.
+    """Train to the end, to step `until`, or until `should_stop`, and save a checkpoint there.
 
     Args:
-        training: the training.
-        folder: its run folder.
-        progress: shows it.
-        until: a step, or None.
-        should_stop: asked before every step.
-        logs: told every scalar of the run, as `(scalars, step)`.
+        training: networks and optimizers to train.
+        folder: the run folder.
+        progress: displays the progress.
+        until: step to stop at; None to train to the end.
+        should_stop: called before every step; returns True to stop.
+        logs: functions that receive every scalar of the run, as `(scalars, step)`.
 
     Returns:
-        Whether the run is finished.
+        True if the run is finished.
 
     Raises:
-        DivergenceError: a loss is not finite; the checkpoint before it stays.
-        RunError: the folder cannot be written; the checkpoint before it stays.
+        DivergenceError: a loss is not finite; the previous checkpoint remains.
+        RunError: the folder cannot be written; the previous checkpoint remains.
     """
     loop = training.config.loop
     goal = loop.steps if until is None else min(until, loop.steps)
@@ -154,7 +154,7 @@ def _check_finite(values: dict[str, float], step: int) -> None:
 
 
 def _one_step(training: Training, folder: RunFolder, progress: Progress) -> dict[str, Any]:
-    """One step and its lines of metrics; the last of them."""
+    """Do one step, log its metrics, and return the line that describes the step."""
     line = training.step() | peak_memory()
     _check_finite(line, line["step"])
     for update in training.events:
@@ -169,12 +169,12 @@ def _one_step(training: Training, folder: RunFolder, progress: Progress) -> dict
 
 
 def layers(training: Training) -> list[Layer]:
-    """The sparse layers of a training, with their churn."""
+    """Return the sparse layers of a run, with their churn."""
     return [layer for layer in count_layers(training.weights(), training.churn) if layer.masked]
 
 
 def _result(training: Training) -> dict[str, Any]:
-    """Content of result.json."""
+    """Return the content of result.json."""
     return {
         "steps": training.steps_done,
         "level": training.level,

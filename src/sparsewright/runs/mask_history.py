@@ -1,10 +1,12 @@
-"""What a run keeps of its masks besides the last ones: a few snapshots, and which rows ever grew.
+"""A run's record of its masks: a few snapshots, and the rows in which connections ever grew.
 
-A snapshot is a safetensors file `masks/<step>.safetensors`: parameter name -> mask as bits (see
-`sparsewright.pack_masks`), with the metadata `sparsewright`: JSON with `step` and `layers`, name ->
-`shape` and the choices of the weight: `algorithm`, `paper`, `distribution`, `structure`, `storage`.
-How much two consecutive masks overlap needs no snapshot: the lines `mask_update` in metrics.jsonl
-have kept, dropped and grown.
+A snapshot is a safetensors file `masks/<step>.safetensors` that maps parameter names to masks as
+bits (see `sparsewright.pack_masks`). Its metadata key `sparsewright` holds JSON with `step` and
+`layers`. `layers` gives each weight's `shape` and choices: `algorithm`, `paper`, `distribution`,
+`structure` and `storage`.
+
+The overlap of two consecutive masks can be computed without snapshots, from the counts of kept,
+dropped and grown connections in the `mask_update` lines of metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from sparsewright.events import MaskUpdate
 from sparsewright.group import Group
 from sparsewright.session.parameter import SparseParameter
 
-# With the first masks and the trained weights this makes at most 20 masks of a run.
+# A run has at most 20 sets of masks: these snapshots, the initial masks and the final masks.
 _PARTS = 18
 
 
 def is_snapshot_due(step: int, last: int, steps: int) -> bool:
-    """Whether the masks of an update go into a snapshot: the first update in each part of a run.
+    """Return whether to save a snapshot after an update: the first in each 18th of a run is saved.
 
     Args:
         step: optimizer steps completed.
-        last: step of the snapshot before.
+        last: step of the previous snapshot.
         steps: steps of the whole run.
 
     >>> [step for step in range(1, 37) if is_snapshot_due(step, step - 1, 36)][:4]
@@ -44,13 +46,13 @@ def is_snapshot_due(step: int, last: int, steps: int) -> bool:
 
 
 class MaskHistory:
-    """Follows the masks of a training.
+    """Follow the masks during training.
 
-    A row is an entry of a weight's first dimension: an output of a linear layer, an output
+    A row is an index into a weight's first dimension: an output of a linear layer, or an output
     channel of a convolution.
 
     Attributes:
-        grown_rows: name -> bool `[rows]`: rows in which a connection was grown so far.
+        grown_rows: name -> bool `[rows]`, True for rows in which a connection has grown so far.
     """
 
     def __init__(self, group: Group) -> None:
@@ -70,11 +72,11 @@ class MaskHistory:
         self._before = {name: _row_bits(p.mask) for name, p in self._parameters.items()}
 
     def record(self, update: MaskUpdate) -> dict[str, int]:
-        """Follow one update of one parameter.
+        """Record one update of one parameter.
 
         Returns:
-            `rows`, `dead_rows` (no live connection now) and `never_grown_rows` (no connection
-            grown so far; those that the first mask had may live).
+            The counts `rows`, `dead_rows` (rows without a live connection) and `never_grown_rows`
+            (rows in which no connection has grown so far; initial connections may still be live).
         """
         before, after = self._before[update.name], _row_bits(self._parameters[update.name].mask)
         grown = self.grown_rows[update.name]
@@ -87,7 +89,7 @@ class MaskHistory:
         }
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The masks as bits, and for each its shape and choices."""
+        """Return the masks as bits, and the shape and choices of each weight."""
         bits = {name: pack_mask(p.mask) for name, p in self._parameters.items()}
         layers = {
             name: {"shape": list(p.shape), **_facts(self._algorithms[name], p)}
@@ -96,24 +98,25 @@ class MaskHistory:
         return bits, layers
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs besides the masks."""
+        """Return the state that a resumed run needs in addition to the masks."""
         return dict(self.grown_rows)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`, with the masks that the parameters have now.
+        """Load a `state`, and take the parameters' current masks as the previous masks.
 
         Raises:
-            StateError: it is of other parameters.
+            StateError: the state belongs to other parameters.
         """
         for name, rows in self.grown_rows.items():
             if name not in state or state[name].shape != rows.shape:
-                raise StateError("the history of masks", f"no rows of {name}")
+                problem = f"it has no rows for {name}, or another number of rows"
+                raise StateError("the mask history", problem)
             rows.copy_(state[name])
         self._remember()
 
 
 def _facts(algorithm: SparsityAlgorithm, parameter: SparseParameter) -> dict[str, str]:
-    """The choices of a weight as text: "" for a distribution or structure that is the default."""
+    """Return the choices of a weight as text; a default distribution or structure is ""."""
     distribution, structure = algorithm.distribution, algorithm.structure
     return {
         "algorithm": type(algorithm).__name__,
@@ -125,6 +128,6 @@ def _facts(algorithm: SparsityAlgorithm, parameter: SparseParameter) -> dict[str
 
 
 def _row_bits(mask: Tensor) -> NDArray[np.uint8]:
-    """A mask as bits `[rows, ceil(columns / 8)]`, each row padded with zeros."""
-    # Not -1 columns: without rows that could be any number.
+    """Pack a mask into bits `[rows, ceil(columns / 8)]`, each row padded with zeros."""
+    # With zero rows, reshape cannot infer the number of columns from -1.
     return np.packbits(mask.cpu().reshape(mask.shape[0], mask.shape[1:].numel()).numpy(), axis=1)

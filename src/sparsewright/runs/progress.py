@@ -1,4 +1,4 @@
-"""The progress of a run, on stderr."""
+"""Show a run's progress on stderr."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-_PLAIN_LINES = 10  # progress lines of a whole run where stderr is not a terminal
+_PLAIN_LINES = 10  # progress lines per run if stderr is not a terminal
 
 
 class Progress:
-    """Progress of a run: a bar on a terminal, plain lines elsewhere. A context manager.
+    """Show a run's progress, as a bar on a terminal or as plain lines; a context manager.
 
     Args:
         total: steps of the whole run.
-        done: steps done before this process.
-        unit: what the speed counts.
+        done: steps completed before this process.
+        unit: unit of the speed, such as "tokens".
     """
 
     def __init__(self, total: int, done: int, unit: str) -> None:
@@ -44,7 +44,7 @@ class Progress:
         self.bar.stop()
 
     def step(self, line: dict[str, Any]) -> None:
-        """Show a step's metrics; losses and speed as running means, the last update's churn."""
+        """Show a step's metrics: running means of losses and speed, and the last update's churn."""
         speed = f"{self.unit}_per_second"
         for name in ("loss", "dense_loss", speed):
             if name in line:

@@ -1,22 +1,23 @@
-"""The folder of a run: made whole or not at all, and resumable after any interruption.
+"""Run folders: each is created completely or not at all, and survives any interruption.
 
 ::
 
     runs/charlm-1/
       config.yaml            resolved configuration
-      metrics.jsonl          one JSON object a line; lines behind the checkpoint go at a resume
-      versions.json          versions of Python, PyTorch, ...; an entry for each resume with others
-      masks/000040.safetensors   masks as bits, at a few updates; those behind the checkpoint go too
-      checkpoints/000120/    the last checkpoint; appears under this name only when it is whole
+      metrics.jsonl          one JSON object per line
+      versions.json          versions of Python, PyTorch, ...; gets an entry whenever they change
+      masks/000040.safetensors   masks as bits, after a few of the updates
+      checkpoints/000120/    last checkpoint; gets this name when it is complete
         model.safetensors      weights and masks
-        state.pt               everything else, readable by torch.load(weights_only=True)
-        SHA256SUMS             of both, as `sha256sum -c` takes it
-      model.safetensors      the trained weights; only in a finished run
-      tensorboard/           event files, if they were asked for
-      result.json            written last: its presence says that the run is finished
+        state.pt               all other state; torch.load(weights_only=True) can read it
+        SHA256SUMS             checksums of both files, for `sha256sum -c`
+      model.safetensors      trained weights; only in a finished run
+      tensorboard/           event files, if requested
+      result.json            written last: the run is finished if this file exists
 
-Every file is written under a temporary name, flushed to the disk, then renamed. What the run did
-not make, it neither removes nor writes to: strays in its folders stay, no link leads out of it.
+Resuming a run removes the metrics and masks recorded after the checkpoint. The run writes every
+file under a temporary name, flushes it to disk and then renames it. It neither removes nor changes
+files that it did not create, and it does not write through links.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ logger = logging.getLogger("sparsewright")
 
 
 class RunFolder:
-    """An open run folder; a context manager, because the metrics file stays open.
+    """An open run folder; a context manager, because it keeps the metrics file open.
 
     Args:
-        path: a folder that `create` made.
+        path: a folder created by `create`.
 
     Attributes:
-        last_masks: step of the last snapshot of the masks; 0 if there is none.
+        last_masks: step of the last mask snapshot; 0 without snapshots.
 
     Raises:
-        RunError: not a run folder, one with links where a run writes, or another process is
-            training in it.
+        RunError: the folder is not a run folder, has symbolic links in place of files or folders
+            that the run writes, or is in use by another process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,10 +83,10 @@ class RunFolder:
         if not has_config or not (path / "checkpoints").is_dir():
             missing = "checkpoints/" if has_config else "config.yaml"
             there = path.exists()
-            raise RunError(path, f"not a run folder (no {missing})" if there else "not there")
+            raise RunError(path, f"not a run folder (no {missing})" if there else "does not exist")
         for name in ("checkpoints", "masks", "tensorboard"):
             if (path / name).is_symlink():
-                problem = "a symbolic link; a run writes into folders of its own only"
+                problem = "this is a symbolic link; replace it with a folder to resume the run"
                 raise RunError(path / name, problem)
         self._metrics = self._open_metrics()
         if os.fstat(self._metrics.fileno()).st_nlink > 1:
@@ -96,16 +97,16 @@ class RunFolder:
 
     @staticmethod
     def create(path: Path, config: str, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Make a run folder with its first checkpoint, whole or not at all.
+        """Create a run folder and its first checkpoint, completely or not at all.
 
         Args:
-            path: where; must not exist or be an empty folder.
+            path: path of the folder; must not exist, or must be an empty folder.
             config: text of config.yaml.
-            weights: the model's state, masks included.
-            state: everything else; has `step`.
+            weights: the model's state dict with the masks.
+            state: all other state, with the key `step`.
 
         Raises:
-            RunError: there is something already, or it cannot be written.
+            RunError: something already exists at `path`, or the folder cannot be written.
         """
         check_free(path)
         draft = draft_of(path)
@@ -115,7 +116,7 @@ class RunFolder:
                 write_atomically(draft / "config.yaml", config.encode())
                 write_atomically(draft / "metrics.jsonl", b"")
                 _write_checkpoint(draft, weights, {**state, "format": FORMAT, "metrics_bytes": 0})
-                # Atomic, and fails on a folder with anything in it.
+                # Atomic; it fails if the target is a non-empty folder.
                 os.rename(draft, path)
                 sync_folder(path.parent)
         finally:
@@ -128,23 +129,23 @@ class RunFolder:
         self._metrics.close()
 
     def _open_metrics(self) -> io.FileIO:
-        """Open and lock the file; the system drops the lock when this process ends."""
+        """Open and lock the metrics file; the system releases the lock when this process ends."""
         with _writing(self.path):
-            # Unbuffered: bytes left over from a write that failed would fail again at closing.
+            # Unbuffered: a buffer that a write could not flush would raise again on close.
             file = io.FileIO(open_own(self.path / "metrics.jsonl"), "ab")
         try:
             import fcntl
-        except ImportError:  # not on this platform: nothing to lock with
+        except ImportError:  # this platform has no file locks
             return file
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
-            raise RunError(self.path, "another process is training in it") from error
+            raise RunError(self.path, "another process is training in this folder") from error
         return file
 
     def _unshare_metrics(self) -> None:
-        """Continue in a copy: under its other name, a hard link, the file is not the run's."""
+        """Replace the metrics file by a copy, so that a hard link to it stays unchanged."""
         path = self.path / "metrics.jsonl"
         with self._metrics, _writing(self.path):
             write_atomically(path, path.read_bytes())
@@ -152,16 +153,16 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has reached its last step and everything is written."""
+        """Return whether the run has completed its last step and written all its files."""
         return (self.path / "result.json").exists()
 
     def log(self, **values: object) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append a line to metrics.jsonl."""
         with _writing(self.path):
             _write_all(self._metrics, json.dumps(values).encode() + b"\n")
 
     def _snapshots(self) -> list[tuple[int, Path]]:
-        """Steps and files of the snapshots that the run made."""
+        """Return the steps and files of the mask snapshots that this run made."""
         return [(step, p) for step, p in find_snapshots(self.path) if saved_step(p) == step]
 
     def save_masks(self, step: int, bits: dict[str, Tensor], layers: dict[str, Any]) -> None:
@@ -170,7 +171,7 @@ class RunFolder:
         Args:
             step: optimizer steps completed.
             bits: parameter name -> packed mask.
-            layers: what to store about each, as plain values.
+            layers: parameter name -> metadata that JSON can hold.
         """
         metadata = {"sparsewright": json.dumps({"step": step, "layers": layers})}
         with _writing(self.path):
@@ -181,7 +182,7 @@ class RunFolder:
         self.last_masks = step
 
     def note_versions(self, step: int, versions: dict[str, str]) -> None:
-        """Add to versions.json what the run goes on with from `step`, unless it is the same."""
+        """Add an entry to versions.json if the versions changed at `step`."""
         known = self._versions()
         if not known or known[-1]["versions"] != versions:
             known.append({"from_step": step, "versions": versions})
@@ -189,7 +190,11 @@ class RunFolder:
                 write_atomically(self.path / "versions.json", _json(known))
 
     def _versions(self) -> list[dict[str, Any]]:
-        """The entries of versions.json; CheckpointError if they are not what a run writes."""
+        """Read the entries of versions.json.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is not in a run's format.
+        """
         path = self.path / "versions.json"
         try:
             known = json.loads(read_regular(path, MOST_TEXT)) if path.exists() else []
@@ -202,10 +207,10 @@ class RunFolder:
         return known
 
     def save(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write a checkpoint, then forget the ones before it.
+        """Write a checkpoint, then remove the previous ones.
 
         Raises:
-            RunError: it cannot be written; the last good checkpoint is still there.
+            RunError: the checkpoint cannot be written; the previous checkpoint remains.
         """
         with _writing(self.path):
             os.fsync(self._metrics.fileno())
@@ -214,37 +219,38 @@ class RunFolder:
             self._forget_all_but(_write_checkpoint(self.path, weights, state))
 
     def _forget_all_but(self, kept: Path) -> None:
-        """Remove every checkpoint of the run but one."""
+        """Remove all checkpoints of the run except one."""
         for _, path in find_checkpoints(self.path):
             if path != kept and is_whole_checkpoint(path):
                 remove_folder(path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and state of the last checkpoint; the folder stays as it is.
+        """Read the weights and state of the last checkpoint, without changing the folder.
 
         Raises:
-            CheckpointError: the checkpoint is damaged or from a different format.
+            CheckpointError: the checkpoint is damaged or has another format.
         """
         path = last_checkpoint(self.path)
         weights, _ = read_tensors(path / "model.safetensors")
         state = read_state(path / "state.pt")
         size, version = state.get("metrics_bytes"), state.get("format")
         if type(version) is not int or version != FORMAT or type(size) is not int or size < 0:
-            problem = f"format {show(version)}; allowed: {FORMAT}"
+            problem = f"expected checkpoint format {FORMAT}, got {show(version)}"
             raise CheckpointError(path / "state.pt", problem)
         step = state.get("step")
         if type(step) is not int:
-            problem = f"made at step {show(step)}; allowed: an integer"
+            problem = f"expected an integer step, got {show(step)}"
             raise CheckpointError(path / "state.pt", problem)
         _check_sums(path)
         metrics = self.path / "metrics.jsonl"
         if os.fstat(self._metrics.fileno()).st_size < size:
-            raise CheckpointError(metrics, f"shorter than when {path.name} was saved")
-        self._versions()  # would be refused later, when metrics and masks are gone
+            problem = f"the file is shorter than when checkpoint {path.name} was saved"
+            raise CheckpointError(metrics, problem)
+        self._versions()  # raises now, before `rewind` removes metrics and masks
         return weights, state
 
     def rewind(self, state: dict[str, Any]) -> None:
-        """Remove what was written after a state that `load` returned, and older checkpoints."""
+        """Remove older checkpoints, and records written after a state that `load` returned."""
         with _writing(self.path):
             self._metrics.truncate(state["metrics_bytes"])
             for step, snapshot in self._snapshots():
@@ -254,7 +260,7 @@ class RunFolder:
         self.last_masks = max((step for step, _ in self._snapshots()), default=0)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Put the trained weights at the root of the folder and mark the run as finished."""
+        """Copy the trained weights to the root of the folder, and mark the run as finished."""
         with _writing(self.path):
             trained = (last_checkpoint(self.path) / "model.safetensors").read_bytes()
             write_atomically(self.path / "model.safetensors", trained)
@@ -262,36 +268,36 @@ class RunFolder:
 
 
 def check_free(path: Path) -> None:
-    """Raise RunError unless a run folder can be made at `path` without touching anything."""
+    """Raise RunError unless `path` is free for a new run folder."""
     with _writing(path):
         if path.is_dir() and not any(path.iterdir()):
             if path.name:
                 return
-            raise RunError(
-                path, "a run folder needs a name; allowed: a new or empty folder by name"
-            )
+            problem = "a run folder needs a name; give the name of a new or empty folder"
+            raise RunError(path, problem)
         if path.exists() or path.is_symlink():
-            what = "holds a run" if (path / "config.yaml").exists() else "exists"
-            problem = f"{what}, and is never overwritten; allowed: a new or empty folder"
-            raise RunError(path, f"{problem}, or --resume")
+            has_run = (path / "config.yaml").exists()
+            problem = "this folder already holds a run" if has_run else "this path already exists"
+            fix = "resume it with --resume, or give" if has_run else "give"
+            raise RunError(path, f"{problem}; {fix} a new or empty folder")
 
 
 def last_checkpoint(path: Path) -> Path:
-    """The folder of the last whole checkpoint in a run folder.
+    """Return the folder of the last complete checkpoint in a run folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the run folder has no checkpoint.
     """
     found = find_checkpoints(path)
     if not found:
-        raise CheckpointError(path / "checkpoints", "no checkpoint in it")
+        raise CheckpointError(path / "checkpoints", "there is no checkpoint in this folder")
     return found[-1][1]
 
 
 def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Write both files under a temporary folder name, then rename the folder; return it."""
+    """Write a checkpoint under a temporary name, rename it, and return its folder."""
     final = root / "checkpoints" / name_of_step(state["step"])
-    if is_whole_checkpoint(final):  # the run was stopped where it had just saved
+    if is_whole_checkpoint(final):  # the run stopped at a step that it had already saved
         return final
     draft = draft_of(final)
     buffer = io.BytesIO()
@@ -311,44 +317,44 @@ def _write_checkpoint(root: Path, weights: dict[str, Tensor], state: dict[str, A
 
 
 def _make_way(path: Path) -> None:
-    """Move aside what others put where a checkpoint goes."""
+    """Move aside a file or folder that occupies the name of a new checkpoint."""
     if path.exists() or path.is_symlink():
         aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.moved")
         os.rename(path, aside)
-        logger.warning("%s is no checkpoint of the run; moved to %s", path, aside.name)
+        logger.warning("%s is not a checkpoint of this run; moved it to %s", path, aside.name)
 
 
 def checksums(checkpoint: Path) -> str:
-    """Content of SHA256SUMS: a line for each file of a checkpoint."""
+    """Return the content of SHA256SUMS: one line for each file of a checkpoint."""
     names = [name for name in CHECKPOINT_FILES if name != SUMS]
     sums = (hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names)
     return "".join(f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True))
 
 
 def _check_sums(checkpoint: Path) -> None:
-    """Raise CheckpointError unless the files are those that were written."""
+    """Raise CheckpointError if the files do not match their checksums."""
     path = checkpoint / SUMS
     try:
         if read_regular(path, MOST_TEXT) != checksums(checkpoint).encode():
-            raise CheckpointError(path, "the files are not those that were written")
+            raise CheckpointError(path, "the checkpoint's files do not match these checksums")
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
 
 
 def _write_all(file: io.FileIO, content: bytes) -> None:
-    """Write all of it to an unbuffered file, which may take less at a time."""
+    """Write all of the content to an unbuffered file, which can write less per call."""
     while content:
         content = content[file.write(content) :]
 
 
 def _json(value: object) -> bytes:
-    """The content of a JSON file."""
+    """Return a value as the content of a JSON file."""
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn the system's errors into a RunError that names the run folder."""
+    """Convert an OSError into a RunError that names the run folder."""
     try:
         yield
     except SparsewrightError:

@@ -1,4 +1,4 @@
-"""Reading checkpoints from files that may be truncated, foreign or hostile."""
+"""Read checkpoint files that may be truncated, of another format, or malicious."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sparsewright.storage import compressed_file
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a `.safetensors` file.
+    """Read the tensors and metadata in a `.safetensors` file.
 
     Raises:
-        CheckpointError: missing, truncated, or not safetensors.
+        CheckpointError: the file is missing, truncated, or not in safetensors format.
     """
     try:
         check_regular(path)
@@ -29,26 +29,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The dict in a `torch.save` file, read without running code from it.
+    """Read the dict in a `torch.save` file, without running code from the file.
 
     Raises:
-        CheckpointError: missing, truncated, not written by torch.save, holding objects other
-            than tensors and plain values, or not a dict.
+        CheckpointError: the file is missing, truncated or not written by torch.save, holds objects
+            other than tensors and plain values, or does not hold a dict.
     """
     try:
         check_regular(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's guesses about files that it then refuses
+            warnings.simplefilter("ignore")  # torch warns about files that it then rejects
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        # torch's text goes on for paragraphs about switching the safety off.
-        problem = "not a checkpoint, or holds more than tensors and plain values"
+        # torch's own message is long, and explains how to turn the safety check off.
+        problem = "not a checkpoint, or holds objects other than tensors and plain values"
         raise CheckpointError(path, problem) from error
-    except Exception as error:  # what the bytes can provoke is up to zip, pickle and torch
+    except Exception as error:  # damaged bytes can raise any error in zip, pickle or torch
         first = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CheckpointError(path, f"truncated or not a torch file: {first}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(path, f"holds a {type(state).__name__}; allowed: a dict")
+        raise CheckpointError(path, f"expected a dict in the file, got {type(state).__name__}")
     return state

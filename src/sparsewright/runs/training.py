@@ -1,4 +1,4 @@
-"""Training a task: a sparse network, its dense twin beside it, and all they need to go on."""
+"""Train a sparse network and its dense baseline, and save and load their state."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from sparsewright.wording import show
 
 
 def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:
-    """Rate of optimizer step `step` (0, 1, ...): linear warm-up, then a cosine.
+    """Return the learning rate of step `step` (0, 1, ...): a cosine with linear warm-up.
 
-    lr * min(1, (step + 1) / warmup) * (f + (1 - f) * (1 + cos(pi * step / steps)) / 2), where f
-    is `loop.final_lr`.
+    rate = lr * min(1, (step + 1) / warmup) * (f + (1 - f) * (1 + cos(pi * step / steps)) / 2),
+    where f is `loop.final_lr`.
     """
     warm = min(1.0, (step + 1) / loop.warmup) if loop.warmup else 1.0
     wave = (1 + math.cos(math.pi * step / loop.steps)) / 2
@@ -40,8 +40,8 @@ def learning_rate(lr: float, loop: LoopSettings, step: int) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimizer of the settings; biases and norms are not decayed."""
-    # The values of a compressed weight have one dimension, and are a weight all the same.
+    """Make the optimizer from its settings, without weight decay for biases and norms."""
+    # A compressed weight has one-dimensional values, but it is still decayed as a weight.
     layers = filter(None, map(as_compressed, model.modules()))
     values = {id(layer.values) for layer in layers}
     decayed: list[nn.Parameter] = []
@@ -60,11 +60,16 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
 
 
 def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Group:
-    """Apply a `sparsity` section to a model, with another storage than it says if one is given.
+    """Apply a `sparsity` section to a model.
+
+    Args:
+        model: the model.
+        section: the value for `configure`.
+        storage: storage of all sparse weights; overrides the section.
 
     Raises:
-        SparsewrightError: as `configure` and `apply` raise, with the section named.
-        OptionError: it leaves the whole model dense.
+        SparsewrightError: `configure` or `apply` failed; the message names the section.
+        OptionError: the section leaves the whole model dense.
     """
     try:
         algorithm: Group | None = configure(section)
@@ -94,7 +99,7 @@ def _make_model(config: RunConfig, task: Task) -> nn.Module:
 
 
 class Network:
-    """One network in training: model, optimizer, and the algorithm if it is the sparse one."""
+    """One network in training: its model, its optimizer and, for the sparse one, its algorithm."""
 
     def __init__(self, config: RunConfig, task: Task, *, is_sparse: bool) -> None:
         self.config, self.task = config, task
@@ -106,9 +111,9 @@ class Network:
             self.algorithm.apply(self.optimizer)
 
     def step(self, number: int) -> float:
-        """Do optimizer step `number` (0, 1, ...); the loss before it, in nats."""
+        """Do optimizer step `number` (0, 1, ...) and return the loss before it, in nats."""
         loop = self.config.loop
-        # Dropout and whatever else draws from the global generator: a function of the step too.
+        # Seed by step, so that dropout draws the same numbers after a resume.
         torch.manual_seed(key(loop.seed, number))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optimizer.lr, loop, number)
@@ -121,7 +126,7 @@ class Network:
         return loss.item()
 
     def evaluate(self) -> dict[str, float]:
-        """The task's metrics on the held-out data."""
+        """Return the task's metrics on the held-out data."""
         self.model.eval()
         with torch.no_grad():
             metrics = self.task.evaluate(self.model)
@@ -129,17 +134,17 @@ class Network:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """Everything but the model's own state."""
+        """Return all state except the model's state dict."""
         state = {"optimizer": self.optimizer.state_dict()}
         if self.algorithm is not None:
             state["algorithm"] = self.algorithm.state_dict()
         return state
 
     def load(self, weights: Mapping[str, Tensor], state: dict[str, Any], steps: int) -> None:
-        """Continue from a model's state and what `state` returned after so many steps.
+        """Load a model's state dict, and the value that `state` returned after `steps` steps.
 
         Raises:
-            StateError: it is not this network's.
+            StateError: the state belongs to another network.
         """
         check_weights(self.model.state_dict(), weights)
         self.model.load_state_dict(weights)
@@ -150,15 +155,17 @@ class Network:
 
 
 class Training:
-    """A sparse network and, unless `loop.baseline` is false, its dense twin.
+    """A sparse network and, unless `loop.baseline` is false, its dense baseline.
 
-    Both start from the same weights and see the same batches.
+    Both networks start from the same weights and see the same batches.
 
     Attributes:
         steps_done: optimizer steps completed.
-        events: mask updates since the last call of `step` began, with what `history` adds.
-        history: which rows ever grew, and the masks for a snapshot.
-        validation: metrics of the last evaluation: name -> value; the twin's as `dense_<name>`.
+        events: mask updates since the start of the last call to `step`, with the row counts from
+            `history`.
+        history: the rows in which connections ever grew, and the masks for snapshots.
+        validation: metrics of the last evaluation by name; those of the dense baseline are named
+            `dense_<name>`.
     """
 
     def __init__(self, config: RunConfig, task: Task) -> None:
@@ -180,14 +187,14 @@ class Training:
         self.churn.record(update)
 
     def _measure_level(self) -> float:
-        """Fraction pruned over all sparse parameters, from their masks."""
+        """Return the pruned fraction of all sparse parameters together, from their masks."""
         masks = [parameter.mask for parameter in self.algorithm.sparse_params.values()]
         kept = sum(int(mask.count_nonzero()) for mask in masks)
         total = sum(int(mask.numel()) for mask in masks)
         return 1 - kept / total
 
     def step(self) -> dict[str, Any]:
-        """Do one step of both networks; a line of metrics."""
+        """Do one step of both networks, and return its metrics."""
         self.events.clear()
         started = time.perf_counter()
         loss = self.sparse.step(self.steps_done)
@@ -206,15 +213,22 @@ class Training:
         return line
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate both networks; the result is also kept in `validation`."""
+        """Evaluate both networks; `validation` keeps the result."""
         self.validation = self.sparse.evaluate()
         if self.dense:
-            twin = self.dense.evaluate()
-            self.validation |= {f"dense_{name}": value for name, value in twin.items()}
+            dense = self.dense.evaluate()
+            self.validation |= {f"dense_{name}": value for name, value in dense.items()}
         return self.validation
 
     def speeds(self, rounds: int = 8) -> dict[str, float]:
-        """Units a second of forward and backward: dense, masked and compressed, interleaved."""
+        """Measure the speed of forward and backward: dense, masked and compressed, interleaved.
+
+        Args:
+            rounds: number of batches per model.
+
+        Returns:
+            Median units per second by name.
+        """
         models = {name: copy.deepcopy(self.sparse.model) for name in ("masked", "compressed")}
         decompress(models["masked"])
         compress(models["compressed"], verbose=False)
@@ -232,11 +246,11 @@ class Training:
         return {name: units / statistics.median(times) for name, times in seconds.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """The sparse model's state dict, masks included."""
+        """Return the sparse model's state dict, including masks."""
         return {name: t.contiguous() for name, t in self.sparse.model.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything but the sparse model's weights, as plain values and tensors."""
+        """Return all state except the sparse model's weights, as plain values and tensors."""
         dense = self.dense and {"model": self.dense.model.state_dict(), **self.dense.state()}
         return {
             "step": self.steps_done,
@@ -253,23 +267,26 @@ class Training:
         """Continue from a checkpoint.
 
         Raises:
-            CheckpointError: it is of another model, or of other data.
+            CheckpointError: the checkpoint was made with another model or other data.
         """
         if state.get("fingerprint") != self.task.fingerprint:
-            raise CheckpointError(where, "made with other data than the run would see now")
+            problem = "the data have changed since this checkpoint; restore them to resume the run"
+            raise CheckpointError(where, problem)
         step, most = state.get("step"), self.config.loop.steps
         if type(step) is not int or not 0 <= step <= most:
-            raise CheckpointError(where, f"made at step {show(step)}; allowed: 0 to {most}")
+            problem = f"expected a step between 0 and {most}, got {show(step)}"
+            raise CheckpointError(where, problem)
         try:
             self.sparse.load(weights, state["sparse"], step)
             if self.algorithm.step != step:
-                raise StateError("the algorithm", f"it made {self.algorithm.step} steps of {step}")
+                problem = f"it is at step {self.algorithm.step}, but the checkpoint at step {step}"
+                raise StateError("the algorithm", problem)
             if self.dense:
                 self.dense.load(state["dense"]["model"], state["dense"], step)
             self.churn = Churn({str(k): [int(n), float(x)] for k, (n, x) in state["churn"].items()})
             self.history.load(state["history"])
             self.validation = {str(k): float(v) for k, v in state["validation"].items()}
-        except Exception as error:  # of a file: whatever is wrong in it, it is the file
+        except Exception as error:  # a damaged file can raise any error here
             reason = " ".join(str(error).split())
             raise CheckpointError(where, f"does not fit the model: {reason}") from error
         self.steps_done = step

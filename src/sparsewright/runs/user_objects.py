@@ -1,4 +1,4 @@
-"""Objects of the user's own modules, named on the command line."""
+"""Import objects from the user's modules by name."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sparsewright.wording import hint
 
 
 def load_object(spec: str, allowed: str) -> Any:
-    """What `module:name` names; modules in the current directory can be imported too.
+    """Import the object named by `module:name`, also from the current directory.
 
     Args:
         spec: `module:name`; the name may have dots.
-        allowed: what such a thing looks like, for the error.
+        allowed: the expected form with an example, for the error message.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: the object cannot be imported.
     """
     module_name, _, path = spec.partition(":")
     if not module_name or not path:
-        raise ConfigError(spec, f"allowed: {allowed}")
+        raise ConfigError(spec, f"expected {allowed}")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         with contextlib.redirect_stdout(sys.stderr):
             found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # the module runs, and may do anything
-        raise ConfigError(spec, f"importing it failed: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # the user's module can raise any exception
+        raise ConfigError(spec, f"the import failed: {one_line(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise ConfigError(spec, f"{module_name} has no {path!r}{hint(name, dir(found))}")
@@ -40,5 +40,5 @@ def load_object(spec: str, allowed: str) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of somebody else's code: its class and message, on one line."""
+    """Return the class and message of an error from user code, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""Configurations from YAML files."""
+"""Read configurations from YAML files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsewright.formats.yaml_text import parse_yaml
 
 
 def read_any_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """Read the content of a YAML file.
 
     Raises:
         ConfigError: the file cannot be read, or is not YAML (with line and column).
@@ -25,15 +25,15 @@ def read_any_yaml(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+    """Read the mapping in a YAML file; an empty file gives an empty dict.
 
     Raises:
-        ConfigError: as `read_any_yaml` raises, or it is not a mapping.
+        ConfigError: the file cannot be read, is not YAML, or does not hold a mapping.
     """
     content = read_any_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ConfigError(path, f"holds a {kind}; allowed: a mapping of section: values")
+        raise ConfigError(path, f"expected a mapping of sections to values, got type {kind}")
     return content

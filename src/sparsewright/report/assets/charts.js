@@ -1,4 +1,4 @@
-// Charts: the figures in the data, drawn by Plotly when their tab is first shown.
+// Charts. Plotly draws a tab's figures when the tab is first shown.
 
 let plotly = null;
 
@@ -12,13 +12,13 @@ function loadPlotly() {
   return plotly;
 }
 
-// Plotly reads its texts as a kind of HTML.
+// Escape text, because Plotly interprets some HTML in it.
 function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
-// Names without the parts that all of them share at the ends ("encoder.", ".weight"), and with
-// the middle left out where they are still too long.
+// Strip the parts that all names share at their ends ("encoder.", ".weight"), and cut out the
+// middle of names that are still too long.
 function shortNames(names, most) {
   const parts = names.map((name) => name.split("."));
   const least = Math.min(...parts.map((list) => list.length));
@@ -35,8 +35,8 @@ function shortNames(names, most) {
   });
 }
 
-// The axis of shares that hardly differ still spans two per cent, and leaves 0 to 1 by little but
-// for churn, which may be more than everything that is kept.
+// Return the axis range for shares. The range spans at least two percent and exceeds 0 to 1 only
+// slightly, except for churn, which can be more than 1.
 function shareRange(all) {
   const values = all.filter((value) => value !== null);
   const low = values.reduce((a, b) => Math.min(a, b), 1);
@@ -103,7 +103,7 @@ function axisOf(axis, names, narrow) {
 }
 
 function layersOf(figure) {
-  // Runs may have different layers: a row for each name, in the order of their appearance.
+  // Runs can have different layers. Each name gets a row, in order of first appearance.
   return figure.y.layers ? [...new Set(figure.data.flatMap((trace) => trace.y))] : [];
 }
 
@@ -132,7 +132,7 @@ async function drawChart(chart) {
   const figure = choices[name];
   const target = chart.querySelector(".plot");
   const Plotly = await loadPlotly();
-  const narrow = chart.clientWidth > 0 && chart.clientWidth < 600; // 0: hidden, drawn for printing
+  const narrow = chart.clientWidth > 0 && chart.clientWidth < 600; // 0: hidden, but being printed
   const names = layersOf(figure);
   const rows = new Map(names.map((layer, row) => [layer, row]));
   const data = figure.data.map((trace) => {
@@ -140,15 +140,15 @@ async function drawChart(chart) {
     if (figure.y.layers) drawn.y = trace.y.map((layer) => rows.get(layer));
     return drawn;
   });
-  const where = data[0].type === "bar" ? "; the table has the numbers" : ` over ${figure.x.title}s`;
+  const where = data[0].type === "bar" ? "; the table lists the numbers" : ` over ${figure.x.title}s`;
   target.setAttribute("aria-label", `Chart: ${name}${where}`);
   chart.querySelector("figcaption").textContent = figure.note;
   const config = {
     responsive: true,
     displaylogo: false,
     displayModeBar: narrow ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d"], // nothing to select for
-    showSendToCloud: false, // a report stays where it is
+    modeBarButtonsToRemove: ["select2d", "lasso2d"], // a selection would have no effect
+    showSendToCloud: false, // never upload the report's data
     plotlyServerURL: "",
   };
   const layout = layoutOf(figure, names, narrow);
@@ -180,7 +180,7 @@ for (const panel of document.querySelectorAll("[role=tabpanel]")) {
   }
 }
 
-// On paper all tabs are shown; on the screen hidden ones had no width to be drawn in.
+// A printout shows all tabs, so draw the hidden ones too. On screen, draw them again when shown.
 addEventListener("beforeprint", () => drawCharts(document));
 addEventListener("afterprint", () => {
   for (const chart of document.querySelectorAll("[hidden] .chart")) delete chart.dataset.drawn;

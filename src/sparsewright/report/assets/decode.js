@@ -1,4 +1,4 @@
-// Data that the page carries compressed: base64 of a zlib stream.
+// Decompression of the page's data, which are zlib streams in base64.
 
 async function inflate(base64) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));

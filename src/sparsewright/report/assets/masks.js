@@ -1,4 +1,4 @@
-// The tab of mask pictures: choosing a layer and a step, moving by mouse, touch and keyboard.
+// The Masks tab: choice of layer and step, and control by mouse, touch and keyboard.
 
 const canvas = document.getElementById("mask");
 const layerSelect = document.getElementById("mask-layer");
@@ -49,7 +49,7 @@ async function showMask() {
   if (!picture) {
     shown = null;
     view.show(1, 1, []);
-    const text = `There was no room for the mask of ${layer.layer} in the report.`;
+    const text = `The mask of ${layer.layer} is left out to keep the report small.`;
     document.getElementById("mask-text").textContent = text;
     document.getElementById("mask-legend").replaceChildren();
     return;
@@ -57,7 +57,7 @@ async function showMask() {
   const wanted = { layer, picture };
   shown = wanted;
   const parts = await partsOf(layer, picture);
-  if (shown !== wanted) return; // something else was chosen meanwhile
+  if (shown !== wanted) return; // the user has chosen another mask
   view.show(...layer.matrix, parts);
 }
 
@@ -66,12 +66,12 @@ function explain({ layer, picture }) {
   const swatch = (name) => Object.assign(document.createElement("i"), { style: `background: var(--${name})` });
   const isDensity = picture.grid !== undefined || (picture.peak !== undefined && !view.single);
   const peak = isDensity ? `${(100 * picture.peak).toPrecision(3)}% live` : "live";
-  legend.replaceChildren(swatch("empty"), isDensity ? " none live to " : " pruned ", swatch("full"), ` ${peak}. `);
+  legend.replaceChildren(swatch("empty"), isDensity ? " 0% live to " : " pruned ", swatch("full"), ` ${peak}. `);
   if (picture.whole !== undefined) {
-    legend.append("Every connection of this mask is in this report" + (isDensity ? "; zoom in to see them." : "."));
+    legend.append("The report includes all connections of this mask" + (isDensity ? "; zoom in to see them." : "."));
   } else {
-    legend.append(`Too large to be here whole: ${picture.grid.join("×")} cells of mean density`);
-    const window = picture.window && `, and single connections in the outlined window of ${picture.window.slice(2).join("×")}.`;
+    legend.append(`This mask is too large to include in full. The picture shows ${picture.grid.join("×")} cells of mean density`);
+    const window = picture.window && `, and single connections in the outlined ${picture.window.slice(2).join("×")} window.`;
     legend.append(window ?? ".");
   }
   if (layer.dead_count) {
@@ -83,14 +83,14 @@ function explain({ layer, picture }) {
 canvas.addEventListener("drawn", () => {
   if (!shown) return;
   const { rows, columns } = view.visible;
-  const pixels = view.scale >= 1 ? `${view.scale.toFixed(1)} pixels a connection` : `${(1 / view.scale).toFixed(1)} connections a pixel`;
+  const pixels = view.scale >= 1 ? `${view.scale.toFixed(1)} pixels per connection` : `${(1 / view.scale).toFixed(1)} connections per pixel`;
   const text = `${shown.layer.layer}, step ${shown.picture.step}: rows ${rows[0]} to ${rows[1] - 1} of ${view.rows}, columns ${columns[0]} to ${columns[1] - 1} of ${view.columns}; ${pixels}.`;
   document.getElementById("mask-text").textContent = text;
   explain(shown);
 });
 
 function single() {
-  // Into the window of single connections, where the whole mask is not there.
+  // If the report has only a window of the mask's connections, move there.
   if (shown?.picture.window) {
     const [row, column, height, width] = shown.picture.window;
     view.x = column + width / 2;
@@ -129,7 +129,7 @@ canvas.addEventListener("keydown", (event) => {
 });
 
 canvas.addEventListener("wheel", (event) => {
-  if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
+  if (!event.ctrlKey && !event.metaKey) return; // let the page scroll
   event.preventDefault();
   view.zoom(Math.exp(-event.deltaY / 300), event.offsetX, event.offsetY);
 }, { passive: false });

@@ -1,4 +1,5 @@
-// Sorting: a click on a heading sorts ascending, another descending. Empty cells stay last.
+// Table sorting. The first click on a heading sorts in ascending order, the next in descending
+// order. Empty cells stay last.
 
 function sortBy(table, column) {
   const heads = [...table.tHead.rows[0].cells];

@@ -1,5 +1,5 @@
 "use strict";
-// Tabs by the pattern of the ARIA Authoring Practices: one tab stop, arrow keys, Home and End.
+// Tabs that follow the ARIA Authoring Practices: one tab stop, arrow keys, Home and End.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const tabs = [...document.querySelectorAll("[role=tab]")];

@@ -1,4 +1,4 @@
-// A picture of one mask on a canvas: where it is looked at, and how it is drawn.
+// A view of one mask on a canvas, with its position, scale and drawing.
 
 class MaskView {
   constructor(canvas) {
@@ -8,7 +8,7 @@ class MaskView {
     this.all();
   }
 
-  // Weights per screen pixel would be 1 / scale; the middle of the canvas shows (x, y).
+  // `scale` is pixels per connection. The middle of the canvas shows the connection at (x, y).
   all() {
     const { clientWidth: w, clientHeight: h } = this.canvas;
     this.scale = Math.max(1e-6, Math.min(w / this.columns, h / this.rows));
@@ -74,7 +74,7 @@ class MaskView {
     for (const part of this.images) {
       const x = (part.column - corner.x) * this.scale;
       const y = (part.row - corner.y) * this.scale;
-      // Single connections smaller than a pixel would disappear: densities are shown instead.
+      // Connections smaller than a pixel would disappear, so densities are shown instead.
       context.imageSmoothingEnabled = false;
       if (!part.single || this.single) {
         context.drawImage(part.image, x, y, part.columns * this.scale, part.rows * this.scale);
@@ -98,7 +98,7 @@ function mix(share) {
   return low.map((value, i) => Math.round(value + (high[i] - value) * share));
 }
 
-// An image of so many rows and columns, its pixels from 0 to 255 by `value(index)`.
+// Make an image in which `value(index)` gives each pixel's shade, from 0 to 255.
 function imageOf(rows, columns, value) {
   const palette = Array.from({ length: 256 }, (_, i) => mix(i / 255));
   const image = document.createElement("canvas");
@@ -118,7 +118,7 @@ function bitImage(bytes, rows, columns) {
   return imageOf(rows, columns, (i) => ((bytes[i >> 3] >> (i & 7)) & 1) * 255);
 }
 
-// The live share of each cell of a grid, divided as `density` in report/masks.py divides.
+// Return the live share of each cell of a grid with the cells of `density` in mask_statistics.py.
 function densityOf(bytes, rows, columns, most) {
   const cells = [Math.min(rows, most), Math.min(columns, most)];
   const cell = (size, parts) => {
