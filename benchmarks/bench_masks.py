@@ -59,7 +59,7 @@ def partition_mask(score: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def rigl(weight, grad, mask, keep, kept, choose) -> torch.Tensor:
-    """Drop and grow with a `choose` that has no candidates: excluded positions score lowest."""
+    """Drop and grow by a `choose` without candidates: excluded entries get the lowest score."""
     still = choose(torch.where(mask, weight.abs() + 1, 0), keep)
     return still | choose(torch.where(still, 0, grad.abs() + 1), kept - keep)
 

@@ -1,8 +1,8 @@
 """Extra peak memory of masked training over dense training, in bytes per matrix weight.
 
 Each case runs in its own process, which resets its peak resident memory after a warm-up (Linux) and
-reads it after the measured step. Expected are 1 byte for the masks between updates, and 4 more for
-the dense gradients on a RigL update step.
+reads it after the measured step. The expected values are 1 byte for the masks between updates, and
+4 more bytes for the dense gradients on a RigL update step.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def differences(found: Results) -> str:
 @click.option("--config", type=click.Path(path_type=Path), help="YAML that overrides the defaults.")
 @click.option("--write", type=click.Path(path_type=Path), help="Write the table into this page.")
 def main(seeds: str, level: float, config: Path | None, write: Path | None) -> None:
-    """Measure and print."""
+    """Measure and print the tables."""
     found: Results = defaultdict(list)
     for seed in map(int, seeds.split(",")):
         settings = configuration("fashion", config, seed)

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: interleaved timing, one CSV format, the model that they train."""
+"""Helpers of the benchmarks: interleaved timing, one CSV format, and the model that they train."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def write(rows: list[dict[str, Any]], name: str) -> Path:
 
 
 def peak_of(run: Callable[[], object]) -> int:
-    """Call `run`, and return the peak resident bytes of this process meanwhile."""
+    """Call `run`, and return the peak resident bytes of this process during the call."""
     Path("/proc/self/clear_refs").write_text("5")
     run()
     status = Path("/proc/self/status").read_text().splitlines()

@@ -69,7 +69,7 @@ def test_invariants(make, make_optimizer):
 @every_algorithm
 def test_the_start(make):
     """Check masks after attach: exact counts if training starts sparse, all ones if dense."""
-    _model, sparsity, _optimizer = attach(make)  # kept alive
+    _model, sparsity, _optimizer = attach(make)  # keep the model alive
     for parameter in sparsity.sparse_params.values():
         due, level = due_and_level(sparsity, parameter, 0)
         starts_sparse = due or make is ALGORITHMS["static"]

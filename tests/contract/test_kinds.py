@@ -163,7 +163,7 @@ def test_gradients_of_frozen_and_unused_layers(kind):
 @every_kind
 def test_a_subclass_stays_masked(kind):
     class Mine(kind.dense):
-        """A layer class of a user."""
+        """A user-defined layer class."""
 
     model, _ = make(kind)
     model[0].__class__ = Mine

@@ -67,5 +67,5 @@ def _traced(call: Callable[[], object], see: Callable[[Line], None]) -> None:
         call()
     finally:
         sys.settrace(before)
-        if "torch._dynamo" in sys.modules:  # the interrupt may skip a context exit
+        if "torch._dynamo" in sys.modules:  # the interrupt may have skipped a context exit
             torch.compiler.set_stance("default")

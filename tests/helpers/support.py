@@ -22,7 +22,7 @@ class UserDefined(sparse.DynamicSparsityAlgorithm):
 
 
 class UserStatic(sparse.Static):
-    """A user's subclass of an algorithm of the library."""
+    """A user's subclass of a library algorithm."""
 
 
 def make_mlp(seed: int = 0, inputs: int = 8, hidden: int = 16, outputs: int = 4) -> nn.Sequential:

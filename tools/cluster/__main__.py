@@ -147,11 +147,11 @@ def check(args: argparse.Namespace) -> None:
 def add_cost_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", nargs="+", required=True, help="1b, 7b, 70b, or your own module:factory")
-    add("--devices", type=int, default=1)
-    add("--per-node", type=int, default=8)
-    add("--parallel", nargs="+", choices=PARALLEL, default=["ddp"])
-    add("--algorithm", nargs="+", choices=METHODS, default=["rigl"])
-    add("--sparsity", type=float, default=0.9)
+    add("--devices", type=int, default=1, help="number of devices")
+    add("--per-node", type=int, default=8, help="number of devices in a node")
+    add("--parallel", nargs="+", choices=PARALLEL, default=["ddp"], help="one table row for each")
+    add("--algorithm", nargs="+", choices=METHODS, default=["rigl"], help="one table row for each")
+    add("--sparsity", type=float, default=0.9, help="sparsity level, 0..1")
     add("--freq", type=int, default=100, help="steps between mask updates")
     add("--optimizer", choices=STATES, default="adamw")
     add("--precision", choices=PRECISIONS, default="float32")
@@ -171,7 +171,12 @@ def add_cost_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--step-seconds", type=float, help="seconds of a step without a mask update")
     add("--rates", help="CSV that `python -m tools.cluster rates` wrote on this kind of device")
-    add("--clock", choices=["wall_s", "cpu_s"], default="wall_s")
+    add(
+        "--clock",
+        choices=["wall_s", "cpu_s"],
+        default="wall_s",
+        help="which times of the rates to use",
+    )
 
 
 def main() -> None:
@@ -186,7 +191,7 @@ def main() -> None:
     add("--sparsity", type=float, default=0.9)
     add("--threads", type=int, default=1)
     add("--rounds", type=int, default=5)
-    add = commands.add_parser("check", help="compare predictions with the CPU").add_argument
+    add = commands.add_parser("check", help="compare predictions with measurements").add_argument
     add("--sizes", nargs="+", choices=checking.SIZES, default=["6M", "25M", "101M"])
     add("--algorithm", nargs="+", choices=checking.ALGORITHMS, default=list(checking.ALGORITHMS))
     add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])

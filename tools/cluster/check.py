@@ -163,7 +163,7 @@ def compare(
 
 
 def row(case: str, found: Sequence[Sequence[float]], wanted: list[list[float]]) -> harness.Row:
-    """Return the row of one quantity: of memory one value, of a time CPU and wall seconds."""
+    """Return the row of one quantity: one value (memory), or CPU and wall seconds (time)."""
     ratios = [
         statistics.median(a / b for a, b in zip(*kind, strict=True))
         for kind in zip(found, wanted, strict=True)
