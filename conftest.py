@@ -1,4 +1,4 @@
-"""Names that every doctest may use."""
+"""Fixture with the names that every doctest can use."""
 
 import pytest
 import torch
@@ -6,4 +6,5 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace):
+    """Add `torch` to the names of every doctest."""
     doctest_namespace["torch"] = torch

@@ -1,4 +1,4 @@
-"""Doctests at the end of docstrings are code on the API pages, not quotations (`>>>`)."""
+"""Griffe extension that shows doctests as code on the API pages, not as quotations (`>>>`)."""
 
 import re
 from typing import Any
@@ -9,10 +9,10 @@ _DOCTEST = re.compile(r"^(?=>>> ).+?(?=\n[ \t]*\n|\Z)", re.MULTILINE | re.DOTALL
 
 
 class Doctests(griffe.Extension):
-    """Fences every doctest."""
+    """Put a code fence around every doctest."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Change the text of an object's docstring."""
+        """Add the fences to an object's docstring."""
         if obj.docstring:
             text = _DOCTEST.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
             obj.docstring.value = text

@@ -1,7 +1,8 @@
-"""Time of a compressed linear layer over that of the same layer dense, and of peers.
+"""Time of a compressed linear layer, relative to the dense layer and to other libraries.
 
-`train` is forward and all gradients, `infer` the forward alone. Ratios below 1 are faster; the
-speed-up is their inverse. SparseLab (PyPI: sparselab) is compared with if it is installed.
+`train` measures the forward pass and all gradients, `infer` the forward pass alone. A ratio below 1
+is faster than dense; the speed-up is its inverse. SparseLab (PyPI: sparselab) is included if it is
+installed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SHAPES = [(1024, 4096), (4096, 1024)]
 
 
 def layers(cols, rows, level):
-    """A dense layer and the same one compressed."""
+    """Return a dense layer and a compressed layer of the same shape."""
     dense, other = nn.Linear(cols, rows), nn.Linear(cols, rows)
     mask = make_mask_topk_sparsity(torch.rand(rows, cols), level)
     other.weight.data.mul_(mask)

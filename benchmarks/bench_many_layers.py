@@ -1,7 +1,7 @@
-"""What many small sparse layers cost in Python: `apply`, `compress`, a step; CPU time.
+"""Python overhead of many small sparse layers in `apply`, `compress` and a step, in CPU time.
 
-A step is that of SGD on n linear layers of 8x8, dense and sparse by turns: what is more is the
-library's. Masks do not change in it.
+Dense and sparse SGD steps on n linear layers of 8x8 alternate; their difference is the overhead of
+this library. Masks do not change in these steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sparsewright as sparse
 
 
 class Net:
-    """Layers, their optimizer, and the times of its steps."""
+    """Layers with their optimizer and the measured times of its steps."""
 
     def __init__(self, layers: int, make=None):
         self.model = nn.Sequential(*[nn.Linear(8, 8, bias=False) for _ in range(layers)])
@@ -30,7 +30,7 @@ class Net:
         self.backward, self.step = [], []
 
     def train(self, x):
-        """One step, timed from the backward pass on."""
+        """Do one training step; time the backward pass and the optimizer step."""
         self.optimizer.zero_grad()
         loss = self.model(x).sum()
         begin = time.process_time()
@@ -48,7 +48,7 @@ METHODS = {
 
 
 def measure_steps(layers, rounds):
-    """Microseconds a sparse parameter adds to backward pass and step, by method."""
+    """Yield each method's extra microseconds per sparse parameter, in backward pass and step."""
     nets = {"dense": Net(layers), **{name: Net(layers, make) for name, make in METHODS.items()}}
     x = torch.randn(2, 8)
     for _ in range(rounds):
@@ -63,7 +63,7 @@ def measure_steps(layers, rounds):
 
 
 def measure_setup(layers, tries):
-    """Milliseconds a layer of `apply` and of `compress`."""
+    """Return the milliseconds per layer that `apply` and `compress` take."""
     times = []
     for _ in range(tries):
         model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(layers)])
@@ -76,7 +76,7 @@ def measure_setup(layers, tries):
 
 
 def main():
-    """Print one line a measurement."""
+    """Measure, and print one line per measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[250, 500, 1000, 2000])
     parser.add_argument("--rounds", type=int, default=30)
@@ -85,10 +85,10 @@ def main():
     print(machine())
     for layers in args.layers:
         apply, compress = measure_setup(layers, 2 if layers < 1000 else 1)
-        print(f"{layers} layers: apply {apply:.3f} ms a layer, compress {compress:.3f} ms a layer")
+        print(f"{layers} layers: apply {apply:.3f}, compress {compress:.3f} ms per layer")
     for name, backward, step in measure_steps(args.layers[0], args.rounds):
         total = backward + step
-        print(f"{name}: backward {backward:.2f} + step {step:.2f} = {total:.2f} us a parameter")
+        print(f"{name}: backward {backward:.2f} + step {step:.2f} = {total:.2f} us per parameter")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Mask kernels against what plain torch and numpy offer: interleaved medians, CSV on stdout.
+"""Mask kernels compared with plain torch and numpy; prints CSV.
 
 Run: python benchmarks/bench_masks.py [--quick] [--threads N] [--only prune|select|rows]
 
-Columns: case, candidate, cpu_us, wall_us (medians of one call), ratio (CPU time of the case's
-first candidate, the baseline, over this one's: above 1 is faster than the baseline).
+The candidates of a case run in turn. Columns: case, candidate, cpu_us, wall_us (medians per call),
+ratio (CPU time of the baseline, which is the case's first candidate, divided by the candidate's;
+above 1 is faster than the baseline).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def measure(candidates: Candidates, repeats: int, batch: int) -> dict[str, tuple[float, float]]:
-    """Median CPU and wall microseconds per call, candidates taking turns."""
+    """Run the candidates in turn; return their median CPU and wall microseconds per call."""
     times = {name: [] for name in candidates}
     for call in candidates.values():
         call()
@@ -50,7 +51,7 @@ def sort_mask(score: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def partition_mask(score: torch.Tensor, k: int) -> torch.Tensor:
-    """Without the tie rule: what numpy gives for the least work."""
+    """Select with numpy, without the tie rule: the least work that numpy needs."""
     size = np.abs(score.numpy())
     at = size.shape[1] - k
     kth = np.partition(size, at, axis=1)[:, at]
@@ -58,7 +59,7 @@ def partition_mask(score: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def rigl(weight, grad, mask, keep, kept, choose) -> torch.Tensor:
-    """Drop and grow through an unrestricted `choose`: positions out of play score -1."""
+    """Drop and grow by a `choose` without candidates: excluded entries get the lowest score."""
     still = choose(torch.where(mask, weight.abs() + 1, 0), keep)
     return still | choose(torch.where(still, 0, grad.abs() + 1), kept - keep)
 

@@ -1,8 +1,8 @@
-"""Peak memory of masked training beyond dense training, in bytes per matrix weight.
+"""Extra peak memory of masked training over dense training, in bytes per matrix weight.
 
-Each case is a process of its own; its peak resident memory is reset after a warm-up (Linux), read
-after the steps in question. Between updates it should be the masks' 1 byte; on an update step
-of RigL the dense gradients' 4 come on top.
+Each case runs in its own process, which resets its peak resident memory after a warm-up (Linux) and
+reads it after the measured step. The expected values are 1 byte for the masks between updates, and
+4 more bytes for the dense gradients on a RigL update step.
 """
 
 from __future__ import annotations

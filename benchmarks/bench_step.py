@@ -1,9 +1,9 @@
-"""Time of a masked training step over that of the same dense step.
+"""Time of a masked training step, relative to the dense step.
 
-A transformer of 19M weights (d = 512, 6 layers), all linear weights 90% sparse. Dense and masked
-steps alternate in one process. `AdamW` is torch's default loop, `AdamW fused` its fused kernel,
-`SGD` has momentum and weight decay. For the dynamic algorithms `period` is the mean over 100
-steps of which one updates the masks.
+The model is a transformer of 19M weights (d = 512, 6 layers) with all linear weights 90% sparse.
+Dense and masked steps alternate in one process. `AdamW` is torch's default loop, `AdamW fused` its
+fused kernel, and `SGD` has momentum and weight decay. For the dynamic algorithms, `period` is the
+mean over 100 steps, one of which updates the masks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALGORITHMS = {
 
 
 class Trainer:
-    """One model with its optimizer, stepped on one fixed batch."""
+    """Train one model with its optimizer on one fixed batch."""
 
     def __init__(self, config, x, width, layers, optimizer="AdamW"):
         torch.manual_seed(0)
@@ -48,13 +48,13 @@ class Trainer:
             self.sparsity.apply(self.optimizer)
 
     def step(self):
-        """One training step."""
+        """Do one training step."""
         self.optimizer.zero_grad()
         self.model(self.x).square().mean().backward()
         self.optimizer.step()
 
     def move_to(self, step):
-        """Pretend that so many steps have been made: the next one may be an update step."""
+        """Set the number of finished steps, so that the next step can be an update step."""
         state = self.sparsity.state_dict()
         state["algorithms"][0]["steps"] = [step]
         self.sparsity.load_state_dict(state)

@@ -1,7 +1,8 @@
-"""Time, and bytes held, of whole training steps: dense, masked and compressed.
+"""Time and memory of dense, masked and compressed training steps.
 
-The transformer of `bench_step.py` (d = 512, 6 layers, AdamW), batch 8 x 128 tokens, all attention
-and MLP weights at one level; and RigL updates of one 4096x4096 weight in both storages.
+Trains the transformer of `bench_step.py` (d = 512, 6 layers, AdamW) on batches of 8 x 128 tokens,
+with all attention and MLP weights at one level. Also times RigL updates of one 4096x4096 weight,
+masked and compressed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sparsewright as sparse
 
 
 def sparse_bytes(trainer):
-    """Bytes of the linear layers' weights: values or weight, masks, index, gradient, Adam state."""
+    """Return the bytes of the linear layers: weights, masks, indices, gradients, Adam state."""
     total = 0
     for module in trainer.model.modules():
         if not isinstance(module, nn.Linear | sparse.nn.SparseLinear):
@@ -50,7 +51,7 @@ def measure_steps(level, rounds, width, layers, batch, tokens):
 
 
 def measure_update(side, rounds):
-    """A step with a RigL update less one without, of one square weight."""
+    """Time the optimizer step that includes a RigL update of one square weight."""
     rows = []
     for storage in ("masked", "compressed"):
         model = nn.Sequential(nn.Linear(side, side, bias=False))

@@ -1,10 +1,10 @@
-"""Which method is nearest to dense, at which level? The main job, a small GPT.
+"""Compare sparse methods with dense training on a small GPT, the main job of this library.
 
     python benchmarks/charlm.py --write docs/results.md
 
-Trains the recipe `charlm` with its defaults from several seeds: dense, and Static, SET, RigL and
-GMP at each level, masked and compressed. Prints the mean validation loss in nats per character, its
-standard deviation over the seeds, and the CPU time of a run; and how SET compares with Static, and
+Trains the recipe `charlm` with its defaults from several seeds: dense, and with Static, SET, RigL
+and GMP at each level, masked and compressed. Prints the mean validation loss in nats per character,
+its standard deviation over the seeds and the CPU time of a run. Also compares SET with Static and
 RigL with SET.
 """
 

@@ -1,8 +1,8 @@
-"""Fail if a measured ratio is over its threshold: `python benchmarks/check.py`.
+"""Exit with an error if a measured ratio exceeds its threshold: `python benchmarks/check.py`.
 
-Reads `results/*.csv` as written by the benchmarks, and `thresholds.csv`: benchmark, case, against,
-largest ratio allowed. A case that was not measured is not an error; one without a threshold is
-not checked, nor is a file of something else, such as the rates of `tools/cluster`.
+Reads the `results/*.csv` that the benchmarks write, and `thresholds.csv` with the columns
+benchmark, case, against and most (the largest allowed ratio). Cases that were not measured, cases
+without a threshold, and other files, such as the rates of `tools/cluster`, are ignored.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Run one benchmark with two source trees by turns, and compare the ratios that it measures.
+"""Run one benchmark alternately with two source trees, and compare the measured ratios.
 
     python benchmarks/compare_trees.py OLD NEW bench_step.py --tokens 128 --rounds 10
 
-Each tree needs its own built kernels. A ratio is that of the benchmark (masked over dense, say),
-so the machine's speed cancels within each run; the medians over the runs are compared.
+Each tree needs its own built kernels. The benchmark measures ratios, such as masked relative to
+dense, so the machine's speed cancels within each run. The medians over the runs are compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RUNS = 3
 
 
 def run(tree, script, arguments):
-    """Case -> ratio of one run of a benchmark with the library of a tree."""
+    """Run a benchmark once with the library of a tree, and return its ratio for each case."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(tree / "src"), str(tree / "benchmarks")]
         environment = {
@@ -36,7 +36,7 @@ def run(tree, script, arguments):
 
 
 def main():
-    """Print each case: its ratio with the old tree, with the new one, new over old."""
+    """Print each case's ratio with the old tree and with the new tree, and new divided by old."""
     old, new = (Path(argument).resolve() for argument in sys.argv[1:3])
     script, *arguments = sys.argv[3:]
     found = {tree: defaultdict(list) for tree in (old, new)}

@@ -1,11 +1,10 @@
-"""Which method is nearest to dense, at which level? LeNet-300-100 on the full Fashion-MNIST.
+"""Compare sparse methods with dense training of LeNet-300-100 on the full Fashion-MNIST.
 
     python benchmarks/fashion.py --write docs/results.md
 
-Trains the recipe `fashion` with its defaults from several seeds: dense, and Static, SET, RigL and
-GMP at each level, masked and compressed. Prints the mean test accuracy in percent, its standard
-deviation over the seeds, and the CPU time of a run; and how SET compares with Static, and RigL with
-SET.
+Trains the recipe `fashion` with its defaults from several seeds: dense, and with Static, SET, RigL
+and GMP at each level, masked and compressed. Prints the mean test accuracy in percent, its standard
+deviation over the seeds and the CPU time of a run. Also compares SET with Static and RigL with SET.
 """
 
 from methods import Metric, command

@@ -1,13 +1,14 @@
-"""Why is RigL behind SET on Fashion-MNIST with AdamW? Its growth follows the scale of the inputs.
+"""Show that RigL's growth follows the scale of the inputs, which hurts it with AdamW.
 
     python benchmarks/growth.py --write docs/results.md
 
-The gradient of a connection is the mean over the batch of (gradient of its output) * (its input):
-where the input is large, so is the gradient, and there RigL grows. SGD's steps have that scale too;
-Adam divides it out. Trains LeNet-300-100 with both optimizers by Static, SET, RigL, and
-`ScaledRigL`, which divides the gradient by its root mean square over the connections of an input.
-Prints the mean test accuracy, its standard deviation over the seeds, and the share of the first
-layer's connections that is on the brighter quarter of the pixels (25%: no preference).
+On Fashion-MNIST, RigL with AdamW is less accurate than SET. A connection's gradient is the mean
+over the batch of (gradient of its output) * (its input), so it is large where the input is large,
+and RigL grows there. SGD's steps have the same scale, but Adam divides the scale out. This script
+trains LeNet-300-100 with both optimizers by Static, SET, RigL, and `ScaledRigL`, which divides the
+gradient by its root mean square over an input's connections. It prints the mean test accuracy, its
+standard deviation over the seeds, and the share of the first layer's connections on the brighter
+quarter of the pixels (25% means no preference).
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from sparsewright.runs.config import RunConfig
 
 OPTIMIZERS = {"AdamW": {}, "SGD": {"name": "sgd", "lr": 0.1}}
 Results = dict[tuple[str, str], Runs]
-"""(method, optimizer) -> runs; their other figure is the share on bright pixels."""
+"""Map (method, optimizer) to runs: accuracy, and share of connections on bright pixels."""
 
 
 class ScaledRigL(RigL):
-    """RigL that grows where |g[i, j]| / rms(g[:, j]) is largest: the scale of input j cancels."""
+    """Train with RigL, growing where |g[i, j]| / rms(g[:, j]) is largest.
+
+    Dividing by the root mean square cancels the scale of input j.
+    """
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         drop = self.scheduled("drop_fraction")
@@ -50,7 +54,7 @@ METHODS = {"Static": "static", "SET": "set", "RigL": "rigl", "ScaledRigL": Scale
 
 
 def run(config: RunConfig, task: Task) -> tuple[float, float]:
-    """Train to the end: test accuracy in percent, share of connections on bright pixels."""
+    """Train to the end; return test accuracy in percent and the share on bright pixels."""
     network, _ = train(config, task)
     assert network.algorithm is not None
     mask = network.algorithm.sparse_params["fc1.weight"].mask
@@ -61,7 +65,7 @@ def run(config: RunConfig, task: Task) -> tuple[float, float]:
 
 
 def measure(config: RunConfig, level: float, found: Results) -> None:
-    """Add the runs of every method, with both optimizers, at the seed of the configuration."""
+    """Add one run of every method with each optimizer, at the configuration's seed."""
     task = config.make_task()
     for optimizer, settings in OPTIMIZERS.items():
         for method, algorithm in METHODS.items():
@@ -74,7 +78,7 @@ def measure(config: RunConfig, level: float, found: Results) -> None:
 
 
 def table(found: Results) -> str:
-    """Accuracy and share on bright pixels, in percent, by method and optimizer."""
+    """Return a table of accuracy and share on bright pixels, in percent."""
     lines = [
         "| | " + " | ".join(f"{name} | bright pixels" for name in OPTIMIZERS) + " |",
         "|---|" + "---:|---:|" * len(OPTIMIZERS),
@@ -89,7 +93,7 @@ def table(found: Results) -> str:
 
 
 def differences(found: Results) -> str:
-    """RigL and ScaledRigL against SET."""
+    """Return a table of how RigL and ScaledRigL differ from SET."""
     lines = [
         f"| {ACCURACY.unit}, paired by seed | " + " | ".join(OPTIMIZERS) + " |",
         "|---|" + "---:|" * len(OPTIMIZERS),
@@ -103,11 +107,11 @@ def differences(found: Results) -> str:
 
 @click.command()
 @click.option("--seeds", default="0,1,2,3,4", help="Seeds, separated by commas.")
-@click.option("--level", default=0.9, help="Level, 0..1.")
-@click.option("--config", type=click.Path(path_type=Path), help="YAML over the defaults.")
-@click.option("--write", type=click.Path(path_type=Path), help="Put the table in this page.")
+@click.option("--level", default=0.9, help="Sparsity level, 0..1.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML that overrides the defaults.")
+@click.option("--write", type=click.Path(path_type=Path), help="Write the table into this page.")
 def main(seeds: str, level: float, config: Path | None, write: Path | None) -> None:
-    """Measure and print."""
+    """Measure and print the tables."""
     found: Results = defaultdict(list)
     for seed in map(int, seeds.split(",")):
         settings = configuration("fashion", config, seed)

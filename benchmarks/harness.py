@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, one CSV format, the model they train."""
+"""Helpers of the benchmarks: interleaved timing, one CSV format, and the model that they train."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Row:
     """One measured ratio.
 
     Attributes:
-        benchmark, case: what was measured.
-        ratio: time (or bytes) of the case over those of what it is compared with.
-        cpu_ms, wall_ms: medians of the case.
+        benchmark, case: names of the benchmark and of the measured case.
+        against: name of the case that it is compared with.
+        ratio, wall_ratio: CPU time (or bytes) and wall time, divided by those of `against`.
+        cpu_ms, wall_ms: median CPU and wall milliseconds of the case.
     """
 
     benchmark: str
@@ -43,7 +44,7 @@ class Row:
 def interleave(
     cases: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Run the cases in turn, `rounds` times; CPU and wall seconds of each, by name."""
+    """Run the cases in turn, `rounds` times; return CPU and wall seconds of each, by name."""
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in cases}
     for index in range(warm_up + rounds):
         for name, run in cases.items():
@@ -63,7 +64,7 @@ def compare(
     against: str,
     other: tuple[list[float], list[float]],
 ) -> Row:
-    """The median, over rounds, of the ratio of two interleaved cases."""
+    """Return a row with the median, over the rounds, of the ratio of two interleaved cases."""
     ratios = [
         statistics.median(a / b for a, b in zip(mine[kind], other[kind], strict=True))
         for kind in (0, 1)
@@ -73,7 +74,7 @@ def compare(
 
 
 def machine() -> str:
-    """Processor, threads and versions, as the key of a measurement."""
+    """Return the processor, thread count and versions that identify a measurement."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -103,7 +104,7 @@ def report(rows: list[Row], name: str) -> None:
 
 
 def write(rows: list[dict[str, Any]], name: str) -> Path:
-    """Write rows of equal keys to `results/<name>.csv`, the machine beside each."""
+    """Write rows with equal keys to `results/<name>.csv`, each with the machine's description."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
     with path.open("w", newline="") as file:
@@ -115,7 +116,7 @@ def write(rows: list[dict[str, Any]], name: str) -> Path:
 
 
 def peak_of(run: Callable[[], object]) -> int:
-    """Peak resident bytes of this process while `run` runs."""
+    """Call `run`, and return the peak resident bytes of this process during the call."""
     Path("/proc/self/clear_refs").write_text("5")
     run()
     status = Path("/proc/self/status").read_text().splitlines()
@@ -123,12 +124,12 @@ def peak_of(run: Callable[[], object]) -> int:
 
 
 class Transformer(nn.Module):
-    """A causal transformer without embeddings: 12 d^2 weights in each layer.
+    """A causal transformer without embeddings, with 12 d^2 weights per layer.
 
     Args:
-        width: d, features.
-        layers: how many blocks.
-        heads: attention heads.
+        width: number of features, d.
+        layers: number of blocks.
+        heads: number of attention heads.
     """
 
     def __init__(self, width: int = 512, layers: int = 6, heads: int = 8) -> None:
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, tokens, width]` to the same."""
+        """Map `[batch, tokens, width]` to the same shape."""
         for block in self.blocks:
             x = block(x)
         return x

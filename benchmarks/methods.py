@@ -1,5 +1,4 @@
-"""The methods on one recipe, at several levels, from several seeds: what `fashion.py` and
-`charlm.py` share."""
+"""Comparison of the methods on one recipe, shared by `fashion.py` and `charlm.py`."""
 
 from __future__ import annotations
 
@@ -21,20 +20,20 @@ from sparsewright.runs.training import Network
 METHODS = ("static", "set", "rigl", "gmp")
 STORAGES = ("masked", "compressed")
 Runs = list[tuple[float, float]]
-"""The metric, and CPU seconds or another figure, of each seed."""
+"""One tuple per seed: the metric, and CPU seconds or another figure."""
 Results = dict[tuple[str, str, float], Runs]
-"""(method, storage, level) -> runs."""
+"""Map (method, storage, level) to runs."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a run is judged by.
+    """The metric by which runs are compared.
 
     Attributes:
-        name: as `evaluate` names it.
-        scale: factor to the unit that is shown.
-        digits: decimal places shown.
-        unit: of differences.
+        name: its key in the result of `evaluate`.
+        scale: factor that converts it to the displayed unit.
+        digits: number of decimal places displayed.
+        unit: unit of differences.
     """
 
     name: str
@@ -43,11 +42,11 @@ class Metric:
     unit: str
 
     def cell(self, runs: Runs) -> str:
-        """Mean and standard deviation over the seeds."""
+        """Return the mean and standard deviation over the seeds."""
         return self._show([value for value, _ in runs], 1, "")
 
     def difference(self, runs: Runs, other: Runs) -> str:
-        """Mean difference of runs paired by seed, and its standard error."""
+        """Return the mean difference of runs paired by seed, and its standard error."""
         pairs = [a - b for (a, _), (b, _) in zip(runs, other, strict=True)]
         return self._show(pairs, len(pairs), "+")
 
@@ -58,7 +57,7 @@ class Metric:
 
 
 def configuration(recipe: str, file: Path | None, seed: int) -> RunConfig:
-    """The recipe's defaults, overlaid by a file, at a seed; with the threads it asks for."""
+    """Return the recipe's defaults, overridden by a file and a seed; set its number of threads."""
     options = {"loop": {"seed": seed, "baseline": False}}
     config = RunConfig.from_file(file, recipe, options)
     torch.set_num_threads(config.loop.threads or 1)
@@ -66,7 +65,7 @@ def configuration(recipe: str, file: Path | None, seed: int) -> RunConfig:
 
 
 def section(method: str, level: float, config: RunConfig) -> dict[str, Any]:
-    """The `sparsity` section of a method: updates where the recipe's RigL has them."""
+    """Return the `sparsity` section of a method, with the updates of the recipe's RigL."""
     rigl = config.sparsity | {"sparsity": level}
     if method == "static":
         return {"algorithm": "static", "sparsity": level, "seed": rigl["seed"]}
@@ -79,7 +78,7 @@ def section(method: str, level: float, config: RunConfig) -> dict[str, Any]:
 
 
 def train(config: RunConfig, task: Task, *, is_sparse: bool = True) -> tuple[Network, float]:
-    """Train one network to the end: the network, and the CPU seconds it took."""
+    """Train one network to the end; return it and the CPU seconds that it took."""
     network = Network(config, task, is_sparse=is_sparse)
     started = time.process_time()
     for step in range(config.loop.steps):
@@ -90,7 +89,7 @@ def train(config: RunConfig, task: Task, *, is_sparse: bool = True) -> tuple[Net
 def measure(
     config: RunConfig, metric: Metric, levels: list[float], storages: list[str], found: Results
 ) -> None:
-    """Add a run of each method at each level in each storage, and a dense one."""
+    """Add a dense run, and a run of each method at each level with each storage."""
     task = config.make_task()
 
     def add(case: tuple[str, str, float], config: RunConfig, *, is_sparse: bool) -> None:
@@ -107,9 +106,9 @@ def measure(
 
 
 def table(found: Results, metric: Metric, levels: list[float], storage: str) -> str:
-    """The metric by method and level, and CPU seconds of a run."""
+    """Return a table of the metric by method and level, with the CPU seconds of a run."""
     lines = [
-        f"| {storage} | " + " | ".join(f"{level:.0%}" for level in levels) + " | CPU s a run |",
+        f"| {storage} | " + " | ".join(f"{level:.0%}" for level in levels) + " | CPU s per run |",
         "|---|" + "---:|" * (len(levels) + 1),
     ]
     dense = found["dense", "dense", 0.0]
@@ -126,7 +125,7 @@ def table(found: Results, metric: Metric, levels: list[float], storage: str) -> 
 
 
 def order(found: Results, metric: Metric, levels: list[float], storage: str) -> str:
-    """How SET compares with Static, and RigL with SET, at each level."""
+    """Return a table that compares SET with Static, and RigL with SET, at each level."""
     lines = [
         f"| {metric.unit}, paired by seed | " + " | ".join(f"{x:.0%}" for x in levels) + " |",
         "|---|" + "---:|" * len(levels),
@@ -139,31 +138,35 @@ def order(found: Results, metric: Metric, levels: list[float], storage: str) -> 
 
 
 def write_between(path: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- name -->` and `<!-- end name -->` in a file."""
+    """Replace the text between `<!-- name -->` and `<!-- end name -->` in a file."""
     content = path.read_text()
     begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     head, _, rest = content.partition(begin)
     _, found, tail = rest.partition(end)
     if not found:
-        raise click.ClickException(f"{path} has no {begin} ... {end}")
+        raise click.ClickException(f"{path} needs the lines {begin} and {end}, for the tables")
     path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}")
 
 
 def command(recipe: str, metric: Metric) -> click.Command:
-    """The command that compares the methods on a recipe."""
+    """Return the command that compares the methods on a recipe."""
 
     @click.command()
     @click.option("--seeds", default="0,1,2,3,4", help="Seeds, separated by commas.")
     @click.option(
-        "--levels", default="0.8,0.9,0.95,0.98", help="Levels, 0..1, separated by commas."
+        "--levels", default="0.8,0.9,0.95,0.98", help="Sparsity levels, 0..1, separated by commas."
     )
-    @click.option("--storages", default="masked,compressed", help="masked, compressed or both.")
-    @click.option("--config", type=click.Path(path_type=Path), help="YAML over the defaults.")
-    @click.option("--write", type=click.Path(path_type=Path), help="Put the tables in this page.")
+    @click.option("--storages", default="masked,compressed", help="Storages, separated by commas.")
+    @click.option(
+        "--config", type=click.Path(path_type=Path), help="YAML that overrides the defaults."
+    )
+    @click.option(
+        "--write", type=click.Path(path_type=Path), help="Write the tables into this page."
+    )
     def main(
         seeds: str, levels: str, storages: str, config: Path | None, write: Path | None
     ) -> None:
-        """Measure and print; the page is written after each seed."""
+        """Measure and print the tables; update the page after each seed."""
         numbers, kinds = [float(level) for level in levels.split(",")], storages.split(",")
         found: Results = defaultdict(list)
         for done, seed in enumerate(map(int, seeds.split(",")), 1):

@@ -1,10 +1,10 @@
-"""What pruning costs a sentence-embedding model, and what 20 steps of distillation give back.
+"""Measure what pruning costs a sentence-embedding model, and what 20 steps of distillation regain.
 
     python benchmarks/minilm.py
 
-Spearman's correlation with human judgements of similarity (WordSim-353), of the model of
-`examples/minilm.py`: dense, pruned in one shot at several levels, and pruned by 80% and taught back
-by `examples/transformers_finetune.py`. Needs the extra `examples`.
+Prints Spearman's correlation with human ratings of word similarity (WordSim-353) for the model of
+`examples/minilm.py`: dense, pruned in one shot at several levels, and pruned by 80% and then
+trained by `examples/transformers_finetune.py`. Requires the extra `examples`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the correlations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--levels", type=float, nargs="+", default=[0.5, 0.8])
-    parser.add_argument("--steps", type=int, default=20, help="of distillation")
+    parser.add_argument("--steps", type=int, default=20, help="steps of distillation")
     args = parser.parse_args()
     from minilm import agreement, load_model
     from transformers_finetune import make_trainer

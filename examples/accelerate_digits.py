@@ -1,4 +1,4 @@
-"""Accelerate: no plug-in needed; the algorithm is saved and loaded with the accelerator's state."""
+"""Train with Accelerate, which needs no plug-in: its state includes the registered algorithm."""
 
 import sys
 
@@ -27,6 +27,6 @@ for _ in range(20):
         accelerator.backward(nn.functional.cross_entropy(model(x), y))
         optimizer.step()
 
-accelerator.save_state(folder)  # load_state(folder) brings model, optimizer and algorithm back
+accelerator.save_state(folder)  # load_state(folder) restores all three
 zeros = float((model[0].weight == 0).float().mean())
 print(f"zeros {zeros:.3f}, accuracy {accuracy(model, images, labels):.3f}")

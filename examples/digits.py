@@ -1,4 +1,4 @@
-"""1797 handwritten digits of 8x8 pixels, and a small network for them.
+"""Data and model of the digits examples: 1797 handwritten digits of 8x8 pixels, a small network.
 
 The digits (E. Alpaydin and C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0) ship with
 scikit-learn.
@@ -13,7 +13,7 @@ TRAINED = 1300
 
 
 def load():
-    """A loader of shuffled batches to train on, and images and labels to test on."""
+    """Return a loader of shuffled training batches, and the test images and labels."""
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images, dtype=torch.float32) / 16
     labels = torch.tensor(labels)
@@ -24,12 +24,12 @@ def load():
 
 
 def make_model():
-    """64 pixels, 256 hidden units, 10 digits."""
+    """Build a network from 64 pixels over 256 hidden units to 10 digits."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
 @torch.no_grad()
 def accuracy(model, images, labels):
-    """Fraction of images whose digit is recognised."""
+    """Return the fraction of images that the model classifies correctly."""
     return float((model(images).argmax(1) == labels).float().mean())

@@ -1,4 +1,4 @@
-"""Lightning: one callback; the module and its optimizer stay as they are."""
+"""Train with Lightning: add one callback; the module and its optimizer stay unchanged."""
 
 import sys
 
@@ -13,19 +13,19 @@ from sparsewright.integrations.lightning import SparsityCallback
 
 
 class Digits(LightningModule):
-    """A classifier that knows nothing of sparsity."""
+    """A plain classifier, without any code for sparsity."""
 
     def __init__(self):
         super().__init__()
         self.net = make_model()
 
     def training_step(self, batch, index):
-        """Cross entropy of one batch."""
+        """Return the cross entropy of one batch."""
         images, labels = batch
         return nn.functional.cross_entropy(self.net(images), labels)
 
     def configure_optimizers(self):
-        """AdamW."""
+        """Return an AdamW optimizer."""
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
@@ -38,10 +38,10 @@ if __name__ == "__main__":
         max_epochs=20,
         accelerator="cpu",
         callbacks=[SparsityCallback(sparsity)],
-        logger=CSVLogger(folder),  # gets sparsity, churn and gradient norm of every weight
+        logger=CSVLogger(folder),  # logs sparsity, churn and gradient norm per weight
         log_every_n_steps=20,
         enable_progress_bar=False,
     )
-    trainer.fit(module, batches)  # ckpt_path="last.ckpt" resumes, bit for bit
+    trainer.fit(module, batches)  # ckpt_path="last.ckpt" resumes bit for bit
     zeros = float((module.net[0].weight == 0).float().mean())
     print(f"zeros {zeros:.3f}, accuracy {accuracy(module.net, images, labels):.3f}")

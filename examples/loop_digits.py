@@ -1,4 +1,4 @@
-"""A plain loop: sparse inside the `with` block, an ordinary model with zeros after it."""
+"""Train with a plain loop: the model is sparse inside the `with` block and ordinary after it."""
 
 import torch
 from digits import accuracy, load, make_model

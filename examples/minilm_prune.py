@@ -1,4 +1,4 @@
-"""Prune a language model in one shot: half of its weights gone, no training."""
+"""Prune half of a language model's weights in one shot, without training."""
 
 from minilm import agreement, load_model
 
@@ -7,8 +7,8 @@ import sparsewright as sparse
 model = load_model()
 print(f"dense: agreement with people {agreement(model):.3f}")
 
-sparsity = sparse.Static(0.5, init_method="topk")  # of each weight, the larger half stays
+sparsity = sparse.Static(0.5, init_method="topk")  # keeps the larger half of each weight
 sparsity.apply(model)
 weights = sparsity.sparse_params.values()
 kept, total = sum(p.kept for p in weights), sum(p.shape.numel() for p in weights)
-print(f"{kept:,} of {total:,} weights left: agreement {agreement(model):.3f}")
+print(f"{kept:,} of {total:,} entries kept: agreement {agreement(model):.3f}")

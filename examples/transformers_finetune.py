@@ -1,7 +1,7 @@
-"""Prune a language model by 80%, then teach it back with the Trainer of transformers.
+"""Prune a language model by 80%, then restore its quality with the Trainer of transformers.
 
-The dense model is the teacher: on words that are not in the test, the sparse one learns to give
-the same embeddings. Only connections that were kept are trained.
+The dense model is the teacher: the sparse model learns to give the same embeddings, on words that
+are not in the test. Training updates only the live connections.
 """
 
 import sys
@@ -15,10 +15,10 @@ from sparsewright.integrations.transformers import SparsityCallback
 
 
 class Distillation(Trainer):
-    """Squared distance of the student's embeddings from the teacher's, which are the labels."""
+    """Train on the squared distance to the teacher's embeddings, which are the labels."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of one batch."""
+        """Return the loss of one batch."""
         labels = inputs.pop("labels")
         output = model(**inputs)
         embeddings = pool(output.last_hidden_state, inputs["attention_mask"])
@@ -27,7 +27,7 @@ class Distillation(Trainer):
 
 
 def make_trainer(folder, steps=20, save_steps=20, batch_size=64):
-    """A trainer whose student is pruned when it is made."""
+    """Build a trainer; its callback prunes the student immediately."""
     words, student = other_words(), load_model()
     words = [words[i] for i in torch.randperm(len(words), generator=torch.Generator())]
     words = words[: steps * batch_size]

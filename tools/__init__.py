@@ -1,1 +1,1 @@
-"""Programs for maintainers and for decisions; none of them is installed."""
+"""Programs for maintainers; they are not installed with the package."""

@@ -3,26 +3,29 @@
 #
 #   tools/torch_versions.sh [--quick] [--torch LIST] [--python LIST] [--jobs N] [FOLDER]
 #
-#   --quick    run the tests of torch's private names, core, kernels, layers and session only
-#   --torch    versions such as 2.6,2.13; alone: under python3
-#   --python   versions such as 3.10,3.13; alone: with the torch of constraints.txt
-#   --jobs     pairs of both that are tested at the same time, a process each (default 1)
-#   FOLDER     gets a virtual environment and a log for each pair (default .venvs/); the next run
-#              uses them again
+#   --quick    run only the tests of torch's private names, core, kernels, layers and session
+#   --torch    torch versions such as 2.6,2.13; without --python they run under python3
+#   --python   Python versions such as 3.10,3.13; without --torch they use the torch of
+#              constraints.txt
+#   --jobs     number of torch/Python pairs tested in parallel, one process each (default 1)
+#   FOLDER     where to put a virtual environment and a log for each pair (default .venvs/); the
+#              next run reuses the environments
 #
-# Without lists: every torch under python3, and the torch of constraints.txt under every Python.
-# Prints a table. Fails if a test fails or an environment cannot be made; skips, with a line that
-# says so, a pair without an interpreter or without a build of torch.
+# Without --torch and --python, test every torch under python3, and the torch of constraints.txt
+# under every Python.
 #
-# Builds without CUDA, 1 GB each, come from PyTorch's index. With an empty PIP_EXTRA_INDEX_URL all
-# come from the index that pip uses anyway, which on Linux may mean 5 GB each.
+# Print a table of the results. Exit with an error if a test fails or an environment cannot be
+# created. Skip a pair, with a message, if its interpreter or its build of torch is missing.
+#
+# Builds without CUDA, 1 GB each, come from PyTorch's index. If PIP_EXTRA_INDEX_URL is empty, all
+# builds come from pip's default index, which on Linux may mean 5 GB each.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 EVERY_TORCH=2.6,2.7,2.8,2.9,2.10,2.11,2.12,2.13,2.14
 EVERY_PYTHON=3.10,3.11,3.12,3.13,3.14
 QUICK=(tests/test_torch_private.py tests/{core,kernels,layers,session})
-# Without the programs, and without most of what starts many processes or is slow.
+# Leave out the programs, and most tests that start many processes or are slow.
 OTHERS='benchmarks|cli|distributed|docs|fixtures|helpers|integrations|plan|recipes|reliability|report|runs|tools'
 ALL=(tests/reliability/test_{amp,compile,wrappers}.py tests/test_*.py $(ls -d tests/*/ | grep -vE "/($OTHERS|__pycache__)/"))
 
@@ -44,7 +47,7 @@ mkdir -p "$folder/wheels" "$folder/rows"
 folder=$(realpath "$folder")
 rm -rf "$folder"/wheels/* "$folder"/rows/*
 
-# An interpreter of a minor version: on the PATH, or one of pyenv's.
+# Find an interpreter of a minor version on the PATH or in pyenv.
 find_python() {
     local candidate
     for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
@@ -53,7 +56,8 @@ find_python() {
     return 1
 }
 
-# Build the package for one Python, once for all versions of torch: it links to none of them.
+# Build the package for one Python. One build serves all versions of torch, as it does not link
+# to torch.
 build() {
     find_python "$1" >/dev/null || return
     echo "building for Python $1" >&2
@@ -61,7 +65,7 @@ build() {
         >"$folder/wheels/$1.log" 2>&1 || tail -5 "$folder/wheels/$1.log" >&2
 }
 
-# Make or renew one environment; its torch and the packages that are there already stay.
+# Create or update one environment; torch and other installed packages stay.
 install() {
     local env=$1 torch=$2 python=$3
     [ -x "$env/bin/python" ] || "$(find_python "$python")" -m venv "$env" || return
@@ -70,20 +74,20 @@ install() {
         'pytorch-optimizer>=3' "$(echo "$folder/wheels/$python"/*.whl)[cli,tensorboard,plot,report]"
 }
 
-# Test one pair, and leave its row of the table.
+# Test one pair and write its row of the table.
 check() {
     local torch=$1 python=$2 env="$folder/torch-$1-python-$2" began summary status
     local row="$folder/rows/$1-$2" log="$folder/torch-$1-python-$2.log"
     if ! find_python "$python" >/dev/null; then
-        echo "torch $torch, Python $python: skipped, there is no such Python here" >&2
+        echo "torch $torch, Python $python: skipped, this Python is not installed" >&2
         return
     fi
     if ! install "$env" "$torch" "$python" >"$log" 2>&1; then
         if grep -q 'No matching distribution found for torch' "$log"; then
-            echo "torch $torch, Python $python: skipped, the index has no such torch" >&2
+            echo "torch $torch, Python $python: skipped, the package index has no such torch" >&2
             return
         fi
-        echo "torch $torch, Python $python: no environment, see $log" >&2
+        echo "torch $torch, Python $python: the environment could not be created, see $log" >&2
         echo "| $torch | $python | - | no environment | - | - |" >"$row"
         return
     fi
@@ -100,7 +104,7 @@ check() {
         "$((SECONDS - began)) |" | tee "$row" >&2
 }
 
-# Every combination of two lists.
+# Print every combination of two lists.
 pairs() {
     local torch python
     for torch in ${1//,/ }; do for python in ${2//,/ }; do echo "$torch $python"; done; done

@@ -1,4 +1,4 @@
-"""Dense and sparse checkpoints, loaded before and during training, copied or assigned."""
+"""Tests of dense and sparse checkpoints, loaded before or during training, copied or assigned."""
 
 import pickle
 
@@ -27,7 +27,7 @@ WITH_TOPK = {
 
 
 def dense(seed=5):
-    """A checkpoint of a model that never was sparse."""
+    """Return the checkpoint of a model that was never sparse."""
     return dict(make_mlp(seed).state_dict())
 
 

@@ -1,4 +1,4 @@
-"""One body over all algorithms, structures, distributions and storages: each goes with each."""
+"""Tests of all combinations of algorithms, structures, distributions and storages."""
 
 import itertools
 
@@ -28,7 +28,7 @@ every_combination = pytest.mark.parametrize(
 
 
 def make_model():
-    """Two square layers and two that are not, each divisible by four."""
+    """Build layers of different shapes, with all dimensions divisible by four."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)]
@@ -45,7 +45,7 @@ def attach(config):
 
 
 def check(sparsity, optimizer, level):
-    """What must hold after a step whose level, over all weights, is `level`."""
+    """Check masks and weights after a step whose level, over all weights, is `level`."""
     (algorithm,) = sparsity.algorithms
     weights = {name: p.storage.weight() for name, p in sparsity.sparse_params.items()}
     for name, p in sparsity.sparse_params.items():
@@ -116,7 +116,7 @@ def test_text_and_copies(algorithm, structure, distribution, storage):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_every_schedule_is_a_level(schedule, structure):
-    """In a config, with each structure; the structure says which constant levels it can hold."""
+    """Use each schedule in a config with each structure, which may allow only some levels."""
     config = {"algorithm": "set", "sparsity": SCHEDULES[schedule], "update": 1}
     (own,) = sparse.configure(config).algorithms
     made = sparse.structures.make_structure(STRUCTURES[structure])

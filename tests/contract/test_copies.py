@@ -1,4 +1,4 @@
-"""Copies, pickles and averages of a model in training, and of its algorithm."""
+"""Tests of copies, pickles and averages of a model in training and its algorithm."""
 
 import copy
 import io
@@ -129,7 +129,7 @@ def test_ema_copies_average_the_weights_and_do_not_disturb(make, use_buffers):
         torch.testing.assert_close(own, p.detach())
     averaged = [average.module[index] for index in (0, 2)]
     if use_buffers:
-        # Torch averages the masks too: in bool, what was live in any step counts as live.
+        # Torch also averages the bool masks: a connection that was live in any step counts as live.
         assert not any(layer.weight[~layer.weight_mask].any() for layer in averaged)
     else:
         masks = list(masks_of(sparsity).values())

@@ -1,4 +1,4 @@
-"""Invariants 1 to 8, after every step, of every algorithm with every optimizer."""
+"""Tests of invariants 1 to 8 after every step, for every algorithm and optimizer."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ STEPS = 8
 
 
 def as_level(value):
-    """The shortest decimal of a 0-d float32 tensor, clamped."""
+    """Return the shortest decimal of a 0-d float32 tensor, clamped."""
     return min(max(float(str(value.numpy())), 0.0), 1.0)
 
 
 def rows(sparsity, parameter):
-    """The mask as rows of competing entries."""
+    """Return the mask as rows of competing entries."""
     shaper = getattr(sparsity, "score_shaper", None)
     return parameter.mask.reshape(1, -1) if shaper is None else shaper(parameter.mask)[0]
 
@@ -68,8 +68,8 @@ def test_invariants(make, make_optimizer):
 
 @every_algorithm
 def test_the_start(make):
-    """After attach: exact counts where training starts sparse, all ones where it starts dense."""
-    _model, sparsity, _optimizer = attach(make)  # kept alive
+    """Check masks after attach: exact counts if training starts sparse, all ones if dense."""
+    _model, sparsity, _optimizer = attach(make)  # keep the model alive
     for parameter in sparsity.sparse_params.values():
         due, level = due_and_level(sparsity, parameter, 0)
         starts_sparse = due or make is ALGORITHMS["static"]
@@ -80,7 +80,7 @@ def test_the_start(make):
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations on tensors as large as a weight (schedules are 0-d)."""
+    """Count the operations on tensors as large as a weight (schedules are 0-d)."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ def operations(model, optimizer, step):
 
 @pytest.fixture
 def kernel_calls(monkeypatch):
-    """Names of the kernels called; they do run. Native ones are invisible to a dispatch mode."""
+    """Record the names of the kernels called, as dispatch modes do not see native kernels."""
     calls = []
     for name in ("prune_", "prune_many_", "select", "count_rows", "count_changes"):
         kernel = getattr(kernels, name)
@@ -116,7 +116,7 @@ def kernel_calls(monkeypatch):
 
 @every_algorithm
 def test_steps_without_updates_only_prune(make, kernel_calls):
-    """Invariant 3: no selection, no sort, no clone of gradients; one fill per pruned tensor."""
+    """Check invariant 3: no selection, sort or cloned gradient; one fill per pruned tensor."""
     model, sparsity, optimizer = attach(make)
     quiet = [
         step
@@ -132,8 +132,8 @@ def test_steps_without_updates_only_prune(make, kernel_calls):
             continue
         kernel_calls.clear()
         mine, theirs = operations(model, optimizer, step), operations(twin, plain, step)
-        # Each gradient in each of two micro-batches; then all gradients and all weights in a call
-        # each: what was written to gradients since, and what the step wrote to weights.
+        # Each gradient is pruned in each of two micro-batches. Then one call prunes what was
+        # written to all gradients since, and one call prunes what the step wrote to all weights.
         expected = ["prune_"] * 2 * sparsity.num_sparse_params + ["prune_many_"] * 2
         assert kernel_calls == expected
         extra = {key: mine[key] - theirs.get(key, 0) for key in mine}
@@ -145,7 +145,7 @@ def test_steps_without_updates_only_prune(make, kernel_calls):
 
 @every_algorithm
 def test_update_steps_do_select(make, kernel_calls):
-    """That the test above can fail: an update is seen by the same counter."""
+    """Show that the test above can fail: its counter sees an update."""
     model, sparsity, optimizer = attach(make)
     seen = {}
     for step in range(1, STEPS):
@@ -162,7 +162,7 @@ def test_update_steps_do_select(make, kernel_calls):
 
 @every_algorithm
 def test_two_runs_are_bit_equal(make):
-    """Invariants 5 and 8: nothing depends on what was drawn or done before."""
+    """Check invariants 5 and 8: earlier random draws and runs have no effect."""
     states = []
     for _ in range(2):
         model, sparsity, optimizer = attach(make)

@@ -1,4 +1,4 @@
-"""One body over all kinds of compressed layers: each trains as its masked layer does."""
+"""Tests that every kind of compressed layer trains like the masked layer."""
 
 import copy
 import io
@@ -11,7 +11,7 @@ import sparsewright as sparse
 from helpers.support import assert_same, batch
 from sparsewright.layers import KINDS, kind_of
 
-# A dense layer and its input, for kinds that are here and for those that may come.
+# A dense layer and its input shape, also for layers that have no compressed kind yet.
 EXAMPLES = {
     nn.Linear: (lambda: nn.Linear(8, 16), (5, 8)),
     nn.Conv1d: (lambda: nn.Conv1d(4, 6, 3, padding=1), (2, 4, 9)),
@@ -25,7 +25,7 @@ RIGL = {"algorithm": "rigl", "sparsity": 0.5, "update": 2, "drop_fraction": 0.4}
 
 
 def make(kind):
-    """A model around one layer of a kind's dense class, and the shape of its input."""
+    """Build a model with one layer of a kind's dense class; return it and its input shape."""
     layer, shape = EXAMPLES[kind.dense]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_gradients_of_frozen_and_unused_layers(kind):
 @every_kind
 def test_a_subclass_stays_masked(kind):
     class Mine(kind.dense):
-        """A user's own layer."""
+        """A user-defined layer class."""
 
     model, _ = make(kind)
     model[0].__class__ = Mine

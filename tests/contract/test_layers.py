@@ -1,4 +1,4 @@
-"""Convolutions, transformers and tied weights keep the contract."""
+"""Tests of the contract with convolutions, attention, recurrent layers and tied weights."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from helpers.support import assert_pruned, batch, masks_of
 
 
 class Pooled(nn.Module):
-    """The mean over all but the batch and the features of what a module gives."""
+    """A sequence of layers with its output flattened to one vector per sample."""
 
     def __init__(self, *layers):
         super().__init__()
@@ -21,7 +21,7 @@ class Pooled(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention whose query, key and value have weights of their own, or one in common."""
+    """Self-attention with separate weights for query, key and value, or one shared weight."""
 
     def __init__(self, kdim=None):
         super().__init__()
@@ -80,7 +80,7 @@ LAYERS = {
 
 
 class Recurrent(nn.Module):
-    """The last output of an LSTM."""
+    """An LSTM that returns its last output."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ class Spectral(nn.Module):
 
 
 def any_name(make):
-    """The algorithm, or the last of a Group's, for a model whose names the Group does not know."""
+    """Wrap `make` to return the last algorithm of a Group, as its filters match no names here."""
 
     def last():
         sparsity = make()
@@ -133,7 +133,7 @@ def test_layers(make, layers):
 
 
 class Tied(nn.Module):
-    """One weight under two names, used twice."""
+    """A model that uses one weight twice, under two names."""
 
     def __init__(self):
         super().__init__()

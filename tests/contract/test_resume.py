@@ -1,4 +1,4 @@
-"""A run that was saved after any step and resumed equals the uninterrupted one, bit by bit."""
+"""Tests that runs saved after any step resume bit for bit like uninterrupted runs."""
 
 import itertools
 
@@ -87,7 +87,7 @@ def test_state_may_be_loaded_before_anything_is_attached(make):
 
 
 def test_a_run_that_forgets_its_algorithm_differs():
-    """That the tests above can fail: without the algorithm's state the future is another."""
+    """Show that the tests above can fail: without the algorithm's state, masks differ."""
     make = ALGORITHMS["rigl"]
     model, sparsity, optimizer = attach(make)
     for step in range(1, 4):

@@ -1,1 +1,1 @@
-"""What several test files share: models, loops, cases, processes, files."""
+"""Models, loops, cases, processes and files that several test files share."""

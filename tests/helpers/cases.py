@@ -1,4 +1,4 @@
-"""The algorithms and optimizers that keep the contract, and a loop that uses everything."""
+"""The algorithms and optimizers of the contract tests, and a training loop with all features."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPTIMIZERS: dict[str, Callable[[object], torch.optim.Optimizer]] = {
     "adam": lambda params: torch.optim.Adam(params, 0.01, amsgrad=True, weight_decay=1e-2),
     "adamw": lambda params: torch.optim.AdamW(params, 0.01),
     "rmsprop": lambda params: torch.optim.RMSprop(params, 0.01, momentum=0.5, centered=True),
-    # The next three do not leave a state of zero at zero.
+    # The next three optimizers change a state of zero.
     "adamax": lambda params: torch.optim.Adamax(params, 0.01),
     "adagrad": lambda params: torch.optim.Adagrad(params, 0.1, initial_accumulator_value=0.1),
     "adabelief of pytorch-optimizer": lambda params: pytorch_optimizer.AdaBelief(
@@ -54,7 +54,7 @@ every_optimizer = pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(),
 
 
 def attach(make, make_optimizer=OPTIMIZERS["sgd with momentum"], model=None, seed=0):
-    """A sparsified model (an MLP if none is given), its algorithm and optimizer."""
+    """Return a sparsified model (an MLP by default), its algorithm and its optimizer."""
     model = make_mlp(seed) if model is None else model
     sparsity = make()
     sparsity.apply(model)
@@ -64,7 +64,7 @@ def attach(make, make_optimizer=OPTIMIZERS["sgd with momentum"], model=None, see
 
 
 def backward_twice(model: nn.Module, step: int, inputs: Callable[[int], object] | None = None):
-    """Two micro-batches, each of two forwards before one backward."""
+    """Run two micro-batches, each with two forward passes before one backward pass."""
     for micro in range(2):
         first, second = (
             batch(40 * step + 2 * micro + side, 5, 8) if inputs is None else inputs(4 * step + side)
@@ -74,7 +74,7 @@ def backward_twice(model: nn.Module, step: int, inputs: Callable[[int], object] 
 
 
 def step_once(model, optimizer, step, inputs=None):
-    """One step of a loop with micro-batches, both `zero_grad` modes in turn, and clipping."""
+    """Do one step with micro-batches and clipping; the `zero_grad` modes alternate."""
     optimizer.zero_grad(set_to_none=step % 2 == 0)
     backward_twice(model, step, inputs)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -82,7 +82,7 @@ def step_once(model, optimizer, step, inputs=None):
 
 
 def due_and_level(sparsity, parameter, step):
-    """Whether the masks of a parameter are due at a step, and the level (None: not constant)."""
+    """Return whether a parameter's mask is due at a step, and its level."""
     algorithms = sparsity if isinstance(sparsity, sparse.Group) else [sparsity]
     (own,) = [a for a in algorithms if a.get_sparse_params(parameter.param) is parameter]
     if isinstance(own, sparse.Static):
@@ -91,12 +91,12 @@ def due_and_level(sparsity, parameter, step):
 
 
 def saved(*objects):
-    """Bytes as a checkpoint file would hold them."""
+    """Return the state dicts of objects as the bytes of a checkpoint file."""
     file = io.BytesIO()
     torch.save([obj.state_dict() for obj in objects], file)
     return file.getvalue()
 
 
 def loaded(data: bytes):
-    """State dicts from a checkpoint, without arbitrary code."""
+    """Load state dicts from the bytes of a checkpoint, without running arbitrary code."""
     return torch.load(io.BytesIO(data), weights_only=True)

@@ -1,4 +1,4 @@
-"""Every member of every choice: a new one is in here by being in its package's list."""
+"""Configs for all members of all choices, read from the lists of their packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparsewright.errors import OptionError
 
 RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 5}
 
-# Arguments that a config must give for a member whose constructor has no defaults for them.
+# Arguments for constructors that have no defaults for them.
 ARGUMENTS = {
     "groups": {"inputs": 2},
     "n_m": {"n": 2, "m": 4},
@@ -27,7 +27,7 @@ ARGUMENTS = {
 
 
 def configs_of(members):
-    """Name -> config of each member of a package's list."""
+    """Return the config of each member of a package's list, by name."""
     return {m.name: {"type": m.name, **ARGUMENTS.get(m.name, {})} for m in members}
 
 
@@ -40,26 +40,33 @@ KINDS = layers.KINDS
 
 
 def config_of(algorithm, **choices):
-    """A config of an algorithm at a level that suits it, updated every second step."""
+    """Return a config of an algorithm, updated every second step.
+
+    The level is 0.5, or rises if the algorithm does not accept a constant level.
+    """
     (cls,) = [member for member in algorithms.ALL if member.name == algorithm]
     options = {"update": 2} if issubclass(cls, sparse.DynamicSparsityAlgorithm) else {}
     given = {"algorithm": algorithm, "sparsity": 0.5, **options, **choices}
+    rising = {**given, "sparsity": RISING}
+    return rising if not is_valid(given) and is_valid(rising) else given
+
+
+def is_valid(config):
+    """Return whether a config can be built."""
     try:
-        sparse.configure(given)
-    except OptionError as error:
-        if "constant" not in str(error) and "moves" not in str(error):
-            return given
-        given["sparsity"] = RISING
-    return given
+        sparse.configure(config)
+    except OptionError:
+        return False
+    return True
 
 
 def own_storage(algorithm):
-    """The storage that an algorithm uses by itself."""
+    """Return the default storage of an algorithm."""
     return next(cls for cls in algorithms.ALL if cls.name == algorithm).storages[0]
 
 
 def why_not(algorithm, structure, distribution, held):
-    """Why a combination must be refused; "" if it works."""
+    """Return a pattern of the error that a combination must raise; "" if it works."""
     (cls,) = [member for member in algorithms.ALL if member.name == algorithm]
     if held not in cls.storages:
         return f"{cls.__name__}.*{cls.storages[0]}"
@@ -70,6 +77,6 @@ def why_not(algorithm, structure, distribution, held):
 
 
 def defaults_of(cls):
-    """Whether a constructor can be called without arguments."""
+    """Return whether a constructor can be called without arguments."""
     parameters = list(inspect.signature(cls).parameters.values())
     return all(p.default is not p.empty for p in parameters)

@@ -1,7 +1,8 @@
-"""The command as a real process, without paying for `import torch` every time.
+"""Runs the command as a real process, without the cost of `import torch` each time.
 
-A fork server imports the command once; every run is a fresh process forked from it, with its own
-output, working directory and exit status. `test_installed_command_...` starts from nothing instead.
+A fork server imports the command once. Every run is a new process forked from it, with its own
+output, working directory and exit status. `test_installed_command_...` runs the installed command
+without a fork server.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import yaml
 
 _server = multiprocessing.get_context("forkserver")
-# torch.optim imports torch._dynamo at its first use, which takes most of a short run.
+# torch.optim imports torch._dynamo at its first use, which takes most of the time of a short run.
 _server.set_forkserver_preload(["sparsewright.cli", "torch._dynamo"])
 
 TINY = {
@@ -36,7 +37,7 @@ TINY = {
 
 
 def _move_to(folder: str) -> None:
-    """Work in a folder, and write the output into it."""
+    """Change to a folder and redirect the output into it."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         handle = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(handle, number)
@@ -62,7 +63,7 @@ def _child(arguments: list[str], folder: str, file_limit: int | None) -> None:
 
 @dataclass
 class Outcome:
-    """What a finished process left."""
+    """Exit status and output of a finished process."""
 
     status: int
     out: str
@@ -71,7 +72,7 @@ class Outcome:
 
 def _wait(process: BaseProcess, folder: Path, limit: float) -> Outcome:
     process.join(limit)
-    assert process.exitcode is not None, "the process hangs"
+    assert process.exitcode is not None, f"the process did not end within {limit} s"
     out, err = ((folder / name).read_text() for name in ("stdout", "stderr"))
     return Outcome(process.exitcode, out, err)
 
@@ -84,14 +85,14 @@ def _call(function: Callable[..., None], arguments: tuple[object, ...], folder: 
 def run_in_process(
     function: Callable[..., None], *arguments: object, folder: Path, limit: float = 300.0
 ) -> Outcome:
-    """Call a function of a module in a process of its own, in a folder."""
+    """Call a function of a module in a separate process, in a folder."""
     process = _server.Process(target=_call, args=(function, arguments, str(folder)))
     process.start()
     return _wait(process, folder, limit)
 
 
 class Command:
-    """Runs `sparsewright` in a folder."""
+    """Run `sparsewright` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,7 +110,7 @@ class Command:
         return self.wait(self.start(*arguments, file_limit=file_limit))
 
     def config(self, name: str = "tiny.yaml", **sections: object) -> Path:
-        """Write TINY with sections (laid over its own, or replacing them) and return the path."""
+        """Write TINY to a file, overridden by sections (dicts are merged), and return the path."""
         content: dict[str, object] = {}
         for key in {**TINY, **sections}:
             mine, given = TINY.get(key, {}), sections.get(key, {})
@@ -123,5 +124,5 @@ def wait_for(condition, limit: float = 60.0) -> None:
     """Poll until a condition holds."""
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, "it never happened"
+        assert time.monotonic() < end, f"the condition did not hold within {limit} s"
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Compressed linear layers and the masked twins whose derivatives they must have."""
+"""Compressed linear layers and masked counterparts, which must have the same derivatives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sparsewright as sparse
 
 
 class Autoencoder(nn.Module):
-    """Encodes by a linear layer, decodes by the transpose of its weight."""
+    """Encode by a linear layer, and decode by the transpose of its weight."""
 
     def __init__(self, features: int = 6, hidden: int = 4) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Autoencoder(nn.Module):
 
 
 def mlp() -> nn.Sequential:
-    """Two linear layers of six inputs."""
+    """Build two linear layers from six inputs to six outputs."""
     return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 6))
 
 
@@ -30,7 +30,7 @@ MODELS = {"mlp": mlp, "tied autoencoder": Autoencoder}
 
 
 def pair(make, level: float = 0.5):
-    """A masked model and its compressed twin, with the algorithms that have them."""
+    """Return a masked model and its compressed counterpart, each with its algorithm."""
     made = []
     for storage in ("masked", "compressed"):
         torch.manual_seed(0)
@@ -43,21 +43,23 @@ def pair(make, level: float = 0.5):
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """Detached parameters by name."""
+    """Return the detached parameters by name."""
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
 def call(model: nn.Module):
-    """The model as a function of its parameters and its input."""
+    """Return the model as a function of its parameters and its input."""
     return lambda params, x: functional_call(model, params, (x,))
 
 
 def live(tree: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Entries `[..., nnz]` of derivatives by masked weights, those of compressed ones as they are.
+    """Return the live entries `[..., nnz]` of derivatives.
+
+    Derivatives by compressed weights have only live entries already.
 
     Args:
-        tree: derivatives by parameter name, the parameter's shape last.
-        masks: of the weights, by name.
+        tree: derivatives by parameter name; the last dimensions have the parameter's shape.
+        masks: masks of the weights by name.
     """
     found = {}
     for name, tensor in tree.items():
@@ -71,7 +73,7 @@ def live(tree: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]
 def assert_same_derivatives(
     first: dict[str, Tensor], second: dict[str, Tensor], masks: dict[str, Tensor]
 ) -> None:
-    """Assert that derivatives by the parameters of two storages agree."""
+    """Assert that the derivatives of a masked and a compressed model agree."""
     left, right = live(first, masks), live(second, masks)
     assert left.keys() == right.keys()
     for name, tensor in left.items():

@@ -1,4 +1,4 @@
-"""The runs that version 0.1 saved in the middle: made again here, and gone on with."""
+"""Runs that version 0.1 saved halfway, to be repeated and resumed by the current version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RIGL = {"algorithm": "rigl", "sparsity": 0.6, "update": 3, "param_filter": "*0.w
 
 
 class KeepsLargest(sparse.DynamicSparsityAlgorithm):
-    """A user's algorithm: keeps the entries whose weight plus noise is largest."""
+    """Keep the entries with the largest |weight| plus noise, as a user's own algorithm."""
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         return sparse.utils.make_mask_topk_sparsity(p.abs() + self.random_score(p), sparsity)
@@ -49,14 +49,14 @@ RUNS = ["-".join(parts) for parts in product(ALGORITHMS, STORAGES, OPTIMIZERS)]
 
 
 def make_model() -> nn.Sequential:
-    """Linear, ReLU, Linear with fixed weights."""
+    """Build Linear, ReLU, Linear with fixed weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
 def make_run(name: str) -> tuple[nn.Module, sparse.SparsityAlgorithm, Optimizer]:
-    """Model, algorithm and optimizer of one of RUNS, at its start."""
+    """Return the model, algorithm and optimizer of one of RUNS at its start."""
     algorithm, storage, optimizer = name.split("-")
     model, sparsity = make_model(), ALGORITHMS[algorithm]()
     sparsity.apply(model)
@@ -78,7 +78,7 @@ def train(model: nn.Module, optimizer: Optimizer, start: int, end: int) -> None:
 
 
 def configured(section: object) -> dict[str, Tensor]:
-    """The state of a model that was trained under a config's section."""
+    """Train a model with a config's section, and return its state."""
     model = make_model()
     sparsity = sparse.configure(section)
     sparsity.apply(model)
@@ -89,12 +89,12 @@ def configured(section: object) -> dict[str, Tensor]:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's state; that of a compressed model is that of its masked twin."""
+    """Return a copy of a model's state; compressed and masked models have equal states."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def rounding() -> str:
-    """A digest of how this machine rounds: a run of plain torch, and the kernels in use."""
+    """Return a digest of this machine's rounding: of a run of plain torch and the kernels used."""
     digest = hashlib.sha256(str(sparse.kernels.info()["isa"]).encode())
     for make in OPTIMIZERS.values():
         model = make_model()

@@ -10,13 +10,13 @@ import numpy as np
 
 
 def idx(array: np.ndarray) -> bytes:
-    """An array of bytes as the content of an idx file."""
+    """Return an array of bytes as the content of an idx file."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     return header + array.astype(np.uint8).tobytes()
 
 
 def write_images(folder: Path, train: int, test: int, *, pack: bool = False) -> None:
-    """Both splits: two rows of each image are brighter and tell its class."""
+    """Write both splits; two brighter rows of each image mark its class."""
     rng = np.random.default_rng(0)
     for prefix, count in (("train", train), ("t10k", test)):
         labels = rng.integers(0, 10, count)

@@ -1,4 +1,4 @@
-"""Ctrl-C at a chosen line of the library."""
+"""Simulated Ctrl-C at a chosen line of the library."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Line = tuple[str, int]
 
 
 def lines_of(call: Callable[[], object]) -> list[Line]:
-    """The lines of the library that a call runs, in order: (file, number)."""
+    """Return the lines of the library that a call runs, in order: (file, number)."""
     lines: list[Line] = []
     _traced(call, lambda line: lines.append(line))
     return lines
 
 
 def places_in(call: Callable[[], object]) -> list[int]:
-    """The first and the last time, counted from 0, that a call runs each line of the library."""
+    """Return the places, counted from 0, at which a call first and last runs each line."""
     lines = lines_of(call)
     first = {line: place for place, line in reversed(list(enumerate(lines)))}
     last = {line: place for place, line in enumerate(lines)}
@@ -33,10 +33,10 @@ def places_in(call: Callable[[], object]) -> list[int]:
 
 
 def interrupt(call: Callable[[], object], place: int) -> bool:
-    """Call a function, with a KeyboardInterrupt at one of the lines that it runs.
+    """Call a function and raise KeyboardInterrupt at one of the lines that it runs.
 
     Returns:
-        Whether it came so far.
+        Whether the call reached that line.
     """
     left = place
 
@@ -67,5 +67,5 @@ def _traced(call: Callable[[], object], see: Callable[[Line], None]) -> None:
         call()
     finally:
         sys.settrace(before)
-        if "torch._dynamo" in sys.modules:  # one may come between a block's end and its exit
+        if "torch._dynamo" in sys.modules:  # the interrupt may have skipped a context exit
             torch.compiler.set_stance("default")

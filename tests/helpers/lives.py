@@ -1,4 +1,4 @@
-"""Algorithms, masks and checks for tests of models that live on."""
+"""Algorithms, masks and checks for tests of models that are copied, moved or resumed."""
 
 import sparsewright as sparse
 from helpers.support import assert_pruned
@@ -21,7 +21,7 @@ def masks(model):
 
 
 def assert_sparse(sparsity, *optimizers):
-    """Compressed weights have nothing off their masks."""
+    """Assert that pruned entries are zero, or not stored if the weights are compressed."""
     if sparsity.storage == "compressed":
         assert all(p.param.numel() == p.kept for p in sparsity.sparse_params.values())
     else:

@@ -1,8 +1,8 @@
-"""A program in the style of the documented Model Zoo callbacks; only its import is ours.
+"""A program in the style of the documented Model Zoo callbacks, with only its import changed.
 
-Documented, and used as documented: the Trainer's hooks (`setup`, `on_train_start`,
+It uses these features as documented: the Trainer's hooks (`setup`, `on_train_start`,
 `on_after_optimizer_step`, `on_save_checkpoint`, `on_load_checkpoint`), `model.apply(sparsity)`,
-`optimizer.apply(sparsity)`, the hooks of the algorithm and its state.
+`optimizer.apply(sparsity)`, the algorithm's hooks and its state.
 Sources: "Customizing the Trainer with Callbacks", "Sparsifying models" (training-docs.cerebras.ai).
 """
 
@@ -27,7 +27,7 @@ class Callback:
 
 
 class Sparsity(Callback):
-    """Sparsifies the model and the optimizer of a trainer."""
+    """Sparsify the model and the optimizer of a trainer."""
 
     def __init__(self, **config):
         self.sparsity = sparse.configure(config)
@@ -59,7 +59,7 @@ class Sparsity(Callback):
 
 
 class CountPruned(Callback):
-    """Reads weights and masks of all sparse parameters through the documented lookups."""
+    """Read weights and masks of all sparse parameters through the documented methods."""
 
     def on_after_optimizer_step(self, trainer):
         sparsity = trainer.callbacks[0].sparsity
@@ -69,7 +69,7 @@ class CountPruned(Callback):
 
 
 class Trainer:
-    """A loop that calls the hooks in the documented order."""
+    """Train a model and call the hooks in the documented order."""
 
     def __init__(self, model, optimizer, callbacks):
         self.model, self.optimizer, self.callbacks = model, optimizer, callbacks

@@ -1,11 +1,11 @@
-"""Models with children and parameters of any names."""
+"""Models with arbitrary names of children and parameters."""
 
 import torch
 from torch import nn
 
 
 class Named(nn.Module):
-    """A module with these children and parameters, in this order."""
+    """A module with the given children and parameters, in the given order."""
 
     def __init__(self, **parts):
         super().__init__()

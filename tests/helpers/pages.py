@@ -1,4 +1,4 @@
-"""The pages of the documentation as blocks of code that can be run."""
+"""The code blocks of the documentation, and how to run them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Block:
     """One block of code.
 
     Attributes:
-        page: the page, below the root of the repository.
-        line: where its code starts.
+        page: path of the page, relative to the root of the repository.
+        line: line at which its code starts.
         kind: python, yaml, bash or text.
-        title: the file that it is, "" if it is none.
-        mark: the name by which `.ci/run` runs it, "" if it does not.
+        title: name of the file that it shows; "" if it shows no file.
+        mark: name by which `.ci/run` runs it; "" if it does not run there.
         code: its text.
     """
 
@@ -52,17 +52,17 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Page and line, for messages."""
+        """Return page and line, for messages."""
         return f"{self.page}:{self.line}"
 
     @property
     def is_example(self) -> bool:
-        """Whether it shows a file of the repository."""
+        """Return whether it shows a file of the repository."""
         return bool(_SNIPPET.search(self.code))
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page, in order."""
+    """Return the blocks of a page, in order."""
     text, found = page.read_text("utf-8"), []
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
@@ -72,17 +72,17 @@ def blocks(page: Path) -> list[Block]:
 
 
 def examples(page: Path) -> list[str]:
-    """The files that a page shows."""
+    """Return the files that a page shows."""
     return _SNIPPET.findall(page.read_text("utf-8"))
 
 
 def run_page(page: str, folder: str, given: str) -> None:
-    """Run what a page has, top to bottom, in a folder; warnings are errors.
+    """Run a page's blocks from top to bottom in a folder, with warnings as errors.
 
     Args:
-        page: its path.
-        folder: where its files are written and its commands run.
-        given: Python code that comes first: what the page takes as the reader's own.
+        page: path of the page.
+        folder: folder in which its files are written and its commands run.
+        given: Python code to run first, which defines the names that the page expects of readers.
     """
     os.chdir(folder)
     warnings.simplefilter("error")
@@ -98,13 +98,13 @@ def run_page(page: str, folder: str, given: str) -> None:
         elif block.kind == "bash":
             _run_shell(block)
         elif not block.title:
-            # Padded, so that errors name the line of the page.
+            # Pad the code so that errors name the line of the page.
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, block.page, "exec"), names)
 
 
 def _configure(block: Block) -> None:
-    """Build the Group that a configuration stands for."""
+    """Build the Group that a configuration describes."""
     config = yaml.safe_load(block.code)
     if isinstance(config, dict) and "trainer" in config:
         config = config["trainer"]["init"]
@@ -113,13 +113,13 @@ def _configure(block: Block) -> None:
     if block.title == "wrong.yaml":
         with contextlib.suppress(SparsewrightError):
             sparsewright.configure(config)
-            raise AssertionError(f"{block.place} is not wrong")
+            raise AssertionError(f"{block.place}: the config is valid, but must raise an error")
     else:
         assert len(sparsewright.configure(config)) > 0, block.place
 
 
 def _run_shell(block: Block) -> None:
-    """Run commands as a reader's shell would; `sparsewright` and `torchrun` are those of here."""
+    """Run commands in a shell, with the `sparsewright` and `torchrun` of this environment."""
     bin_folder = Path("bin")
     bin_folder.mkdir(exist_ok=True)
     commands = {
@@ -138,6 +138,6 @@ def _run_shell(block: Block) -> None:
 
 
 def links(page: Path) -> Iterator[str]:
-    """The targets of a page's links."""
+    """Yield the targets of a page's links."""
     for match in re.finditer(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         yield match[1]

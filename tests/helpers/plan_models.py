@@ -1,4 +1,4 @@
-"""Models and factories that the tests of `plan` copy to where a user would have them."""
+"""Models and factories for the tests of `plan`, which copy this file to a user's folder."""
 
 import torch
 from torch import nn
@@ -79,7 +79,7 @@ number = 3
 
 
 def small():
-    """Layers of several shapes: 2:4 does not fit the middle one, which cannot be compressed."""
+    """Build layers of several shapes; the middle one fits neither 2:4 nor compression."""
     middle = nn.Unflatten(1, (2, 16)), nn.Conv1d(2, 6, 3), nn.Flatten()
     return nn.Sequential(nn.Linear(8, 32), *middle, nn.Linear(84, 4)), torch.zeros(2, 8)
 

@@ -1,4 +1,4 @@
-"""What `sparsewright plan` printed, for the tests of it."""
+"""Parsers of the output of `sparsewright plan`."""
 
 from __future__ import annotations
 

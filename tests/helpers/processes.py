@@ -1,4 +1,4 @@
-"""Commands as real processes: with all that they start, or on a terminal."""
+"""Commands as real processes, with their child processes or on a terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SPARSEWRIGHT = [sys.executable, "-c", "from sparsewright.cli import main; main(
 
 
 def run_session(command: Sequence[str], env: Mapping[str, str], timeout: float) -> tuple[int, str]:
-    """Status and output of a command in a session of its own, with more variables.
+    """Run a command in a separate session with extra variables; return its status and output.
 
-    All its processes are gone when this returns, whatever happened.
+    All its processes have ended when this returns or raises.
     """
     process = subprocess.Popen(
         command,
@@ -29,7 +29,7 @@ def run_session(command: Sequence[str], env: Mapping[str, str], timeout: float) 
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
-        # torchrun starts each worker in a session of its own: ask it first, so that it ends them.
+        # torchrun starts each worker in a separate session, so only torchrun itself can end them.
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             try:
@@ -42,7 +42,7 @@ def run_session(command: Sequence[str], env: Mapping[str, str], timeout: float) 
 def shown_on_a_terminal(
     arguments: Sequence[object], folder: Path, *, columns: int, **env: str
 ) -> str:
-    """What `sparsewright` shows when run in a folder, on a terminal with so many columns."""
+    """Run `sparsewright` in a folder on a terminal of given width, and return what it shows."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [*_SPARSEWRIGHT, *map(str, arguments)],
@@ -57,7 +57,7 @@ def shown_on_a_terminal(
     while True:
         try:
             part = os.read(controller, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # the process has closed the terminal
             break
         if not part:
             break

@@ -1,4 +1,4 @@
-"""Run folders written by hand, so that a test knows every number in them."""
+"""Artificial run folders in which a test knows every number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Masks = dict[str, NDArray[np.bool_]]
 def random_masks(
     shapes: dict[str, tuple[int, ...]], level: float, seed: int, names: str = ""
 ) -> Masks:
-    """Independent masks of a level, each with exactly the same share kept."""
+    """Return independent masks that all keep exactly the same share of entries."""
     generator = np.random.default_rng(seed)
     masks = {}
     for name, shape in shapes.items():
@@ -30,7 +30,7 @@ def random_masks(
 
 @dataclass
 class WrittenRun:
-    """A run folder on the disk, and the masks that were put into it."""
+    """A run folder on disk and the masks that were written to it."""
 
     path: Path
     masks: dict[int, Masks] = field(default_factory=dict)
@@ -46,16 +46,16 @@ def write_run(
     finished: bool = True,
     extra: dict[str, Any] | None = None,
 ) -> WrittenRun:
-    """Write a run whose masks change at the given steps; the last of them ends the run.
+    """Write a run whose masks change at the given steps; the last step ends the run.
 
     Args:
-        path: the folder to make.
-        masks: step -> name -> mask; 0 is the first, every other an update.
-        algorithm: what the snapshots name.
-        choices: name -> what else the snapshots say of a layer.
+        path: folder to create.
+        masks: masks by step and name; step 0 has the initial masks, every other step an update.
+        algorithm: algorithm that the snapshots name.
+        choices: more entries of a layer in the snapshots, by layer name.
         config: content of config.yaml.
-        finished: whether there is a result.
-        extra: more keys of each line of a step.
+        finished: whether the run has a result.
+        extra: more keys for each line of a step.
     """
     steps = sorted(masks)
     last = steps[-1]
@@ -78,7 +78,7 @@ def write_run(
 
 
 def write_weights(path: Path, masks: Masks) -> None:
-    """Weights (of one byte each, which a report never reads) and masks."""
+    """Write masks, and weights of one byte each, which a report never reads."""
     tensors: dict[str, Any] = {}
     for name, mask in masks.items():
         tensors[name], tensors[f"{name}_mask"] = mask.astype(np.int8), mask

@@ -1,4 +1,4 @@
-"""Scripts as real processes."""
+"""Runs scripts as real processes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def run_script(
     arguments: Sequence[str] = (),
     limit: float = 300,
 ) -> str:
-    """Run a script (its text, or its file) in a folder; its standard output.
+    """Run a script in a folder and return its standard output.
 
     Args:
-        script: the script.
-        folder: the working directory.
+        script: text of the script, or the path of its file.
+        folder: working directory.
         options: options of the interpreter.
         arguments: arguments of the script.
-        limit: seconds.
+        limit: time limit in seconds.
 
     Raises:
-        AssertionError: it failed; with what it wrote.
+        AssertionError: the script failed; the message has its output.
     """
     if isinstance(script, str):
         (folder / "script.py").write_text(script)

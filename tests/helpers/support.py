@@ -1,4 +1,4 @@
-"""Models, loops and checks that several test files share."""
+"""Models, training loops and checks that several test files share."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from torch.optim import Optimizer
 import sparsewright as sparse
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-"""Major and minor version."""
+"""Major and minor version of torch."""
 
 
 class UserDefined(sparse.DynamicSparsityAlgorithm):
-    """A user's algorithm: keeps the entries whose weight plus noise is largest."""
+    """Keep the entries with the largest |weight| plus noise, as a user's own algorithm."""
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         return sparse.utils.make_mask_topk_sparsity(p.abs() + self.random_score(p), sparsity)
 
 
 class UserStatic(sparse.Static):
-    """A user's subclass of an algorithm of the library."""
+    """A user's subclass of a library algorithm."""
 
 
 def make_mlp(seed: int = 0, inputs: int = 8, hidden: int = 16, outputs: int = 4) -> nn.Sequential:
-    """Linear, ReLU, Linear with weights drawn from `seed`."""
+    """Build Linear, ReLU, Linear with weights drawn from `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def batch(step: int, *shape: int) -> Tensor:
-    """Normal numbers that depend on `step` only."""
+    """Return normal numbers that depend only on `step`."""
     generator = torch.Generator().manual_seed(1000 + step)
     return torch.randn(*shape, generator=generator)
 
 
 def backward(model: nn.Module, step: int = 0, scale: float = 1.0) -> None:
-    """One backward pass of an `make_mlp` model on the batch of `step`."""
+    """Run one backward pass of a `make_mlp` model on the batch of `step`."""
     (model(batch(step, 5, 8)).pow(2).mean() * scale).backward()
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: int, start: int = 0) -> None:
-    """Train an `make_mlp` model from step `start` on."""
+    """Train a `make_mlp` model from step `start` on."""
     for step in range(start, start + steps):
         optimizer.zero_grad()
         backward(model, step)
@@ -52,16 +52,16 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, start: int = 0) ->
 
 
 def state_tensors(optimizer: Optimizer, param: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The optimizer-state tensors shaped like a parameter, by name."""
+    """Yield the optimizer-state tensors that have a parameter's shape, by name."""
     for key, value in optimizer.state.get(param, {}).items():
         if isinstance(value, Tensor) and value.shape == param.shape:
             yield key, value
 
 
 def assert_pruned(sparsity: sparse.SparsityAlgorithm, *optimizers: Optimizer) -> None:
-    """Invariant 1: weight, gradient and optimizer state are zero wherever the mask is False.
+    """Assert invariant 1: weight, gradient and optimizer state are zero where the mask is False.
 
-    Of a shadowed weight the weight alone.
+    For a shadowed weight this is checked for the weight only.
     """
     assert sparsity.num_sparse_params > 0
     for parameter in sparsity.sparse_params.values():
@@ -78,12 +78,12 @@ def assert_pruned(sparsity: sparse.SparsityAlgorithm, *optimizers: Optimizer) ->
 
 
 def masks_of(sparsity: sparse.SparsityAlgorithm) -> dict[str, Tensor]:
-    """Copies of all masks, by full name."""
+    """Return copies of all masks by full name."""
     return {name: p.mask.clone() for name, p in sparsity.sparse_params.items()}
 
 
 def trained_by(model: nn.Module, sparsity: sparse.SparsityAlgorithm) -> dict[str, Tensor]:
-    """What training changes besides masks: weights and buffers, and the shadows of weights."""
+    """Return what training changes except masks: weights, buffers and shadows."""
     state = {name: v for name, v in model.state_dict().items() if not name.endswith("_mask")}
     for algorithm in sparsity.algorithms:
         state |= {f"shadow of {name}": v for name, v in algorithm.shadows.items()}
@@ -91,12 +91,12 @@ def trained_by(model: nn.Module, sparsity: sparse.SparsityAlgorithm) -> dict[str
 
 
 def kept_of(sparsity: sparse.SparsityAlgorithm) -> dict[str, int]:
-    """Live connections, counted from the mask, by full name."""
+    """Return the number of live connections, counted from the masks, by full name."""
     return {name: int(p.mask.sum()) for name, p in sparsity.sparse_params.items()}
 
 
 def assert_same(first: object, second: object, path: str = "") -> None:
-    """Two nested states are bit-equal (NaN equals NaN)."""
+    """Assert that two nested states are bit-equal (NaN equals NaN)."""
     if isinstance(first, Tensor):
         assert isinstance(second, Tensor), path
         assert first.dtype == second.dtype, path

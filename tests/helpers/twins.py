@@ -1,4 +1,4 @@
-"""Brute-force twins in plain Python, and the Hypothesis strategies that feed both sides."""
+"""Brute-force reference implementations in plain Python, and Hypothesis strategies for inputs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ LEVELS = [0.0, 1.0, 0.5, 0.1, 0.3, 0.25, 0.9, 0.99, 0.3333]
 
 
 def kept_exactly(level: float, n: int) -> int:
-    """`floor(round((1 - level) * n, 6))` with fractions."""
+    """Return `floor(round((1 - level) * n, 6))`, computed with fractions."""
     product = (1 - Fraction(str(level))) * n
     return math.floor(round(product, 6))
 
 
 def kept_in_decimal(level: float, n: int) -> int:
-    """The same in decimal arithmetic, as paper and pencil do it."""
+    """Return `floor(round((1 - level) * n, 6))`, computed in decimal arithmetic."""
     product = (Decimal(1) - Decimal(str(level))) * n
     return int(round(product, 6).to_integral_value(ROUND_FLOOR))
 
 
 def best(scores: list[float], candidates: list[int], num: int) -> set[int]:
-    """The `num` candidates of largest score; of equal ones the lower index."""
+    """Return the `num` candidates with the largest scores; lower indices win ties."""
     return set(sorted(candidates, key=lambda index: (-scores[index], index))[: max(num, 0)])
 
 
 def rows_of(shape: tuple[int, ...], dim: int | None, groups: int) -> list[list[int]]:
-    """Flat indices of each row of competing entries: all, or by groups of one dimension."""
+    """Return the flat indices of each row of competing entries.
+
+    All entries compete, or those in the same group of one dimension.
+    """
     size = math.prod(shape)
     if dim is None:
         return [list(range(size))]
@@ -45,14 +48,14 @@ def rows_of(shape: tuple[int, ...], dim: int | None, groups: int) -> list[list[i
 
 
 def as_mask(shape: tuple[int, ...], chosen: set[int]) -> Tensor:
-    """A bool tensor that is True at the chosen flat indices."""
+    """Return a bool tensor that is True at the chosen flat indices."""
     flat = [index in chosen for index in range(math.prod(shape))]
     return torch.tensor(flat, dtype=torch.bool).reshape(shape)
 
 
 @st.composite
 def contests(draw):
-    """A shape (one element, empty), a dimension to group by (or None), how many groups."""
+    """Draw a shape, a dimension to group by (or None) and a number of groups."""
     ndim = draw(st.integers(1, 4))
     shape = [draw(st.integers(0, 5)) for _ in range(ndim)]
     dim = draw(st.sampled_from([None, 0, 1])) if ndim > 1 else draw(st.sampled_from([None, 0]))
@@ -65,7 +68,7 @@ def contests(draw):
 
 @st.composite
 def scores(draw, shape, dtype=None):
-    """Scores with many ties, infinities and negative zeros; every value is exact in any dtype."""
+    """Draw scores with many ties, infinities and negative zeros, all exact in any dtype."""
     values = st.one_of(
         st.integers(-3, 3).map(float), st.sampled_from([math.inf, -math.inf, -0.0, 0.5])
     )
@@ -77,7 +80,7 @@ def scores(draw, shape, dtype=None):
 
 @st.composite
 def masks(draw, shape):
-    """Any bool mask."""
+    """Draw a bool mask."""
     size = math.prod(shape)
     flat = draw(st.lists(st.booleans(), min_size=size, max_size=size))
     return torch.tensor(flat, dtype=torch.bool).reshape(shape)

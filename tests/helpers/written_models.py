@@ -1,4 +1,4 @@
-"""nanoGPT and a ConvNeXt in the style of timm, written out small."""
+"""Small models with the layers and names of nanoGPT, timm's ConvNeXt and torchvision's ResNet."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ class NanoBlock(nn.Module):
 
 
 class NanoGPT(nn.Module):
-    """The layers of nanoGPT under its names; the context is as long as the model is wide."""
+    """The layers of nanoGPT under its names; the context length equals the width."""
 
     def __init__(self, vocabulary=65, width=32, is_tied=True):
         super().__init__()
@@ -62,7 +62,7 @@ class ConvNeXtStage(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """The layers of a ConvNeXt under the names that timm gives them."""
+    """The layers of a ConvNeXt under timm's names."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The layers of a ResNet under the names that torchvision gives them."""
+    """The layers of a ResNet under torchvision's names."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ class ResNet(nn.Module):
 
 
 class Distiller(nn.Module):
-    """A network that is trained, and a frozen one that teaches it."""
+    """A trained student network and a frozen teacher network."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The cluster simulator, `tools/cluster`: against numbers by hand, the library, and itself."""
+"""Tests of `tools/cluster` against hand-computed numbers, the library, and itself."""
 
 import csv
 import math
@@ -24,7 +24,7 @@ from sparsewright.layers import kind_of
 from sparsewright.plan.costs import HISTOGRAM_BYTES, METHODS
 
 ROOT = Path(program.__file__).parents[2]
-# One sparse weight of 4 x 10 and a dense one of 8.
+# A sparse weight of 4 x 10 and a dense weight of 8.
 TWO = [Weight("fc.weight", (4, 10), True), Weight("norm.weight", (8,), False)]
 SQUARES = [Weight("a", (64, 64), True), Weight("b", (128, 64), True), Weight("c", (64,), False)]
 
@@ -63,7 +63,7 @@ def test_a_decoder_runs_with_both_kinds_of_mlp():
 
 
 def own_model():
-    """A factory as a user would name it."""
+    """Return a model, as a user's own factory would."""
     return nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Conv1d(2, 4, 3))
 
 
@@ -75,7 +75,7 @@ def test_a_model_of_ones_own_is_built_on_the_meta_device_and_filtered():
     assert by_name["2.weight"].shape == (4, 2, 3)
     picked = models.weights_of(model, lambda name, _: name.startswith("0."))
     assert {w.name for w in picked if w.sparse} == {"0.weight", "0.bias"}
-    with pytest.raises(SystemExit, match="8b"):
+    with pytest.raises(SystemExit, match="must be 1b, 7b, 70b or module:factory, got '8b'"):
         models.build("8b")
 
 
@@ -89,7 +89,7 @@ def test_memory_by_hand(precision, bytes_each):
 
 
 def test_memory_of_the_device_with_most_rows():
-    # 4 rows over 3 devices: 2; 8 rows over 3: 3.
+    # The largest shard of 4 rows over 3 devices has 2 rows, of 8 rows over 3 devices 3.
     held = memory(TWO, Training("gmp"), Cluster(3, per_node=8, parallel="fsdp"))
     assert held["weights"] == 4 * (2 * 10 + 3)
     assert held["masks and index"] == 20
@@ -102,7 +102,7 @@ def test_memory_of_the_device_with_most_rows():
         ("gmp", "float32", 8192),
         ("set", "bfloat16", 7 * 8192),
         ("rigl", "bfloat16", max(2 * (4096 + 8192) + 3 * 4096, 2 * 8192 + 3 * 8192)),
-        # The dense gradients of both while the first is worked on, or the second's alone.
+        # Both dense gradients while the first weight is updated, or only the second one.
         ("rigl", "float32", max(4 * (4096 + 8192) + 3 * 4096, 4 * 8192 + 3 * 8192)),
     ],
 )
@@ -123,19 +123,19 @@ def test_compressed_memory_by_hand():
     assert sum(v for v in held.values() if v == v) / (16 * 4096 * 1024) == pytest.approx(0.2, 0.05)
     assert moved(step_traffic(weights, training, Cluster(8))) == 2 * 7 / 8 * 4 * nnz
     assert math.isnan(update_seconds(weights, training, Cluster(), rates_of(1))["total"])
-    with pytest.raises(ValueError, match="not sharded"):
+    with pytest.raises(ValueError, match="cannot be sharded; use parallel='ddp'"):
         memory(weights, training, Cluster(8, parallel="fsdp"))
 
 
 def test_shadowed_memory_by_hand():
     held = memory(TWO, Training("ste", precision=PRECISIONS["mixed"]), Cluster())
-    # 48 entries, and the shadow of 40 of them; gradient, state and master are dense.
+    # There are 48 entries and a shadow of 40 of them; gradient, state and master are dense.
     assert held["weights"] == 2 * (48 + 40)
     assert held["gradients"] == 2 * 48
     assert held["optimizer state"] == 12 * 48
     assert held["masks and index"] == 40
     assert math.isnan(held["update extra"])
-    with pytest.raises(ValueError, match="ste with storage masked: allowed: shadowed"):
+    with pytest.raises(ValueError, match="ste does not support storage masked; use shadowed"):
         memory(TWO, Training("ste", stored="masked"), Cluster())
 
 
@@ -210,14 +210,14 @@ def test_the_slowest_link_decides():
 
 
 def test_a_cluster_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="12 devices"):
+    with pytest.raises(ValueError, match="12 devices do not divide into nodes of 8"):
         Cluster(12, 8, "hybrid")
-    with pytest.raises(ValueError, match="'tensor'"):
+    with pytest.raises(ValueError, match="parallel must be one of ddp, fsdp, hybrid, got 'tensor'"):
         Cluster(4, parallel="tensor")
 
 
 def rates_of(seconds_per_entry, without=()):
-    """The same rate for all operations."""
+    """Return the same rate for all operations."""
     names = ["select all", "select live", "select pruned", "select sharded", "finite", "prune"]
     keys = [(name, dtype) for name in names for dtype in ("float32", "bfloat16")]
     keys += [("changes", "bool"), ("mask", "bool"), ("random", "float32")]
@@ -233,7 +233,8 @@ def test_rates_between_and_beyond_the_sizes_measured():
 
 @pytest.mark.parametrize(
     ("algorithm", "selection", "random", "passes"),
-    # finite, changes, two masks, prune of weight, gradient and two states: 8; grow 3; finite 1.
+    # 8 passes: finite, changes, two masks, prune of weight, gradient and two states. Growth adds 3,
+    # and the dense gradient's finite check 1.
     [("static", 0, 0, 0), ("gmp", 1, 0, 8), ("set", 2, 1, 11), ("rigl", 2, 0, 12)],
 )
 def test_time_of_an_update_by_hand(algorithm, selection, random, passes):
@@ -257,7 +258,7 @@ def test_what_is_not_measured_is_not_made_up():
     assert found["selection"] == 80
     assert (found["other passes"], found["total"]) == (None, None)
     assert program.number(None) == "not measured"
-    assert program.number(math.nan) == "not modelled"
+    assert program.number(math.nan) == "not modeled"
 
 
 @given(algorithms, precisions, st.sampled_from(["ddp", "fsdp"]), st.integers(1, 60))

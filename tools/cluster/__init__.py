@@ -1,5 +1,5 @@
-"""What sparse training of a model takes on a cluster: memory, bytes moved, time of an update.
+"""Cost of sparse training on a cluster: memory, bytes moved, update time.
 
-`python -m tools.cluster`, in the root of the repository; see docs/scale.md. What one weight costs
-comes from `sparsewright.plan.costs`.
+Run `python -m tools.cluster` in the root of the repository; see docs/scale.md. The cost of one
+weight comes from `sparsewright.plan.costs`.
 """

@@ -1,8 +1,9 @@
-"""What sparse training of a model costs on a cluster: memory, bytes moved, time of an update.
+"""Compute the cost of sparse training on a cluster: memory, bytes moved, update time.
 
-`cost` computes a table and `results/scale.csv`; `rates` measures what its times need, on this
-machine; `check` trains models that fit here and compares. A time without a measured rate, or
-without a given bandwidth, is "not measured". Examples, and what is not modelled: docs/scale.md.
+`cost` prints a table and writes `results/scale.csv`. `rates` measures on this machine the rates
+that the times in the table need. `check` trains models that fit on this machine and compares the
+results with the predictions. A time is "not measured" if it needs a rate that was not measured or a
+bandwidth that was not given. docs/scale.md has examples and the limits of the model.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def cost(
     rates: Rates,
     seconds_between: float | None,
 ) -> dict[str, object]:
-    """One line of the table; GB and seconds of one device, None for what is not known.
+    """Return one line of the table: GB and seconds of one device, None where unknown.
 
     Args:
-        model: its name.
+        model: the model's name.
         weights, training, cluster, rates: as in `memory`, `step_traffic` and `update_seconds`.
-        seconds_between: from one update to the next, without the update's own.
+        seconds_between: time from one update to the next, without the update itself.
     """
     held = memory(weights, training, cluster)
     step = step_traffic(weights, training, cluster)
@@ -68,12 +69,12 @@ def cost(
 
 
 def number(value: object) -> str:
-    """Three digits; None is not measured, nan not modelled."""
+    """Format a value with three digits; None shows as not measured, nan as not modeled."""
     if value is None:
         return "not measured"
     if isinstance(value, float):
         return (
-            "not modelled"
+            "not modeled"
             if math.isnan(value)
             else f"{value:.3g}"
             if value < 1e3
@@ -83,7 +84,7 @@ def number(value: object) -> str:
 
 
 def show(rows: list[dict[str, object]], columns: list[str]) -> None:
-    """Print some columns, by rich if it is there."""
+    """Print some columns as a table, with rich if it is installed."""
     lines = [[number(row[column]) for column in columns] for row in rows]
     if importlib.util.find_spec("rich"):
         from rich.console import Console
@@ -125,8 +126,8 @@ def print_costs(args: argparse.Namespace) -> None:
     show(rows, columns[:split])
     show(rows, names + columns[split:])
     if latency is None and args.devices > 1:
-        print("latency of collectives: not given, so their time is that of their bytes alone")
-    print(f"written to {harness.write(rows, 'scale')}")
+        print("no --latency-us was given, so the time of a collective covers only its bytes")
+    print(f"wrote {harness.write(rows, 'scale')}")
 
 
 def measure_rates(args: argparse.Namespace) -> None:
@@ -134,7 +135,7 @@ def measure_rates(args: argparse.Namespace) -> None:
     times = measure.measure(args.sizes, args.dtypes, args.device, args.sparsity, args.rounds)
     rows = measure.medians(times, args.device)
     show(rows, ["operation", "dtype", "entries", "cpu_s", "wall_s"])
-    print(f"# {harness.machine()}\nwritten to {harness.write(rows, f'scale-rates-{args.device}')}")
+    print(f"# {harness.machine()}\nwrote {harness.write(rows, f'scale-rates-{args.device}')}")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -145,38 +146,52 @@ def check(args: argparse.Namespace) -> None:
 
 def add_cost_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", nargs="+", required=True, help="1b, 7b, 70b, or module:factory")
-    add("--devices", type=int, default=1)
-    add("--per-node", type=int, default=8)
-    add("--parallel", nargs="+", choices=PARALLEL, default=["ddp"])
-    add("--algorithm", nargs="+", choices=METHODS, default=["rigl"])
-    add("--sparsity", type=float, default=0.9)
-    add("--freq", type=int, default=100, help="steps from one update to the next")
+    add("--model", nargs="+", required=True, help="1b, 7b, 70b, or your own module:factory")
+    add("--devices", type=int, default=1, help="number of devices")
+    add("--per-node", type=int, default=8, help="number of devices in a node")
+    add("--parallel", nargs="+", choices=PARALLEL, default=["ddp"], help="one table row for each")
+    add("--algorithm", nargs="+", choices=METHODS, default=["rigl"], help="one table row for each")
+    add("--sparsity", type=float, default=0.9, help="sparsity level, 0..1")
+    add("--freq", type=int, default=100, help="steps between mask updates")
     add("--optimizer", choices=STATES, default="adamw")
     add("--precision", choices=PRECISIONS, default="float32")
-    add("--storage", choices=[cls.name for cls in STORAGES], default="", help="the method's own")
-    add("--param-filter", help="glob of the sparse weights; default: the library's own")
-    add("--intra", type=float, help="GB/s of a device, one direction, inside its node")
-    add("--inter", type=float, help="the same between nodes")
-    add("--latency-us", type=float, help="microseconds of a collective call beyond its bytes")
-    add("--step-seconds", type=float, help="of a step without updates")
-    add("--rates", help="file that `python -m tools.cluster rates` wrote on such a device")
-    add("--clock", choices=["wall_s", "cpu_s"], default="wall_s")
+    add(
+        "--storage",
+        choices=[cls.name for cls in STORAGES],
+        default="",
+        help="default: the method's own",
+    )
+    add("--param-filter", help="glob of the sparse weights; default: the library's default filter")
+    add("--intra", type=float, help="GB/s of one device, one direction, inside its node")
+    add("--inter", type=float, help="GB/s of one device, one direction, between nodes")
+    add(
+        "--latency-us",
+        type=float,
+        help="microseconds of a collective call in addition to its bytes",
+    )
+    add("--step-seconds", type=float, help="seconds of a step without a mask update")
+    add("--rates", help="CSV that `python -m tools.cluster rates` wrote on this kind of device")
+    add(
+        "--clock",
+        choices=["wall_s", "cpu_s"],
+        default="wall_s",
+        help="which times of the rates to use",
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    add_cost_options(commands.add_parser("cost", help="the table"))
-    add = commands.add_parser("rates", help="measure this machine").add_argument
+    add_cost_options(commands.add_parser("cost", help="print the cost table"))
+    add = commands.add_parser("rates", help="measure the rates of this machine").add_argument
     sizes = [1 << n for n in (10, 14, 16, 18, 20, 22, 24)]
-    add("--sizes", type=int, nargs="+", default=sizes, help="entries")
+    add("--sizes", type=int, nargs="+", default=sizes, help="numbers of entries")
     add("--dtypes", nargs="+", default=["float32", "bfloat16"])
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--sparsity", type=float, default=0.9)
     add("--threads", type=int, default=1)
     add("--rounds", type=int, default=5)
-    add = commands.add_parser("check", help="predicted against measured, on the CPU").add_argument
+    add = commands.add_parser("check", help="compare predictions with measurements").add_argument
     add("--sizes", nargs="+", choices=checking.SIZES, default=["6M", "25M", "101M"])
     add("--algorithm", nargs="+", choices=checking.ALGORITHMS, default=list(checking.ALGORITHMS))
     add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])

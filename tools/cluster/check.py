@@ -1,6 +1,6 @@
-"""The cost model against measurement: memory and update time of models that fit here.
+"""Comparison of predicted and measured memory and update time, for models that fit one machine.
 
-Each model is a process of its own, which prints what it measured as one line of JSON.
+Each model runs in its own process, which prints its measurements as one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from tools.cluster.topology import Cluster
 from tools.cluster.update_time import update_seconds
 
 ROOT = Path(__file__).parents[2]
-# layers, width: gated MLPs 8/3 as wide, 128 words; about 12 width^2 sparse weights a layer.
+# (layers, width) of models with gated MLPs 8/3 as wide and 128 words. A layer has about 12 width^2
+# sparse weights.
 SIZES = {"tiny": (1, 64), "6M": (8, 256), "25M": (8, 512), "101M": (8, 1024)}
 
 
-# Every one at the level that the rates are measured at.
+# All use the level at which the rates are measured.
 ALGORITHMS = {
     name: {"algorithm": name, "sparsity": 0.9, "update": {"freq": 100}} for name in ("set", "rigl")
 }
@@ -42,21 +43,21 @@ ALGORITHMS["gmp"] = {"algorithm": "gmp", "sparsity": RISING, "update": {"freq": 
 
 
 def shape_of(layers: int, width: int) -> models.Shape:
-    """A Llama of some layers and width, with so few words that it is all but sparse."""
+    """Return the shape of a Llama with so few words that almost all its weights are sparse."""
     return models.Shape(layers, width, width * 8 // 3 // 64 * 64, 4, 2, 128)
 
 
 def resident() -> int:
-    """Resident bytes of this process."""
+    """Return the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Run:
-    """One model in training, its update steps timed from one optimizer hook to the next."""
+    """Train one model, timing the mask updates that follow the optimizer's own work."""
 
     def __init__(self, shape: models.Shape, name: str, precision: str) -> None:
         self.model = models.Decoder(shape).to(PRECISIONS[precision].weight)
-        # The fused AdamW has no temporaries of its own.
+        # The fused AdamW allocates no temporaries.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.clock = (0.0, 0.0)
         self.optimizer.register_step_post_hook(self._start)
@@ -69,14 +70,14 @@ class Run:
         self.clock = (time.process_time(), time.perf_counter())
 
     def step(self) -> tuple[float, float]:
-        """One step; CPU and wall seconds of what followed the optimizer's own work."""
+        """Do one step; return the CPU and wall seconds after the optimizer's own work."""
         self.optimizer.zero_grad()
         self.model(self.tokens).float().square().mean().backward()
         self.optimizer.step()
         return time.process_time() - self.clock[0], time.perf_counter() - self.clock[1]
 
     def move_to(self, step: int) -> None:
-        """Pretend that so many steps have been made."""
+        """Set the number of finished steps."""
         state = self.sparsity.state_dict()
         state["algorithms"][0]["steps"] = [step]
         self.sparsity.load_state_dict(state)
@@ -100,7 +101,8 @@ def child(what: str, name: str, precision: str, layers: int, width: int, rounds:
         run.step()
         print(json.dumps({"held": held, "peak": peak_of(run.step) - base}))
         return
-    # The rates in the same rounds, at the model's own sizes: other load on the machine meets both.
+    # Rates are measured in the same rounds, at the model's sizes, so that other load on the machine
+    # slows both.
     weights = models.weights_of(run.model)
     dtypes = sorted({"float32", str(PRECISIONS[precision].weight).removeprefix("torch.")})
     rated = [
@@ -125,7 +127,7 @@ def measured(what: str, name: str, precision: str, layers: int, width: int, roun
     command = [sys.executable, "-m", __spec__.name, what, name, precision]
     environment = dict(os.environ)
     if what == "memory":
-        # Freed tensors go back to the system at once, so that what is resident is what is held.
+        # Freed tensors return to the system immediately, so resident memory equals held memory.
         environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command += map(str, (layers, width, rounds))
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -137,7 +139,7 @@ def measured(what: str, name: str, precision: str, layers: int, width: int, roun
 def compare(
     sizes: list[str], algorithms: list[str], precisions: list[str], rounds: int
 ) -> list[harness.Row]:
-    """Measured against predicted; the ratio of a row is the distance, max(r, 1 / r)."""
+    """Return rows that compare measured and predicted values; their ratio is max(r, 1 / r)."""
     rows = []
     for size, precision, name in itertools.product(sizes, precisions, algorithms):
         run = (name, precision, *SIZES[size])
@@ -161,7 +163,7 @@ def compare(
 
 
 def row(case: str, found: Sequence[Sequence[float]], wanted: list[list[float]]) -> harness.Row:
-    """One quantity over its rounds; of a time both kinds: CPU and wall seconds."""
+    """Return the row of one quantity: one value (memory), or CPU and wall seconds (time)."""
     ratios = [
         statistics.median(a / b for a, b in zip(*kind, strict=True))
         for kind in zip(found, wanted, strict=True)

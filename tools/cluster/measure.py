@@ -1,4 +1,4 @@
-"""Rates of the operations of an update, measured on this machine's CPU or GPU."""
+"""Measured rates of an update's operations on this machine's CPU or GPU."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sparsewright import kernels
 from sparsewright.kernels import sharded
 from tools.cluster.update_time import Rates
 
-# Operands of one operation together, over all copies that it cycles through: more than a cache,
-# as an update meets each weight after all the others.
+# Total size of the operands that one operation cycles through. It is larger than a cache, because
+# an update reaches each weight after all the others.
 COLD_BYTES = 256 << 20
 
 
 def select_sharded(score: Tensor, num: int) -> Tensor:
-    """What one rank does of an exact selection over shards: its own part, and nobody else's."""
+    """Do one rank's part of an exact selection over shards."""
     flat = score.flatten()
     return sharded.select(flat, [len(flat)], [num], None, True, None, 0).view(score.shape)
 
@@ -31,7 +31,7 @@ def select_sharded(score: Tensor, num: int) -> Tensor:
 def operations(
     entries: int, dtype: torch.dtype, device: str, level: float
 ) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    """(operation, dtype, a call on the next cold operands) of a size."""
+    """Yield (operation, dtype, a call on the next cold operands) for one size."""
     copies = max(1, min(64, COLD_BYTES // (entries * (2 * dtype.itemsize + 2))))
     kept = max(1, int((1 - level) * entries))
     stay = max(1, int(0.7 * kept))
@@ -53,7 +53,7 @@ def operations(
     yield "finite", name, on_next(lambda w, m, o, g: sharded.all_finite(g))
     yield "prune", name, on_next(lambda w, m, o, g: kernels.prune_(w, m))
     if dtype == torch.float32:
-        # Also of a bfloat16 weight: SET's scores, and masks.
+        # A bfloat16 weight also has float32 scores (SET) and bool masks.
         yield "changes", "bool", on_next(lambda w, m, o, g: kernels.count_changes(m, o))
         yield "mask", "bool", on_next(lambda w, m, o, g: m.logical_or(o))
         scores = torch.empty(entries, device=device)
@@ -63,7 +63,7 @@ def operations(
 def cases(
     entries: int, dtypes: list[str], device: str, level: float, sharded: bool = True
 ) -> dict[tuple[str, str, int], Callable[[], object]]:
-    """(operation, dtype, entries) -> a call, all of them of one size."""
+    """Return the calls of one size by (operation, dtype, entries)."""
 
     def finished(run: Callable[[], object]) -> Callable[[], object]:
         return run if device == "cpu" else lambda: (run(), torch.cuda.synchronize())
@@ -80,7 +80,7 @@ Times = dict[tuple[str, str, int], tuple[list[float], list[float]]]
 
 
 def measure(sizes: list[int], dtypes: list[str], device: str, level: float, rounds: int) -> Times:
-    """CPU and wall seconds of every operation at every size, in interleaved rounds."""
+    """Return CPU and wall seconds of every operation at every size, in interleaved rounds."""
     times: Times = {}
     for entries in sorted(sizes):
         many = rounds if entries >= 1 << 20 else 5 * rounds
@@ -89,7 +89,7 @@ def measure(sizes: list[int], dtypes: list[str], device: str, level: float, roun
 
 
 def medians(times: Times, device: str) -> list[dict[str, Any]]:
-    """One row of a file of rates for each case."""
+    """Return one row of a file of rates for each case."""
     return [
         {
             "device": device,
@@ -104,18 +104,18 @@ def medians(times: Times, device: str) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path, clock: str = "wall_s") -> Rates:
-    """The rates of a file that `python -m tools.cluster rates` wrote.
+    """Read the rates that `python -m tools.cluster rates` wrote.
 
     Args:
-        path: CSV.
-        clock: `wall_s`, or `cpu_s` for one thread on a machine that others use too.
+        path: CSV file.
+        clock: `wall_s`, or `cpu_s` for one thread on a machine that other jobs use.
     """
     with Path(path).open(newline="") as file:
         return to_rates(list(csv.DictReader(file)), clock)
 
 
 def to_rates(rows: list[dict[str, Any]], clock: str = "wall_s") -> Rates:
-    """Rates of measured rows."""
+    """Return the rates of measured rows."""
     times: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row in rows:
         point = (int(row["entries"]), float(row[clock]))

@@ -1,4 +1,4 @@
-"""Bytes that one device holds, the one with the largest shard."""
+"""Bytes held by the device with the largest shard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Weight:
         name: full name.
         shape: its shape.
         sparse: whether it is trained sparse.
-        kind: the kind of its layer; None: it cannot be compressed.
+        kind: kind of its layer; None if the weight cannot be compressed.
     """
 
     name: str
@@ -45,24 +45,24 @@ class Weight:
         return math.prod(self.shape)
 
     def local(self, shards: int) -> int:
-        """Entries on the device with the most, sharded by rows."""
+        """Return the number of entries on the device with the most, sharded by rows."""
         return self.part(shards).numel()
 
     def part(self, shards: int) -> torch.Size:
-        """Shape on the device with the most, sharded by rows."""
+        """Return the shape on the device with the most entries, sharded by rows."""
         return torch.Size([math.ceil(self.shape[0] / shards), *self.shape[1:]])
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained.
+    """Settings of one training run.
 
     Args:
         algorithm: a key of `METHODS`.
-        sparsity: level, 0..1.
-        precision: dtypes.
-        states: optimizer tensors of a weight's shape (AdamW 2, SGD with momentum 1).
-        stored: name of the storage of sparse weights; "": the algorithm's own.
+        sparsity: sparsity level, 0..1.
+        precision: dtypes of weights, gradients and optimizer state.
+        states: number of optimizer tensors with a weight's shape (AdamW 2, SGD with momentum 1).
+        stored: name of the storage of sparse weights; "" for the algorithm's default.
     """
 
     algorithm: str = "rigl"
@@ -73,29 +73,30 @@ class Training:
 
     @property
     def storage(self) -> type[Storage]:
-        """How sparse weights are stored that can be.
+        """Return the storage of the sparse weights that support it.
 
         Raises:
-            ValueError: the algorithm cannot train weights that are stored so.
+            ValueError: the algorithm does not support this storage.
         """
         able = next(cls for cls in ALL if cls.name == self.algorithm).storages
         name = self.stored or able[0]
         if name not in able:
-            raise ValueError(f"{self.algorithm} with storage {name}: allowed: {', '.join(able)}")
+            able_names = ", ".join(able)
+            raise ValueError(f"{self.algorithm} does not support storage {name}; use {able_names}")
         return next(cls for cls in STORAGES if cls.name == name)
 
     @property
     def is_compressed(self) -> bool:
-        """Whether sparse weights are stored as values and index, where they can be."""
+        """Return whether sparse weights that can be compressed are stored as values and index."""
         return self.storage is CompressedStorage
 
     @property
     def method(self) -> Method:
-        """What its mask updates do."""
+        """Return the cost of its mask updates."""
         return METHODS[self.algorithm]
 
     def footprint(self, weight: Weight, shards: int = 1) -> Footprint:
-        """What one device stores of a weight."""
+        """Return what one device stores for a weight."""
         part = weight.part(shards)
         if not weight.sparse:
             return Footprint(part.numel(), 0)
@@ -105,13 +106,16 @@ class Training:
 
 
 def memory(weights: Sequence[Weight], training: Training, cluster: Cluster) -> dict[str, float]:
-    """Bytes of one device: weights, gradients, optimizer state, masks and index, update extra.
+    """Return one device's bytes by part.
 
-    The extra is what an update step holds on top; it is modelled for masked weights only (else
-    nan).
+    The parts are weights, gradients, optimizer state, masks and index, and update extra: the
+    additional bytes of an update step, which are modeled for masked weights only (nan otherwise).
+
+    Raises:
+        ValueError: compressed weights would be sharded.
     """
     if training.is_compressed and cluster.shards > 1:
-        raise ValueError("compressed weights are replicated, not sharded: use ddp")
+        raise ValueError("compressed weights cannot be sharded; use parallel='ddp'")
     stored = [training.footprint(weight, cluster.shards) for weight in weights]
     held = [held_bytes(each, training.precision, training.states) for each in stored]
     is_modelled = training.storage is MaskedStorage
@@ -126,7 +130,7 @@ def memory(weights: Sequence[Weight], training: Training, cluster: Cluster) -> d
 
 
 def update_extra(weights: Sequence[Weight], training: Training, cluster: Cluster) -> float:
-    """Bytes that an update step holds on top: the dense gradients left, and temporaries of one."""
+    """Return the extra bytes of an update step: remaining dense gradients and temporaries."""
     method = training.method
     dense = training.precision.gradient.itemsize * method.needs_dense_gradient
     peak = left = 0.0

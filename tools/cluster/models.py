@@ -1,4 +1,4 @@
-"""The models whose cost is computed: Llama shapes, or your own module, on the meta device."""
+"""Models on the meta device: Llama shapes, or your own module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.cluster.memory import Weight
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder-only transformer; `gated` MLPs have three matrices instead of two."""
+    """Shape of a decoder-only transformer; `gated` MLPs have three matrices instead of two."""
 
     layers: int
     width: int
@@ -39,7 +39,7 @@ SHAPES = {
 
 
 class Decoder(nn.Module):
-    """A transformer of a given shape; without rotations, which have no weights."""
+    """A transformer of a given shape, without rotary embeddings, which have no weights."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 `[batch, tokens]` to logits `[batch, tokens, vocab]`."""
+        """Map int64 tokens `[batch, tokens]` to logits `[batch, tokens, vocab]`."""
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)
@@ -86,7 +86,7 @@ class _Block(nn.Module):
 def weights_of(
     model: nn.Module, picks: Callable[[str, Tensor], bool] | None = None
 ) -> list[Weight]:
-    """Every parameter of a model once, and whether it is sparse by the filter (None: default)."""
+    """Return each parameter of a model once, marked sparse by the filter (None: the default)."""
     picks, seen, weights = picks or default_sparse_param_filter, set(), []
     picker = Picker(model, [picks])
     for name, owner, param_name, param, reason in named_weights(model):
@@ -99,13 +99,11 @@ def weights_of(
 
 
 def build(name: str) -> nn.Module:
-    """A model on the meta device: one of `SHAPES`, or `module:factory` of your own."""
+    """Build a model on the meta device: one of `SHAPES`, or your own `module:factory`."""
     with torch.device("meta"):
         if name in SHAPES:
             return Decoder(SHAPES[name])
         module, found, factory = name.partition(":")
         if not found:
-            raise SystemExit(
-                f"--model {name!r}: not one of {', '.join(SHAPES)}, nor module:factory"
-            )
+            raise SystemExit(f"--model must be {', '.join(SHAPES)} or module:factory, got {name!r}")
         return getattr(importlib.import_module(module), factory)()

@@ -1,4 +1,4 @@
-"""Devices, what joins them, and the time of what they send each other."""
+"""Devices, the links between them, and the time of their collectives."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ PARALLEL = ("ddp", "fsdp", "hybrid")
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices, and what joins them.
+    """Devices and the links between them.
 
     Args:
-        devices: how many.
-        per_node: devices of a node.
-        parallel: `ddp` (replicas), `fsdp` (sharded over all), `hybrid` (sharded inside a node,
-            replicated across nodes).
-        intra, inter: GB/s, one direction, of one device inside its node and between nodes; None:
-            not given.
-        latency: seconds of a collective call beyond its bytes; None: not given.
+        devices: number of devices.
+        per_node: number of devices in a node.
+        parallel: `ddp` (replicas), `fsdp` (sharded over all devices) or `hybrid` (sharded inside a
+            node, replicated across nodes).
+        intra, inter: GB/s of one device in one direction, inside its node and between nodes; None
+            if unknown.
+        latency: seconds of a collective call in addition to its bytes; None if unknown.
     """
 
     devices: int = 1
@@ -30,42 +30,47 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if self.parallel not in PARALLEL:
-            raise ValueError(f"parallel = {self.parallel!r}: one of {', '.join(PARALLEL)}")
+            names = ", ".join(PARALLEL)
+            raise ValueError(f"parallel must be one of {names}, got {self.parallel!r}")
         if self.devices < 1 or self.per_node < 1 or self.devices % self.shards:
-            raise ValueError(f"{self.devices} devices are no whole number of {self.per_node}")
+            raise ValueError(
+                f"{self.devices} devices do not divide into nodes of {self.per_node}; "
+                "give a multiple"
+            )
 
     @property
     def shards(self) -> int:
-        """Into how many parts a weight is cut."""
+        """Return the number of shards of a weight."""
         whole = {"ddp": 1, "fsdp": self.devices, "hybrid": min(self.per_node, self.devices)}
         return whole[self.parallel]
 
     @property
     def replicas(self) -> int:
-        """How many copies of the model there are."""
+        """Return the number of replicas of the model."""
         return self.devices // self.shards
 
     @property
     def shard_bandwidth(self) -> float | None:
-        """GB/s of the slowest link between the shards of a replica."""
+        """Return the GB/s of the slowest link between the shards of a replica."""
         inside = self.devices <= self.per_node or self.parallel == "hybrid"
         return self.intra if inside else self.inter
 
     @property
     def replica_bandwidth(self) -> float | None:
-        """GB/s of the slowest link between replicas."""
+        """Return the GB/s of the slowest link between replicas."""
         return self.intra if self.devices <= self.per_node else self.inter
 
 
 @dataclass(frozen=True)
 class Collective:
-    """`calls` equal collectives over a ring.
+    """Equal collectives over a ring.
 
     Args:
-        kind: what it is.
+        kind: `all-reduce`, `all-gather` or `reduce-scatter`.
         payload: bytes of the whole tensor.
-        ways: devices that take part.
-        bandwidth: GB/s; None: not given.
+        ways: number of participating devices.
+        bandwidth: GB/s; None if unknown.
+        calls: number of collectives.
     """
 
     kind: str
@@ -76,12 +81,15 @@ class Collective:
 
     @property
     def bytes(self) -> float:
-        """Bytes that one device sends: a ring all-reduce is a reduce-scatter and an all-gather."""
+        """Return the bytes that one device sends.
+
+        A ring all-reduce is a reduce-scatter followed by an all-gather.
+        """
         passes = 2 if self.kind == "all-reduce" else 1
         return self.calls * passes * (self.ways - 1) / self.ways * self.payload
 
     def seconds(self, latency: float | None) -> float | None:
-        """Time of the bytes, and of the calls if a latency was given; None without a bandwidth."""
+        """Return the time of the bytes plus the latency of the calls; None without a bandwidth."""
         if self.ways == 1:
             return 0.0
         if self.bandwidth is None:

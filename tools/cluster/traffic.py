@@ -1,4 +1,4 @@
-"""Bytes that devices move, in a step and in an update."""
+"""Bytes that devices send in a step and in an update."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.cluster.topology import Cluster, Collective
 def step_traffic(
     weights: Sequence[Weight], training: Training, cluster: Cluster
 ) -> list[Collective]:
-    """What every step moves between devices. It is what dense training moves: none is ours."""
+    """Return the collectives of every step. Dense training does the same."""
     shards, replicas = cluster.shards, cluster.replicas
     stepped = [Footprint(training.footprint(w).entries, 0) for w in weights]
     held = [held_bytes(each, training.precision, 0) for each in stepped]
@@ -32,11 +32,12 @@ def step_traffic(
 def update_traffic(
     weights: Sequence[Weight], training: Training, cluster: Cluster
 ) -> list[Collective]:
-    """What an update moves between devices beyond its step: all of it is ours.
+    """Return the collectives that a mask update adds to its step.
 
-    Replicated: the dense gradients of RigL, averaged. Sharded: of each selection the number of
-    candidates, the histograms, and the ties of each shard (an int64); of each update whether the
-    gradients are finite, the live connections to drop from, and the counts of what changed.
+    Replicas average RigL's dense gradients. Shards exchange, for each selection, the number of
+    candidates, the histograms, and the number of ties of each shard (an int64). For each update
+    they exchange whether the gradients are finite, the number of live connections to drop from, and
+    the counts of changes.
     """
     sparse, shards, moved = [w for w in weights if w.sparse], cluster.shards, []
     method = training.method

@@ -1,6 +1,6 @@
-"""Seconds of an update, from measured rates and given bandwidths.
+"""Seconds of an update, computed from measured rates and given bandwidths.
 
-Nothing here measures anything: a time whose rate is not there is None, never a guess.
+If a rate or bandwidth is missing, the time is None.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from tools.cluster.traffic import update_traffic
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured times: (operation, dtype) -> (entries, seconds) of some sizes, ascending."""
+    """Measured times: (operation, dtype) -> list of (entries, seconds), by ascending size."""
 
     times: dict[tuple[str, str], list[tuple[int, float]]]
 
     def seconds(self, operation: str, dtype: torch.dtype, entries: int) -> float | None:
-        """Between two sizes in proportion, beyond the largest at its rate; None: not measured."""
+        """Interpolate between the measured sizes; beyond the largest, use its rate.
+
+        Returns:
+            Seconds, or None if the operation was not measured with this dtype.
+        """
         measured = self.times.get((operation, str(dtype).removeprefix("torch.")))
         if not measured:
             return None
@@ -36,7 +40,7 @@ class Rates:
 
 
 def operations(training: Training, is_sharded: bool) -> dict[str, list[tuple[str, torch.dtype]]]:
-    """The operations of an update of one weight, by part; each is one pass over local entries."""
+    """Return an update's operations for one weight, by part; each passes over local entries."""
     method, p, mask = training.method, training.precision, torch.bool
     if not method.choices:
         return {"selection": [], "random": [], "other passes": []}
@@ -56,10 +60,10 @@ def operations(training: Training, is_sharded: bool) -> dict[str, list[tuple[str
 def update_seconds(
     weights: Sequence[Weight], training: Training, cluster: Cluster, rates: Rates
 ) -> dict[str, float | None]:
-    """Seconds of an update by part: selection, random, other passes, communication, total.
+    """Return an update's seconds by part: selection, random, other passes, communication, total.
 
-    A part is None if a rate or bandwidth that it needs is not known; so is a total with such a
-    part. The time is modelled for masked weights only (else nan).
+    A part is None if it needs an unknown rate or bandwidth, and the total is None if one of its
+    parts is. The time is modeled for masked weights only (nan otherwise).
     """
     sparse, parts = [w for w in weights if w.sparse], {}
     for part, passes in operations(training, cluster.shards > 1).items():
@@ -72,6 +76,6 @@ def update_seconds(
 
 
 def total(parts: Iterable[float | None]) -> float | None:
-    """The sum; None if one of the parts is not known."""
+    """Return the sum, or None if a part is unknown."""
     known = list(parts)
     return None if None in known else sum(known, 0.0)

@@ -1,1 +1,1 @@
-"""Programs that `torchrun` starts, and what starts them."""
+"""Programs for `torchrun`, and the functions that start them."""

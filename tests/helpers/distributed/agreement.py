@@ -1,4 +1,4 @@
-"""What the cases of agreement between ranks share."""
+"""Helpers for the cases of agreement between ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsewright.kernels.sharded import local
 
 
 def make_cases():
-    """A dict of cases, and the decorator that puts a function in it under its name."""
+    """Return a dict of cases and the decorator that adds a function to it by name."""
     cases = {}
 
     def case(function):
@@ -60,7 +60,7 @@ def mesh(*shape):
 
 
 def after_a_non_finite_gradient_on_rank_1(model, wrap):
-    """Only pruned positions there see it: the weights stay finite everywhere."""
+    """Train with infinities in the dense gradient of rank 1, at pruned positions only."""
     sparsity = rigl()
     model, optimizer = attach(sparsity, model, wrap=wrap)
     step(model, optimizer, 0)

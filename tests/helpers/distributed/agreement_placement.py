@@ -1,4 +1,4 @@
-"""Cases of weights that change places: sharded, gathered, moved, loaded."""
+"""Cases in which weights are sharded, gathered, moved or loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def whole(tensor):
 
 
 def are_equal(first, second):
-    """Whether two (model, algorithm) have equal masks, and weights up to rounding."""
+    """Return whether two (model, algorithm) pairs have equal masks and nearly equal weights."""
     (model, sparsity), (other, other_sparsity) = first, second
     own = trained_by(model, sparsity)
     close = [
@@ -63,7 +63,7 @@ def loss_of(model, number):
 
 
 def train(model, optimizer, is_gathered=False):
-    """Four steps on a batch that is the same on every rank; perhaps of gathered weights."""
+    """Do four steps on batches that are equal on all ranks, optionally with gathered weights."""
     for number in range(4):
         optimizer.zero_grad()
         loss_of(model, number).backward()
@@ -75,7 +75,7 @@ def train(model, optimizer, is_gathered=False):
 
 
 def trained_whole(make, prepare=lambda model: None):
-    """A model that is trained by one process, and its algorithm."""
+    """Train a model in this process alone; return it and its algorithm."""
     model, sparsity = make_mlp(), make()
     sparsity.process_group = None
     sparsity.apply(model)
@@ -109,7 +109,7 @@ def a_weight_that_was_sharded_is_not_held_whole():
 
 @case
 def a_model_that_forward_left_gathered_is_sharded_again_by_apply():
-    """FSDP2 leaves the weights of its root gathered."""
+    """Apply after a forward pass, which leaves the root's weights gathered under FSDP2."""
     expected, found = trained_whole(ALGORITHMS["rigl"]), []
     for is_sharded_first in (True, False):
         model, sparsity = make_mlp(), ALGORITHMS["rigl"]()
@@ -129,7 +129,7 @@ def a_model_that_forward_left_gathered_is_sharded_again_by_apply():
 
 
 def sgd_of_shards(model):
-    """An optimizer of the shards of a model, which is left gathered as it was."""
+    """Return an optimizer of a gathered model's shards; the model stays gathered."""
     model.reshard()
     optimizer = sgd(model)
     model.unshard()
@@ -165,7 +165,7 @@ def closures_of_sharded_models_see_pruned_weights():
 
 
 class Closure:
-    """Computes the loss of one step after the other; looks at the weights that it sees."""
+    """Compute the loss of each step, and check that the weights it sees are pruned."""
 
     def __init__(self, model, sparsity, optimizer):
         self.model, self.sparsity, self.optimizer = model, sparsity, optimizer
@@ -216,7 +216,7 @@ def a_sharded_model_made_on_the_meta_device_trains():
 
 
 def goes_on(make, load):
-    """Whether a sharded run that `load` brings into another model goes on as it would have."""
+    """Return whether a sharded run continues unchanged in another model after `load`."""
     model, optimizer = attach(sparsity := make(), sharded_mlp(), wrap=False)
     for number in range(3):
         step(model, optimizer, number)

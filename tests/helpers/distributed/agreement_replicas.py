@@ -1,4 +1,4 @@
-"""Cases of replicas: what must not happen on several ranks, and what is said instead."""
+"""Cases of replicas that must agree between ranks, and the errors if they do not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ranks_without_a_process_group_train_alone():
 
 @case
 def a_group_of_some_ranks_agrees_among_itself():
-    """Every rank in a group of its own: nothing to average with, nobody to agree with."""
+    """Give every rank a separate process group, so that no ranks average or compare."""
     groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
     sparsity = sparse.Group({"*": rigl()})
     sparsity.process_group = groups[dist.get_rank()]
@@ -109,7 +109,7 @@ DIFFERENT = {
 
 @case
 def algorithms_that_differ_are_told_at_the_first_step():
-    """Before any of them would wait for a gradient that the others do not send."""
+    """Use algorithms that would otherwise wait for gradients that other ranks do not send."""
     found = {}
     for name, makes in DIFFERENT.items():
         model, optimizer = attach(makes[dist.get_rank() % 2]())
@@ -129,7 +129,7 @@ def ranks_without_a_sparse_weight_are_told_like_the_others():
 
 @case
 def functions_and_objects_of_the_users_own_are_equal_on_all_ranks():
-    """Their texts have addresses, which differ."""
+    """Use functions and objects that have a memory address in their repr."""
     held = [bytearray(1000 * dist.get_rank() + 1) for _ in range(10)]
     sparsity = sparse.RigL(
         lambda step: 0.3,

@@ -1,4 +1,4 @@
-"""Cases of shards: what must not happen on several ranks, and what is said instead."""
+"""Cases of shards that must agree between ranks, and the errors if they do not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def a_non_finite_gradient_in_one_shard_leaves_the_masks_of_all():
 
 
 def dense_gradients(model, numbers, clear):
-    """Of the last of several passes; `clear` is called before each."""
+    """Return the dense gradients after several backward passes, with `clear` before each."""
     sparsity = sparse.RigL(0.5, sparsity=0.5, update=1)
     model, optimizer = attach(sparsity, model, wrap=False)
     for number in numbers:
@@ -65,7 +65,7 @@ def a_cleared_gradient_of_shards_is_not_summed():
 
 @case
 def a_gradient_of_shards_that_is_not_cleared_is_summed():
-    """By FSDP2, which accumulates shards, and by autograd, which accumulates DTensors."""
+    """Accumulate shards in FSDP2 and DTensors in autograd."""
     found = []
     for make in MAKERS:
         each = [dense_gradients(make(), passes, lambda o: None) for passes in ([1], [2], [1, 2])]
@@ -74,7 +74,7 @@ def a_gradient_of_shards_that_is_not_cleared_is_summed():
 
 
 class Scaled(nn.Module):
-    """A DTensor that autograd accumulates into, without FSDP2."""
+    """A layer with a DTensor weight, whose gradient autograd accumulates without FSDP2."""
 
     def __init__(self):
         super().__init__()
@@ -112,7 +112,7 @@ def a_weight_sharded_by_columns_is_refused():
 
 @case
 def an_update_of_shards_sends_counts_only():
-    """No rank ever sends or receives a piece of a weight: 262,144 entries, thousands of counts."""
+    """Update a weight of 262,144 entries: ranks exchange thousands of counts, but no entries."""
     model = nn.Sequential(nn.Linear(512, 512, bias=False))
     fully_shard(model, mesh=mesh())
     sparsity = sparse.RigL(0.3, sparsity=0.9, update=1)
@@ -195,7 +195,7 @@ SHAPERS = {
 
 
 def random_contests():
-    """Random weights, masks and scores with many ties, whole and sharded, on two kinds of mesh."""
+    """Yield random weights, masks and scores with many ties, whole and sharded on two meshes."""
     world = dist.get_world_size()
     meshes = [(mesh(), [Shard(0)]), (mesh(world // 2, 2), [Replicate(), Shard(0)])]
     meshes.append((mesh(), [Replicate()]))
@@ -253,7 +253,7 @@ def contests_over_shards_equal_those_over_the_whole():
 
 
 def random_layers():
-    """Random layers with many ties, whole and in several ways not whole; options."""
+    """Yield random layers with many ties, whole and sharded in several ways, and options."""
     world = dist.get_world_size()
     placed = [(mesh(), [Shard(0)]), (mesh(world // 2, 2), [Replicate(), Shard(0)])]
     placed += [(mesh(), [Replicate()]), None]

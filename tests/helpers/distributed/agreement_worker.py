@@ -1,6 +1,6 @@
-"""Runs every case on this rank; started by torchrun.
+"""Run every case on this rank; started by torchrun.
 
-What a case returns is compared, on every rank, by the test of its name.
+The test with a case's name compares the results of all ranks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Algorithms with the choices that make more of several ranks: distribution, structure, storage."""
+"""Algorithms with the choices that several ranks must handle: distribution, structure, storage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HALVES = {"type": "groups", "inputs": 2}
 
 
 def is_first_linear(name, param):
-    """Picks a layer in each of the models of these tests."""
+    """Return whether a parameter is the layer that the first algorithm gets in the test models."""
     return param.ndim == 2 and param.shape[1] in (8, 36)
 
 

@@ -1,4 +1,4 @@
-"""Starting the same script as several real processes, with `torchrun`."""
+"""Runs a script as several real processes with `torchrun`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PATHS = [str(Path(__file__).parents[2]), str(Path(sparsewright.__file__).parents
 
 
 def run_ranks(script: str, world: int, *arguments: object, timeout: float = 240) -> str:
-    """What a script of this folder printed, run by `world` processes; a free port is chosen.
+    """Run a script of this folder in `world` processes on a free port; return its output.
 
-    All its processes are gone when this returns, whatever happened.
+    All its processes have ended when this returns or raises.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={world}", str(Path(__file__).parent / script)]
@@ -32,8 +32,8 @@ def run_ranks(script: str, world: int, *arguments: object, timeout: float = 240)
 def as_rank(main: Callable[[], None]) -> None:
     """Run the main function of a worker as one of the ranks.
 
-    They leave together and without models: gloo aborts a process that exits while a reducer of
-    data parallelism, or another rank, still has a thread at work.
+    Models are freed and ranks synchronize before they exit: gloo aborts a process that exits while
+    a reducer of data parallelism, or another rank, still runs a thread.
     """
     dist.init_process_group("gloo")
     main()

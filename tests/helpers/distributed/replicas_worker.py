@@ -1,7 +1,7 @@
-"""Data parallel against one process on the joined batch; started by torchrun, writes a JSON file.
+"""Compare data parallelism with one process that trains on the joined batch; started by torchrun.
 
-Every case trains a model on each rank with data of its own and compares, after every step, the
-ranks with each other bit by bit and with the joined run.
+Every case trains a model on each rank with separate data. After every step it compares the ranks
+bit by bit, and compares them with the joined run. The results go into a JSON file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = 50
 
 
 class Branched(nn.Module):
-    """An MLP whose second branch is used by even ranks only, at every third step."""
+    """An MLP with a second branch that only even ranks use, at every third step."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ def loss_of(model, x, step, rank):
 
 
 def backward(model, step, rank, world, micro):
-    """The gradient of this rank's part of the batch of a step."""
+    """Compute the gradient of this rank's part of a step's batch."""
     parts = batch(step, 8 * micro, 8).chunk(micro)
     for index, part in enumerate(parts):
         last = index == micro - 1
@@ -93,13 +93,13 @@ def is_equal_on_all_ranks(tensors):
 
 
 def worst_difference(own, other):
-    """The largest |difference| of two dicts of tensors with equal names."""
+    """Return the largest |difference| between two dicts of tensors with equal names."""
     assert set(own) == set(other)
     return max(float((own[name] - other[name]).abs().max()) for name in other)
 
 
 class Traffic:
-    """Counts the collectives that are entered from Python, at which step; DDP's own are in C++."""
+    """Count the collectives called from Python at each step; DDP calls its own from C++."""
 
     def __init__(self):
         self.calls, self.step = Counter(), 0
@@ -160,7 +160,7 @@ def run(make, traffic, wrap_first=False, micro=1, branched=False, compress=False
 
 
 def variants_of(name):
-    """The variants in which an algorithm trains on so many ranks."""
+    """Return the variants in which an algorithm trains on this number of ranks."""
     variants = list(VARIANTS)
     if name not in IN_EVERY_VARIANT:
         variants = ["accumulation"] if name in CHOICES else list(WITH_EVERY_ALGORITHM)

@@ -1,4 +1,4 @@
-"""A replicated run that stops on some ranks and goes on on others; started by torchrun.
+"""Save a replicated run, and resume it on another number of ranks; started by torchrun.
 
 resume_worker.py save FOLDER
 resume_worker.py load FOLDER FOUND.json

@@ -1,8 +1,8 @@
-"""Fully sharded training against one process on the joined batch; started by torchrun.
+"""Compare fully sharded training with one process on the joined batch; started by torchrun.
 
 shards_worker.py train FOUND.json
 shards_worker.py save FOLDER
-shards_worker.py load FOLDER FOUND.json    on any number of ranks; on one, nothing is sharded
+shards_worker.py load FOLDER FOUND.json    on any number of ranks; a single rank does not shard
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ WITH_FOUR = ["plain", "accumulation, two reductions", "hybrid"]
 
 
 def make_model(seed=0):
-    """A convolution, and linear layers whose rows neither 2 nor 4 ranks divide equally."""
+    """Build a convolution and linear layers with rows that 2 or 4 ranks cannot share equally."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -79,8 +79,8 @@ def shard(model, hybrid=False, reshard=True):
 
 
 def make_optimizer(params):
-    # With a small eps, Adam turns gradients that should cancel, and differ in their last bits by
-    # the order of summing, into steps of either sign.
+    # Gradients that should cancel differ in their last bits, depending on the order of summation.
+    # With a small eps, Adam would turn them into steps of either sign.
     return torch.optim.AdamW(params, 0.01, eps=1e-3)
 
 
@@ -105,7 +105,7 @@ def whole(tensor):
 
 
 def worst_difference(own, other):
-    """The largest |difference| of two dicts of tensors with equal names, sharded or whole."""
+    """Return the largest |difference| between two dicts of tensors, sharded or whole."""
     assert set(own) == set(other)
     return max(float((whole(own[name]) - other[name]).abs().max()) for name in other)
 
@@ -115,7 +115,7 @@ def masks_of(sparsity):
 
 
 def are_shards_of(sparsity, expected):
-    """Whether names are equal, and every rank has its own part of the masks expected."""
+    """Return whether names are equal and every rank has its part of the expected masks."""
     own = sparsity.sparse_params
     equal = list(own) == list(expected)
     for name, parameter in own.items() if equal else ():
@@ -185,7 +185,7 @@ def run(make, micro=1, sync=True, shard_last=False, **sharding):
 
 
 def variants_of(name):
-    """The variants in which an algorithm trains on so many ranks."""
+    """Return the variants in which an algorithm trains on this number of ranks."""
     if name in IN_EVERY_VARIANT:
         return WITH_TWO if dist.get_world_size() == 2 else WITH_FOUR
     return ["plain", "accumulation, two reductions"] if name in WITH_TWO_REDUCTIONS else ["plain"]

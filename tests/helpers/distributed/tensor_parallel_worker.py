@@ -1,4 +1,4 @@
-"""Tensor parallel models against one process, sparse before or after; started by torchrun.
+"""Compare tensor-parallel models, sparsified before or after, with one process; for torchrun.
 
 tensor_parallel_worker.py FOUND.json
 """
@@ -50,7 +50,7 @@ def replicated(model, mesh):
 
 
 def rows(model, mesh):
-    """Parallelize the last layer by its input features, which no mask can follow."""
+    """Parallelize the last layer by its input features, which masks do not support."""
     parallelize_module(model, mesh, {"2": RowwiseParallel()})
 
 
@@ -62,7 +62,7 @@ def whole(tensor):
 
 
 def run(make, parallelize=None, when="before", partial=False):
-    """Train; return masks and weights, whole, and the live connections by parameter."""
+    """Train; return whole masks, whole weights and the number of live connections, by name."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model, sparsity = make_mlp(0), make()
     if parallelize is not None and when == "before":
@@ -88,14 +88,14 @@ def run(make, parallelize=None, when="before", partial=False):
 
 
 def make_partial(param, mesh):
-    """Give a DTensor a gradient of the same value that is a sum still to be made."""
+    """Replace a DTensor's gradient by a partial one: ranks hold summands of the same value."""
     if isinstance(param.data, DTensor):
         part = whole(param.grad) / dist.get_world_size()
         param.grad = DTensor.from_local(part, mesh, [Partial()])
 
 
 def compare(make, **choices):
-    """What differs from a run of one process."""
+    """Return the differences from a run of one process."""
     masks, weights, kept = run(make, **choices)
     own_masks, own_weights, own_kept = run(make)
     return {
@@ -106,7 +106,7 @@ def compare(make, **choices):
 
 
 def refusal(when):
-    """The error for rows that are spread, "" if there was none."""
+    """Return the error for weights sharded by input features; "" if no error was raised."""
     try:
         run(ALGORITHMS["rigl"], rows, when)
     except sparse.errors.AttachError as error:

@@ -1,5 +1,5 @@
-// The extension module. Each room binds its own functions; the arguments are torch tensors, checked
-// by sparsewright.kernels for what they mean and by common/torch.h for the memory they have.
+// The extension module. Each folder binds its own functions. Arguments are torch tensors:
+// sparsewright.kernels checks their meaning, and common/torch.h checks their memory.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 

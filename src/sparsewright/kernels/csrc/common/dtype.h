@@ -1,11 +1,11 @@
-// The dtypes that kernels read or write.
+// The dtypes that kernels read and write.
 #pragma once
 
 namespace sparsewright {
 
 enum class Dtype { boolean, uint16, int32, int64, float16, bfloat16, float32, float64, other };
 
-// Bytes of a floating-point entry; 0: it is not one.
+// Returns the bytes of a floating-point entry, or 0 if the dtype is not floating point.
 inline int float_bytes(Dtype dtype) {
     switch (dtype) {
         case Dtype::float16:

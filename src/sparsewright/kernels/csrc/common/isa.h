@@ -1,9 +1,10 @@
-// Which instruction set to run: chosen once from the CPU, lowered on request.
+// The choice of the instruction set. It is detected once from the CPU, and users can lower it.
 //
-// Each room compiles its loops once per instruction set, in a file with the flags of that set, and
-// offers them as a table, by one function a file: `const Table& table(Avx2);`.
-// Whatever else such a file defines is in an anonymous namespace or always inline: a shared
-// function could be the copy that was compiled for an instruction set the CPU lacks.
+// Each folder compiles its loops once per instruction set, in one file per set with its compiler
+// flags. Each such file defines one function that returns the loops as a table:
+// `const Table& table(Avx2);`. Everything else in the file is in an anonymous namespace or always
+// inline. Otherwise the linker could share a function compiled for an instruction set that the CPU
+// lacks.
 #pragma once
 
 #include <string>
@@ -20,17 +21,17 @@ enum class Isa { portable, avx2, avx512 };
 
 const char* name_of(Isa isa);
 
-// The best that this CPU runs.
+// Returns the best instruction set that this CPU supports.
 Isa best_isa();
 
-// "auto" is the best one; asking for more than the CPU has is an error, never a SIGILL.
+// Returns the named instruction set; "auto" is the best. Throws if the CPU does not support it.
 Isa isa_from_name(const std::string& name);
 
 struct Portable {};
 struct Avx2 {};
 struct Avx512 {};
 
-// f(Portable()), f(Avx2()) or f(Avx512()).
+// Calls f(Portable()), f(Avx2()) or f(Avx512()).
 template <class F>
 decltype(auto) with_isa([[maybe_unused]] Isa isa, const F& f) {
 #if SPARSEWRIGHT_X86

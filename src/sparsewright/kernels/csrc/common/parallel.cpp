@@ -19,7 +19,7 @@ class Pool {
     explicit Pool(pid_t pid) : pid_(pid) {}
     pid_t pid() const { return pid_; }
 
-    // False if the pool is busy.
+    // Returns false if the pool is busy.
     bool run(int threads, const std::function<void(int)>& body) {
         if (busy_.exchange(true)) return false;
         {
@@ -67,8 +67,8 @@ class Pool {
     uint64_t round_ = 0;
 };
 
-// A forked child has none of the threads: it starts a pool of its own. Pools are never destroyed,
-// as their threads may be waiting when the process exits.
+// A forked child does not inherit threads, so it starts a new pool. Pools are never destroyed,
+// because their threads may still be waiting when the process exits.
 Pool& pool() {
     static std::atomic<Pool*> current{nullptr};
     Pool* p = current.load();
@@ -80,9 +80,9 @@ Pool& pool() {
     return *p;
 }
 
-// torch's own workers, if its OpenMP is libgomp: between two parallel regions they spin for a
-// while, and a pool of ours beside them would wait for their cores. libgomp does not survive a
-// fork; ours does.
+// Use torch's own workers if its OpenMP is libgomp. They spin for a while between two parallel
+// regions, so another pool would wait for their cores. libgomp does not survive a fork; the pool
+// above does.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 const pid_t loaded_in = getpid();

@@ -1,4 +1,4 @@
-// Threads: torch's OpenMP workers where they can be reached, else a small pool of our own.
+// Parallel loops, on torch's OpenMP workers if they can be reached, else on a small thread pool.
 #pragma once
 
 #include <algorithm>
@@ -9,19 +9,19 @@ namespace sparsewright {
 
 using Task = std::function<void(int64_t, int)>;
 
-// parallel_for on more than one thread.
+// Runs parallel_for on more than one thread.
 void run_tasks(int threads, int64_t tasks, const Task& task);
 
-// Calls task(i, thread) for i in [0, tasks), handed out one by one to at most `threads` threads,
-// the caller among them. Tasks must write to disjoint places. Safe after fork; a nested or a
-// concurrent call may run on the calling thread alone. The first exception is rethrown.
+// Calls task(i, thread) for i in [0, tasks). At most `threads` threads, including the caller, fetch
+// the tasks one by one. Tasks must write to disjoint places. The call is safe after fork. A nested
+// or concurrent call may run on the calling thread alone. The first exception is rethrown.
 template <class F>
 void parallel_for(int threads, int64_t tasks, const F& task) {
     if (threads > 1 && tasks > 1) return run_tasks(threads, tasks, std::cref(task));
     for (int64_t i = 0; i < tasks; ++i) task(i, 0);
 }
 
-// Splits [0, size) into pieces of at least `grain` for parallel_for; task(begin, end).
+// Splits [0, size) into pieces of at least `grain`, and calls task(begin, end) for each of them.
 template <class F>
 void parallel_ranges(int threads, int64_t size, int64_t grain, const F& task) {
     if (size <= 0) return;

@@ -8,14 +8,14 @@
 namespace sparsewright {
 namespace {
 
-// The head of DLPack's DLPackExchangeAPI, version 1.x (dlpack.h in torch/include/ATen).
+// The first members of DLPack's DLPackExchangeAPI, version 1.x (dlpack.h in torch/include/ATen).
 struct ExchangeApi {
     uint32_t major, minor;
     ExchangeApi* older;
     void* allocate;
     void* to_managed;
     void* from_managed;
-    int (*to_dltensor)(void* tensor, nb::dlpack::dltensor* out);  // -1: a Python error is set
+    int (*to_dltensor)(void* tensor, nb::dlpack::dltensor* out);  // -1 means a Python error
 };
 
 constexpr const char* subclass = "a tensor subclass";
@@ -23,8 +23,8 @@ constexpr const char* elsewhere = "a tensor is not on the CPU";
 constexpr const char* no_memory = "a tensor without memory of its own (sparse, torch.func)";
 constexpr const char* many_dims = "a tensor of more than 8 dimensions";
 
-// A pass over cached memory takes 15 us per MB: threads are chosen above this size, where every
-// pass goes to memory.
+// Work above this size uses threads, because every pass then goes to memory. A pass over cached
+// memory takes only 15 us per MB.
 constexpr int64_t threaded_bytes = 16 << 20;
 
 struct Torch {
@@ -89,7 +89,7 @@ const char* read_exchanged(nb::handle tensor, Tensor& out) {
     nb::dlpack::dltensor from;
     if (torch.exchange->to_dltensor(tensor.ptr(), &from)) {
         PyErr_Clear();
-        return read_attributes(tensor, out);  // which says why
+        return read_attributes(tensor, out);  // it returns the reason
     }
     if (from.device.device_type != nb::device::cpu::value) return elsewhere;
     if (from.ndim > Tensor::most_dims) return many_dims;
@@ -122,7 +122,7 @@ bool Tensor::is_contiguous() const {
 bool Tensor::is_dense() const {
     const int64_t total = numel();
     for (int64_t filled = 1; filled < total;) {
-        int next = 0;  // the dimension that continues what is filled
+        int next = 0;  // the dimension that continues the block filled so far
         while (next < dims && (sizes[next] == 1 || strides[next] != filled)) ++next;
         if (next == dims) return false;
         filled *= sizes[next];
@@ -139,7 +139,7 @@ bool lie_alike(const Tensor& a, const Tensor& b) {
 void find_torch() {
     const nb::module_ module = nb::module_::import_("torch");
     const nb::module_ graph = nb::module_::import_("torch.autograd.graph");
-    // References that are never given back: the module lives as long as the process.
+    // These references are never released, because the module stays loaded until the process ends.
     const auto find = [](nb::handle owner, const char* name) {
         return nb::getattr(owner, name).release().ptr();
     };

@@ -1,6 +1,6 @@
-// What the kernels know of torch: the memory of tensors, version counters, threads.
+// Access to torch: the memory of tensors, version counters, threads.
 //
-// The extension is not linked against torch, so one build serves every version of it.
+// The extension is not linked against torch, so one build works with every version.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -15,7 +15,7 @@ namespace sparsewright {
 
 namespace nb = nanobind;
 
-// The memory of a tensor, which must outlive it.
+// The memory of a torch tensor. The torch tensor must outlive this struct.
 struct Tensor {
     static constexpr int most_dims = 8;
 
@@ -26,32 +26,34 @@ struct Tensor {
 
     int64_t numel() const;
     bool is_contiguous() const;
-    bool is_dense() const;  // one block of memory, without gaps or overlap, in any order
+    bool is_dense() const;  // one block of memory without gaps or overlap; any order of dimensions
 };
 
-// Whether two tensors of one shape hold their entries in the same order, each in one block.
+// Returns whether two tensors have equal shapes and hold their entries in the same order, each in
+// one block.
 bool lie_alike(const Tensor& a, const Tensor& b);
 
-// Looks up what the functions below need of torch. Call it first, once.
+// Looks up the torch objects that the functions below need. Call it once, before them.
 void find_torch();
 
-// Whether tensors are read through the table of C functions that newer versions of torch offer
-// (DLPack 1.3): 0.05 us a tensor. Reading their attributes takes 0.4 us.
+// Returns whether tensors are read through the table of C functions of newer torch versions
+// (DLPack 1.3), which takes 0.05 us per tensor. Reading their attributes takes 0.4 us.
 bool has_exchange_api();
 
-// Fills `out`; returns why the memory of `tensor` must not be touched, or null.
+// Fills `out`. Returns null, or the reason why the memory of `tensor` must not be accessed.
 const char* read_tensor(nb::handle tensor, Tensor& out);
 
-// Whether a tensor was made in inference mode: outside of it, writing to one is an error.
+// Returns whether a tensor was created in inference mode. Writing to it outside that mode is an
+// error.
 bool is_inference(nb::handle tensor);
 
-// Tells autograd that a tensor, or each of a list, changes in place.
+// Increments the version counter of a tensor, or of each tensor in a list, for an in-place write.
 void note_write(nb::handle tensors);
 
-// `asked`, or torch's number of threads for work on so many bytes.
+// Returns `asked`, or else the number of threads to use for this many bytes.
 int choose_threads(std::optional<int> asked, int64_t bytes);
 
-// Raises ValueError.
+// Raises ValueError if `ok` is false.
 void require(bool ok, const char* message);
 
 template <class T>
@@ -62,7 +64,7 @@ constexpr Dtype dtype_of = std::is_same_v<T, bool>       ? Dtype::boolean
                            : std::is_same_v<T, float>    ? Dtype::float32
                                                          : Dtype::other;
 
-// An argument that must be a contiguous tensor of one dtype: every other one is a TypeError.
+// An argument that must be a contiguous tensor of one dtype. Anything else raises TypeError.
 template <class T, int dims>
 struct Array {
     T* data;

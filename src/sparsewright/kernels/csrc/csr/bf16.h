@@ -1,5 +1,5 @@
-// Scalar bfloat16 conversions. Internal linkage on purpose: files are compiled with different
-// flags.
+// Scalar bfloat16 conversions. They have internal linkage, because files are compiled with
+// different flags.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ static inline float bf16_to_float(uint16_t b) {
     return f;
 }
 
-// Round to nearest even; any NaN becomes the quiet NaN that torch also writes.
+// Rounds to nearest even. Any NaN becomes the quiet NaN that torch writes too.
 static inline uint16_t float_to_bf16(float f) {
     uint32_t u;
     std::memcpy(&u, &f, 4);

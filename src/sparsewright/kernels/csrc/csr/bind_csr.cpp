@@ -1,4 +1,4 @@
-// Sizes are checked here; the contents of an index by Python, once a layout.
+// The bindings check sizes. Python checks the contents of an index, once per layout.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -12,7 +12,7 @@
 
 namespace nanobind::detail {
 
-// A contiguous matrix, float32 or bfloat16.
+// Accepts a contiguous matrix of float32 or bfloat16.
 template <>
 struct type_caster<sparsewright::Activations> {
     NB_TYPE_CASTER(sparsewright::Activations, const_name("Tensor"))
@@ -74,7 +74,7 @@ void run_col_idx(Array<const bool, 2> mask, Ints row_ptr, IntsOut col_idx, int t
     const auto [rows, cols] = mask.sizes;
     require(row_ptr.numel() == rows + 1, "row_ptr must have rows + 1 entries");
     nb::gil_scoped_release release;
-    // Counted again: the mask may have changed since row_ptr was built.
+    // Count again, because the mask may have changed since row_ptr was built.
     const std::unique_ptr<int32_t[]> counted(new int32_t[rows + 1]);
     const int64_t nnz = build_row_ptr(mask.data, rows, cols, counted.get(), threads);
     require(

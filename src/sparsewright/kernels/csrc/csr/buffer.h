@@ -6,7 +6,7 @@
 
 namespace sparsewright {
 
-// Uninitialised floats on a cache-line boundary.
+// Uninitialized floats, aligned to a cache line.
 struct AlignedDelete {
     void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
 };

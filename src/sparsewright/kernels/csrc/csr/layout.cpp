@@ -9,9 +9,10 @@ namespace sparsewright {
 namespace {
 
 constexpr int64_t row_grain = 16;
-constexpr int64_t ahead = 64;  // entries; the values of a training step are rarely in cache
+// Number of entries to prefetch, because the values are rarely in cache in a training step.
+constexpr int64_t ahead = 64;
 
-// Calls kept(col) for every true of a row, eight bytes of the mask at a time.
+// Calls kept(col) for every true entry of a row, reading eight bytes of the mask at a time.
 template <class F>
 void for_each_kept(const bool* row, int64_t cols, F kept) {
     int64_t c = 0;
@@ -73,7 +74,7 @@ void build_blocks(const int32_t* row_ptr, const int32_t* col_idx, const int32_t*
                   uint16_t* col, int32_t* src, int threads) {
     BlockedIndex index{rows, cols, row_block, col_block, seg_ptr, col, src};
     int64_t blocks = index.col_blocks();
-    // A row block holds the same entries as its rows do in CSR, so row blocks are independent.
+    // A row block has the same entries as its rows in CSR, so row blocks are independent.
     parallel_for(threads, index.row_blocks(), [&](int64_t rb, int) {
         int64_t height = index.block_rows(rb), first = rb * row_block;
         int32_t* seg = seg_ptr + first * blocks;

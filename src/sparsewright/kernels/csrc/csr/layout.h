@@ -1,5 +1,5 @@
-// Index layouts of a sparse weight [N, K]. Everything here runs once per change of the mask, except
-// gather_values.
+// Index layouts of a sparse weight [N, K]. All functions except gather_values run once per mask
+// change.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 
 namespace sparsewright {
 
-// CSR entries reordered cell by cell: row blocks outermost, then column blocks, then the rows of
-// the cell, then columns. Entries of segment s = (cell, row) are seg_ptr[s] .. seg_ptr[s + 1].
+// CSR entries reordered cell by cell: by row block, then column block, then row of the cell, then
+// column. The entries of segment s = (cell, row) are seg_ptr[s] .. seg_ptr[s + 1].
 struct BlockedIndex {
     int64_t rows, cols, row_block, col_block;
     const int32_t* seg_ptr;  // [rows * col_blocks() + 1]
@@ -27,13 +27,13 @@ struct BlockedIndex {
     }
 };
 
-// Counts the kept weights of every row; returns nnz.
+// Counts the kept weights of every row, and returns nnz.
 int64_t build_row_ptr(const bool* mask, int64_t rows, int64_t cols, int32_t* row_ptr, int threads);
 void build_col_idx(const bool* mask, int64_t rows, int64_t cols, const int32_t* row_ptr,
                    int32_t* col_idx, int threads);
 void transpose_index(const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols,
                      int32_t* t_row_ptr, int32_t* t_col_idx, int32_t* perm);
-// perm may be null: then values are in the order of col_idx.
+// If perm is null, values are in the order of col_idx.
 void build_blocks(const int32_t* row_ptr, const int32_t* col_idx, const int32_t* perm, int64_t rows,
                   int64_t cols, int64_t row_block, int64_t col_block, int32_t* seg_ptr,
                   uint16_t* col, int32_t* src, int threads);
@@ -43,7 +43,8 @@ void gather_dense(const float* weight, const int32_t* row_ptr, const int32_t* co
                   int64_t cols, float* values, int threads);
 void scatter_mask(const int32_t* row_ptr, const int32_t* col_idx, int64_t rows, int64_t cols,
                   bool* mask, int threads);
-// For each entry of the new index its position in the old one, or -1: how values follow a mask.
+// Finds the position in the old index of each entry of the new index, or -1, so that values can be
+// moved to a new mask.
 void match_entries(const int32_t* old_ptr, const int32_t* old_col, const int32_t* new_ptr,
                    const int32_t* new_col, int64_t rows, int32_t* source, int threads);
 void scatter_dense(const float* values, const int32_t* row_ptr, const int32_t* col_idx,

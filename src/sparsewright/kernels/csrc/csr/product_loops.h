@@ -1,4 +1,4 @@
-// The loops over products, written once against Vec, which each instruction set includes before.
+// The product loops, written once with Vec, which each instruction set includes before this file.
 #pragma once
 
 #include <cstring>
@@ -129,8 +129,9 @@ void sddmm_cell(const Cell& cell, const float* x, const float* dy, int lanes, fl
     with_vectors(lanes, [&](auto nv) { sddmm_rows<nv>(cell, x, dy, dvalues); });
 }
 
-// Four lanes on every ISA: filled by scalar loads they beat the gather instructions of Zen 4, and
-// leave at most three entries of a row over. Four accumulators hide the latency of the FMA.
+// Uses four lanes on every ISA. Filled by scalar loads, they are faster than the gather
+// instructions of Zen 4, and leave at most three remaining entries per row. Four accumulators hide
+// the latency of the FMA.
 void gemv(int64_t rows, const int32_t* row_ptr, const int32_t* col_idx, const float* values,
           const float* x, const float* bias, float* y) {
     typedef float Lanes __attribute__((vector_size(16)));

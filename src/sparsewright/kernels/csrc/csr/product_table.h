@@ -1,6 +1,6 @@
-// The loops over products that each instruction set compiles for itself. Tiles are feature-major:
-// element (feature f, token m) of a tile of `lanes` tokens lies at [f * lanes + m]; lanes is width,
-// 2, 4 or 8 times width.
+// The product loops that are compiled for each instruction set. Tiles are feature-major: element
+// (feature f, token m) of a tile of `lanes` tokens is at [f * lanes + m]. `lanes` is 1, 2, 4 or 8
+// times width.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace sparsewright {
 
-// One (row block, column block) cell of a BlockedIndex: entries seg[r] .. seg[r + 1] belong to
-// row r of the cell; col counts from the first column of the cell.
+// One (row block, column block) cell of a BlockedIndex. Entries seg[r] .. seg[r + 1] belong to row
+// r of the cell; col counts from the cell's first column.
 struct Cell {
     int64_t rows;
     const int32_t* seg;
@@ -22,7 +22,7 @@ struct ProductLoops {
     int spmm_lanes;   // tokens in a full spmm tile
     int sddmm_lanes;  // tokens in a full sddmm tile
 
-    // [tokens, features] rows with leading dimension ld -> tile; missing tokens become zeros.
+    // Packs [tokens, features] rows with leading dimension ld into a tile; missing tokens become 0.
     void (*pack_f32)(const float* x, int64_t ld, int tokens, int64_t features, int lanes,
                      float* tile);
     void (*pack_bf16)(const uint16_t* x, int64_t ld, int tokens, int64_t features, int lanes,
@@ -32,23 +32,23 @@ struct ProductLoops {
     void (*unpack_bf16)(const float* tile, int lanes, int tokens, int64_t features, uint16_t* y,
                         int64_t ld);
 
-    // acc[r] += sum_e values[e] * x[col[e]]; with `first` acc starts from bias (or zero).
+    // acc[r] += sum_e values[e] * x[col[e]]. If `first` is set, acc starts from bias (or zero).
     void (*spmm_cell)(const Cell& cell, const float* values, const float* x, int lanes, bool first,
                       const float* bias, float* acc);
     // dvalues[e] += <dy[r], x[col[e]]>.
     void (*sddmm_cell)(const Cell& cell, const float* x, const float* dy, int lanes,
                        float* dvalues);
 
-    // One token, straight from CSR.
+    // Multiplies one token, directly from CSR.
     void (*gemv)(int64_t rows, const int32_t* row_ptr, const int32_t* col_idx, const float* values,
                  const float* x, const float* bias, float* y);
-    // Few tokens, straight from CSR: x is [K, lanes], y is [rows, lanes], lanes in {4, 8, 16}.
+    // Multiplies few tokens, directly from CSR: x [K, lanes], y [rows, lanes], lanes in {4, 8, 16}.
     void (*spmm_skinny)(int64_t rows, const int32_t* row_ptr, const int32_t* col_idx,
                         const float* values, const float* x, int lanes, const float* bias,
                         float* y);
 };
 
-// In csr_portable.cpp, csr_avx2.cpp and csr_avx512.cpp.
+// Defined in csr_portable.cpp, csr_avx2.cpp and csr_avx512.cpp.
 const ProductLoops& product_loops(Portable);
 const ProductLoops& product_loops(Avx2);
 const ProductLoops& product_loops(Avx512);

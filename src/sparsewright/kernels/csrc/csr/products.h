@@ -15,18 +15,18 @@ struct Activations {
     int64_t tokens, features;
 };
 
-// y = x W^T + bias. `values` are in the order of the index's entries (see gather_values); bias may
-// be null. With the index of W^T it computes dx = dy W. The result does not depend on the thread
-// count.
+// Computes y = x W^T + bias. `values` are in the order of the index's entries (see gather_values);
+// bias may be null. With the index of W^T, it computes dx = dy W. The result does not depend on the
+// thread count.
 void spmm(const ProductLoops& loops, const BlockedIndex& index, const float* values,
           const Activations& x, const float* bias, const Activations& y, int threads);
 
-// dvalues[src[e]] = sum_m dy[m, row(e)] * x[m, col(e)]. The result does not depend on the thread
-// count.
+// Computes dvalues[src[e]] = sum_m dy[m, row(e)] * x[m, col(e)]. The result does not depend on the
+// thread count.
 void sddmm(const ProductLoops& loops, const BlockedIndex& index, const Activations& x,
            const Activations& dy, float* dvalues, int threads);
 
-// y = x W^T + bias for at most 16 tokens, straight from CSR.
+// Computes y = x W^T + bias for at most 16 tokens, directly from CSR.
 void spmm_skinny(const ProductLoops& loops, const int32_t* row_ptr, const int32_t* col_idx,
                  const float* values, const Activations& x, const float* bias, const Activations& y,
                  int threads);

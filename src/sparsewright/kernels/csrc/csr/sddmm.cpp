@@ -18,15 +18,15 @@ void sddmm(const ProductLoops& loops, const BlockedIndex& index, const Activatio
     if (!nnz) return;
     threads = std::max(1, threads);
     const int full = loops.sddmm_lanes;
-    // Tiles packed at once, before the threads share their rows. Few, so that they stay in cache:
-    // four tiles on one thread were 1.1x slower.
+    // Number of tiles packed before the threads share their rows. It is small, so that the tiles
+    // stay in cache: four tiles on one thread were 1.1x slower.
     const int64_t tiles = (x.tokens + full - 1) / full;
     const int64_t chunk = full * std::min<int64_t>(threads, tiles);
     Buffer xs = make_buffer(chunk * x.features),
            dys = make_buffer(threads * chunk * index.row_block), sums = make_buffer(nnz);
     std::fill(sums.get(), sums.get() + nnz, 0.f);
 
-    // A task owns some column blocks of one row block, hence a contiguous range of entries.
+    // A task owns some column blocks of one row block, which are a contiguous range of entries.
     int64_t row_blocks = index.row_blocks(), col_blocks = index.col_blocks();
     int64_t groups =
         threads == 1

@@ -9,8 +9,8 @@ namespace sparsewright {
 namespace {
 
 constexpr int64_t rows_at_once = 64;
-constexpr int64_t gemv_tokens =
-    2;  // a second pass over the index is cheaper than four lanes half empty
+// A second pass over the index is cheaper than four half-empty lanes.
+constexpr int64_t gemv_tokens = 2;
 
 float read(const Activations& x, int64_t i) {
     return x.bf16 ? bf16_to_float(static_cast<const uint16_t*>(x.data)[i])
@@ -32,7 +32,7 @@ void spmm_skinny(const ProductLoops& loops, const int32_t* row_ptr, const int32_
     const bool gemv = x.tokens <= gemv_tokens;
     int lanes = gemv ? 1 : 4;
     while (!gemv && lanes < x.tokens) lanes *= 2;
-    // Token m of feature f: [m][f] for gemv, which takes whole tokens, else [f][m].
+    // Feature f of token m is at [m][f] for gemv, which reads whole tokens, otherwise at [f][m].
     auto at = [&](int64_t f, int64_t m, int64_t features) {
         return gemv ? m * features + f : f * lanes + m;
     };
@@ -42,7 +42,7 @@ void spmm_skinny(const ProductLoops& loops, const int32_t* row_ptr, const int32_
     for (int64_t m = 0; m < x.tokens; ++m)
         for (int64_t f = 0; f < x.features; ++f)
             in[at(f, m, x.features)] = read(x, m * x.features + f);
-    // Block by block, so that the second token finds the entries of a block in cache.
+    // Work block by block, so that the second token finds the entries of a block in cache.
     parallel_for(threads, (y.features + rows_at_once - 1) / rows_at_once, [&](int64_t i, int) {
         int64_t row = i * rows_at_once, rows = std::min(rows_at_once, y.features - row);
         const float* b = bias ? bias + row : nullptr;

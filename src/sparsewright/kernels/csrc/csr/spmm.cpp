@@ -21,7 +21,7 @@ struct Spmm {
     int64_t tiles() const { return (x.tokens + full - 1) / full; }
     Tile tile(int64_t i) const { return tile_at(loops, i * full, x.tokens, full); }
 
-    // One row block of one tile: accumulate cell after cell, then write the finished outputs.
+    // For one row block of one tile, accumulates all cells, then writes the finished outputs.
     void multiply(const Tile& tile, const float* packed, int64_t rb, float* acc) const {
         int64_t first = rb * index.row_block, height = index.block_rows(rb);
         const float* block_bias = bias ? bias + first : nullptr;
@@ -49,7 +49,7 @@ void spmm(const ProductLoops& loops, const BlockedIndex& index, const float* val
     auto acc_of = [&](int thread) { return acc.get() + thread * index.row_block * op.full; };
 
     if (threads == 1 ||
-        tiles >= 4 * threads) {  // a tile per task: packed activations stay in its cache
+        tiles >= 4 * threads) {  // one tile per task keeps its packed activations in cache
         Buffer packed = make_buffer(threads * tile_size);
         parallel_for(threads, tiles, [&](int64_t i, int thread) {
             Tile tile = op.tile(i);

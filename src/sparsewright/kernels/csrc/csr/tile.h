@@ -1,4 +1,4 @@
-// Packing and unpacking of activation tiles, whatever their type.
+// Packing and unpacking of activation tiles of any type.
 #pragma once
 
 #include <algorithm>
@@ -9,14 +9,14 @@
 
 namespace sparsewright {
 
-// The narrowest tile that holds the tokens: fewer lanes, less work in the last tile.
+// Returns the narrowest tile that holds the tokens; fewer lanes mean less work in the last tile.
 inline int fit_lanes(const ProductLoops& loops, int64_t tokens, int full) {
     int lanes = loops.width;
     while (lanes < tokens && lanes < full) lanes *= 2;
     return lanes;
 }
 
-// One tile of tokens starting at `token`, of the given features.
+// A tile of `tokens` tokens that starts at `token`.
 struct Tile {
     int64_t token;
     int tokens, lanes;
@@ -49,9 +49,8 @@ inline void unpack(const ProductLoops& loops, const float* in, const Tile& tile,
                          y.features);
 }
 
-// Packs all tiles of tokens [token, end), each to its own full * features floats. Whole rows are
-// read at a stretch (slices of 256 features were 1.7x slower), so slices only serve to feed the
-// threads.
+// Packs all tiles of tokens [token, end), each to its own full * features floats. It reads whole
+// rows (slices of 256 features were 1.7x slower), and cuts slices only to give every thread work.
 inline void pack_all(const ProductLoops& loops, const Activations& x, int64_t token, int64_t end,
                      int full, float* out, int threads) {
     int64_t tiles = (end - token + full - 1) / full;

@@ -1,4 +1,4 @@
-// Vec: eight floats, with the operations that product_loops.h needs.
+// Vec with eight floats and the operations that product_loops.h needs.
 #pragma once
 
 #include <immintrin.h>

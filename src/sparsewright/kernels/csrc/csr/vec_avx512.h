@@ -1,4 +1,4 @@
-// Vec: sixteen floats, with the operations that product_loops.h needs.
+// Vec with sixteen floats and the operations that product_loops.h needs.
 #pragma once
 
 #include <immintrin.h>
@@ -14,8 +14,8 @@ struct Vec {
     __m512 v;
     static Vec zero() { return {_mm512_setzero_ps()}; }
     static Vec broadcast(float f) { return {_mm512_set1_ps(f)}; }
-    // Through an integer register: integer loads have a port of their own on Zen 4, where the
-    // vector loads are the bottleneck (measured 1.10x from L1, 1.04x in a layer).
+    // Broadcast through an integer register: on Zen 4, integer loads have a separate port, and
+    // vector loads are the bottleneck (1.10x faster from L1, 1.04x in a layer).
     static Vec broadcast(const float* p) {
         int bits;
         std::memcpy(&bits, p, 4);
@@ -68,8 +68,9 @@ inline void transpose(Vec (&t)[16]) {
 
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 
-// out[i] += the sum of the lanes of t[i]. Three folds (one shuffle, one blend, one add each, since
-// the shuffle port is the scarce one) put the four sums side by side in every 128-bit lane.
+// Adds the sum of the lanes of t[i] to out[i]. Three folds put the four sums side by side in every
+// 128-bit lane. Each fold has one shuffle, one blend and one add, because the shuffle port is the
+// bottleneck.
 inline void add_sums(const Vec (&t)[4], float* out) {
     auto pairs = [](Vec a, Vec b) {
         return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a.v, b.v),

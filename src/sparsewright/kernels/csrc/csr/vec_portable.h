@@ -1,4 +1,4 @@
-// Vec: four floats, with the operations that product_loops.h needs.
+// Vec with four floats and the operations that product_loops.h needs.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 namespace sparsewright {
 namespace {
 
-// Four lanes by the vector extension of GCC and clang: SSE2, NEON, or what else the target has.
-// (An array of four floats and loops was 5x slower.)
+// Four lanes with the vector extension of GCC and clang, for SSE2, NEON and other targets.
+// An array of four floats with loops was 5x slower.
 struct Vec {
     static constexpr int width = 4;
     typedef float Lanes __attribute__((vector_size(16)));

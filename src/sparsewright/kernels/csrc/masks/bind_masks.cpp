@@ -20,7 +20,7 @@ using Mask = Array<const bool, 2>;
 
 const uint8_t* bytes(const bool* mask) { return reinterpret_cast<const uint8_t*>(mask); }
 
-// Fills `item`; returns why a pair cannot be pruned here, or null.
+// Fills `item`. Returns null, or the reason why these kernels cannot prune the pair.
 const char* why_not_pair(nb::handle tensor, nb::handle mask, PruneItem& item) {
     Tensor data, keep;
     if (const char* why = read_tensor(tensor, data)) return why;
@@ -41,7 +41,7 @@ void prune_items(const std::vector<PruneItem>& items, Threads asked, const std::
     prune_many(items, threads, chosen);
 }
 
-// Returns "", or why nothing was done.
+// Returns "", or the reason why the tensor was not pruned.
 const char* run_prune(nb::handle tensor, nb::handle mask, Threads threads, const std::string& isa) {
     PruneItem item;
     if (const char* why = why_not_pair(tensor, mask, item)) return why;
@@ -50,7 +50,7 @@ const char* run_prune(nb::handle tensor, nb::handle mask, Threads threads, const
     return "";
 }
 
-// Returns {}, or why nothing was done: {index of a pair: reason}.
+// Returns {}, or {index of a pair: reason} if nothing was pruned.
 nb::dict run_prune_many(nb::sequence tensors, nb::sequence masks, Threads threads,
                         const std::string& isa) {
     const size_t size = nb::len(tensors);
@@ -68,7 +68,7 @@ nb::dict run_prune_many(nb::sequence tensors, nb::sequence masks, Threads thread
     return refused;
 }
 
-// Returns why the kernels cannot read a tensor, or "".
+// Returns "", or the reason why the kernels cannot read a tensor.
 const char* run_why_not(nb::handle tensor) {
     Tensor unused;
     const char* why = read_tensor(tensor, unused);
@@ -111,7 +111,7 @@ void run_count_rows(Mask mask, Array<int64_t, 1> counts, Threads asked, const st
     count_rows(bytes(mask.data), mask.sizes[0], mask.sizes[1], counts.data, threads, chosen);
 }
 
-// Returns None where the entries of the masks do not lie in the same order.
+// Returns None if the masks do not hold their entries in the same order.
 std::optional<std::pair<int64_t, int64_t>> run_count_changes(nb::handle old_mask,
                                                              nb::handle new_mask, Threads asked,
                                                              const std::string& isa) {

@@ -1,11 +1,11 @@
-// Blocks of 64 positions held as 64-bit sets: the loops over masks and scores are written once on
-// them. Each instruction set includes these files after its own `Block`, which provides
-//   vector_bytes  the width of a register
-//   bits_of_bytes(const uint8_t* p)  -> set of nonzero bytes among 64
-//   bytes_of_bits(uint64_t b, uint8_t* p)  writes 64 bytes, 0 or 1
-//   lowest(uint64_t b, int64_t count) -> the lowest `count` set bits of b
-//   struct Keys<T, Magnitude>: load(const T* p); above(T bound) -> set of key > bound;
-//                              larger(T size) -> set of |key| > size
+// Blocks of 64 positions as 64-bit sets, on which the loops over masks and scores are written once.
+// The file of each instruction set includes these headers after its own `Block`, which provides
+//   vector_bytes: the width of a register in bytes
+//   bits_of_bytes(const uint8_t* p): returns the set of nonzero bytes among 64
+//   bytes_of_bits(uint64_t b, uint8_t* p): writes 64 bytes, each 0 or 1
+//   lowest(uint64_t b, int64_t count): returns the lowest `count` set bits of b
+//   struct Keys<T, Magnitude> with load(const T* p); above(T bound), the set of key > bound;
+//                             and larger(T size), the set of |key| > size
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int block = 64;
 
-// Copies a short tail into a full block of zeros, so that every block is whole.
+// Copies a short tail into a block of zeros, so that callers always read a full block.
 template <class T>
 const T* padded(const T* p, int64_t n, T* buffer) {
     if (n >= block) return p;

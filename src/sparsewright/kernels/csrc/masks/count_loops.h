@@ -1,4 +1,4 @@
-// Counts of the entries of masks.
+// Loops that count entries of masks.
 #pragma once
 
 #include "masks/blocks.h"
@@ -13,7 +13,7 @@ inline int64_t count(const uint8_t* mask, int64_t n) {
     return total;
 }
 
-// The nonzero bytes among the first n of eight.
+// Counts the nonzero bytes among the first n of eight.
 inline int64_t count_eight(const uint8_t* mask, int64_t n) {
     uint64_t word;
     std::memcpy(&word, mask, 8);
@@ -22,7 +22,7 @@ inline int64_t count_eight(const uint8_t* mask, int64_t n) {
     return static_cast<int64_t>((nonzero << (64 - 8 * n)) * 0x0101010101010101u >> 56);
 }
 
-// Short rows are read past their end, into the rows that follow.
+// Reads past the end of short rows, into the rows that follow.
 inline void count_rows(const uint8_t* mask, int64_t rows, int64_t n, int64_t* counts) {
     for (int64_t r = 0; r < rows; ++r, mask += n) {
         const int64_t left = (rows - r) * n;

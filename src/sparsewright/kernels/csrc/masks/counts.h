@@ -1,4 +1,4 @@
-// How many entries a mask keeps, and how many differ from those of another.
+// Counts of the entries that a mask keeps, and of the entries that two masks keep differently.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace sparsewright {
 
-// counts[row] = number of True in the row.
+// Sets counts[row] to the number of True entries in the row.
 void count_rows(const uint8_t* mask, int64_t rows, int64_t n, int64_t* counts, int threads,
                 Isa isa);
 

@@ -1,8 +1,9 @@
-// Scores as integers to compare: with s the bits of a float as a signed integer,
+// Scores as integers that can be compared. With s the bits of a float as a signed integer, the key
 //   key = s & max                      (magnitude)
 //   key = s < 0 ? -(s & max) : s       (signed)
-// rises with the value, has -0 == +0, is the same for every float format of one width, and does
-// not depend on the CPU's flush-to-zero mode. NaN is (s & max) > inf, the format's bits of +inf.
+// increases with the value, is equal for -0 and +0, and is computed in the same way for every float
+// format of one width. It does not depend on the CPU's flush-to-zero mode. A score is NaN if
+// (s & max) > inf, where inf has the bits of +inf in the format.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ template <bool Magnitude, class T>
     return Magnitude || bits >= 0 ? size : static_cast<T>(-size);
 }
 
-// Up to here a row is selected where it lies in the first-level cache, by repeated scans.
+// Rows up to this length fit the first-level cache and are selected by repeated scans.
 inline constexpr int64_t short_row = 4096;
 
 }  // namespace sparsewright

@@ -1,4 +1,4 @@
-// The loops over masks and scores that each instruction set compiles for itself.
+// The loops over masks and scores that are compiled for each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace sparsewright {
 
-// data = where(mask, data, +0), for elements of one width.
+// Sets data = where(mask, data, +0), for elements of one width.
 using PruneLoop = void (*)(void* data, const uint8_t* mask, int64_t n);
 
 template <class T>
@@ -18,17 +18,17 @@ struct Scan {
     bool has_nan = false;
 };
 
-// Loops over a contiguous run of scores. `among` may be null: every position is a candidate.
+// Loops over a contiguous run of scores. If `among` is null, every position is a candidate.
 template <class T>
 struct SelectLoops {
-    // Counts; with `gathered`, also writes the inside keys there (room for n).
+    // Counts candidates. If `gathered` is not null, also writes the inside keys to it (up to n).
     Scan<T> (*scan)(const T* score, const uint8_t* among, int64_t n, T lo, T hi, T inf,
                     T* gathered);
-    // out = key > threshold, and key == threshold for the first `ties` of those.
+    // Marks in `out` every key > threshold, and the first `ties` keys == threshold.
     void (*mark)(const T* score, const uint8_t* among, int64_t n, T threshold, int64_t ties,
                  uint8_t* out);
-    // select for rows of at most short_row entries; the first row with a NaN, or -1. Row r marks
-    // num[r * num_step] entries.
+    // Selects in rows of at most short_row entries, num[r * num_step] entries in row r. Returns the
+    // first row with a NaN, or -1.
     int64_t (*short_rows)(const T* score, const uint8_t* among, int64_t rows, int64_t n,
                           const int64_t* num, int64_t num_step, T inf, uint8_t* out);
 };
@@ -38,7 +38,7 @@ struct MaskLoops {
     SelectLoops<int16_t> select16[2];  // [signed, magnitude]
     SelectLoops<int32_t> select32[2];
     SelectLoops<int64_t> select64[2];
-    // counts[r] = number of True in row r.
+    // Sets counts[r] to the number of True entries in row r.
     void (*count_rows)(const uint8_t* mask, int64_t rows, int64_t n, int64_t* counts);
     void (*count_changes)(const uint8_t* old_mask, const uint8_t* new_mask, int64_t n,
                           int64_t* dropped, int64_t* grown);
@@ -58,7 +58,7 @@ struct MaskLoops {
     }
 };
 
-// In masks_portable.cpp, masks_avx2.cpp and masks_avx512.cpp.
+// Defined in masks_portable.cpp, masks_avx2.cpp and masks_avx512.cpp.
 const MaskLoops& mask_loops(Portable);
 const MaskLoops& mask_loops(Avx2);
 const MaskLoops& mask_loops(Avx512);

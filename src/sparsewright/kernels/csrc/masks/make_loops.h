@@ -1,4 +1,4 @@
-// All loops of one instruction set as a table; included by one file for each of them.
+// All loops of one instruction set as a table. One file per instruction set includes this header.
 #pragma once
 
 #include "masks/count_loops.h"

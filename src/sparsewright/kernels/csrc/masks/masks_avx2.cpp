@@ -1,4 +1,4 @@
-// prune is the plain loop, vectorised by the compiler: within 10% of hand-written intrinsics.
+// prune is the plain loop, which the compiler vectorizes to within 10% of hand-written intrinsics.
 #include <immintrin.h>
 
 #include "masks/loops.h"
@@ -6,7 +6,7 @@
 namespace sparsewright {
 namespace {
 
-// Lane operations that differ between element widths; gt packs its result to one bit per lane.
+// Lane operations that depend on the element width; gt packs its result to one bit per lane.
 template <class T>
 struct Lanes;
 
@@ -67,7 +67,7 @@ struct Block {
         static constexpr int vectors = 2 * sizeof(T), lanes = 32 / sizeof(T);
         const T* p;
 
-        // Sixteen registers do not hold a block, so keys are remade from L1 at each comparison.
+        // Sixteen registers cannot hold a block, so each comparison loads the keys again from L1.
         void load(const T* start) { p = start; }
         __m256i size(int i) const {
             const auto* from = reinterpret_cast<const __m256i*>(p + i * lanes);

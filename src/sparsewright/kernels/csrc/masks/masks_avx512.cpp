@@ -1,5 +1,5 @@
-// prune: masked zeroing load, full store. Measured against it: a masked store of zeros is equal,
-// and skipping stores that change nothing is never faster and up to 40% slower.
+// prune does a masked zeroing load and a full store. A masked store of zeros is equally fast.
+// Skipping stores that change nothing is never faster and up to 40% slower.
 #include <immintrin.h>
 
 #include "masks/loops.h"
@@ -8,7 +8,7 @@
 namespace sparsewright {
 namespace {
 
-// Lane operations that differ between element widths.
+// Lane operations that depend on the element width.
 template <class T>
 struct Lanes;
 

@@ -1,5 +1,5 @@
-// Plain C++: flags are bytes (loops the compiler vectorises), packed eight at a time by a multiply.
-// Assumes little-endian byte order, as every supported target has.
+// Plain C++. Flags are bytes, in loops that the compiler vectorizes; a multiplication packs eight
+// of them. The code assumes little-endian byte order, which all supported targets have.
 #include "masks/loops.h"
 
 namespace sparsewright {

@@ -6,10 +6,10 @@
 namespace sparsewright {
 namespace {
 
-// A floor under the caller's choice: below it a thread is never worth its start.
+// A thread gets at least this much work, because less is never worth starting it.
 constexpr int64_t bytes_per_thread = 1 << 20;
 
-// The part of `item` whose bytes fall into [begin, end) of the list laid end to end.
+// Returns the part of `item` in the bytes [begin, end) of all items together.
 void prune_span(const PruneItem& item, int64_t begin, int64_t end, const MaskLoops& loops) {
     begin = std::max<int64_t>(begin, 0);
     end = std::min(end, item.bytes());

@@ -1,4 +1,4 @@
-// prune_: tensor = where(mask, tensor, +0) by bit operations, for elements of 2, 4 or 8 bytes.
+// prune_ sets tensor = where(mask, tensor, +0) by bit operations, for elements of 2, 4 or 8 bytes.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@ namespace sparsewright {
 
 struct PruneItem {
     char* data;
-    const uint8_t* mask;  // one byte per element, zero = pruned
+    const uint8_t* mask;  // one byte per element; zero means pruned
     int64_t numel;
     int itemsize;  // 2, 4 or 8
 
     int64_t bytes() const { return numel * itemsize; }
 };
 
-// All items in one parallel region, split by bytes.
+// Prunes all items in one parallel region, split by bytes.
 void prune_many(const std::vector<PruneItem>& items, int threads, Isa isa);
 
 }  // namespace sparsewright

@@ -1,5 +1,5 @@
-// The plain loop, included by every translation unit that compiles it for its own instruction set.
-// In an anonymous namespace, so that the linker never shares one unit's code with another.
+// The plain loop. Each translation unit compiles it for its instruction set. It is in an anonymous
+// namespace, so that the linker never shares code between units.
 #pragma once
 
 #include <cstdint>

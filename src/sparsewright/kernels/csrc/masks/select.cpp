@@ -10,9 +10,10 @@
 namespace sparsewright {
 namespace {
 
-constexpr int64_t entries_per_thread = 1 << 16;  // a thread costs as much as scanning these
+// Starting a thread costs as much as scanning this many entries.
+constexpr int64_t entries_per_thread = 1 << 16;
 
-// Writes the row's mask; `ties` go to the lowest indices, whatever the number of parts.
+// Writes the row's mask. Ties are resolved by lowest index, for any number of parts.
 template <class T>
 void mark_row(const Row<T>& row, const Threshold<T>& threshold, uint8_t* out) {
     std::vector<int64_t> ties(row.parts, threshold.ties);
@@ -53,7 +54,7 @@ int64_t count_candidates(const Row<T>& row, Isa isa) {
     return total;
 }
 
-// False where a candidate is NaN.
+// Returns false if a candidate is NaN.
 template <class T>
 bool select_row(const Row<T>& row, int64_t num, uint8_t* out, std::vector<T>& keys, Isa isa) {
     const int64_t candidates = count_candidates(row, isa);
@@ -64,7 +65,7 @@ bool select_row(const Row<T>& row, int64_t num, uint8_t* out, std::vector<T>& ke
         bool complete;
         const Bracket<T> none{max_key<T>, max_key<T>, false, false};
         threshold.has_nan = scan_row(row, none, 0, keys, complete).has_nan;
-        if (num > 0) {  // all of them: no key but NaN's is min_key, so every one is above
+        if (num > 0) {  // mark all: only NaN has the key min_key, so all are above it
             threshold.key = min_key<T>;
         }
     }
@@ -81,7 +82,7 @@ int64_t select_rows(const SelectTask& task, T inf, int threads, Isa isa) {
             static_cast<const T*>(task.score) + r * task.n,      among, task.n, inf, task.magnitude,
             &mask_loops(isa).template select<T>(task.magnitude), parts};
     };
-    // Threads share long rows, and otherwise take rows each.
+    // Several threads share a long row; each thread gets whole shorter rows.
     const int64_t shares = task.n / (4 * entries_per_thread);
     const int within = int(std::clamp<int64_t>(shares, 1, threads));
     std::atomic<int64_t> first_nan{task.rows};

@@ -1,4 +1,4 @@
-// select: per row, mark the `num` largest scores among the candidates; ties go to the lower index.
+// select marks the `num` largest scores among the candidates of each row. Lower indices win ties.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace sparsewright {
 struct SelectTask {
     const void* score;     // [rows, n], contiguous
     const uint8_t* among;  // [rows, n] or null
-    const int64_t* num;    // of row r: num[r * num_step]
-    int64_t num_step;      // 0: one number for all rows
+    const int64_t* num;    // the number for row r is num[r * num_step]
+    int64_t num_step;      // 0 if all rows have the same number
     uint8_t* out;          // [rows, n]
     int64_t rows;
     int64_t n;
@@ -20,7 +20,7 @@ struct SelectTask {
     bool magnitude;
 };
 
-// The first row with a NaN among its candidates (out is then undefined), or -1.
+// Returns the first row with a NaN among its candidates (`out` is then undefined), or -1.
 int64_t select(const SelectTask& task, int threads, Isa isa);
 
 }  // namespace sparsewright

@@ -1,4 +1,4 @@
-// The two passes over a long row: count what lies above and inside a bracket, and mark.
+// The two passes over a long row: count the keys above and inside a bracket, and mark entries.
 #pragma once
 
 #include "masks/blocks.h"

@@ -1,4 +1,4 @@
-// select for rows that fit the first-level cache.
+// The select loops for rows that fit the first-level cache.
 #pragma once
 
 #include "masks/blocks.h"
@@ -8,26 +8,26 @@
 namespace sparsewright {
 namespace {
 
-// Quickselect of one short row on sets of positions: no entry moves, a pivot splits the `open`
+// Quickselect of one short row on sets of positions. Entries do not move: a pivot splits the `open`
 // positions of every block into above, equal and below.
 template <class T, bool Magnitude, int most>
 struct ShortRow {
     using Keys = typename Block::template Keys<T, Magnitude>;
 
-    struct Count {  // a constant where the row is one block: 1.5x faster on rows of 8
+    struct Count {  // constant for rows of one block, which is 1.5x faster on rows of 8
         int n;
         operator int() const { return most == 1 ? 1 : n; }
     };
 
     const T* score;
-    const T* tail;  // the last block, which may be a padded copy
+    const T* tail;  // the last block, possibly a padded copy
     Count blocks;
     uint64_t open[most], above[most], equal[most], chosen[most];
     uint32_t random = 1;
 
     const T* at(int b) const { return b == blocks - 1 ? tail : score + b * block; }
 
-    // Any open position would do; a random block keeps sorted rows from being the worst case.
+    // Any open position is a valid pivot. A random block avoids the worst case for sorted rows.
     T pivot() {
         random = random * 1664525u + 1013904223u;
         int b = static_cast<int>(uint64_t{random} * blocks >> 32);
@@ -67,7 +67,7 @@ struct ShortRow {
         }
     }
 
-    // `left` positions may be read and written from here on: later rows are written after.
+    // The next `left` positions may be read and written, because later rows are written afterwards.
     bool run(const uint8_t* among, int64_t n, int64_t left, int64_t num, T inf, uint8_t* out) {
         T buffer[block];
         blocks.n = static_cast<int>((n + block - 1) / block);

@@ -1,12 +1,11 @@
-// The k-th largest key of one row, without a sort and without touching most entries twice.
+// Finds the k-th largest key of one row without sorting, and reads most entries only once.
 //
-// A sample of about n^(2/3) candidates brackets the k-th key (Floyd and Rivest 1975, "Expected
-// time bounds for selection"); one vector pass counts what lies above the bracket and gathers what
-// lies inside, a few percent; nth_element on those finishes. An end of the bracket that many
-// entries share (the zeros of a pruned weight) is left out of it and counted by itself. When the
-// bracket misses (about 1 in 400 rows) or ties fill it, a radix histogram of the keys, 11 bits a
-// pass, decides instead.
-// Sampling changes the speed alone: the result is exact.
+// A sample of about n^(2/3) candidates brackets the k-th key (Floyd and Rivest 1975, "Expected time
+// bounds for selection"). One vector pass counts the keys above the bracket and gathers the keys
+// inside it, a few percent; nth_element then finds the key. If many entries share an end of the
+// bracket (the zeros of a pruned weight), that end is left out and counted separately. If the
+// bracket misses (about 1 in 400 rows) or ties fill it, a radix histogram of the keys, 11 bits per
+// pass, decides instead. Sampling affects only the speed: the result is exact.
 #pragma once
 
 #include <algorithm>
@@ -45,8 +44,8 @@ struct Row {
 template <class T>
 struct Threshold {
     T key = max_key<T>;
-    int64_t ties = 0;   // how many entries equal to `key` are to be marked
-    int64_t equal = 0;  // how many there are
+    int64_t ties = 0;   // number of entries equal to `key` to mark
+    int64_t equal = 0;  // number of entries equal to `key`
     bool has_nan = false;
 };
 
@@ -62,7 +61,7 @@ struct Bracket {
     }
 };
 
-// Positions one per stratum, jittered so that no period of the row can hide from them.
+// Samples one position per stratum, jittered so that no period in the row escapes the sample.
 template <class T>
 Bracket<T> sample_bracket(const Row<T>& row, int64_t candidates, int64_t k, std::vector<T>& keys) {
     const double wanted = std::cbrt(double(candidates) * double(candidates));
@@ -98,8 +97,8 @@ Bracket<T> sample_bracket(const Row<T>& row, int64_t candidates, int64_t k, std:
     return bracket;
 }
 
-// Scans the row's parts in parallel; gathers the inside keys unless the bracket is one point.
-// `complete` is false where ties filled the bracket: then only the counts so far are known.
+// Scans the row's parts in parallel, and gathers the inside keys unless the bracket is one point.
+// Sets `complete` to false if ties filled the bracket; then not all inside keys are gathered.
 template <class T>
 Scan<T> scan_row(const Row<T>& row, Bracket<T> bracket, int64_t most, std::vector<T>& gathered,
                  bool& complete) {
@@ -139,7 +138,8 @@ Scan<T> scan_row(const Row<T>& row, Bracket<T> bracket, int64_t most, std::vecto
     return sum;
 }
 
-// Exact for any data: 2 passes for 16-bit keys, 3 for 32, 6 for 64, and 16 KB of counts a part.
+// Exact for any data, with 2 passes for 16-bit keys, 3 for 32, 6 for 64, and 16 KB of counts per
+// part.
 template <class T>
 Threshold<T> radix_threshold(const Row<T>& row, int64_t k) {
     using U = std::make_unsigned_t<T>;
@@ -172,7 +172,7 @@ Threshold<T> radix_threshold(const Row<T>& row, int64_t k) {
     return result;
 }
 
-// The threshold among the gathered keys, of which the `rank`-th largest is wanted.
+// Returns the threshold at the `rank`-th largest of the gathered keys.
 template <class T>
 Threshold<T> threshold_of(std::vector<T>& keys, int64_t rank) {
     const auto nth = keys.begin() + (rank - 1);
@@ -184,11 +184,11 @@ Threshold<T> threshold_of(std::vector<T>& keys, int64_t rank) {
     return result;
 }
 
-// For 0 < k < candidates.
+// Requires 0 < k < candidates.
 template <class T>
 Threshold<T> find_threshold(const Row<T>& row, int64_t candidates, int64_t k,
                             std::vector<T>& keys) {
-    constexpr int64_t gather_all = 256;  // below this a sample costs more than it saves
+    constexpr int64_t gather_all = 256;  // with fewer candidates, a sample costs more than it saves
     Bracket<T> sampled;
     if (candidates > gather_all) sampled = sample_bracket(row, candidates, k, keys);
     const Bracket<T> bracket = sampled.without_shared_ends();

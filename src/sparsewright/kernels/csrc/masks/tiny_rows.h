@@ -1,6 +1,6 @@
-// select for the shortest rows, many at once: an entry is chosen if fewer than `num` entries of its
-// row beat it. Whole vectors are compared with their neighbours at each distance d within a row, in
-// the vector extension of GCC and clang.
+// The select loops for the shortest rows, many together. An entry is chosen if fewer than `num`
+// entries of its row beat it. Whole vectors are compared with their neighbors at each distance d
+// within a row, with the vector extension of GCC and clang.
 #pragma once
 
 #include <cstring>
@@ -19,7 +19,7 @@ class TinyRows {
         for (int64_t p = 0; p < room; ++p) place[p] = static_cast<T>(p % n);
     }
 
-    // The first row with a NaN, or -1. Row r marks num[r * num_step] entries.
+    // Marks num[r * num_step] entries in row r. Returns the first row with a NaN, or -1.
     int64_t run(const T* score, const uint8_t* among, int64_t rows, const int64_t* num,
                 int64_t num_step, T inf, uint8_t* out) {
         for (int64_t first = 0; first < rows; first += most_rows) {
@@ -39,7 +39,7 @@ class TinyRows {
     static constexpr int64_t lanes = Block::vector_bytes / sizeof(T), room = 512;
     static constexpr T out_of_play = std::numeric_limits<T>::min();  // below every key
 
-    // Whether a candidate is NaN.
+    // Returns whether a candidate is NaN.
     bool read(const T* score, const uint8_t* among, int64_t size, T inf) {
         T nan = 0;
         for (int64_t p = 0; p < size; ++p) key[p] = key_of<Magnitude>(score[p]);
@@ -72,7 +72,7 @@ class TinyRows {
 
     void choose(int64_t p) {
         const Vector own = load(key + p), at = load(place + p);
-        Vector beaten_by = {};  // larger entries of the row, and equal ones before
+        Vector beaten_by = {};  // number of larger entries in the row, plus equal entries before
         for (int64_t d = 1; d < n; ++d) {
             const T before = static_cast<T>(d), after = static_cast<T>(n - d);
             beaten_by -= (at >= before) & (load(key + p - d) >= own);

@@ -6,7 +6,7 @@
 namespace sparsewright {
 namespace {
 
-// A floor under the caller's choice: below it a thread is never worth its start.
+// A thread gets at least this much work, because less is never worth starting it.
 constexpr int64_t entries_per_thread = 1 << 18;
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Uniform numbers by counter: out[i] depends on the key and on `first + i` alone.
+// Counter-based uniform numbers: out[i] depends only on the key and `first + i`.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
 // SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
-// 2014, figure 17): the state of step i is key + (i + 1) * gamma, so any step can be had at once.
-// In an anonymous namespace, so that the linker never shares one unit's code with another.
+// 2014, figure 17). The state of step i is key + (i + 1) * gamma, so any step can be computed
+// directly. The loop is in an anonymous namespace, so that the linker never shares code between
+// units.
 #pragma once
 
 #include <cstdint>
