@@ -81,7 +81,7 @@ class Training:
         able = next(cls for cls in ALL if cls.name == self.algorithm).storages
         name = self.stored or able[0]
         if name not in able:
-            raise ValueError(f"{self.algorithm} with storage {name}: allowed: {', '.join(able)}")
+            raise ValueError(f"{self.algorithm} needs storage {' or '.join(able)}, not {name}")
         return next(cls for cls in STORAGES if cls.name == name)
 
     @property
