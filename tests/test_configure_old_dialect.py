@@ -81,20 +81,44 @@ def test_one_point_is_a_constant_level():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"sparsity_schedule": 0.5}, OptionTypeError, r"sparsity_schedule = 0.5.*\[step, level\]"),
-        ({"sparsity_schedule": []}, OptionTypeError, r"sparsity_schedule = \[\]"),
-        ({"sparsity_schedule": [[0]]}, OptionTypeError, r"an entry of sparsity_schedule = \[0\]"),
+        (
+            {"sparsity_schedule": 0.5},
+            OptionTypeError,
+            r"^sparsity_schedule must be a list of pairs \[st.* got 0.5",
+        ),
+        ({"sparsity_schedule": []}, OptionTypeError, r"^sparsity_schedule must be .*; got \[\]"),
+        (
+            {"sparsity_schedule": [[0]]},
+            OptionTypeError,
+            r"^an entry .* a pair \[step, level\]; got \[0\]",
+        ),
         ({"sparsity_schedule": [[0, "x"]]}, OptionTypeError, r"an entry .*'x'"),
         ({"sparsity_schedule": [[0.5, 0.5]]}, OptionTypeError, r"an entry .*0.5, 0.5"),
-        ({"sparsity_schedule": [[0, 1.5]]}, OptionError, r"an entry .*0 <= level <= 1"),
-        ({"sparsity_schedule": [[3, 0.1], [3, 0.2]]}, OptionError, r"steps ascending"),
+        (
+            {"sparsity_schedule": [[0, 1.5]]},
+            OptionError,
+            r"^an entry .* levels between 0 and 1; got \[0, 1",
+        ),
+        (
+            {"sparsity_schedule": [[3, 0.1], [3, 0.2]]},
+            OptionError,
+            r"^an entry .* ascending steps >= 0",
+        ),
         (
             {"sparsity_schedule": [[0, 0.1]], "sparsity": 0.5},
             ExclusiveOptionsError,
-            r"^give sparsity or sparsity_schedule, not both$",
+            r"^give sparsity or sparsity_schedule, not both\.$",
         ),
-        ({"param_name_patterns": "(", "sparsity": 0.5}, OptionError, r"param_name_patterns = '\('"),
-        ({"param_name_patterns": 3, "sparsity": 0.5}, OptionTypeError, r"param_name_patterns = 3"),
+        (
+            {"param_name_patterns": "(", "sparsity": 0.5},
+            OptionError,
+            r"^param_name_patterns must be .*; got '\('. Python says: ",
+        ),
+        (
+            {"param_name_patterns": 3, "sparsity": 0.5},
+            OptionTypeError,
+            r"^param_name_patterns must be .*; got 3",
+        ),
         ({"param_name_patterns": [3], "sparsity": 0.5}, OptionTypeError, r"param_name_patterns"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The tree of errors: each message names the thing, its value and what is allowed."""
+"""The tree of errors; each message names the option, its value and what is allowed."""
 
 import inspect
 import pickle
@@ -13,40 +13,48 @@ TREE = {
     errors.OptionError: (
         ValueError,
         ("algorithm", "rigel", ["rigl", "set"]),
-        ["algorithm", "'rigel'", "rigl, set", "did you mean 'rigl'?"],
+        ["unknown algorithm 'rigel'; did you mean 'rigl'? Choose from rigl, set."],
     ),
     errors.MissingOptionError: (
         ValueError,
         ("type", "update", ["freq", "list"], {"start": 5}),
-        ["type is missing from update = {'start': 5}; allowed: freq, list"],
+        ["update needs a 'type'; got {'start': 5}. Choose from freq, list."],
     ),
     errors.UnknownOptionError: (
         TypeError,
-        ("key of RigL", "sparsiti", ["sparsity", "update"]),
-        ["key of RigL = 'sparsiti' is not valid", "did you mean 'sparsity'?"],
+        ("RigL", "sparsiti", ["sparsity", "update"]),
+        ["RigL has no option 'sparsiti'; did you mean 'sparsity'? Its options: sparsity, update."],
     ),
     errors.ExclusiveOptionsError: (
         ValueError,
         (["balance_in_groups", "balance_out_groups"],),
-        ["give balance_in_groups or balance_out_groups, not both"],
+        ["give balance_in_groups or balance_out_groups, not both."],
     ),
     errors.IncompatibleOptionError: (
         ValueError,
         ("storage", "masked", "STE", "needs 'shadowed'"),
-        ["storage = 'masked' does not work with STE, which needs 'shadowed'"],
+        ["storage='masked' does not work with STE, which needs 'shadowed'."],
     ),
     errors.OptionTypeError: (
         TypeError,
         ("sparsity", "0.9", "a number"),
-        ["sparsity", "'0.9'", "type str", "allowed: a number"],
+        ["sparsity must be a number; got '0.9' (str)."],
     ),
-    errors.LevelError: (ValueError, ("sparsity", 1.5), ["sparsity", "1.5", "0 <= level <= 1"]),
+    errors.LevelError: (
+        ValueError,
+        ("sparsity", 1.5),
+        ["sparsity must be between 0 and 1; got 1.5."],
+    ),
     errors.ShapeError: (
         ValueError,
         ("fc.weight", (3, 5), "5 cannot be divided into 2 groups"),
         ["fc.weight", "(3, 5)", "5 cannot be divided into 2 groups"],
     ),
-    errors.ScoreError: (ValueError, ("score of fc.weight",), ["score of fc.weight", "NaN"]),
+    errors.ScoreError: (
+        ValueError,
+        ("score of fc.weight",),
+        ["score of fc.weight contains NaN; its entries"],
+    ),
     errors.AlgorithmError: (
         TypeError,
         ("Own.update_mask", "return a mask"),
@@ -65,12 +73,15 @@ TREE = {
     errors.DivergenceError: (
         ArithmeticError,
         ("the loss", float("nan"), 12),
-        ["the loss", "nan", "step 12", "optimizer.lr"],
+        ["the loss is nan at step 12; try a smaller optimizer.lr"],
     ),
     errors.MissingPackageError: (
         ImportError,
         ("a figure", "matplotlib", "plot"),
-        ["a figure", "'matplotlib'", "pip install 'sparsewright[plot]'"],
+        [
+            "a figure needs the package 'matplotlib', which cannot be imported; "
+            "run pip install 'sparsewright[plot]'"
+        ],
     ),
 }
 
@@ -125,23 +136,28 @@ def test_errors_cross_process_boundaries(cls):
 
 
 def test_option_errors_that_have_nothing_more_to_say_are_short():
-    assert str(errors.MissingOptionError("sparsity")) == "sparsity is missing"
+    assert str(errors.MissingOptionError("sparsity")) == "sparsity is required."
     shown = str(errors.MissingOptionError("n", "structure", "an integer"))
-    assert shown == "n is missing from structure; allowed: an integer"
+    assert shown == "structure needs an 'n': an integer."
+    shown = str(errors.MissingOptionError("algorithm", "sparsity", ["gmp", "set"]))
+    assert shown == "sparsity needs an 'algorithm'; choose from gmp, set."
+    assert str(errors.UnknownOptionError("Uniform", "x")) == (
+        "Uniform has no option 'x'; it has no options."
+    )
 
 
 def test_exclusive_options_say_where_and_how_many():
     shown = str(errors.ExclusiveOptionsError(["inputs", "outputs"], "structure 'groups'"))
-    assert shown == "give inputs or outputs in structure 'groups', not both"
+    assert shown == "structure 'groups' accepts inputs or outputs, not both."
     shown = str(errors.ExclusiveOptionsError(["a", "b", "c"]))
-    assert shown == "give a or b or c, only one of them"
+    assert shown == "give a, b or c, but only one of them."
 
 
 def test_an_incompatible_option_lists_what_works():
-    facts = ("distribution", "erk", "structure = NM(2, 4)", "has one level only", ["uniform"])
+    facts = ("distribution", "erk", "structure=NM(2, 4)", "has only one level", ["uniform"])
     assert str(errors.IncompatibleOptionError(*facts)) == (
-        "distribution = 'erk' does not work with structure = NM(2, 4), which has one level only; "
-        "allowed: uniform"
+        "distribution='erk' does not work with structure=NM(2, 4), which has only one level. "
+        "Use 'uniform'."
     )
 
 
@@ -152,14 +168,31 @@ def test_every_option_error_has_the_facts_of_its_base(cls):
 
 def test_option_error_in_a_place_without_a_close_name():
     error = errors.OptionError("key", "xyz", ["freq", "start"], where="update")
-    assert str(error) == "key = 'xyz' in update is not valid; allowed: freq, start"
-    assert str(errors.OptionError("key", 1, [])).endswith("allowed: nothing")
+    assert str(error) == "unknown key 'xyz' in update; choose from freq, start."
+    assert str(errors.OptionError("key", 1, ["freq", "start"], where="update")) == (
+        "key in update must be one of freq, start; got 1."
+    )
+
+
+def test_option_error_with_a_phrase_and_advice():
+    error = errors.OptionError("freq", 0, "an integer >= 1", "run.yaml", advice="Use freq=1.")
+    assert str(error) == "freq in run.yaml must be an integer >= 1; got 0. Use freq=1."
+
+
+def test_types_are_named_once():
+    for value, shown in (
+        (None, "None"),
+        (True, "True (bool)"),
+        (torch.zeros(2), "<Tensor of shape (2,)>"),
+    ):
+        text = str(errors.OptionTypeError("seed", value, "an integer", "Use 0."))
+        assert text == f"seed must be an integer; got {shown}. Use 0."
 
 
 @pytest.mark.parametrize("cls", [errors.OptionError, errors.OptionTypeError])
 def test_values_are_shown_on_one_short_line(cls):
     shown = str(cls("mask", torch.zeros(1000, 3), "a bool tensor"))
-    assert "mask = <Tensor of shape (1000, 3)> " in shown
+    assert shown == "mask must be a bool tensor; got <Tensor of shape (1000, 3)>."
     shown = str(cls("sparsity", [[0.125] * 9] * 99, "a number"))
     assert len(shown) < 260
     assert "[0.125, " in shown
@@ -175,7 +208,9 @@ def test_warnings_are_user_warnings():
 
 def test_a_name_that_is_meant_is_suggested_whatever_its_spelling():
     error = errors.OptionError("algorithm", "magnitude", ["gmp", "set"], meant="gmp")
-    assert str(error).endswith("allowed: gmp, set; did you mean 'gmp'?")
+    assert str(error) == (
+        "unknown algorithm 'magnitude'; did you mean 'gmp'? Choose from gmp, set."
+    )
 
 
 def test_an_unknown_option_is_a_value_error_too():

@@ -1,6 +1,7 @@
 """Scalars for any logger: what they are, when they come, and TensorBoard files that read back."""
 
 import builtins
+import re
 import warnings
 
 import pytest
@@ -209,17 +210,29 @@ def test_no_norm_is_computed_between_logged_steps():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
+    ("arguments", "error", "message"),
     [
-        ((0.5, print, 1), OptionTypeError),
-        ((sparse.Static(0.5), "wandb", 1), OptionTypeError),
-        ((sparse.Static(0.5), print, 0), OptionError),
-        ((sparse.Static(0.5), print, 2.0), OptionTypeError),
+        (
+            (0.5, print, 1),
+            OptionTypeError,
+            "sparsity must be a SparsityAlgorithm; got 0.5 (float).",
+        ),
+        (
+            (sparse.Static(0.5), "wandb", 1),
+            OptionTypeError,
+            "log must be a function (scalars, step); got 'wandb' (str).",
+        ),
+        ((sparse.Static(0.5), print, 0), OptionError, "every must be an integer >= 1; got 0."),
+        (
+            (sparse.Static(0.5), print, 2.0),
+            OptionTypeError,
+            "every must be an integer >= 1; got 2.0 (float).",
+        ),
     ],
 )
-def test_wrong_arguments(arguments, error):
+def test_wrong_arguments(arguments, error, message):
     sparsity, log, every = arguments
-    with pytest.raises(error, match="allowed"):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
         log_metrics(sparsity, log, every=every)
 
 

@@ -1,8 +1,8 @@
-"""How values and names read in a message."""
+"""Text for values and names in messages."""
 
 import torch
 
-from sparsewright.wording import close_names, hint, listed, show
+from sparsewright.wording import article, close_names, hint, listed, show
 
 
 def test_close_names():
@@ -23,6 +23,11 @@ def test_what_is_allowed_is_a_list_or_a_sentence():
     assert listed(["rigl", "set"]) == "rigl, set"
     assert listed("an integer >= 1") == "an integer >= 1"
     assert listed([]) == "nothing"
+
+
+def test_articles():
+    words = ["type", "algorithm", "n", "m", "unit", "first", "init", "power"]
+    assert [article(word) for word in words] == ["a", "an", "an", "an", "a", "a", "an", "a"]
 
 
 def test_values_are_shown_on_one_short_line():

@@ -233,7 +233,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         """
         check_weight(name, param)
         if self._own_levels and not param.is_meta and param not in self._own_levels:
-            raise MissingOptionError(f"a level for {name!r}", "the levels by parameter")
+            raise MissingOptionError(f"a level for {name!r}", "the dict of levels by parameter")
         try:
             self.structure.rows(param.shape)
         except ShapeError as error:

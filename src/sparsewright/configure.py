@@ -24,6 +24,7 @@ from sparsewright.errors import (
     OptionTypeError,
     Report,
     SparsewrightError,
+    UnknownOptionError,
     stop,
 )
 from sparsewright.group import Group
@@ -155,13 +156,13 @@ def _entries(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Flatten a config into dicts, one per entry, each with its place."""
     if depth > _DEEPEST:
-        deepest = f"{' or '.join(_NESTING)} nested at most {_DEEPEST} deep"
+        deepest = f"at most {_DEEPEST} levels of {' or '.join(_NESTING)} deep"
         report(place, OptionError("sparsity", config, deepest))
         return
     if isinstance(config, Mapping):
         for key in config:
             if not isinstance(key, str):
-                report(place, OptionTypeError("key of sparsity", key, "a string"))
+                report(place, OptionTypeError("a key of sparsity", key, "a string"))
         config = {key: value for key, value in config.items() if isinstance(key, str)}
         merged = {**_without_overridden(defaults, config), **config}
         nested = [key for key in _NESTING if key in merged]
@@ -185,7 +186,7 @@ def _entries(
     elif isinstance(config, Real) and not isinstance(config, bool):
         yield place, {"algorithm": "static", "sparsity": config}
     else:
-        report(place, OptionTypeError("sparsity", config, "a number, a dict, a list of dicts"))
+        report(place, OptionTypeError("sparsity", config, "a number, a dict or a list of dicts"))
 
 
 def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,12 +208,12 @@ def _split_filters(
         yield place, filled, options
         return
     if not param_filter:
-        raise OptionError("param_filter", param_filter, "globs, each with its options")
+        raise OptionError("param_filter", param_filter, "a dict with at least one glob")
     for glob, own in param_filter.items():
         if not isinstance(glob, str):
             raise OptionTypeError("a key of param_filter", glob, "a glob")
         if own is not None and not isinstance(own, Mapping):
-            raise OptionTypeError(f"param_filter {glob!r}", own, "a dict of options")
+            raise OptionTypeError(f"param_filter[{glob!r}]", own, "a dict of options")
         where = f"{place}.param_filter[{glob!r}]"
         yield where, glob, {**_rename(options), **_rename(own or {})}
 
@@ -241,9 +242,8 @@ def _make_algorithm(
         if "algorithm" not in options:
             inner = options.get("sparsity")
             is_section = isinstance(inner, Mapping) and "algorithm" in inner
-            hint = "; or what is under its key 'sparsity' alone" if is_section else ""
-            allowed = ", ".join(_ALGORITHMS) + hint
-            raise MissingOptionError("algorithm", "sparsity", allowed, options)
+            advice = "Pass only the content of its key 'sparsity'." if is_section else ""
+            raise MissingOptionError("algorithm", "sparsity", list(_ALGORITHMS), options, advice)
         make = _find_algorithm(options.pop("algorithm"))
     except SparsewrightError as error:
         report(place, error)
@@ -260,7 +260,7 @@ def _check_the_rest(place: str, options: Mapping[str, Any], report: Report) -> N
     known = dict.fromkeys(key for make in ALL for key in constructor_options(make))
     for key in options:
         if key not in known:
-            report(place, OptionError("key of sparsity", key, [*known, "param_filter"]))
+            report(place, UnknownOptionError("sparsity", key, [*known, "param_filter"]))
     trials = [_try(place, make, options) for make in ALL]
     for mistake in min(trials, key=lambda trial: trial[:2])[2]:
         report(place, mistake)
@@ -289,7 +289,7 @@ def _make(
     allowed = dict.fromkeys([*taken, *_CHOICES])
     for key in [key for key in options if key not in allowed]:
         known = [*allowed, "param_filter"]
-        report(place, OptionError(f"key of {make.__name__}", key, known))
+        report(place, UnknownOptionError(make.__name__, key, known))
         del options[key]
     later = {key: options.pop(key) for key in _CHOICES if key in options and key not in taken}
     algorithm = _construct(place, make, options, report)

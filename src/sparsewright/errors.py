@@ -1,31 +1,31 @@
-"""Every error and warning that sparsewright raises, as one tree.
+"""The errors and warnings that sparsewright raises, as one tree.
 
 ::
 
     SparsewrightError
-    ├── OptionError        (ValueError)   an option's name or value is not one that exists
-    │   ├── MissingOptionError      (ValueError)   an option that must be given, and was not
-    │   ├── UnknownOptionError      (TypeError)    a keyword that a constructor does not take
-    │   ├── ExclusiveOptionsError   (ValueError)   options of which only one may be given
-    │   └── IncompatibleOptionError (ValueError)   a value that does not work with another choice
+    ├── OptionError        (ValueError)   an option has an unknown name or an invalid value
+    │   ├── MissingOptionError      (ValueError)   a required option is missing
+    │   ├── UnknownOptionError      (TypeError)    an option does not exist
+    │   ├── ExclusiveOptionsError   (ValueError)   several options exclude each other
+    │   └── IncompatibleOptionError (ValueError)   a value does not work with another choice
     ├── OptionTypeError    (TypeError)    an option has the wrong type
-    ├── LevelError         (ValueError)   a sparsity level outside its range
-    ├── ShapeError         (ValueError)   a tensor's shape does not fit (groups, masks)
-    ├── ScoreError         (ValueError)   NaN among the scores of a selection
-    ├── AlgorithmError     (TypeError)    an algorithm's class does not do its part
-    ├── StateError         (ValueError)   a state dict that is not this object's
-    ├── AttachError        (RuntimeError) an object that cannot be sparsified, or is not
-    ├── ConfigError        (ValueError)   a configuration or data file that cannot be used
-    ├── CheckpointError    (ValueError)   a file that is truncated, foreign or inconsistent
-    ├── RunError           (OSError)      a run folder that cannot be made, read or written
-    ├── ReportError        (ValueError)   a report that cannot be made
-    ├── DivergenceError    (ArithmeticError) a run whose loss is no longer finite
-    └── MissingPackageError (ImportError) an optional package that is not installed
+    ├── LevelError         (ValueError)   a sparsity level is outside its range
+    ├── ShapeError         (ValueError)   a tensor has the wrong shape (groups, masks)
+    ├── ScoreError         (ValueError)   the scores to select from contain NaN
+    ├── AlgorithmError     (TypeError)    an algorithm's class is incomplete or misbehaves
+    ├── StateError         (ValueError)   a state dict belongs to a different object
+    ├── AttachError        (RuntimeError) an object cannot be sparsified, or is not sparsified
+    ├── ConfigError        (ValueError)   a configuration or data file cannot be used
+    ├── CheckpointError    (ValueError)   a file is truncated, unknown or inconsistent
+    ├── RunError           (OSError)      a run folder cannot be created, read or written
+    ├── ReportError        (ValueError)   a report cannot be created
+    ├── DivergenceError    (ArithmeticError) the loss of a run is no longer finite
+    └── MissingPackageError (ImportError) an optional package is not installed
 
-    SparsityWarning        (UserWarning)  something the user asked for had no effect
+    SparsityWarning        (UserWarning)  a request had no effect
 
-Each class takes the facts and writes its own sentence. Catch the builtin in parentheses, or
-`SparsewrightError` for all of them.
+Each class accepts the facts and writes its own sentence. Catch the builtin class in parentheses,
+or catch `SparsewrightError` for all of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from sparsewright.wording import hint, listed, show
+from sparsewright.wording import article, hint, listed, show
 
 __all__ = [
     "AlgorithmError",
@@ -63,19 +63,19 @@ __all__ = [
 ]
 
 Report = Callable[[str, Exception], None]
-"""`(place, error)`, called for each mistake in a config: raises the error, or collects it."""
+"""A function `(place, error)`, called for each mistake in a config: it raises or collects it."""
 
 
 def stop(place: str, error: Exception) -> None:
-    """Raise the first mistake: the usual `Report`."""
+    """Raise the first mistake; this is the default `Report`."""
     raise error
 
 
 class SparsewrightError(Exception):
-    """Base of every error raised by this library."""
+    """Base class of every error that this library raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles carry the message and the facts: errors cross process boundaries."""
+        """Pickle the message and the facts, so that errors cross process boundaries."""
         return _rebuild, (type(self), self.args, vars(self))
 
 
@@ -89,15 +89,15 @@ def _rebuild(
 
 
 class SparsityWarning(UserWarning):
-    """Something the user asked for had no effect."""
+    """Issued when a request had no effect."""
 
 
-# Each of them is shown, also when a notebook cell runs twice; filters of the user's come first.
+# Show every warning, even if a notebook cell runs twice; the user's own filters come first.
 warnings.filterwarnings("always", category=SparsityWarning, append=True)
 
 
 def warn(message: str) -> None:
-    """Warn that a request had no effect; the warning points at the user's line."""
+    """Warn that a request had no effect, and point at the user's line."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and _is_library(frame):
         level, frame = level + 1, frame.f_back
@@ -109,14 +109,17 @@ def _is_library(frame: FrameType) -> bool:
 
 
 class OptionError(SparsewrightError, ValueError):
-    """An option's name or value is not one that exists.
+    """Raised when an option has a value that is not allowed, or a name that does not exist.
 
     Args:
-        what: the option, as the user would write it (`"algorithm"`, `"key of gmp"`).
-        value: what was given.
-        allowed: what is allowed: names (a close one is suggested) or a sentence.
-        where: where it was given, if that helps.
-        meant: the name to suggest, if it is not the one that is spelt alike.
+        what: the option, as the user would write it (`"freq"`), or a noun for a name
+            (`"algorithm"`).
+        value: the value that was given.
+        allowed: the allowed names, of which a similar one is suggested; or a phrase that follows
+            "must be".
+        where: where the value was given, if that helps.
+        meant: the name to suggest, if it is not the one with the most similar spelling.
+        advice: a whole sentence that says what to do, if that helps.
     """
 
     def __init__(
@@ -126,64 +129,98 @@ class OptionError(SparsewrightError, ValueError):
         allowed: Sequence[str] | str,
         where: str = "",
         meant: str = "",
+        advice: str = "",
     ) -> None:
         self.what, self.value, self.allowed = what, value, allowed
         place = f" in {where}" if where else ""
-        suggestion = f"; did you mean {meant!r}?" if meant else hint(value, allowed)
-        tail = f"allowed: {listed(allowed)}{suggestion}"
-        super().__init__(f"{what} = {show(value)}{place} is not valid; {tail}")
+        if isinstance(allowed, str):
+            text = f"{what}{place} must be {allowed}; got {show(value)}."
+        elif isinstance(value, str):
+            names = f"choose from {listed(allowed)}."
+            text = f"unknown {what} {show(value)}{place}{_suggest(value, allowed, meant, names)}"
+        else:
+            text = f"{what}{place} must be one of {listed(allowed)}; got {show(value)}."
+        super().__init__(_join(text, advice))
 
 
 class MissingOptionError(OptionError):
-    """An option must be given, and was not.
+    """Raised when a required option was not given.
 
     Args:
-        what: the option that is missing.
-        of: what it is missing from, if that helps.
-        allowed: what may be given for it: names or a sentence; "" if that goes without saying.
-        value: the options that were given in its stead.
+        what: the missing option, or a phrase for it that starts with "a", "an" or a quote.
+        of: what needs the option, if that helps.
+        allowed: the values to choose from: names, or a phrase; "" if it is obvious.
+        value: the options that were given.
+        advice: a whole sentence that says what to do, if that helps.
     """
 
     def __init__(
-        self, what: str, of: str = "", allowed: Sequence[str] | str = "", value: object = None
+        self,
+        what: str,
+        of: str = "",
+        allowed: Sequence[str] | str = "",
+        value: object = None,
+        advice: str = "",
     ) -> None:
         super().__init__(what, value, allowed)
         self.of = of
-        place = f" from {of}" if of else ""
-        given = f" = {show(value)}" if value is not None else ""
-        tail = f"; allowed: {listed(allowed)}" if allowed else ""
-        self.args = (f"{what} is missing{place}{given}{tail}",)
+        thing = f"{article(what)} {what!r}" if what.isidentifier() else what
+        text = f"{of} needs {thing}" if of else f"{what} is required"
+        given = f"; got {show(value)}" if value is not None else ""
+        if isinstance(allowed, str):
+            text += (f": {allowed}" if allowed else "") + given
+        else:
+            text += f"{given}. Choose" if given else "; choose"
+            text += f" from {listed(allowed)}"
+        self.args = (_join(f"{text}.", advice),)
 
 
 class UnknownOptionError(OptionError, TypeError):
-    """A keyword that a constructor does not take; a TypeError, as in any call of Python's."""
+    """Raised for an option that does not exist; a TypeError, as in any Python call.
+
+    Args:
+        what: what has no such option (`"RigL"`).
+        value: the option that was given.
+        allowed: the names of the options that exist; a similar one is suggested.
+        where: where the option was given, if that helps.
+    """
+
+    def __init__(
+        self, what: str, value: object, allowed: Sequence[str] = (), where: str = ""
+    ) -> None:
+        super().__init__(what, value, allowed)
+        place = f" in {where}" if where else ""
+        names = f"its options: {listed(allowed)}." if allowed else "it has no options."
+        rest = _suggest(value, allowed, "", names)
+        self.args = (f"{what}{place} has no option {show(value)}{rest}",)
 
 
 class ExclusiveOptionsError(OptionError):
-    """Several options were given, of which only one may be.
+    """Raised when several options were given that exclude each other.
 
     Args:
         options: the options, two or more.
-        where: where they were given, if that helps.
+        where: what accepts only one of them, if that helps.
     """
 
     def __init__(self, options: Sequence[str], where: str = "") -> None:
         self.options = list(options)
-        any_of = " or ".join(self.options)
-        rest = "not both" if len(self.options) == 2 else "only one of them"
+        *others, last = self.options
+        any_of = f"{', '.join(others)} or {last}"
+        rest = "not both" if len(self.options) == 2 else "but only one of them"
         super().__init__(" and ".join(self.options), None, any_of)
-        self.args = (f"give {any_of}{f' in {where}' if where else ''}, {rest}",)
+        self.args = (f"{f'{where} accepts' if where else 'give'} {any_of}, {rest}.",)
 
 
 class IncompatibleOptionError(OptionError):
-    """An option's value is valid, but does not work with another choice.
+    """Raised when an option's value is valid, but does not work with another choice.
 
     Args:
         what: the option.
         value: its value.
         other: the choice that it does not work with.
         reason: why, as a clause that follows "which".
-        allowed: the values that work; "" if the reason says it.
+        allowed: the values that work, or a phrase that follows "use"; "" if the reason says it.
     """
 
     def __init__(
@@ -196,36 +233,57 @@ class IncompatibleOptionError(OptionError):
     ) -> None:
         super().__init__(what, value, allowed)
         self.other, self.reason = other, reason
-        tail = f"; allowed: {listed(allowed)}" if allowed else ""
-        self.args = (f"{what} = {show(value)} does not work with {other}, which {reason}{tail}",)
+        values = allowed if isinstance(allowed, str) else " or ".join(map(repr, allowed))
+        advice = f"Use {values}." if values else ""
+        text = f"{what}={show(value)} does not work with {other}, which {reason}."
+        self.args = (_join(text, advice),)
 
 
 class OptionTypeError(SparsewrightError, TypeError):
-    """An option has the wrong type.
+    """Raised when an option has the wrong type.
 
     Args:
         what: the option.
-        value: what was given.
-        allowed: a sentence that lists the types that work.
+        value: the value that was given.
+        allowed: a phrase that follows "must be" and lists the types that work.
+        advice: a whole sentence that says what to do, if that helps.
     """
 
-    def __init__(self, what: str, value: object, allowed: str) -> None:
+    def __init__(self, what: str, value: object, allowed: str, advice: str = "") -> None:
         self.what, self.value, self.allowed = what, value, allowed
-        super().__init__(
-            f"{what} = {show(value)} has type {type(value).__name__}; allowed: {allowed}"
-        )
+        shown, kind = show(value), type(value).__name__
+        if value is not None and not shown.startswith(f"<{kind}"):
+            shown += f" ({kind})"
+        super().__init__(_join(f"{what} must be {allowed}; got {shown}.", advice))
 
 
 class LevelError(SparsewrightError, ValueError):
-    """A sparsity level (or drop fraction) outside its range."""
+    """Raised when a sparsity level (or drop fraction) is outside its range.
 
-    def __init__(self, what: str, value: object, allowed: str = "0 <= level <= 1") -> None:
+    Args:
+        what: the option.
+        value: the value that was given.
+        allowed: a phrase that follows "must be".
+    """
+
+    def __init__(self, what: str, value: object, allowed: str = "between 0 and 1") -> None:
         self.what, self.value, self.allowed = what, value, allowed
-        super().__init__(f"{what} = {show(value)} is out of range; allowed: {allowed}")
+        super().__init__(f"{what} must be {allowed}; got {show(value)}.")
+
+
+def _suggest(value: object, allowed: Sequence[str], meant: str, names: str) -> str:
+    """Return the end of a sentence about an unknown name: a suggestion, then all names."""
+    suggestion = f"; did you mean {meant!r}?" if meant else hint(value, allowed)
+    return f"{suggestion} {names[0].upper()}{names[1:]}" if suggestion else f"; {names}"
+
+
+def _join(text: str, advice: str) -> str:
+    """Return a sentence and the advice after it, if there is any."""
+    return f"{text} {advice}" if advice else text
 
 
 class ShapeError(SparsewrightError, ValueError):
-    """A tensor's shape does not fit what is asked of it."""
+    """Raised when a tensor's shape does not fit the operation."""
 
     def __init__(self, what: str, shape: Sequence[int], problem: str) -> None:
         self.what, self.shape, self.problem = what, tuple(shape), problem
@@ -233,18 +291,18 @@ class ShapeError(SparsewrightError, ValueError):
 
 
 class ScoreError(SparsewrightError, ValueError):
-    """NaN among the scores of a selection: there is no largest."""
+    """Raised when scores contain NaN and therefore cannot be ranked."""
 
     def __init__(self, what: str = "score") -> None:
         self.what = what
-        super().__init__(f"{what} contains NaN; entries cannot be ranked by it")
+        super().__init__(f"{what} contains NaN; its entries cannot be ranked")
 
 
 class AlgorithmError(SparsewrightError, TypeError):
-    """An algorithm's class does not do what the library or its own methods need.
+    """Raised when an algorithm's class does not do what the library or its own methods need.
 
     Args:
-        what: the class, or the method.
+        what: the class or the method.
         problem: what to change in it.
     """
 
@@ -254,7 +312,7 @@ class AlgorithmError(SparsewrightError, TypeError):
 
 
 class StateError(SparsewrightError, ValueError):
-    """A state dict that does not belong to the object it is loaded into."""
+    """Raised when a state dict does not belong to the object that loads it."""
 
     def __init__(self, what: str, problem: str) -> None:
         self.what, self.problem = what, problem
@@ -262,7 +320,7 @@ class StateError(SparsewrightError, ValueError):
 
 
 class AttachError(SparsewrightError, RuntimeError):
-    """An object that cannot be sparsified, or that is not sparsified."""
+    """Raised when an object cannot be sparsified, or is not sparsified."""
 
     def __init__(self, what: str, problem: str) -> None:
         self.what, self.problem = what, problem
@@ -270,7 +328,7 @@ class AttachError(SparsewrightError, RuntimeError):
 
 
 class ConfigError(SparsewrightError, ValueError):
-    """A configuration or data file that is missing, malformed or contradicts itself."""
+    """Raised when a configuration or data file is missing, malformed or contradictory."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = path, problem
@@ -278,7 +336,7 @@ class ConfigError(SparsewrightError, ValueError):
 
 
 class CheckpointError(SparsewrightError, ValueError):
-    """A file that is truncated, foreign, or does not agree with itself."""
+    """Raised when a file is truncated, has an unknown format, or is inconsistent."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = path, problem
@@ -286,7 +344,7 @@ class CheckpointError(SparsewrightError, ValueError):
 
 
 class RunError(SparsewrightError, OSError):
-    """A run folder that cannot be made, read or written."""
+    """Raised when a run folder cannot be created, read or written."""
 
     def __init__(self, path: object, problem: str) -> None:
         self.path, self.problem = path, problem
@@ -294,7 +352,7 @@ class RunError(SparsewrightError, OSError):
 
 
 class ReportError(SparsewrightError, ValueError):
-    """A report that cannot be made."""
+    """Raised when a report cannot be created."""
 
     def __init__(self, runs: Sequence[str], problem: str) -> None:
         self.runs, self.problem = list(runs), problem
@@ -302,33 +360,33 @@ class ReportError(SparsewrightError, ValueError):
 
 
 class DivergenceError(SparsewrightError, ArithmeticError):
-    """A run whose loss is no longer finite."""
+    """Raised when the loss of a run is no longer finite."""
 
     def __init__(self, what: str, value: float, step: int) -> None:
         self.what, self.value, self.step = what, value, step
-        super().__init__(f"{what} is {value} at step {step}; a smaller optimizer.lr may help")
+        super().__init__(f"{what} is {value} at step {step}; try a smaller optimizer.lr")
 
 
 class MissingPackageError(SparsewrightError, ImportError):
-    """An optional package that is not installed.
+    """Raised when an optional package is not installed.
 
     Args:
-        what: what needs it.
+        what: what needs the package.
         package: the package.
-        extra: the extra of sparsewright that brings it.
+        extra: the extra of sparsewright that installs it.
     """
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         self.what, self.package, self.extra = what, package, extra
         super().__init__(
             f"{what} needs the package {package!r}, which cannot be imported; "
-            f"pip install 'sparsewright[{extra}]'"
+            f"run pip install 'sparsewright[{extra}]'"
         )
 
 
 @contextmanager
 def needs(what: str, package: str, extra: str) -> Iterator[None]:
-    """Turn a failed import inside the block into a MissingPackageError with these facts."""
+    """Turn an ImportError inside the block into a MissingPackageError with these facts."""
     try:
         yield
     except ImportError as error:

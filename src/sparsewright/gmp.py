@@ -60,9 +60,8 @@ class GMP(DynamicSparsityAlgorithm):
         super().__init__(sparsity, update, init_method, **choices)
         for name, level in self.schedules.items():
             if constant_value(level) is not None:
-                raise OptionError(
-                    f"{name} of gmp", level, "a level that moves; for a constant one use static"
-                )
+                advice = "For a constant level, use Static."
+                raise OptionError(f"{name} of GMP", level, "a schedule that changes", advice=advice)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Keep the `num_kept(sparsity, n)` largest |p|."""

@@ -52,9 +52,8 @@ class Group(SparsityAlgorithm):
             AttachError: the algorithm was applied without the Group.
         """
         if isinstance(algorithm, Group):
-            raise OptionTypeError(
-                "algorithm", algorithm, "a single algorithm; use extend() to add those of a Group"
-            )
+            advice = "Use extend() to add all algorithms of a Group."
+            raise OptionTypeError("algorithm", algorithm, "a single algorithm", advice)
         if not isinstance(algorithm, SparsityAlgorithm):
             raise OptionTypeError("algorithm", algorithm, "a SparsityAlgorithm")
         param_filter = make_param_filter(filter)
@@ -83,7 +82,7 @@ class Group(SparsityAlgorithm):
             AttachError: the other Group was applied.
         """
         if not isinstance(group, Group):
-            raise OptionTypeError("group", group, "a Group; use add() to add one algorithm")
+            raise OptionTypeError("group", group, "a Group", "Use add() to add one algorithm.")
         for param_filter, algorithm in list(group._routes):
             self.add(param_filter, algorithm)
 

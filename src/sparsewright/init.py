@@ -168,7 +168,9 @@ def make_init_method(init_method: str | InitMethod) -> InitMethod:
             raise OptionError("init_method", init_method, list(_METHODS))
         return _METHODS[init_method.lower()]
     if not callable(init_method):
-        raise OptionTypeError("init_method", init_method, f"a function or {', '.join(_METHODS)}")
+        raise OptionTypeError(
+            "init_method", init_method, f"a function or one of {', '.join(_METHODS)}"
+        )
     return init_method
 
 

@@ -71,7 +71,7 @@ class RigL(DynamicSparsityAlgorithm):
         }
         given = [name for name, value in options.items() if value is not None]
         if len(given) > 1:
-            raise ExclusiveOptionsError(given)
+            raise ExclusiveOptionsError(given, type(self).__name__)
         if sparsity is None:
             structure = make_structure(choices.get("structure"))
             sparsity = level_of(type(self), structure, drop_fraction)

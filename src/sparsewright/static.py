@@ -48,11 +48,10 @@ class Static(SparsityAlgorithm):
         for name, schedule in self.schedules.items():
             level = constant_value(schedule)
             if level is None:
-                raise OptionError(
-                    f"{name} of static", schedule, "a constant level; for one that moves use gmp"
-                )
+                advice = "For a level that changes, use GMP."
+                raise OptionError(f"{name} of Static", schedule, "constant", advice=advice)
             if level == 1:
-                raise LevelError(f"{name} of static", level, "0 <= level < 1")
+                raise LevelError(f"{name} of Static", level, "at least 0 and less than 1")
 
     def update(self, optimizer: Optimizer | None = None) -> None:
         """Count a step and prune what it wrote.

@@ -187,22 +187,26 @@ def test_static_takes_any_constant_level(level):
 
 def test_bad_levels_raise_at_construction():
     for wrong in ([0.5], {"type": "linear", "init": 0, "slope": 1}, lambda step: 0.5):
-        with pytest.raises(OptionError, match=r"sparsity of static = .* use gmp"):
+        with pytest.raises(
+            OptionError, match=r"^sparsity of Static must be constant; got .* use GMP\.$"
+        ):
             sparse.Static(wrong)
     for wrong in (1, 1.0, -0.1, 1.1):
         with pytest.raises(LevelError):
             sparse.Static(wrong)
     for wrong in (0.5, Constant(0.5)):
-        with pytest.raises(OptionError, match=r"sparsity of gmp = .* use static"):
+        with pytest.raises(
+            OptionError, match=r"^sparsity of GMP must be a schedule that changes; .* use Static\.$"
+        ):
             sparse.GMP(wrong)
     for cls in (sparse.SET, sparse.RigL):
         for option in ({"sparsity": 1.1}, {"sparsity": [0.5, 2]}, {"drop_fraction": -1}):
             with pytest.raises(LevelError):
                 cls(**{"sparsity": 0.5, **option})
-    with pytest.raises(ExclusiveOptionsError, match=r"^give sparsity or schedule, not both$"):
+    with pytest.raises(ExclusiveOptionsError, match=r"^give sparsity or schedule, not both\.$"):
         sparse.GMP([0.1], schedule=[0.1])
     with pytest.raises(
-        MissingOptionError, match=r"^sparsity is missing from Static; .* sparsity=0.9$"
+        MissingOptionError, match=r"^Static needs a 'sparsity': .* pass sparsity=0\.9\.$"
     ):
         sparse.Static()
 

@@ -15,5 +15,5 @@ def test_the_error_names_the_extra(package):
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
         f"sparsewright.errors.MissingPackageError: SparsityCallback needs the package "
-        f"'{package}', which cannot be imported; pip install 'sparsewright[{package}]'"
+        f"'{package}', which cannot be imported; run pip install 'sparsewright[{package}]'"
     )

@@ -99,7 +99,9 @@ def test_every_image_is_seen_once_an_epoch(tmp_path: Path) -> None:
 def test_batch_larger_than_the_set(tmp_path: Path) -> None:
     write_images(tmp_path, 50, 50)
     loop = RunConfig.from_file(None, "fashion").loop
-    with pytest.raises(OptionError, match="up to 50"):
+    with pytest.raises(
+        OptionError, match=r"^loop\.batch_size must be at most 50, the number of training images"
+    ):
         fashion.make_task(fashion.ImageSettings(str(tmp_path)), fashion.LeNetSettings(), loop)
 
 

@@ -305,12 +305,15 @@ def test_endless_configs_are_rejected(config):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"update": {"start": 10, "stop": 5}}, r"stop of update = 5 .*a step > start = 10"),
-        ({"update": {"stop": 0}}, r"stop of update = 0 .*a step > start = 0"),
-        ({"update": 2**53 + 1}, r"freq of update = 9007199254740993 .*at most 2\*\*53"),
-        ({"seed": 2**63}, r"seed = 9223372036854775808 .*an integer of 64 bits"),
-        ({"storage": np.array(["masked", "rigl"])}, r"storage = <ndarray of shape \(2,\)>"),
-        ({"drop_fraction": 10**400}, r"drop_fraction = 1000.*a finite number"),
+        ({"update": {"start": 10, "stop": 5}}, r"^stop must be a step > start = 10; got 5\.$"),
+        ({"update": {"stop": 0}}, r"^stop must be a step > start = 0; got 0\.$"),
+        ({"update": 2**53 + 1}, r"^freq must be .* <= 2\*\*53; got 9007199254740993"),
+        ({"seed": 2**63}, r"^seed must be a 64-bit integer; got 9223372036854775808"),
+        (
+            {"storage": np.array(["masked", "rigl"])},
+            r"^storage must be one of masked, .*; got <ndarray of shape \(2,\)>",
+        ),
+        ({"drop_fraction": 10**400}, r"^drop_fraction must be a finite number; got 1000"),
     ],
 )
 def test_values_out_of_bounds_are_named(options, message):
@@ -321,7 +324,7 @@ def test_values_out_of_bounds_are_named(options, message):
 
 @pytest.mark.parametrize("level", [torch.tensor(1 + 2j), torch.tensor(0.5, device="meta")])
 def test_tensors_that_are_not_numbers(level):
-    with pytest.raises(OptionTypeError, match="sparsity = tensor"):
+    with pytest.raises(OptionTypeError, match=r"^sparsity must be a number, .*; got tensor"):
         sparse.configure({**RIGL, "sparsity": level})
 
 

@@ -205,7 +205,8 @@ def test_get_sparse_params():
     assert iter(found) is found
     assert [p.name for p in found] == ["2.weight"]
     with pytest.raises(
-        OptionTypeError, match=r"argument of get_sparse_params = '0.weight' has type str"
+        OptionTypeError,
+        match=r"^the argument of get_sparse_params must be .*; got '0.weight' \(str\)\.$",
     ):
         sparsity.get_sparse_params("0.weight")
 

@@ -87,13 +87,17 @@ def test_one_algorithm_may_have_several_routes():
 
 
 def test_adding_a_group_says_extend():
-    with pytest.raises(OptionTypeError, match=r"extend\(\)"):
+    with pytest.raises(
+        OptionTypeError, match=r"^algorithm must be a single .* Use extend\(\) to add all"
+    ):
         sparse.Group().add("a", sparse.Group())
-    with pytest.raises(TypeError, match=r"algorithm = 0.5 .*a SparsityAlgorithm"):
+    with pytest.raises(TypeError, match=r"^algorithm must be a SparsityAlgorithm; got 0\.5"):
         sparse.Group().add("a", 0.5)
-    with pytest.raises(TypeError, match=r"group = <?Static.*add\(\)"):
+    with pytest.raises(
+        TypeError, match=r"^group must be a Group; got <?Static.* Use add\(\) to add"
+    ):
         sparse.Group().extend(sparse.Static(0.5))
-    with pytest.raises(TypeError, match=r"param_filter = 3"):
+    with pytest.raises(TypeError, match=r"^param_filter must be a glob, .*; got 3"):
         sparse.Group().add(3, sparse.Static(0.5))
 
 

@@ -240,7 +240,9 @@ def test_the_level_is_its_own():
         for asked in (level, torch.tensor(level), torch.tensor(level).double()):
             assert NM(n, m).level(asked) == level == float(Fraction(m - n, m))
             assert NM(n, m).num_kept(torch.Size([100, m]), asked) == 100 * n
-    with pytest.raises(LevelError, match=r"sparsity = 0.3 .* 0.5, the level of NM\(2, 4\), or a"):
+    with pytest.raises(
+        LevelError, match=r"^sparsity must be 0\.5, the level of NM\(2, 4\), or a .* got 0\.3"
+    ):
         NM(2, 4).level(0.3)
 
 
@@ -253,7 +255,9 @@ def test_levels_above_raise(level):
         lambda: NM(2, 4).drop_and_grow(ones, mask, level, 0.3, ones),
         lambda: init.random(ones, level, NM(2, 4)),
     ):
-        with pytest.raises(LevelError, match=r"allowed: up to 0.5, the level of NM\(2, 4\)"):
+        with pytest.raises(
+            LevelError, match=r"^sparsity must be at most 0\.5, the level of NM\(2, 4\); got"
+        ):
             call()
 
 
@@ -277,12 +281,12 @@ def test_a_mask_of_another_shape_raises():
 
 
 def test_bad_numbers_raise():
-    with pytest.raises(OptionError, match=r"n = 5 .* 1 <= n <= m = 4"):
+    with pytest.raises(OptionError, match=r"^n must be between 1 and m = 4; got 5\.$"):
         NM(5, 4)
-    with pytest.raises(OptionError, match=r"n = 0 "):
+    with pytest.raises(OptionError, match=r"^n must be between 1 and m = 4; got 0\.$"):
         NM(0, 4)
-    with pytest.raises(OptionError, match=r"m = 0 "):
+    with pytest.raises(OptionError, match=r"^m must be an integer >= 1; got 0\.$"):
         NM(1, 0)
     for wrong in (2.0, "2", True, None):
-        with pytest.raises(OptionTypeError, match=r"n = "):
+        with pytest.raises(OptionTypeError, match=r"^n must be an integer >= 1; got "):
             NM(wrong, 4)

@@ -121,11 +121,12 @@ def test_one_group_is_unstructured(one, shape):
 
 def test_groups_take_one_side():
     with pytest.raises(
-        ExclusiveOptionsError, match=r"^give inputs or outputs in structure 'groups', not both$"
+        ExclusiveOptionsError, match=r"^structure 'groups' accepts inputs or outputs, not both\.$"
     ):
         Groups(3, 2)
     with pytest.raises(
-        MissingOptionError, match=r"^inputs or outputs is missing .* an integer >= 1"
+        MissingOptionError,
+        match=r"^structure 'groups' needs 'inputs' or 'outputs': an integer >= 1\.$",
     ):
         Groups()
 
@@ -139,7 +140,7 @@ def test_any_level_is_held_but_none_at_all():
     for structure in (Unstructured(), Groups(inputs=2), ShaperRows(ByColumn())):
         assert structure.level(0.3) == 0.3
         with pytest.raises(
-            MissingOptionError, match=r"^sparsity is missing; allowed: a number 0..1"
+            MissingOptionError, match=r"^sparsity is required: a number from 0 to 1"
         ):
             structure.level(None)
 
@@ -178,20 +179,28 @@ def test_structures_from_configs(given, expected):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("unstructred", OptionError, r"type of structure = 'unstructred'.*mean 'unstructured'"),
-        ("n_m", MissingOptionError, r"^n is missing from structure = {'type': 'n_m'}$"),
+        ("unstructred", OptionError, r"^unknown structure type 'unstructred'; .*'unstructured'"),
+        ("n_m", MissingOptionError, r"^structure needs an 'n'; got {'type': 'n_m'}\.$"),
         (
             {"n": 2},
             MissingOptionError,
-            r"^type is missing from .*: unstructured, groups, n_m",
+            r"^structure needs a 'type'; .* Choose from unstructured, groups, n_m\.$",
         ),
-        ({"type": "groups", "input": 2}, OptionError, r"key of structure 'groups' = 'input'.*"),
-        ({"type": 3}, OptionError, r"type of structure = 3"),
-        ("5:4", OptionError, r"n = 5"),
-        ("2:4:8", OptionError, r"type of structure = '2:4:8'"),
-        ({"type": "n_m", "n": 2, "m": "4"}, OptionTypeError, r"m = '4'"),
-        (124, OptionTypeError, r"structure = 124 .* quotes in YAML"),
-        (NM, OptionTypeError, r"structure = "),
+        (
+            {"type": "groups", "input": 2},
+            OptionError,
+            r"^structure 'groups' has no option 'input'; .*'inputs'",
+        ),
+        ({"type": 3}, OptionError, r"^structure type must be one of .*; got 3"),
+        ("5:4", OptionError, r"^n must be between 1 and m = 4; got 5\.$"),
+        ("2:4:8", OptionError, r"^unknown structure type '2:4:8'"),
+        (
+            {"type": "n_m", "n": 2, "m": "4"},
+            OptionTypeError,
+            r"^m must be an integer >= 1; got '4' \(str\)\.$",
+        ),
+        (124, OptionTypeError, r"^structure must be a name, .* \(quoted in YAML\), .*; got 124"),
+        (NM, OptionTypeError, r"^structure must be .*; got <class"),
     ],
 )
 def test_what_is_no_structure_raises(given, error, message):

@@ -81,8 +81,7 @@ class Training:
         able = next(cls for cls in ALL if cls.name == self.algorithm).storages
         name = self.stored or able[0]
         if name not in able:
-            able_names = ", ".join(able)
-            raise ValueError(f"{self.algorithm} does not support storage {name}; use {able_names}")
+            raise ValueError(f"{self.algorithm} needs storage {' or '.join(able)}, not {name}")
         return next(cls for cls in STORAGES if cls.name == name)
 
     @property

@@ -65,9 +65,10 @@ class _Steps:
 
 
 def _points(schedule: Any) -> list[tuple[int, float]]:
-    what, form = "sparsity_schedule", "a list of [step, level], steps ascending"
+    what, form = "sparsity_schedule", "a list of pairs [step, level]"
     if not isinstance(schedule, list | tuple) or not schedule:
         raise OptionTypeError(what, schedule, form)
+    order = "[step, level] with ascending steps >= 0 and levels between 0 and 1"
     points: list[tuple[int, float]] = []
     for point in schedule:
         if (
@@ -76,9 +77,9 @@ def _points(schedule: Any) -> list[tuple[int, float]]:
             or type(point[0]) is not int
             or type(point[1]) not in (int, float)
         ):
-            raise OptionTypeError(f"an entry of {what}", point, "[step, level]")
+            raise OptionTypeError(f"an entry of {what}", point, "a pair [step, level]")
         if point[0] < 0 or not 0 <= point[1] <= 1 or (points and point[0] <= points[-1][0]):
-            raise OptionError(f"an entry of {what}", point, form + ", 0 <= level <= 1")
+            raise OptionError(f"an entry of {what}", point, order)
         points.append((point[0], float(point[1])))
     return points
 
@@ -87,7 +88,9 @@ def _regex_filter(patterns: Any) -> ParamFilter:
     if isinstance(patterns, str):
         patterns = [patterns]
     if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
-        raise OptionTypeError("param_name_patterns", patterns, "a regular expression or a list")
+        raise OptionTypeError(
+            "param_name_patterns", patterns, "a regular expression or a list of them"
+        )
     compiled = [_compile(pattern) for pattern in patterns]
 
     def picks(name: str, param: Tensor) -> bool:
@@ -101,5 +104,5 @@ def _compile(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise OptionError(
-            "param_name_patterns", pattern, f"a regular expression ({error})"
+            "param_name_patterns", pattern, "a regular expression", advice=f"Python says: {error}."
         ) from None

@@ -114,7 +114,7 @@ def make_param_filter(param_filter: object) -> ParamFilter:
     elif callable(param_filter) and not isinstance(param_filter, type):
         return param_filter
     raise OptionTypeError(
-        "param_filter", param_filter, "a glob, a list of globs, a function (name, param) -> bool"
+        "param_filter", param_filter, "a glob, a list of globs or a function (name, param) -> bool"
     )
 
 

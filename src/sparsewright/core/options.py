@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeVar
 
-from sparsewright.errors import MissingOptionError, OptionError
+from sparsewright.errors import MissingOptionError, OptionError, UnknownOptionError
 
 
 class Named(Protocol):
@@ -43,19 +43,19 @@ def make_of_type(
     kind = arguments.pop("type")
     member = known.get(kind.lower()) if isinstance(kind, str) else None
     if member is None:
-        raise OptionError(f"type of {what}", kind, list(names))
+        raise OptionError(f"{what} type", kind, list(names))
     parameters = inspect.signature(member).parameters
-    check_known(f"key of {what} {kind!r}", arguments, parameters)
+    check_known(f"{what} {kind!r}", arguments, parameters)
     check_complete(what, options, parameters)
     return member(**arguments)
 
 
 def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise OptionError if an option is not one of the known names."""
+    """Raise UnknownOptionError if an option is not one of the known names."""
     names = list(known)
     for key in options:
         if key not in names:
-            raise OptionError(what, key, names)
+            raise UnknownOptionError(what, key, names)
 
 
 def check_complete(

@@ -83,4 +83,4 @@ def density(mask: NDArray[np.bool_], most: int) -> NDArray[np.float64]:
 
 def _check_steps(steps: int) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise OptionError("steps of plot", steps, "an integer >= 1")
+        raise OptionError("steps", steps, "an integer >= 1")

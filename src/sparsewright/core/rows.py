@@ -36,7 +36,7 @@ class RowStructure(Structure):
         """Return the level as it was asked for: rows hold any, rounded down to whole units."""
         if asked is None:
             raise MissingOptionError(
-                "sparsity", allowed="a number 0..1, a schedule, a list, a function"
+                "sparsity", allowed="a number from 0 to 1, a schedule, a list or a function"
             )
         return asked
 

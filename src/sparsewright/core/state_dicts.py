@@ -77,4 +77,4 @@ def check_seed(seed: object) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise OptionTypeError("seed", seed, "an integer")
     if not -(2**63) <= seed < 2**63:
-        raise OptionError("seed", seed, "an integer of 64 bits")
+        raise OptionError("seed", seed, "a 64-bit integer")

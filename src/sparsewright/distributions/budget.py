@@ -49,8 +49,8 @@ def matched(what: str, globs: Iterable[str], names: Sequence[str]) -> dict[str, 
         picked = [name for name in names if GlobFilter([glob])(name, None)]
         if not picked:
             near = close_names(glob, names, 3)
-            hint = f"; close ones: {', '.join(near)}" if near else ""
-            raise OptionError(what, glob, f"globs that match a sparse weight{hint}")
+            advice = f"Similar names: {', '.join(near)}." if near else ""
+            raise OptionError(what, glob, "a glob that matches a sparse weight", advice=advice)
         found = dict.fromkeys(picked, glob) | found
     return found
 
@@ -69,5 +69,7 @@ def check_budget(sparsity: Level, dense: int, total: int) -> Fraction:
     pruned = Fraction(as_decimal(sparsity)) * total
     if pruned > total - dense:
         most = (total - dense) / total
-        raise LevelError("sparsity", sparsity, f"up to {most:.6g}: the other layers stay dense")
+        raise LevelError(
+            "sparsity", sparsity, f"at most {most:.6g}, because some layers stay dense"
+        )
     return pruned

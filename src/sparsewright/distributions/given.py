@@ -38,8 +38,8 @@ class Layers(Distribution):
             raise OptionTypeError("layers", self.layers, "a dict {glob: level}")
         for glob, level in self.layers.items():
             if not isinstance(glob, str):
-                raise OptionTypeError("layers", glob, "globs as keys")
-            as_decimal(level, f"layers of distribution, {glob!r}")
+                raise OptionTypeError("a key of layers", glob, "a glob")
+            as_decimal(level, f"layers[{glob!r}]")
 
     def __call__(
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
@@ -49,7 +49,7 @@ class Layers(Distribution):
         Raises:
             OptionError: a glob that matches nothing.
         """
-        found = matched("layers of distribution", self.layers, list(shapes))
+        found = matched("a key of layers", self.layers, list(shapes))
         asked = float(as_decimal(level))
         return {
             name: float(self.layers[found[name]]) if name in found else asked for name in shapes
@@ -78,13 +78,13 @@ class FromFunction(Distribution):
             OptionError: a name is missing, or is not one of `shapes`.
             OptionTypeError: it returned something else than `{name: level}`.
         """
-        what = f"level from {self!r}"
+        what = f"the level from {self!r}"
         levels = self.function(shapes, float(as_decimal(level)))
         if not isinstance(levels, Mapping):
-            raise OptionTypeError(f"result of {self!r}", levels, "a dict {name: level}")
+            raise OptionTypeError(f"the result of {self!r}", levels, "a dict {name: level}")
         for name in levels:
             if name not in shapes:
-                raise OptionError(f"name from {self!r}", name, list(shapes))
+                raise OptionError("layer", name, list(shapes), where=f"the result of {self!r}")
         for name in shapes:
             if name not in levels:
                 raise MissingOptionError(

@@ -56,9 +56,8 @@ def global_magnitude(
     left = num_kept(sparsity, sum(sizes)) - sum(least)
     if left < 0:
         most = 1 - sum(least) / sum(sizes)
-        raise LevelError(
-            "sparsity", sparsity, f"up to {most:.6g}: every layer keeps at least {minimum} of it"
-        )
+        reason = f"every layer keeps at least a fraction {minimum} of its entries"
+        raise LevelError("sparsity", sparsity, f"at most {most:.6g}, because {reason}")
     scores = [_score(weight, normalize) for weight in weights.values()]
     try:
         among = _beyond(scores, least) if any(least) else None
@@ -74,7 +73,7 @@ def global_magnitude(
 
 def _check_options(normalize: str, minimum: float) -> None:
     if normalize not in ("none", *_ORDERS):
-        raise OptionError("normalize", normalize, ["none", *_ORDERS])
+        raise OptionError("normalize", normalize, "'none', 'l2' or 'mean'")
     as_decimal(minimum, "minimum")
 
 

@@ -50,5 +50,5 @@ def make_distribution(distribution: DistributionLike) -> Distribution:
     raise OptionTypeError(
         "distribution",
         distribution,
-        "a name, a dict with 'type' or 'layers', a function (shapes, level) -> {name: level}",
+        "a name, a dict with 'type' or 'layers', or a function (shapes, level) -> {name: level}",
     )

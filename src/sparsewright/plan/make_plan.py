@@ -145,13 +145,14 @@ def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> N
         if route.filter is None or route.picked:
             continue
         near = near_names(route.filter, names)
-        allowed = "a filter that matches a parameter no earlier entry takes"
-        hint = f"; close names: {', '.join(near)}" if near else ""
+        advice = f"Similar names: {', '.join(near)}." if near else ""
         for each in found:
             if each.tied_to and route.filter(each.name, each.dense):
-                hint = f"; {each.name} is tied to {each.tied_to}, so match {each.tied_to} instead"
+                advice = f"{each.name} is tied to {each.tied_to}; match that name instead."
                 break
-        report(route.place, OptionError("param_filter", _Shown(route.filter), allowed + hint))
+        allowed = "a filter that matches a parameter not taken by an earlier entry"
+        shown = _Shown(route.filter)
+        report(route.place, OptionError("param_filter", shown, allowed, advice=advice))
 
 
 class _Shown:

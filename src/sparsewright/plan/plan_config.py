@@ -118,9 +118,9 @@ def plan_file(
     plan = make_plan(outline.model, routes, _forecasts(routes, length, report), report)
     if not plan.sparse and not problems:
         names = [weight.name for weight in plan.weights if len(weight.shape) > 1]
-        allowed = f"a section whose param_filter matches some of {', '.join(names)}"
+        allowed = f"a section whose param_filter matches at least one of {', '.join(names)}"
         if any(algorithm.skips_misfits for algorithm in algorithms):
-            allowed += ", and whose structure fits them"
+            allowed += " and whose structure fits it"
         report("sparsity", OptionError("sparsity", request.sparsity, allowed))
     momentum = 1 if request.optimizer.momentum else 0
     plan.states = _STATES.get(request.optimizer.name, momentum)
@@ -191,7 +191,7 @@ def _routes(request: _Request, report: Report) -> Routes:
     """Read the entries of a section, and repeat each warning about the section only once."""
     section = request.sparsity
     if section is None or section == {"sparsity": None}:
-        allowed = "'sparsity:' with a number, a dict or a list of dicts"
+        allowed = "a number, a dict or a list of dicts"
         report("sparsity", MissingOptionError("section 'sparsity'", allowed=allowed))
         return []
     with warnings.catch_warnings(record=True) as caught:

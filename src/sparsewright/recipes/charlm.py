@@ -48,7 +48,7 @@ class GPTSettings:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise OptionError("model.heads", self.heads, f"divisors of model.width = {self.width}")
+            raise OptionError("model.heads", self.heads, f"a divisor of model.width = {self.width}")
 
 
 def distance_bias(heads: int, context: int) -> Tensor:

@@ -140,7 +140,8 @@ def make_task(data: ImageSettings, model: LeNetSettings, loop: LoopSettings) -> 
     test_images, test_labels = read_split(Path(data.dir), "t10k")
     size, per_epoch = loop.batch_size, len(images) // loop.batch_size
     if per_epoch == 0:
-        raise OptionError("loop.batch_size", size, f"up to {len(images)}, the training images")
+        most = f"at most {len(images)}, the number of training images"
+        raise OptionError("loop.batch_size", size, most)
 
     def make_model() -> nn.Module:
         torch.manual_seed(loop.seed)

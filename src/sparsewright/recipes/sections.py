@@ -18,6 +18,7 @@ from sparsewright.errors import (
     OptionTypeError,
     Report,
     SparsewrightError,
+    UnknownOptionError,
     stop,
 )
 from sparsewright.storage import ALL as STORAGES
@@ -97,7 +98,7 @@ def read_section(
     if raw is None:
         raw = {}
     if not isinstance(raw, Mapping):
-        allowed = "a mapping of key: value"
+        allowed = "a mapping of keys to values"
         report(name, OptionTypeError(f"section {name!r} in {where}", raw, allowed))
         raw = {}
     fields = {field.name: field for field in dataclasses.fields(base)}
@@ -106,7 +107,7 @@ def read_section(
     for key, value in raw.items():
         try:
             if key not in fields:
-                raise OptionError(f"key of section {name!r}", key, list(fields), where)
+                raise UnknownOptionError(f"section {name!r}", key, list(fields), where)
             values[key] = _checked(value, hints[key], fields[key].metadata, f"{name}.{key}", where)
         except SparsewrightError as error:
             report(f"{name}.{key}", error)
@@ -123,18 +124,19 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str, where:
     if value is None and type(None) in allowed:
         return None
     if type(value) is int and abs(value) >= 2**53:
-        raise OptionError(what, value, "numbers below 2**53", where)
+        raise OptionError(what, value, "a number below 2**53", where)
     if type(value) is int and float in allowed:
         value = float(value)
     if type(value) not in allowed:
         names = " or ".join(sorted("null" if t is type(None) else t.__name__ for t in allowed))
-        raise OptionTypeError(f"{what} in {where}", value, names)
+        raise OptionTypeError(f"{what} in {where}", value, f"of type {names}")
     if bounds["among"] and value not in bounds["among"]:
         raise OptionError(what, value, bounds["among"], where)
     least, most, below = bounds["least"], bounds["most"], bounds["below"]
     # Every comparison with NaN is false, so this form rejects NaN.
     is_inside = least is None or (least <= value and (most is None or value <= most))
     if not is_inside or not (below is None or value < below):
-        end = f" to {most}" if most is not None else f", below {below}" if below is not None else ""
-        raise OptionError(what, value, f"numbers from {least}{end}", where)
+        inside = f"from {least} to {most}" if most is not None else f">= {least}"
+        end = f" and < {below}" if below is not None else ""
+        raise OptionError(what, value, f"a number {inside}{end}", where)
     return value

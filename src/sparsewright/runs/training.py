@@ -82,9 +82,9 @@ def sparsify(model: nn.Module, section: Any, storage: str | None = None) -> Grou
         raise
     if not algorithm or not algorithm.sparse_params:
         names = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-        allowed = f"a section whose param_filter matches some of {', '.join(names)}"
+        allowed = f"a section whose param_filter matches at least one of {', '.join(names)}"
         if algorithm and any(part.skips_misfits for part in algorithm.algorithms):
-            allowed += ", and whose structure fits them"
+            allowed += " and whose structure fits it"
         raise OptionError("section 'sparsity'", section, allowed)
     return algorithm
 
@@ -94,8 +94,9 @@ def _make_model(config: RunConfig, task: Task) -> nn.Module:
         return task.make_model()
     except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
         reason = " ".join(str(error).split()[:24])
-        allowed = f"sizes that this machine has memory for ({reason})"
-        raise OptionError("section 'model'", asdict(config.model), allowed) from error
+        allowed, advice = "small enough for this machine", f"PyTorch says: {reason}."
+        size = asdict(config.model)
+        raise OptionError("section 'model'", size, allowed, advice=advice) from error
 
 
 class Network:

@@ -23,7 +23,6 @@ from sparsewright.schedules.updates import (
     UpdateSchedule,
 )
 from sparsewright.schedules.values import Constant, Cycling, Lambda
-from sparsewright.wording import show
 
 
 def make_hyperparam_schedule(
@@ -58,7 +57,7 @@ def make_hyperparam_schedule(
     if callable(schedule) and not isinstance(schedule, type):
         return Lambda(schedule)
     raise OptionTypeError(
-        what, schedule, "a number, a list of numbers, a dict with 'type', a function of the step"
+        what, schedule, "a number, a list of numbers, a dict with 'type' or a function of the step"
     )
 
 
@@ -87,7 +86,7 @@ def make_update_schedule(update: UpdateLike) -> UpdateSchedule:
     if callable(update) and not isinstance(update, type):
         return FunctionSchedule(update)
     raise OptionTypeError(
-        "update", update, "None, an integer, a dict (freq, start, stop or steps), a function"
+        "update", update, "None, an integer, a dict (freq, start, stop or steps) or a function"
     )
 
 
@@ -100,10 +99,10 @@ def _is_number(tensor: Tensor) -> bool:
 def _update_from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
     """Build a schedule of the first class that has all keys as arguments."""
     classes = {each: inspect.signature(each).parameters for each in schedules.UPDATES}
-    check_known("key of update", options, dict.fromkeys(chain.from_iterable(classes.values())))
+    check_known("update", options, dict.fromkeys(chain.from_iterable(classes.values())))
     for make, parameters in classes.items():
         if set(options) <= set(parameters):
             check_complete("update", options, parameters)
             return make(**options)
     kinds = [f"({', '.join(parameters)})" for parameters in classes.values()]
-    raise ExclusiveOptionsError(kinds, f"update = {show(options)}")
+    raise ExclusiveOptionsError(kinds, "update")

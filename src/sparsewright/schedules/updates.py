@@ -92,7 +92,7 @@ class FreqSchedule(UpdateSchedule):
         if stop is not None:
             _check_int("stop", stop, 0)
             if stop <= start:
-                raise OptionError("stop of update", stop, f"a step > start = {start}")
+                raise OptionError("stop", stop, f"a step > start = {start}")
         self.freq, self.start, self.stop = freq, start, stop
 
     def is_update_step(self, step: Step) -> Tensor:
@@ -197,6 +197,7 @@ arguments of a schedule, a function `step -> bool` or a schedule."""
 
 def _check_int(what: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionTypeError(f"{what} of update", value, f"an integer >= {least}")
+        raise OptionTypeError(what, value, f"an integer >= {least}")
     if not least <= value <= MAX_STEP:
-        raise OptionError(f"{what} of update", value, f"an integer >= {least}, at most 2**53")
+        end = " and <= 2**53" if value > MAX_STEP else ""
+        raise OptionError(what, value, f"an integer >= {least}{end}")

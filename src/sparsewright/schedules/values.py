@@ -186,8 +186,8 @@ class Cycling(HyperParameterSchedule):
         if isinstance(values, str) or not isinstance(values, Sequence):
             raise OptionTypeError("values of Cycling", values, "a list of numbers")
         if not values:
-            raise OptionError("values of Cycling", values, "a list of at least one number")
-        self.values = [finite_number("an entry of a list of values", value) for value in values]
+            raise OptionError("values of Cycling", values, "a list with at least one number")
+        self.values = [finite_number("an entry of the list of values", value) for value in values]
         self.index = 0
 
     def compute(self, step: Step) -> Tensor:

@@ -91,7 +91,7 @@ def compress(
     if not 0 <= min_sparsity <= 1:
         raise LevelError("min_sparsity", min_sparsity)
     if where not in (None, "faster"):
-        raise OptionError("where", where, ["faster"])
+        raise OptionError("where", where, "'faster' or None")
     picks = make_param_filter(only) if only is not None else None
 
     def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:

@@ -132,7 +132,7 @@ class SparseParameter:
         """
         if not isinstance(new, Tensor) or new.dtype != torch.bool:
             raise OptionTypeError(
-                f"mask of {self.name}", new, "a bool tensor shaped like the weight"
+                f"the mask of {self.name}", new, "a bool tensor with the shape of the weight"
             )
         if new.shape != self.shape:
             raise ShapeError(

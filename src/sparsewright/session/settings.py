@@ -26,7 +26,6 @@ from sparsewright.session.representation import constructor_options
 from sparsewright.session.session import Session
 from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
-from sparsewright.wording import listed
 
 LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
 """A level: a number, a schedule or what stands for one; or a mapping `{parameter: level}`."""
@@ -52,7 +51,7 @@ def check_keywords(algorithm: type, given: Iterable[str]) -> None:
     allowed = list(constructor_options(algorithm))
     for key in given:
         if key not in allowed:
-            raise UnknownOptionError(f"key of {algorithm.__name__}", key, allowed)
+            raise UnknownOptionError(algorithm.__name__, key, allowed)
 
 
 def level_of(algorithm: type, structure: Structure, drop_fraction: object = None) -> Level:
@@ -69,11 +68,11 @@ def level_of(algorithm: type, structure: Structure, drop_fraction: object = None
     try:
         return structure.level(None)
     except MissingOptionError as error:
-        example = "such as sparsity=0.9"
+        advice = "For example, pass sparsity=0.9."
         if isinstance(drop_fraction, float) and drop_fraction >= 0.5:  # perhaps meant as a level
-            example = f"such as sparsity={drop_fraction}; the first argument is drop_fraction"
-        allowed = f"{listed(error.allowed)}, {example}"
-        raise MissingOptionError("sparsity", algorithm.__name__, allowed) from None
+            advice = f"The first argument is drop_fraction; pass sparsity={drop_fraction} by name."
+        name = algorithm.__name__
+        raise MissingOptionError("sparsity", name, error.allowed, advice=advice) from None
 
 
 class Settings(ABC):
@@ -144,8 +143,8 @@ class Settings(ABC):
             raise IncompatibleOptionError(
                 "distribution",
                 distribution,
-                f"structure = {structure!r}",
-                "has one level only",
+                f"structure={structure!r}",
+                "has only one level",
                 ["uniform"],
             )
         for name, schedule in self.schedules.items():

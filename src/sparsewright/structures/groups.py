@@ -47,7 +47,9 @@ class Groups(RowStructure):
         if inputs is not None and outputs is not None:
             raise ExclusiveOptionsError(["inputs", "outputs"], "structure 'groups'")
         if inputs is None and outputs is None:
-            raise MissingOptionError("inputs or outputs", "structure 'groups'", "an integer >= 1")
+            raise MissingOptionError(
+                "'inputs' or 'outputs'", "structure 'groups'", "an integer >= 1"
+            )
         self.inputs, self.outputs = inputs, outputs
         if inputs is not None:
             self._dim, self._groups = 1, check_groups("inputs", inputs)

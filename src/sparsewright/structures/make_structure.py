@@ -43,5 +43,5 @@ def make_structure(structure: StructureLike) -> Structure:
     raise OptionTypeError(
         "structure",
         structure,
-        "a name, 'n:m' (between quotes in YAML), a dict with 'type', a Structure, a ScoreShaper",
+        "a name, 'n:m' (quoted in YAML), a dict with 'type', a Structure or a ScoreShaper",
     )

@@ -54,7 +54,7 @@ class NM(Structure):
         if m < 1:
             raise OptionError("m", m, "an integer >= 1")
         if not 1 <= n <= m:
-            raise OptionError("n", n, f"1 <= n <= m = {m}, the entries kept of every m")
+            raise OptionError("n", n, f"between 1 and m = {m}")
         self.n, self.m = n, m
         self._own = (m - n) / m
         self._groups = _Neighbours(m)
@@ -102,7 +102,7 @@ class NM(Structure):
         if self._is_own(sparsity):
             return groups * self.n
         if as_decimal(sparsity) > self._own:
-            raise LevelError("sparsity", sparsity, f"up to {self._own:g}, the level of {self}")
+            raise LevelError("sparsity", sparsity, f"at most {self._own:g}, the level of {self}")
         return num_kept(sparsity, shape.numel())
 
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
