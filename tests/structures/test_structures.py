@@ -150,7 +150,7 @@ def test_a_shaper_of_the_users_own():
     assert mask.sum(0).tolist() == [2, 2, 2]
     assert structure.num_kept(torch.Size([4, 3]), 0.5) == 6
     assert repr(structure) == "ByColumn()"
-    with pytest.raises(ShapeError, match=r"ByColumn\(\) does not say where its rows lie"):
+    with pytest.raises(ShapeError, match=r"ByColumn\(\) does not support sharded weights; use"):
         structure.part(torch.Size([4, 3]), 0, 2)
 
 
