@@ -260,7 +260,7 @@ def test_levels_above_raise(level):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((4, 6), r"shape \(4, 6\): its input dimension 6 is no multiple of m = 4"),
+        ((4, 6), r"shape \(4, 6\): its input dimension 6 is not divisible by m = 4"),
         ((4, 6, 2, 2), r"input dimension 6"),
         ((4,), r"shape \(4,\): it has no input dimension"),
     ],
