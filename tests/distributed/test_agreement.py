@@ -61,7 +61,7 @@ EXPECTED = {
     ],
     "a_sharded_weight_is_not_compressed": "AttachError: 0.weight: it is sharded",
     "a_compressed_weight_is_not_sharded": "AttachError: 0.weight: it is compressed",
-    "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: it is placed as (Shard",
+    "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: its placements are (Shard",
     "an_update_of_shards_sends_counts_only": [True, True, [26214]],
     "an_overflow_under_a_scaler_leaves_no_trace_on_shards": [
         True,
