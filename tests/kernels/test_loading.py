@@ -17,7 +17,7 @@ SHOW = (
 
 
 def run(tmp_path=None, **env):
-    """Run SHOW; if `tmp_path` is given, with the copy in tmp_path/sparsewright."""
+    """Run SHOW, from the copy in tmp_path/sparsewright if `tmp_path` is given."""
     prefix = ""
     if tmp_path:  # remove the import hook of an editable install, which would take precedence
         prefix = (

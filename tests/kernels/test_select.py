@@ -210,7 +210,7 @@ def test_rejects_wrong_arguments():
         public.select(torch.ones(2, 3, dtype=torch.int32), 1)
     with pytest.raises(TypeError, match=r"mask must be bool; got torch.float32"):
         public.select(score, 1, torch.ones(2, 3))
-    with pytest.raises(TypeError, match=r"num must be an integer or integers; got torch.float32"):
+    with pytest.raises(TypeError, match=r"num must contain integers; got torch.float32"):
         public.select(score, torch.ones(2))
     for negative in (-1, [1, -1]):
         with pytest.raises(ValueError, match="num must not be negative; got -1"):

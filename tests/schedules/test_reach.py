@@ -1,4 +1,4 @@
-"""Whether updates get a level to its last value: against a run of both schedules."""
+"""The check that updates reach a level's last value, compared with a run of both schedules."""
 
 from __future__ import annotations
 

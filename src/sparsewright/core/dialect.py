@@ -26,7 +26,7 @@ def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
     - `type` becomes `algorithm`.
     - `param_name_patterns` becomes a filter that searches the full name for regular expressions.
     - `sparsity_schedule` (`[[step, level], ...]`) becomes a level that changes at those steps.
-    - `schedule`, which lists the mask updates in the older dialect, becomes `update`. Without it,
+    - `schedule` becomes `update`; in the older dialect it defines when masks change. Without it,
       masks change at the steps of `sparsity_schedule`.
 
     Raises:
@@ -55,7 +55,7 @@ def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Steps:
-    """Return the level of the last point reached, or the first level before the first point."""
+    """Schedule with the level of the last point reached, or of the first point before that."""
 
     def __init__(self, points: list[tuple[int, float]]) -> None:
         self.points = points

@@ -10,7 +10,7 @@ _LEFT = ' style="text-align: left"'
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an HTML table with escaped text, of at most 20 rows and a count of the others.
+    """Return an HTML table with escaped text; a long table ends after 20 rows and a row count.
 
     >>> table("a < b", ["x"], [[1]])
     '<table><caption>a &lt; b</caption><tr><th style="text-align: left">x</th></tr>\

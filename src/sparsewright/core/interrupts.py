@@ -12,8 +12,9 @@ def finish(work: Callable[[], None], undo: Callable[[], None] = lambda: None) ->
     interruption, `undo` is called, then `work` is called again.
 
     Args:
-        work: must give the same result after `undo`, however far the first call got.
-        undo: reverts what the interrupted call did.
+        work: function to call; after `undo`, it must give the same result even if the first call
+            was interrupted at any point.
+        undo: function that reverts what the interrupted call did.
 
     >>> finish(lambda: print("done"))
     done

@@ -115,9 +115,9 @@ def drop_and_grow(
 ) -> Tensor:
     """Update a mask as SET and RigL do: drop the smallest |weight|, grow the largest |grow_score|.
 
-    Each row of n competing entries first keeps its largest live connections, in number
-    `min(floor((1 - drop_fraction) * live), num_kept(sparsity, n))`. All other connections, those
-    just dropped included, can then grow until the row has `num_kept(sparsity, n)`.
+    Each row of n competing entries first keeps its largest live connections. Their number is
+    `min(floor((1 - drop_fraction) * live), num_kept(sparsity, n))`. All other connections,
+    including those just dropped, can then grow until the row has `num_kept(sparsity, n)`.
 
     Args:
         weight: any shape, floating point.
@@ -132,7 +132,7 @@ def drop_and_grow(
         Bool mask with exactly `num_kept(sparsity, n)` live connections per row.
 
     Raises:
-        ScoreError: a score that decides is NaN.
+        ScoreError: the score of a candidate is NaN.
         LevelError: the level is outside 0..1, or the structure does not support it.
     """
     structure = as_structure(score_shaper)

@@ -33,7 +33,7 @@ class RowStructure(Structure):
         """Return the constructor call."""
 
     def level(self, asked: Level | None) -> Level:
-        """Return the requested level; any level works, rounded to whole units per row."""
+        """Return the requested level; every level works, because counts are rounded down."""
         if asked is None:
             raise MissingOptionError(
                 "sparsity", allowed="a number 0..1, a schedule, a list, a function"

@@ -35,9 +35,9 @@ def global_magnitude(
         weights: `{name: weight}` of any shapes, with N entries in all. Weights can be sharded if
             all ranks call this function.
         sparsity: level of all layers together, 0..1.
-        normalize: `"none"` compares |weight|. `"l2"` and `"mean"` first divide |weight| by the
-            layer's L2 norm or mean of |weight|, plus 1e-8, in float32 (float64 for float64
-            weights).
+        normalize: `"none"` compares |weight|. `"l2"` first divides it by the layer's L2 norm +
+            1e-8, and `"mean"` by the layer's mean |weight| + 1e-8. Quotients are float32 (float64
+            for float64 weights).
         minimum: fraction that every layer keeps at least, 0..1: `ceil(minimum * n)` of n entries.
 
     Returns:

@@ -13,7 +13,7 @@ _IS_DRAFT = re.compile(r"\..+\.[0-9a-f]+\.part", re.DOTALL)
 
 
 def draft_of(path: Path) -> Path:
-    """Return a new temporary name next to `path`, for a draft to rename to `path` later.
+    """Return a new temporary name next to `path`, for a file that is renamed to `path` later.
 
     `tempfile` is not used, because only the owner can read its files.
     """

@@ -22,7 +22,7 @@ _SKINNY_TOKENS = 8
 
 @dataclass(frozen=True)
 class Blocks:
-    """Live entries in the order of cells, where a cell is a row block times a column block.
+    """Live entries, sorted by cell; a cell is a row block times a column block.
 
     Attributes:
         rows, cols: shape of the matrix.

@@ -151,7 +151,8 @@ def prune_many_(
     """Prune all pairs with the native kernel.
 
     Returns:
-        {}, or `{index of a pair: reason}` if a pair is not supported; then nothing was pruned.
+        {} if all pairs were pruned. If some pairs are not supported, nothing is pruned, and the
+        dict has the reason for each of those pairs, by index.
     """
     if _module is None:
         return dict.fromkeys(range(len(tensors)), _why_not)

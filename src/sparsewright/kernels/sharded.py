@@ -21,7 +21,7 @@ _BLOCK = 1 << 22  # entries processed at a time, which bounds the temporaries
 
 
 def _module() -> Any:
-    """Return the module of DTensor if it is already imported; importing takes half a second."""
+    """Return the DTensor module if it is imported, else None; an import takes half a second."""
     return sys.modules.get("torch.distributed.tensor")
 
 

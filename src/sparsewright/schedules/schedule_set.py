@@ -115,7 +115,7 @@ class ScheduleSet:
         return bool(self._stateful)
 
     def update(self, is_update_step: bool) -> None:
-        """Advance the schedules by one step; `is_update_step` is whether masks were due."""
+        """Advance the schedules after a step; `is_update_step` is whether masks were due."""
         for schedule in self._stateful.values():
             schedule.update(is_update_step)
 

@@ -175,7 +175,7 @@ class Cubic(Formula):
 
 
 class Cycling(HyperParameterSchedule):
-    """Advance to the next of `values` after each mask update; after the last comes the first.
+    """Advance to the next of `values` after each mask update, and start over after the last.
 
     Args:
         values: one or more numbers.

@@ -22,9 +22,9 @@ class NM(Structure):
     """Keep n of every m consecutive entries along the input dimension (1).
 
     In a convolution, a group is m input channels at one output channel and one kernel position.
-    The level is `1 - n/m`, and you can leave it out. A rising schedule can have lower levels. At
-    such a level the weight keeps `num_kept(level, numel)` entries in all: the n best entries of
-    each group come first, then the best of the other entries.
+    The level is `1 - n/m`, and you can leave it out. A schedule can also rise to this level. At a
+    lower level, the weight keeps `num_kept(level, numel)` entries: first the n best entries of
+    each group, then the best of the other entries.
 
     `drop_fraction` applies to all live connections of the weight, not to each group, because a
     group with two live connections cannot drop 30% of them. Growth then fills each group.

@@ -51,8 +51,8 @@ def count_changes(old: Tensor, new: Tensor) -> tuple[int, int]:
 def entries_finite(tensor: Tensor) -> Tensor:
     """Return whether every entry is finite: 0-d bool on the tensor's device.
 
-    The minimum and maximum are NaN if any entry is NaN, so one pass without temporaries is enough.
-    On a CPU, `isfinite().all()` takes 10 to 40 times as long.
+    The check needs only the minimum and maximum, which are NaN if any entry is NaN. It takes one
+    pass without temporaries; on a CPU, `isfinite().all()` takes 10 to 40 times as long.
     """
     if not tensor.numel():
         return torch.ones((), dtype=torch.bool, device=tensor.device)

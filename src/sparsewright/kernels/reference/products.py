@@ -1,4 +1,4 @@
-"""Reference kernels for compressed weights, which build the dense weight, and for their index."""
+"""Reference kernels for compressed weights and their index; products build the dense weight."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
     else:
         counts = torch.as_tensor(num, device="cpu")
         if counts.is_floating_point() and counts.numel():
-            raise TypeError(f"num must be an integer or integers; got {counts.dtype}")
+            raise TypeError(f"num must contain integers; got {counts.dtype}")
         if counts.dim() and counts.shape != (rows,):
             raise ValueError(f"num must have shape [rows] = ({rows},); got {tuple(counts.shape)}")
         least = int(counts.min()) if counts.numel() else 0

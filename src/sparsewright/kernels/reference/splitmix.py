@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CACHED, _AT_ONCE = 1 << 15, 1 << 22  # entries per block: one that fits in a CPU cache, or more
+_CACHED, _AT_ONCE = 1 << 15, 1 << 22  # entries per block; a CPU block fits in a cache
 
 
 def check_uniform(tensor: Tensor, key: int, first: int) -> None:
