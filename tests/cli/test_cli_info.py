@@ -26,4 +26,4 @@ def test_says_what_runs_here():
 def test_says_why_native_kernels_are_off():
     shown = info(SPARSEWRIGHT_KERNELS="reference")
     assert "reference" in shown
-    assert "switched off by SPARSEWRIGHT_KERNELS=reference" in shown
+    assert "disabled by SPARSEWRIGHT_KERNELS=reference" in shown

@@ -30,7 +30,7 @@ def test_all_problems_of_all_entries_in_one_run(plan) -> None:
     found = lines_of(done)
     expected = [
         ("sparsity[0]", "has no option 'drop_fracton'; did you mean 'drop_fraction'?"),
-        ("sparsity[0]", "0.weight of shape (20, 10)", "nearest that divide it: 2, 5"),
+        ("sparsity[0]", "0.weight of shape (20, 10)", "into 3 equal groups; use 2 or 5"),
         ("sparsity[1]", "has no option 'seeed'; did you mean 'seed'?"),
         ("sparsity[1]", "sparsity must be between 0 and 1; got 1.9."),
         ("sparsity[1]", "update has no option 'frq'; did you mean 'freq'?"),

@@ -1,4 +1,4 @@
-"""Which parameters a filter picks."""
+"""Filters and the parameters that they pick."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Mask arithmetic against brute force in plain Python."""
+"""Mask functions, compared with brute force in plain Python."""
 
 import math
 
@@ -176,7 +176,7 @@ def test_nan_among_the_candidates_raises_and_elsewhere_does_not_matter(data, con
 
 
 def test_a_pruned_position_never_wins_a_drop_whatever_its_score():
-    """FIX: live scores may be negative, or below those of pruned positions."""
+    """FIX: live scores can be negative, or below the scores of pruned positions."""
     score = torch.tensor([-5.0, 0.0, -4.0, 9.0])
     mask = torch.tensor([True, False, True, False])
     kept, count = make_mask_drop_minimum(score, mask, 0.5)
@@ -185,7 +185,7 @@ def test_a_pruned_position_never_wins_a_drop_whatever_its_score():
 
 
 def test_growing_with_groups_counts_each_row():
-    """FIX: without `mask_nonzero` each row is filled to its own target."""
+    """FIX: without `mask_nonzero`, each row is filled to its own target."""
     mask = torch.tensor([[True, True, False, False], [False] * 4])
     grown = make_mask_grow_maximum(torch.ones(2, 4), mask, 0.5, None, OutputGroupScoreShaper(2))
     assert grown.tolist() == [[True, True, False, False], [True, True, False, False]]

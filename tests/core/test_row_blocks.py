@@ -1,4 +1,4 @@
-"""Growth scores that come block by block give the mask of the whole matrix, ties included."""
+"""Growth scores in blocks of rows give the same mask as the whole matrix, including ties."""
 
 import pytest
 import torch

@@ -65,7 +65,7 @@ EXPECTED = {
         "AttachError: 0.weight: a compressed weight cannot be sharded; use storage 'masked', or "
         "DistributedDataParallel instead of sharding"
     ),
-    "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: it is placed as (Shard",
+    "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: its placements are (Shard",
     "an_update_of_shards_sends_counts_only": [True, True, [26214]],
     "an_overflow_under_a_scaler_leaves_no_trace_on_shards": [
         True,

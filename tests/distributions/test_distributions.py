@@ -1,4 +1,4 @@
-"""What holds for every distribution, and distributions from what a config says."""
+"""Properties of every distribution, and construction of distributions from configs."""
 
 import math
 
@@ -37,7 +37,7 @@ every_distribution = pytest.mark.parametrize("distribution", EXAMPLES, ids=repr)
 
 
 class Weights:
-    """Random weights, and the names that were asked for."""
+    """Random weights that record the requested names."""
 
     def __init__(self):
         self.asked = []
@@ -108,7 +108,7 @@ def test_levels_by_glob():
 
 
 def by_rank(shapes, level):
-    """More of the convolutions stays."""
+    """Keep convolutions denser than matrices."""
     return {name: level if len(shape) == 2 else level / 2 for name, shape in shapes.items()}
 
 

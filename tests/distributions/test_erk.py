@@ -1,4 +1,4 @@
-"""Erdős-Rényi levels against the published rule in fractions, and its published costs."""
+"""ERK levels, compared with the published rule in exact fractions and with published costs."""
 
 import math
 from fractions import Fraction
@@ -19,7 +19,7 @@ shapes_of_layers = st.lists(
 
 
 def published(shapes, level, stay=(), count_all=False):
-    """The rule as the paper's code has it, with fractions in place of floats."""
+    """Return levels by the rule in the paper's code, with fractions instead of floats."""
     dense, custom = set(stay), set() if count_all else set(stay)
     while True:
         divisor, remaining, raw = 0, 0, {}
@@ -41,7 +41,7 @@ def published(shapes, level, stay=(), count_all=False):
 
 
 def budget_of(shapes, level):
-    """Entries that are to stay: those that are not among the floored zeros."""
+    """Return the number of entries to keep, with the number of zeros per layer rounded down."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     return sum(size - math.floor(Fraction(str(level)) * size) for size in sizes)
 
@@ -110,7 +110,7 @@ def test_layers_of_equal_ratio_become_dense_together():
 
 
 def resnet50():
-    """Shapes of the 54 weights at 224 pixels, and multiplications of each."""
+    """Return the shapes of the 54 weights, and the multiplications of each at 224 pixels."""
     shapes, cost = {}, {}
 
     def add(name, out, inputs, kernel, side):
@@ -136,7 +136,7 @@ def resnet50():
     ("level", "of_erk", "of_uniform"), [(0.8, 0.41, 0.22), (0.9, 0.24, 0.13), (0.95, 0.12, 0.08)]
 )
 def test_the_published_costs_of_resnet50(level, of_erk, of_uniform):
-    """Shares of the dense forward pass, arXiv:1911.11134."""
+    """Compare the FLOPs relative to a dense forward pass with arXiv:1911.11134."""
     shapes, cost = resnet50()
     assert len(shapes) == 54
 

@@ -1,4 +1,4 @@
-"""Global magnitude against one sorted list of all weights."""
+"""Global magnitude levels, compared with one sorted list of all weights."""
 
 import math
 
@@ -16,14 +16,14 @@ from sparsewright.utils import make_mask_topk_sparsity
 
 @st.composite
 def layers(draw):
-    """Up to four weights of one type, with many ties."""
+    """Draw up to four weights of one dtype, with many ties."""
     dtype = draw(st.sampled_from(DTYPES))
     shapes = draw(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), max_size=4))
     return {str(i): draw(scores(tuple(shape), dtype)) for i, shape in enumerate(shapes)}
 
 
 def counts_of(weights, level, minimum=0.0):
-    """How many of the largest lie in each layer, those that it keeps at least before all."""
+    """Count the entries to keep in each layer; the layer minimum comes before all others."""
     flat = [abs(value) for weight in weights.values() for value in weight.flatten().tolist()]
     total, layers, chosen = kept_exactly(level, len(flat)), [], set()
     for weight in weights.values():
@@ -63,7 +63,7 @@ def test_every_layer_keeps_a_minimum(weights, level, minimum):
 @example((10**8, 1))
 @example((10**8 - 1, 33333333))
 def test_a_level_gives_back_its_count(case):
-    """Each level is `(n - count) / n` in float64."""
+    """Check levels of the form `(n - count) / n` in float64."""
     n, count = case
     level = (n - count) / n
     assert num_kept(level, n) == num_kept(torch.tensor(level, dtype=torch.float64), n) == count

@@ -1,4 +1,4 @@
-"""Masks as bits, against counting one by one."""
+"""Packed masks, compared with a count of single entries."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,9 @@ def test_bits_are_the_entries_in_order(entries):
         (np.array([255], np.uint8), 8, ""),
         (np.array([], np.uint8), 0, ""),
         (np.array([255], np.uint8), 7, "bits are set beyond its 7 entries"),
-        (np.array([1, 0], np.uint8), 8, "8 entries take 1 bytes"),
-        (np.array([[1]], np.uint8), 8, "8 entries take 1 bytes"),
-        (np.array([1], np.int8), 8, "bytes are of type uint8, not int8"),
+        (np.array([1, 0], np.uint8), 8, "expected shape (1,) for 8 entries"),
+        (np.array([[1]], np.uint8), 8, "expected shape (1,) for 8 entries"),
+        (np.array([1], np.int8), 8, "expected dtype uint8, got int8"),
     ],
 )
 def test_why_not_packed(bits, size, problem):

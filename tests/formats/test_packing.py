@@ -1,4 +1,4 @@
-"""Masks at one bit per weight."""
+"""Packed masks, with one bit per entry."""
 
 import pytest
 import torch
@@ -24,10 +24,10 @@ def test_bits_are_the_entries_in_order(entries):
 def test_bits_that_do_not_fit_raise():
     shape = torch.Size([3, 3])
     bits = pack_mask(torch.ones(3, 3, dtype=torch.bool))
-    with pytest.raises(ShapeError, match="9 entries take 2 bytes"):
+    with pytest.raises(ShapeError, match=r"expected shape \(2,\) for 9 entries"):
         unpack_mask(bits[:1], shape)
     bits[1] |= 2
-    with pytest.raises(ShapeError, match="beyond its 9 entries"):
+    with pytest.raises(ShapeError, match="bits are set beyond its 9 entries"):
         unpack_mask(bits, shape)
 
 

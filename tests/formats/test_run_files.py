@@ -1,4 +1,4 @@
-"""What in a run folder is the run's own."""
+"""Detection of the files that a run has written."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_a_name_of_thousands_of_digits_is_none() -> None:
 
 
 def strays(folder: Path) -> list[Path]:
-    """What is found beside checkpoints, and is none."""
+    """Create files and folders that look like checkpoints but are not, and return them."""
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "000009").write_bytes(b"x")
     (folder / "000008").mkdir()
     (folder / "000007").symlink_to("000002")
     (folder / "000006").symlink_to(write_checkpoint(folder.parent / "elsewhere", 6))
-    write_checkpoint(folder / "999999", 2)  # a copy of that of step 2
+    write_checkpoint(folder / "999999", 2)  # a copy of the checkpoint of step 2
     for name in ("2", "000002-best", "000002.bak", "keep-this", "0000002"):
         write_checkpoint(folder / name, 2)
     return [path for path in folder.iterdir() if path.name != "000002"]

@@ -1,4 +1,4 @@
-"""Every way to run a kernel: the reference, and each instruction set this CPU has."""
+"""Fixtures that run a kernel as the reference and with each instruction set of this CPU."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def available() -> list[str]:
 
 
 class Runner:
-    """The operations on one path, with one thread count."""
+    """Run operations on one path with a fixed number of threads."""
 
     def __init__(self, isa: str | None, threads: int):
         self.isa, self.threads = isa, threads
@@ -33,7 +33,7 @@ class Runner:
         return native.select(score, num, among, magnitude, threads=self.threads, isa=self.isa)
 
 
-# The threads are the same code for every instruction set: two of them on the best one alone.
+# Threads use the same code for every instruction set, so only the best one is run with two.
 RUNNERS = [Runner(None, 1)] + [Runner(isa, 1) for isa in available()]
 RUNNERS += [Runner(isa, 2) for isa in available()[-1:]]
 

@@ -1,4 +1,4 @@
-"""The compressed kernels against dense float64 products, on every instruction set."""
+"""Kernels for compressed weights, compared with dense float64 products, on every ISA."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(Heal
 
 @pytest.fixture(params=[None, *AVAILABLE], ids=lambda isa: isa or "reference")
 def path(request, monkeypatch):
-    """The plain-torch twins, or one instruction set."""
+    """Use the reference kernels or one instruction set."""
     if request.param is None:
         monkeypatch.setattr(native, "_module", None)
     else:
@@ -104,14 +104,14 @@ def test_entries_are_matched_to_the_layout_before(path, shape, seed):
 @pytest.mark.parametrize(
     ("row_ptr", "col_idx", "problem"),
     [
-        ([0, 2, 3], [0, 1, 9], "must be in 0..3"),
-        ([0, 2, 3], [0, 1, -1], "must be in 0..3"),
-        ([0, 2, 3], [1, 0, 2], "ascend"),
-        ([0, 2, 3], [1, 1, 2], "ascend"),
-        ([0, 3, 2], [0, 1, 2], "start at 0 and end"),
-        ([0, 4, 3], [0, 1, 2], "must not fall"),
-        ([1, 2, 3], [0, 1, 2], "start at 0"),
-        ([0, 2, 9], [0, 1, 2], "end at the 3"),
+        ([0, 2, 3], [0, 1, 9], r"col_idx must be in 0\.\.3"),
+        ([0, 2, 3], [0, 1, -1], r"col_idx must be in 0\.\.3"),
+        ([0, 2, 3], [1, 0, 2], "col_idx must ascend within each row"),
+        ([0, 2, 3], [1, 1, 2], "col_idx must ascend within each row"),
+        ([0, 3, 2], [0, 1, 2], "row_ptr must start at 0 and end at the 3 entries of col_idx"),
+        ([0, 4, 3], [0, 1, 2], "row_ptr must not decrease"),
+        ([1, 2, 3], [0, 1, 2], "row_ptr must start at 0"),
+        ([0, 2, 9], [0, 1, 2], "row_ptr must start at 0 and end at the 3"),
     ],
 )
 def test_a_bad_index_raises(path, row_ptr, col_idx, problem):
@@ -140,7 +140,7 @@ layout = csr.layout_from_mask(torch.rand(600, 500) < 0.1)
 values, x = torch.randn(layout.nnz), torch.randn(400, 500)
 expected = csr.linear(x, values, layout, None).numpy().tobytes()
 child = os.fork()
-# Compared without torch, whose own workers do not survive the fork.
+# Compare without torch: its own worker threads do not survive the fork.
 same = csr.linear(x, values, layout, None).numpy().tobytes() == expected
 if child == 0:
     os._exit(0 if same else 3)
@@ -182,7 +182,7 @@ def test_bfloat16_values(path):
 
 
 class Subclass(torch.Tensor):
-    """Whose memory may be anything."""
+    """A tensor subclass, which the kernels must not read."""
 
 
 def test_what_the_kernels_do_not_read_takes_the_reference():
@@ -196,12 +196,12 @@ def test_what_the_kernels_do_not_read_takes_the_reference():
 
 @pytest.mark.skipif(not AVAILABLE, reason="built without a C++ compiler")
 def test_what_is_written_to_is_never_a_converted_copy():
-    """Memory of another form raises: the results would be in a temporary."""
+    """An output of another layout raises, because the results would go into a temporary."""
     mask, weight, layout, values = make(6, 9, 0.5, 0)
     row_ptr, col_idx, b = layout.row_ptr, layout.col_idx, layout.forward
     blocks, sizes = (b.seg_ptr, b.col, b.src), (b.row_block, b.col_block)
     x, y, t_row_ptr = torch.randn(3, 9), torch.randn(3, 6), layout.transposed.seg_ptr
-    calls = {  # what is read and what is written
+    calls = {  # the inputs and the outputs
         "build_row_ptr": ((mask,), (row_ptr,)),
         "build_col_idx": ((mask, row_ptr), (col_idx,)),
         "transpose_index": ((row_ptr, col_idx), (t_row_ptr, col_idx.clone(), b.src.clone())),

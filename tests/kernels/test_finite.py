@@ -1,4 +1,4 @@
-"""Whether all entries are finite, against looking at each of them."""
+"""The check that all entries are finite, compared with a check of each entry."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sparsewright.kernels.reference import entries_finite
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
-# Around the widths of vector registers, and over the size at which torch splits the work.
+# Sizes around the widths of vector registers, and above the size at which torch uses threads.
 SIZES = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 1000, 70_000]
 
 

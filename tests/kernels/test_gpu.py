@@ -1,4 +1,4 @@
-"""The GPU path gives the CPU's masks and values, where there is a GPU."""
+"""Masks and values on a GPU, which must equal those on the CPU."""
 
 import pytest
 import torch

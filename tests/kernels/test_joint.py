@@ -1,4 +1,4 @@
-"""Selection over several tensors; `tests/distributions` has the twin, and the ranks the shards."""
+"""Joint selection; `tests/distributions` has brute-force tests, `tests/distributed` the shards."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ def bits(tensor):
 
 
 def random_bits(n, dtype, seed):
-    """Every bit pattern: NaNs of all kinds, infs, -0.0, subnormals."""
+    """Return random bit patterns, including NaNs of all kinds, infs, -0.0 and subnormals."""
     generator = torch.Generator().manual_seed(seed)
     integer = INTEGER[torch.empty(0, dtype=dtype).element_size()]
     info = torch.iinfo(integer)
@@ -142,15 +142,15 @@ def test_layout_check_is_strict():
 
 
 class Subclass(torch.Tensor):
-    """Whose memory may be anything."""
+    """A tensor subclass, which the kernels must not read."""
 
 
 def test_rejects_what_is_not_a_mask():
-    with pytest.raises(TypeError, match="bool"):
+    with pytest.raises(TypeError, match=r"mask must be bool; got torch.float32"):
         public.prune_(torch.ones(3), torch.ones(3))
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"mask must have the tensor's shape \(3,\); got \(1,\)"):
         public.prune_(torch.ones(3), torch.ones(1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="2 tensors"):
+    with pytest.raises(ValueError, match="one mask per tensor; got 2 tensors and 1 masks"):
         public.prune_many_([torch.ones(1)] * 2, [torch.ones(1, dtype=torch.bool)])
     first = torch.ones(3)
     with pytest.raises(ValueError, match="shape"):

@@ -162,7 +162,7 @@ def test_many_rows(kernels, dtype, shape):
 
 
 def sampled_positions(n):
-    """Where csrc/threshold.h samples a row without `among`."""
+    """Return the positions at which csrc/threshold.h samples a row without `among`."""
     m = round(n ** (2 / 3) - 0.5)
     return [int((j + (j * 2654435761 % 2**32) / 2**32) * n / m) for j in range(m)]
 
@@ -171,7 +171,7 @@ def sampled_positions(n):
 @pytest.mark.parametrize("trick", ["high", "low", "split"])
 @pytest.mark.parametrize("n", [4097, 50_000])
 def test_a_sample_that_lies(kernels, dtype, n, trick, step):
-    """The bracket misses, or holds nearly everything: the histogram has to decide."""
+    """The bracket misses the threshold or holds nearly all entries, so the histogram decides."""
     score = torch.randn(1, n, generator=torch.Generator().manual_seed(4)).div(step).round()
     at = torch.tensor([i for i in sampled_positions(n) if i < n])
     lie = torch.linspace(1e3, 2e3, len(at))
@@ -206,18 +206,21 @@ def test_flush_to_zero_mode_changes_nothing(kernels):
 
 def test_rejects_wrong_arguments():
     score = torch.ones(2, 3)
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(TypeError, match=r"score must be float16, .* or float64; got torch.int32"):
         public.select(torch.ones(2, 3, dtype=torch.int32), 1)
-    with pytest.raises(TypeError, match="bool"):
+    with pytest.raises(TypeError, match=r"mask must be bool; got torch.float32"):
         public.select(score, 1, torch.ones(2, 3))
-    with pytest.raises(TypeError, match="integers"):
+    with pytest.raises(TypeError, match=r"num must contain integers; got torch.float32"):
         public.select(score, torch.ones(2))
-    for bad in (-1, [1, -1], [1], [1, 2, 3], [[1, 2]]):
-        with pytest.raises(ValueError, match="num must"):
+    for negative in (-1, [1, -1]):
+        with pytest.raises(ValueError, match="num must not be negative; got -1"):
+            public.select(score, negative)
+    for bad in ([1], [1, 2, 3], [[1, 2]]):
+        with pytest.raises(ValueError, match=r"num must have shape \[rows\] = \(2,\); got \("):
             public.select(score, bad)
-    with pytest.raises(ValueError, match="rows, n"):
+    with pytest.raises(ValueError, match=r"score must have shape \[rows, n\]; got \(3,\)"):
         public.select(torch.ones(3), 1)
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"the tensor's shape \(2, 3\); got \(3, 2\)"):
         public.select(score, 1, torch.ones(3, 2, dtype=torch.bool))
 
 

@@ -1,4 +1,4 @@
-"""A run gives the same bits with native and with reference kernels, with one thread and two."""
+"""Training gives the same bits with native and reference kernels, on one thread and on two."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Uniform numbers by key and place, against Python's integers and against chance."""
+"""Uniform numbers by key and position, compared with Python integers and tested statistically."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ BITS = (1 << 64) - 1
 
 
 def twin(key, first, count):
-    """SplitMix64 as its paper writes it, from a state that has made `first` steps."""
+    """Return numbers of SplitMix64 as in its paper, after `first` steps."""
     state, numbers = (key + first * 0x9E3779B97F4A7C15) & BITS, []
     for _ in range(count):
         state = z = (state + 0x9E3779B97F4A7C15) & BITS
@@ -22,7 +22,7 @@ def twin(key, first, count):
 
 
 def test_the_twin_gives_the_published_numbers():
-    # rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64, of the seed 1234567.
+    # The numbers for seed 1234567 at rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64.
     assert twin(1234567, 0, 5) == [
         *(6457827717110365317, 3203168211198807973, 9817491932198370423),
         *(4593380528125082431, 16408922859458223821),
@@ -59,22 +59,25 @@ def test_the_numbers_are_uniform_and_independent():
         second = public.uniform_(torch.empty(size), key + 1).double()
         assert first.min() >= 0
         assert first.max() < 1
-        # Chi-square of `bins` and of `bins` pairs: mean bins - 1, deviation sqrt(2 bins) = 23.
+        # Chi-square over `bins` bins or pairs has mean bins - 1 and deviation sqrt(2 bins) = 23.
         for other in (first.roll(1), second, first.roll(bins)):
             cells = (first * 16).long() * 16 + (other * 16).long()
             for numbers in ((first * bins).long(), cells):
                 counts = numbers.bincount(minlength=bins).double()
                 square = float((counts - size / bins).square().sum() / (size / bins))
                 assert abs(square - (bins - 1)) < 5 * 23, (key, square)
-        # The last of the 24 bits too.
+        # The last of the 24 bits must be uniform too.
         assert abs(float(((first * (1 << 24)).long() & 1).double().mean()) - 0.5) < 5 / 2 / 1024
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(TypeError, match="float64"):
+    with pytest.raises(TypeError, match=r"tensor must be float32; got torch.float64"):
         public.uniform_(torch.empty(3, dtype=torch.float64), 1)
-    with pytest.raises(ValueError, match="contiguous"):
+    with pytest.raises(ValueError, match="tensor must be contiguous"):
         public.uniform_(torch.empty(4, 4).t(), 1)
-    for key, first in ((-1, 0), (1 << 64, 0), (0, -1), (0, 1 << 63)):
-        with pytest.raises(ValueError, match="out of range"):
-            public.uniform_(torch.empty(3), key, first)
+    for key in (-1, 1 << 64):
+        with pytest.raises(ValueError, match=rf"key must be in 0\.\.2\*\*64-1; got {key}"):
+            public.uniform_(torch.empty(3), key, 0)
+    for first in (-1, 1 << 63):
+        with pytest.raises(ValueError, match=rf"first must be in 0\.\.2\*\*63-1; got {first}"):
+            public.uniform_(torch.empty(3), 0, first)

@@ -99,7 +99,7 @@ def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(
 ) -> None:
     section = {"algorithm": "static", "structure": "2:4"}
     weights = {w.name: w for w in planned(tmp_path, section).weights}
-    reason = "its input dimension 2 is no multiple of m = 4"
+    reason = "its input dimension 2 is not divisible by m = 4"
     assert (weights["2.weight"].entry, weights["2.weight"].reason) == (None, reason)
     _, problems = plan_of(tmp_path, {**section, "param_filter": "*.weight"}, "small")
     expected = f"2.weight of shape (6, 2, 3): {reason}"

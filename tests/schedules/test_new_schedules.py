@@ -1,4 +1,4 @@
-"""Schedules that others write: a class with one method, and a class in the list."""
+"""User-defined schedules: a class with a single method, and a class added to the list."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ from sparsewright.utils import HyperParameterSchedule, UpdateSchedule
 
 
 class Stairs(HyperParameterSchedule):
-    """A tenth more every second step."""
+    """Rise by a tenth every second step."""
 
     def compute(self, step):
         return torch.as_tensor(int(step) // 2 / 10)
 
 
 class Squares(UpdateSchedule):
-    """At 0, 1, 4, 9, ..."""
+    """Update at steps 0, 1, 4, 9, ..."""
 
     def is_update_step(self, step):
         return torch.tensor(int(step) in {n * n for n in range(100)})
@@ -31,7 +31,7 @@ class Squares(UpdateSchedule):
 
 
 class Sine(Formula):
-    """`peak * sin(step / length)` up to its peak, as a newcomer in a file of its own."""
+    """Rise to `peak` along a sine, as a new class in a file outside the library."""
 
     name = "sine"
 
@@ -47,7 +47,7 @@ class Sine(Formula):
 
 
 class Burst(UpdateSchedule):
-    """Every step of `first..first+count-1`, as a newcomer in a file of its own."""
+    """Update at steps `first..first+count-1`, as a new class in a file outside the library."""
 
     def __init__(self, first, count=3):
         self.first, self.count = first, count
@@ -70,7 +70,7 @@ def newcomers(monkeypatch):
 
 
 def check_forecast(make, steps):
-    """Compare the forecast of an algorithm with a run of its twin."""
+    """Compare the forecast of an algorithm with a training run of an equal algorithm."""
     expected, algorithm, model = forecast(make(), steps), make(), make_mlp(inputs=8, hidden=40)
     algorithm.apply(model)
     optimizer = SGD(model.parameters(), 0.01)

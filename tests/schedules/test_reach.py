@@ -1,4 +1,4 @@
-"""Whether updates get a level to its last value: against a run of both schedules."""
+"""The check that updates reach a level's last value, compared with a run of both schedules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UPDATES = st.builds(
 
 
 def last_value(level, update) -> float:
-    """The value in force after the last update, found by going through all steps."""
+    """Go through all steps and return the value after the last update."""
     found = 0.0
     for step in range(120):
         if update.is_due(step):
@@ -68,7 +68,7 @@ def test_list(update, values: list[float]) -> None:
         ([0.1, 0.2], 5),
     ],
 )
-def test_what_has_no_last_value_or_no_last_update_is_reached(level, update) -> None:
+def test_a_schedule_without_last_value_or_last_update_is_reached(level, update) -> None:
     assert why_not_reached(make_hyperparam_schedule(level), make_update_schedule(update)) == ""
 
 
@@ -80,7 +80,7 @@ def test_the_constructor_logs_it(make, caplog: pytest.LogCaptureFixture) -> None
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
         f"sparsity of {make.__name__} ends at 0.8859 instead of 0.9: "
-        "its last update is at step 15, the last level comes at step 20"
+        "the last mask update is at step 15; update at step 20 or later"
     )
     make(sparsity=cubic, update={"freq": 5, "stop": 21})
     make(sparsity=0.9 if make is not sparse.GMP else [0.1, 0.9], update=5)

@@ -1,4 +1,4 @@
-"""The schedules of one algorithm: shared, advanced, copied."""
+"""The set of schedules of one algorithm: sharing, updates and copies."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ from sparsewright.utils import Constant, Cubic, Cycling, HyperParameterSchedule,
 
 
 class Level(HyperParameterSchedule):
-    """A user's level that never moves, which counts how often it is asked for its levels."""
+    """A user-defined constant level that counts the calls to `levels`."""
 
     asked = 0
     last_step = 0
@@ -36,7 +36,7 @@ values = st.sampled_from([0.5, 0.25, 1, {"type": "constant", "value": 0.5}, *OBJ
 
 
 def shared_names(given):
-    """For each value the name of the first that it is, or that is an equal constant."""
+    """Return, for each value, the name of the first identical schedule or equal constant."""
     names = []
     for index, value in enumerate(given):
         level = getattr(value, "value", value["value"] if isinstance(value, dict) else value)
@@ -59,7 +59,7 @@ def test_the_same_schedule_and_equal_constants_share_an_entry(given):
     assert [name for name, _ in schedules.items()] == list(dict.fromkeys(names))
 
 
-def test_what_took_the_place_of_a_name_is_not_shared_as_what_was_there():
+def test_a_replaced_schedule_is_not_shared_any_more():
     schedules, moves = ScheduleSet(), Linear(0, 0.1)
     schedules.add_shared("a", 0.5)
     schedules.add_shared("b", moves)
@@ -83,7 +83,7 @@ def fill(count, make):
         assert schedules.add_shared(str(index), make(index / count)) == str(index)
 
 
-def test_a_step_of_many_constants_costs_next_to_nothing():
+def test_updating_many_constants_makes_almost_no_calls():
     schedules = ScheduleSet()
     for index in range(2000):
         schedules.add(str(index), index / 2000)
@@ -93,7 +93,7 @@ def test_a_step_of_many_constants_costs_next_to_nothing():
 
 
 def calls_of(function):
-    """How many calls of Python functions a call takes."""
+    """Count the Python function calls that a call makes."""
     calls = 0
 
     def count(frame, event, arg):
@@ -133,7 +133,7 @@ def test_the_users_schedule_does_not_advance():
     assert (mine.index, schedules["sparsity"].index) == (0, 1)
 
 
-def test_a_schedule_that_took_the_place_of_one_with_a_state_is_advanced_alone():
+def test_a_replaced_schedule_does_not_advance():
     schedules = ScheduleSet()
     old = schedules.add("sparsity", [0.1, 0.2])
     new = schedules.add("sparsity", [0.3, 0.4])

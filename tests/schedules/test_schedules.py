@@ -1,8 +1,9 @@
-"""Hyperparameter schedules against their formulas."""
+"""Hyperparameter schedules, compared with their formulas."""
 
 import copy
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_copies_are_equal_and_have_no_state(schedule, formula):
         assert twin(7) == schedule(7)
     assert schedule.state_dict() == {}
     schedule.load_state_dict({})
-    with pytest.raises(StateError, match=r"it has no state, but was given"):
+    with pytest.raises(StateError, match=r"it has no state to load; got"):
         schedule.load_state_dict({"index": 1})
 
 
@@ -121,7 +122,7 @@ def test_what_is_computed_lists_no_levels():
 
 
 @given(levels, levels, st.floats(-20, 60), st.floats(0.5, 50))
-def test_the_last_step_of_a_cubic_is_where_it_comes_to_rest(init, final, begin, length):
+def test_a_cubic_is_constant_after_its_last_step(init, final, begin, length):
     schedule = Cubic(init, final, begin, begin + length)
     last = schedule.last_step
     assert all(schedule(step) == schedule(last) for step in range(last, last + 20))
@@ -130,7 +131,7 @@ def test_the_last_step_of_a_cubic_is_where_it_comes_to_rest(init, final, begin, 
 
 
 @given(levels, levels, st.integers(1, 40))
-def test_the_last_step_of_a_cosine_is_where_it_turns_round(init, minimum, half_period):
+def test_a_cosine_runs_in_reverse_after_its_last_step(init, minimum, half_period):
     schedule = Cosine(init, half_period, minimum)
     last = schedule.last_step
     assert last == half_period
@@ -201,12 +202,22 @@ def test_cycling_state():
     assert cycling.state_dict() == {"index": 2}
 
 
-@pytest.mark.parametrize("index", [None, 3, -1, 1.0, True])
-def test_cycling_refuses_foreign_states_and_stays(index):
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "index must be an integer; got None"),
+        ({"index": 1.0}, "index must be an integer; got 1.0"),
+        ({"index": True}, "index must be an integer; got True"),
+        ({"index": 3}, "index must be between 0 and 2; got 3"),
+        ({"index": -1}, "index must be between 0 and 2; got -1"),
+        ({"index": 1, "step": 4}, "expected the key index only; got {'index': 1, 'step': 4}"),
+    ],
+)
+def test_cycling_rejects_an_invalid_state_and_keeps_its_own(state, message):
     cycling = Cycling([0.1, 0.2, 0.3])
     cycling.update(True)
-    with pytest.raises(StateError, match=r"index"):
-        cycling.load_state_dict({} if index is None else {"index": index})
+    with pytest.raises(StateError, match=re.escape(message)):
+        cycling.load_state_dict(state)
     assert cycling.index == 1
 
 

@@ -1,4 +1,4 @@
-"""Update schedules against lists of steps."""
+"""Update schedules, compared with lists of steps."""
 
 import pytest
 import torch
@@ -107,14 +107,14 @@ def test_make_refuses(update, error, message):
 
 
 class Primes(UpdateSchedule):
-    """A user's schedule, which writes what it must and nothing else."""
+    """A user-defined schedule that implements only the required method."""
 
     def is_update_step(self, step):
         prime = int(step) > 1 and all(int(step) % n for n in range(2, int(step)))
         return torch.tensor(prime)
 
 
-HORIZON = 90  # beyond the last step of every schedule that ends
+HORIZON = 90  # later than the last step of every schedule that ends
 frequencies = st.builds(
     lambda freq, start, length: FreqSchedule(freq, start, length and start + length),
     st.integers(1, 9),
@@ -126,7 +126,7 @@ functions = st.integers(1, 9).map(lambda n: make_update_schedule(lambda step: st
 
 
 @given(frequencies | lists | functions | st.just(Primes()), st.integers(-3, HORIZON))
-def test_steps_are_those_that_the_schedule_says_when_asked_one_by_one(schedule, until):
+def test_steps_agrees_with_calls_for_each_step(schedule, until):
     expected = [step for step in range(until + 1) if schedule(step)]
     assert list(schedule.steps(until)) == expected
 
@@ -139,7 +139,7 @@ def test_first_and_last_step(schedule):
     assert schedule.last_step == (due[-1] if due and not is_endless else None)
 
 
-def test_a_function_does_not_say_where_it_begins_or_ends():
+def test_a_function_has_no_known_first_or_last_step():
     for schedule in (Primes(), make_update_schedule(lambda step: False)):
         assert schedule.first_step is schedule.last_step is schedule.planned_steps is None
 

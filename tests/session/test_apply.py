@@ -336,7 +336,7 @@ def test_a_structure_passes_over_what_it_does_not_fit_under_the_default_filter(m
     with caplog.at_level(logging.INFO, "sparsewright"):
         sparsity.apply(model)
     assert list(sparsity.sparse_params) == ["2.weight"]
-    expected = "0.weight stays dense: its input dimension 6 is no multiple of m = 4"
+    expected = "0.weight stays dense: its input dimension 6 is not divisible by m = 4"
     assert expected in caplog.text
     assert "0.weight_mask" not in model.state_dict()
 

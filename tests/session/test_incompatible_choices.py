@@ -126,6 +126,6 @@ def test_a_mask_that_is_not_a_tensor_is_not_loaded(storage):
     sparse.Static(0.5, storage=storage).apply(model)
     before = model[0].weight_mask.clone()
     state = {**model.state_dict(), "0.weight_mask": [True]}
-    with pytest.raises(RuntimeError, match=r"0.weight_mask: .* expected a tensor, not \[True\]"):
+    with pytest.raises(RuntimeError, match=r"0.weight_mask: .* expected a tensor, got \[True\]"):
         model.load_state_dict(state)
     assert torch.equal(model[0].weight_mask, before)

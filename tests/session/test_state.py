@@ -175,17 +175,17 @@ def break_state(state, how):
     ("how", "message"),
     [
         ("not a dict", "expected a dict, got list"),
-        ("empty", "missing: algorithm, steps, seed, schedules"),
-        ("no steps", "missing: steps"),
-        ("another algorithm", "it is the state of 'Other'"),
+        ("empty", "missing keys: algorithm, steps, seed, schedules"),
+        ("no steps", "missing keys: steps"),
+        ("another algorithm", "it was saved by 'Other'"),
         ("steps no list", "steps must be a list"),
         ("steps no integers", "steps must be a list of integers >= 0"),
         ("steps negative", "steps must be a list of integers >= 0"),
-        ("seed", "seed must be an integer, not 'x'"),
-        ("schedules", "expected a dict of sparsity, drop_fraction"),
-        ("more schedules", "expected a dict of sparsity, drop_fraction"),
+        ("seed", "seed must be an integer of 64 bits; got 'x'"),
+        ("schedules", "expected a dict with the keys sparsity, drop_fraction"),
+        ("more schedules", "expected a dict with the keys sparsity, drop_fraction"),
         ("a schedule", "expected a dict, got 3"),
-        ("a schedule's state", "index 77 is outside|it has no state"),
+        ("a schedule's state", r"index must be between 0 and \d; got 77|it has no state to load"),
     ],
 )
 def test_foreign_states_raise_and_change_nothing(how, message):
@@ -201,7 +201,7 @@ def test_a_failing_second_schedule_restores_the_first():
     sparsity = trained(lambda: sparse.SET([0.5, 0.2], sparsity=[0.5, 0.6, 0.7], update=2))[0]
     before = copy.deepcopy(sparsity.state_dict())
     state = {**before, "schedules": {"sparsity": {"index": 2}, "drop_fraction": {"index": 9}}}
-    with pytest.raises(StateError, match="index 9"):
+    with pytest.raises(StateError, match="index must be between 0 and 1; got 9"):
         sparsity.load_state_dict(state)
     assert sparsity.state_dict() == before
 

@@ -1,4 +1,4 @@
-"""N:M against plain Python, at its own level and below it."""
+"""N:M compared with plain Python, at its level `1 - n/m` and below it."""
 
 import math
 from fractions import Fraction
@@ -23,7 +23,7 @@ from sparsewright.utils import make_mask_topk_sparsity
 
 
 def groups_of(shape, m):
-    """Flat indices of every m input channels, for each output channel and kernel position."""
+    """Return flat indices of m input channels, for each output channel and kernel position."""
     index = torch.arange(math.prod(shape)).reshape(shape)
     positions = math.prod(shape[2:])
     return [
@@ -36,7 +36,7 @@ def groups_of(shape, m):
 
 @st.composite
 def weights(draw):
-    """A shape, n and m that divides its inputs."""
+    """Draw a shape, n, and an m that divides the input dimension."""
     m = draw(st.integers(1, 6))
     shape = [draw(st.integers(0, 4)), m * draw(st.integers(1, 3))]
     shape += draw(st.lists(st.integers(1, 3), max_size=2))
@@ -45,7 +45,7 @@ def weights(draw):
 
 @st.composite
 def weights_and_levels(draw):
-    """A weight's shape, n, m, and a level: that of N:M, or one below it."""
+    """Draw a shape, n, m, a level at or below `1 - n/m`, and the number of entries to keep."""
     shape, n, m = draw(weights())
     own = (m - n) / m
     below = draw(levels.map(lambda level: round(level * own, 3)))
@@ -55,7 +55,7 @@ def weights_and_levels(draw):
 
 
 def winners(flat, candidates, shape, n, m, kept=frozenset()):
-    """The best of each group, up to n with those that are kept."""
+    """Return the best entries of each group; with those already kept, they are at most n."""
     chosen = set()
     for group in groups_of(shape, m):
         free = [index for index in group if index in candidates and index not in kept]
@@ -64,13 +64,13 @@ def winners(flat, candidates, shape, n, m, kept=frozenset()):
 
 
 def ranked(flat, first, candidates, num):
-    """The `num` best candidates, those in `first` before all others."""
+    """Return the `num` best candidates; those in `first` come before all others."""
     chosen = best(flat, sorted(first), num)
     return chosen | best(flat, sorted(candidates - first), num - len(chosen))
 
 
 def grown(flat, mask, shape, n, m, level, target):
-    """A mask filled by N:M winners, and then by the best others."""
+    """Fill a mask with the N:M winners, and then with the best of the others."""
     free = set(range(math.prod(shape))) - mask
     first = winners(flat, free, shape, n, m, frozenset(mask))
     at_most = len(first) if level == (m - n) / m else max(target - len(mask), 0)
@@ -148,7 +148,7 @@ def test_a_small_fraction_drops_few():
 
 @pytest.mark.parametrize("shape", [(6, 8), (4, 8, 3, 3)])
 def test_a_rising_level_ends_at_n_of_m(shape):
-    """As GMP does it: each mask is the best of the weight that the one before pruned."""
+    """Raise the level as GMP does: each mask is chosen from the weight that is already pruned."""
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     at_once = NM(2, 4).topk(weight, 0.5, magnitude=True)
     for level in (0.0, 0.1, 0.3, 0.45, 0.5):
@@ -264,7 +264,7 @@ def test_levels_above_raise(level):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((4, 6), r"shape \(4, 6\): its input dimension 6 is no multiple of m = 4"),
+        ((4, 6), r"shape \(4, 6\): its input dimension 6 is not divisible by m = 4"),
         ((4, 6, 2, 2), r"input dimension 6"),
         ((4,), r"shape \(4,\): it has no input dimension"),
     ],

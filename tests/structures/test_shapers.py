@@ -1,4 +1,4 @@
-"""Score shapers against index arithmetic in plain Python."""
+"""Score shapers, compared with index arithmetic in plain Python."""
 
 import pytest
 import torch

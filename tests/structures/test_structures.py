@@ -1,4 +1,4 @@
-"""What holds for every structure, and structures from what a config says."""
+"""Properties of every structure, and construction of structures from configs."""
 
 import math
 
@@ -27,7 +27,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 class ByColumn(ScoreShaper):
-    """Each column is a row of its own."""
+    """Let each column be one row of competing entries."""
 
     def __call__(self, tensor):
         return tensor.T, lambda rows: rows.T
@@ -41,7 +41,7 @@ def random(shape, seed):
 
 
 def level_of(structure):
-    """One that the structure can hold."""
+    """Return a level that the structure supports."""
     try:
         return structure.level(0.5)
     except LevelError:
@@ -80,7 +80,7 @@ def test_the_count_is_what_was_said(structure, shape):
 @every_structure
 @pytest.mark.parametrize("ranks", [1, 2, 4, 5])
 def test_parts_are_the_whole(structure, ranks):
-    """Each rank's units, joined row by row in the order of ranks, are the weight's rows."""
+    """Join the units of each rank, row by row in the order of ranks; they are the weight's rows."""
     flat = torch.arange(12 * 8).reshape(12, 8)
     rows, joined = structure.pool(flat), {}
     for part in flat.split(math.ceil(12 / ranks)):
@@ -151,7 +151,7 @@ def test_a_shaper_of_the_users_own():
     assert mask.sum(0).tolist() == [2, 2, 2]
     assert structure.num_kept(torch.Size([4, 3]), 0.5) == 6
     assert repr(structure) == "ByColumn()"
-    with pytest.raises(ShapeError, match=r"ByColumn\(\) does not say where its rows lie"):
+    with pytest.raises(ShapeError, match=r"ByColumn\(\) does not support sharded weights; use"):
         structure.part(torch.Size([4, 3]), 0, 2)
 
 

@@ -1,9 +1,9 @@
-"""The pure core: counts, selection, masks, filters. No module, no optimizer."""
+"""Pure functions that need no module or optimizer: counts, selection, masks and filters."""
 
 import sys
 
 from sparsewright import errors, events
 
-# The import paths of version 0.1.
+# Keep the import paths of version 0.1 working.
 sys.modules[f"{__name__}.errors"] = errors
 sys.modules[f"{__name__}.events"] = events

@@ -1,4 +1,4 @@
-"""Levels and counts: how many of n competing units a level keeps."""
+"""Sparsity levels, and the number of entries that a level keeps."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from sparsewright.errors import LevelError, OptionTypeError
 
 Level = float | Tensor
-"""A fraction pruned, 0..1: a number or a 0-d tensor."""
+"""Fraction of entries pruned, 0..1, as a number or a 0-d tensor."""
 
 _MICRO = Decimal("0.000001")
 
 
 def as_decimal(level: object, what: str = "sparsity") -> Decimal:
-    """Read a level as the shortest decimal that its own type prints it by.
+    """Return a level as the shortest decimal that identifies it in its own dtype.
 
     Args:
         level: a number, a numpy scalar or a 0-d tensor; 0..1.
-        what: the name to use in an error.
+        what: name of the level in error messages.
 
     Raises:
-        OptionTypeError: not a number.
-        LevelError: outside 0..1, or NaN.
+        OptionTypeError: `level` is not a number.
+        LevelError: `level` is outside 0..1 or NaN.
 
     >>> as_decimal(0.9), as_decimal(torch.tensor(0.9)), as_decimal(torch.tensor(0.9).double())
     (Decimal('0.9'), Decimal('0.9'), Decimal('0.8999999761581421'))
@@ -41,10 +41,10 @@ def as_decimal(level: object, what: str = "sparsity") -> Decimal:
 
 
 def num_kept(level: Level, n: int) -> int:
-    """Return how many of `n` competing entries stay: `floor(round((1 - level) * n, 6))`.
+    """Return the number of entries kept out of `n`: `floor(round((1 - level) * n, 6))`.
 
-    The product is exact: `level` is read as the shortest decimal of what was given, so a level
-    means the same in float32 and float64, at any `n`.
+    The product is exact. `level` is read as the shortest decimal that identifies it in its own
+    dtype, so 0.9 keeps the same number of entries in float32 and float64, at any `n`.
 
     Args:
         level: fraction pruned, 0..1.
@@ -60,12 +60,12 @@ def num_kept(level: Level, n: int) -> int:
 
 
 def num_kept_each(level: Level, counts: Tensor, n: int) -> Tensor:
-    """Return `num_kept(level, count)` of many counts.
+    """Return `num_kept(level, count)` for each of many counts.
 
     Args:
         level: fraction pruned, 0..1.
         counts: int64 `[rows]` on the CPU, each 0..n.
-        n: the largest count there may be.
+        n: upper bound for the counts.
 
     >>> num_kept_each(0.3, torch.tensor([4, 0, 10]), 10)
     tensor([2, 0, 7])
@@ -73,6 +73,6 @@ def num_kept_each(level: Level, counts: Tensor, n: int) -> Tensor:
     if len(counts) <= n:
         kept = [num_kept(level, count) for count in counts.tolist()]
         return torch.tensor(kept, dtype=torch.int64, device="cpu")
-    # Millions of short rows, as N:M has: a table of all possible counts.
+    # N:M has millions of short rows, so compute each possible count once.
     table = [num_kept(level, count) for count in range(n + 1)]
     return torch.tensor(table, dtype=torch.int64, device="cpu")[counts]

@@ -1,4 +1,4 @@
-"""The older config dialect, converted to the present one."""
+"""Conversion of configs in the older dialect to the current keys."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ _MARKS = ("param_name_patterns", "sparsity_schedule")
 
 
 def is_old_dialect(entry: Mapping[str, Any]) -> bool:
-    """Return whether an entry is written in the older dialect."""
+    """Return whether a config entry uses the older dialect."""
     return any(mark in entry for mark in _MARKS)
 
 
 def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an older entry in the present keys.
+    """Convert a config entry from the older dialect to the current keys.
 
-    `type` becomes `algorithm`; `param_name_patterns` (regular expressions searched for in the full
-    name) a filter; `sparsity_schedule` (`[[step, level], ...]`) a level that steps; and `schedule`,
-    which there says *when to update*, `update`. Without it, masks change at the listed steps.
+    - `type` becomes `algorithm`.
+    - `param_name_patterns` becomes a filter that searches the full name for regular expressions.
+    - `sparsity_schedule` (`[[step, level], ...]`) becomes a level that changes at those steps.
+    - `schedule` becomes `update`; in the older dialect it defines when masks change. Without it,
+      masks change at the steps of `sparsity_schedule`.
 
     Raises:
-        OptionError, OptionTypeError: a value that is not of that form.
+        OptionError: a value is out of range or a pattern does not compile.
+        OptionTypeError: a value has the wrong type.
+        ExclusiveOptionsError: the entry has both the older and the current key.
     """
     options = dict(entry)
     for old, new in (("type", "algorithm"), ("schedule", "update")):
@@ -51,7 +55,7 @@ def convert_old_dialect(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Steps:
-    """The level of the last point that the step has reached; before the first, the first's."""
+    """Schedule with the level of the last point reached, or of the first point before that."""
 
     def __init__(self, points: list[tuple[int, float]]) -> None:
         self.points = points

@@ -1,4 +1,4 @@
-"""Distributions: which layer gets which level."""
+"""The base class of distributions, which assign a level to each layer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sparsewright.core.counts import Level
 
 
 class Statistics(Protocol):
-    """What a distribution may look at besides shapes, computed when it is asked for."""
+    """Facts about the model, computed on request, that a distribution can use."""
 
     def weight(self, name: str) -> Tensor:
-        """Return the weight of this name, as it is now; whole or sharded."""
+        """Return the current value of the named weight, which may be sharded."""
 
 
 class Distribution(ABC):
-    """Divides a level among layers.
+    """Divide a level among layers.
 
     Attributes:
-        name: the `type` in a config.
-        needs_weights: whether it looks at weights, so that its levels depend on the step.
-        has_exact_total: whether all layers together keep `num_kept(level, N)` of N entries, as long
-            as every entry is a unit of one row.
-        is_uniform: whether every layer gets the level that was asked for.
+        name: value of `type` in a config.
+        needs_weights: whether the distribution reads weights, so its levels depend on the step.
+        has_exact_total: whether all layers together keep exactly `num_kept(level, N)` of N entries
+            when each layer is one row of single entries.
+        is_uniform: whether every layer gets the requested level.
     """
 
     name: ClassVar[str]
@@ -42,13 +42,14 @@ class Distribution(ABC):
         """Return the level of each layer.
 
         Args:
-            shapes: of each layer's weight, by its full name.
-            level: asked for, 0..1.
-            statistics: gives weights.
+            shapes: shape of each layer's weight, by full parameter name.
+            level: requested level, 0..1.
+            statistics: provides the weights.
 
         Returns:
-            The level of each name, 0..1, such that `num_kept(level, numel)` is the layer's count.
+            `{name: level}`, levels 0..1; a layer keeps `num_kept(level, numel)` entries.
 
         Raises:
-            LevelError: no levels of layers meet the level asked for; names the nearest.
+            LevelError: the layers cannot reach the requested level; the message names the nearest
+                level that they can reach.
         """

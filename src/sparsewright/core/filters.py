@@ -1,4 +1,4 @@
-"""Which parameters a filter picks, by full name."""
+"""Filters that pick parameters by their full names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DENSE_BY_DEFAULT = ("embedding", "norm", "lm_head", "pe_helper")
 def default_sparse_param_filter(name: str, param: Tensor) -> bool:
     """Return whether a parameter is sparsified by default.
 
-    Weights with more than one dimension are, unless the lower-cased full name has `embedding`,
-    `norm`, `lm_head` or `pe_helper` in it.
+    A parameter with more than one dimension is sparsified, unless its lowercase full name
+    contains `embedding`, `norm`, `lm_head` or `pe_helper`.
 
     Args:
         name: full name of the parameter.
@@ -33,19 +33,19 @@ def default_sparse_param_filter(name: str, param: Tensor) -> bool:
 
 
 def why_dense_by_default(name: str, param: Tensor) -> str:
-    """Return why `default_sparse_param_filter` leaves a parameter dense; "" if it does not."""
-    # How many dimensions a lazy parameter will have is not known; attaching it raises and says so.
+    """Return why `default_sparse_param_filter` leaves a parameter dense, or "" if it does not."""
+    # The shape of a lazy parameter is unknown; attaching it raises an error later.
     if not is_lazy(param) and param.ndim <= 1:
-        return "it has one dimension" if param.ndim else "it has no dimension"
+        return "it has only one dimension" if param.ndim else "it has no dimensions"
     words = [word for word in DENSE_BY_DEFAULT if word in name.lower()]
-    return f"its name has {words[0]!r} in it" if words else ""
+    return f"its name contains {words[0]!r}" if words else ""
 
 
 class GlobFilter:
-    """Picks parameters whose whole full name matches one of the globs.
+    """Pick parameters by globs that match their entire full name.
 
     Args:
-        patterns: globs (`*`, `?`, `[...]`), case-sensitive; `*` crosses dots.
+        patterns: case-sensitive globs (`*`, `?`, `[...]`); `*` also matches dots.
 
     >>> GlobFilter(["*.fc?.weight"])("decoder.fc1.weight", None)
     True
@@ -56,11 +56,11 @@ class GlobFilter:
 
     @property
     def is_literal(self) -> bool:
-        """Whether the globs are names, without wildcards."""
+        """Return whether no glob contains a wildcard."""
         return not any(set("*?[") & set(pattern) for pattern in self.patterns)
 
     def __call__(self, name: str, param: Tensor | None) -> bool:
-        """Return whether one of the globs matches `name`."""
+        """Return whether any glob matches `name`."""
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def __repr__(self) -> str:
@@ -68,12 +68,12 @@ class GlobFilter:
 
 
 class FirstMatch:
-    """Finds the first of several filters that picks a parameter.
+    """Find the first filter that picks a parameter.
 
-    Filters that are names without wildcards, one a layer say, are looked up instead of tried.
+    Filters without wildcards, such as one name per layer, are looked up in a dict, not called.
 
     Args:
-        filters: in the order in which they are asked.
+        filters: filters in order of precedence.
 
     >>> FirstMatch([GlobFilter(["a.weight"]), GlobFilter(["*"])]).find("b.weight", None)
     1
@@ -90,7 +90,7 @@ class FirstMatch:
                 self._tried.append((index, param_filter))
 
     def find(self, name: str, param: Tensor) -> int | None:
-        """Return the place of the first filter that picks a parameter; None: none does."""
+        """Return the index of the first filter that picks a parameter, or None."""
         named = self._by_name.get(name)
         for index, param_filter in self._tried:
             if named is not None and named < index:
@@ -104,7 +104,7 @@ def make_param_filter(param_filter: object) -> ParamFilter:
     """Build a filter from a glob, a list of globs, or a function `(name, param) -> bool`.
 
     Raises:
-        OptionTypeError: anything else.
+        OptionTypeError: `param_filter` has any other type.
     """
     if isinstance(param_filter, str):
         return GlobFilter([param_filter])
@@ -119,7 +119,7 @@ def make_param_filter(param_filter: object) -> ParamFilter:
 
 
 def show_filter(param_filter: ParamFilter) -> str:
-    """Return a filter as the text that makes it; a user's function does not read back.
+    """Return the code for a filter; a user's function is shown by its `repr`.
 
     >>> show_filter(GlobFilter(["*.fc1.*"])), show_filter(default_sparse_param_filter)
     ("'*.fc1.*'", 'default_sparse_param_filter')
@@ -129,7 +129,7 @@ def show_filter(param_filter: ParamFilter) -> str:
 
 
 def near_names(param_filter: ParamFilter, names: Sequence[str]) -> list[str]:
-    """Return names that are spelt like a filter's globs, nearest first; none for a function.
+    """Return the names most similar to a filter's globs, closest first; [] for a function.
 
     >>> near_names(GlobFilter(["*atention*"]), ["attention", "mlp"])
     ['attention']

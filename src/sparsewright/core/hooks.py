@@ -1,4 +1,4 @@
-"""The user's hooks: functions that are called during a run."""
+"""User hooks: functions that the library calls during training."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from sparsewright.events import MaskUpdate
 A = TypeVar("A")
 
 SparsityHook = Callable[[A, str, Tensor], object]
-"""`(algorithm, name, level)`; what it returns is not used."""
+"""A function `(algorithm, name, level)`; its return value is ignored."""
 
 MaskUpdateHook = Callable[[MaskUpdate], object]
-"""`(update)`; what it returns is not used."""
+"""A function `(update)`; its return value is ignored."""
 
 
 class Removable(Protocol):
-    """A handle of something that was registered."""
+    """Handle that undoes a registration."""
 
     def remove(self) -> None:
-        """Remove what was registered."""
+        """Undo the registration."""
 
 
 class Hooks:
-    """Holds hooks by kind and calls them in the order of registration. Copies start empty."""
+    """Hold hooks by kind and call them in the order of registration. Copies have no hooks."""
 
     def __init__(self) -> None:
         self._hooks: dict[str, OrderedDict[int, Callable[..., object]]] = {}
 
     def register(self, kind: str, hook: Callable[..., object]) -> RemovableHandle:
-        """Register a hook; the handle's `.remove()` removes it.
+        """Register a hook and return a handle; its `.remove()` removes the hook.
 
         Raises:
-            OptionTypeError: not a function.
+            OptionTypeError: `hook` is not callable.
         """
         if not callable(hook):
             raise OptionTypeError(f"a {kind} hook", hook, "a function")
@@ -52,7 +52,7 @@ class Hooks:
         return bool(self._hooks.get(kind))
 
     def call(self, kind: str, *args: object) -> None:
-        """Call every hook of a kind."""
+        """Call every hook of this kind."""
         for hook in list(self._hooks.get(kind, {}).values()):
             hook(*args)
 
@@ -61,9 +61,9 @@ class Hooks:
 
 
 class Observed(Generic[A]):
-    """Registers hooks: each `register_...` returns a handle whose `.remove()` removes the hook.
+    """Register hooks. Each `register_...` returns a handle; its `.remove()` removes the hook.
 
-    `A` is the type of the algorithm that hooks are called with.
+    `A` is the type of the algorithm that the hooks receive.
     """
 
     def __init__(self) -> None:
@@ -72,15 +72,15 @@ class Observed(Generic[A]):
     def register_target_sparsity_hook(self, hook: SparsityHook[A]) -> Removable:
         """Call `hook(sparsity, name, target)` after each step, once per distinct schedule.
 
-        `name` is the common prefix of the names of the parameters that share the schedule, and `*`;
-        `target` a 0-d tensor, 0..1.
+        `name` is the common prefix of the parameters that share the schedule, followed by `*`.
+        `target` is a 0-d tensor, 0..1.
         """
         return self._hooks.register("target", hook)
 
     def register_computed_sparsity_hook(self, hook: SparsityHook[A]) -> Removable:
         """Call `hook(sparsity, name, computed)` after each step, once per parameter.
 
-        `computed` is the fraction pruned as measured from the mask, a 0-d tensor, 0..1.
+        `computed` is the fraction pruned, measured from the mask: a 0-d tensor, 0..1.
         """
         return self._hooks.register("computed", hook)
 
@@ -90,12 +90,12 @@ class Observed(Generic[A]):
 
 
 class HandleGroup:
-    """Combines several handles into one."""
+    """Combine several handles into one."""
 
     def __init__(self, handles: list[Removable]) -> None:
         self._handles = handles
 
     def remove(self) -> None:
-        """Remove them all."""
+        """Call `remove` on every handle."""
         for handle in self._handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""Small HTML tables for notebooks, without colours of their own."""
+"""HTML tables for notebooks; the notebook's theme sets the colors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LEFT = ' style="text-align: left"'
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with everything in it escaped; of many rows the first, and how many there are.
+    """Return an HTML table with escaped text; a long table ends after 20 rows and a row count.
 
     >>> table("a < b", ["x"], [[1]])
     '<table><caption>a &lt; b</caption><tr><th style="text-align: left">x</th></tr>\

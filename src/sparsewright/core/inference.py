@@ -1,4 +1,4 @@
-"""Work that outlives `torch.inference_mode()`."""
+"""A context manager that makes normal tensors inside `torch.inference_mode()`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def outside_inference_mode() -> Iterator[None]:
-    """Make normal tensors inside the block, also where the caller is in inference mode.
+    """Make normal tensors inside the block, even if the caller is in inference mode.
 
-    Inference tensors can neither be trained nor be written to afterwards.
+    Inference tensors cannot be trained, and cannot be written to outside inference mode.
     """
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False), torch.no_grad():

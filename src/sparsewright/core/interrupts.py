@@ -1,4 +1,4 @@
-"""Work that an exception or Ctrl-C must not leave half done."""
+"""A guard for work that an exception or Ctrl-C must not leave half done."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Callable
 
 
 def finish(work: Callable[[], None], undo: Callable[[], None] = lambda: None) -> None:
-    """Call a function; if it is interrupted, call it again before the exception goes on.
+    """Call `work`; if an exception interrupts it, complete it before the exception propagates.
 
-    Ctrl-C raises at any line, also between two assignments that belong together.
+    Ctrl-C can raise at any line, even between two assignments that belong together. After an
+    interruption, `undo` is called, then `work` is called again.
 
     Args:
-        work: after `undo`, gives the same result however much of it was done already.
-        undo: takes back what an interrupted call has done.
+        work: function to call; after `undo`, it must give the same result even if the first call
+            was interrupted at any point.
+        undo: function that reverts what the interrupted call did.
 
     >>> finish(lambda: print("done"))
     done
     """
     try:
         work()
-    except BaseException:  # nothing is caught: it goes on, over work that is done
+    except BaseException:  # re-raised once the work is complete
         undo()
         work()
         raise

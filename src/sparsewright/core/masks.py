@@ -1,7 +1,7 @@
-"""Mask arithmetic: the documented functions, over any structure.
+"""Pure functions that compute masks, for any structure.
 
-Every function is pure. Scores and masks are shaped like the weight; a structure or a score shaper
-says which entries compete. Of equal scores the lower flat index wins, on every device.
+Scores and masks have the weight's shape. A structure or a score shaper defines which entries
+compete. On ties, the lower flat index wins on every device.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def make_mask_topk_sparsity(
     Args:
         score: any shape, floating point.
         sparsity: level, 0..1; each row of n competing entries keeps `num_kept(sparsity, n)`.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
-        magnitude: rank by |score|, without making it.
+        score_shaper: structure or score shaper that defines which entries compete; None: all
+            entries compete.
+        magnitude: rank by |score|, without allocating it.
 
     Returns:
         Bool mask, shaped like `score`.
 
     Raises:
-        ScoreError: NaN among the scores.
-        LevelError: level outside 0..1, or one that the structure cannot hold.
+        ScoreError: a score is NaN.
+        LevelError: the level is outside 0..1, or the structure does not support it.
 
     >>> import torch
     >>> make_mask_topk_sparsity(torch.tensor([1.0, 3.0, 2.0, 0.0]), 0.5)
@@ -47,19 +48,21 @@ def make_mask_drop_minimum(
 ) -> tuple[Tensor, Tensor]:
     """Drop the live connections with the lowest scores.
 
-    Of `live` connections in a row, `floor((1 - drop_fraction) * live)` are kept.
+    A row with `live` live connections keeps `floor((1 - drop_fraction) * live)` of them.
 
     Args:
         score: any shape, floating point.
-        mask: bool, shaped like `score`: the live connections. A pruned one never wins.
+        mask: bool, shaped like `score`; True marks live connections. Pruned connections stay
+            pruned.
         drop_fraction: fraction of the live connections to drop, 0..1.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
+        score_shaper: structure or score shaper that defines which entries compete; None: all
+            entries compete.
 
     Returns:
         The new mask, a subset of `mask`, and the number kept per row, int64 `[rows]`.
 
     Raises:
-        ScoreError: NaN among the scores of live connections.
+        ScoreError: the score of a live connection is NaN.
 
     >>> import torch
     >>> make_mask_drop_minimum(torch.tensor([4.0, 3.0, 2.0, 9.0]),
@@ -76,22 +79,23 @@ def make_mask_grow_maximum(
     mask_nonzero: Tensor | int | None = None,
     score_shaper: ScoreShaper | None = None,
 ) -> Tensor:
-    """Grow the pruned positions with the highest scores until the level is met.
+    """Grow the pruned connections with the highest scores until the level is met.
 
     Args:
         score: any shape, floating point.
-        mask: bool, shaped like `score`: connections that are kept whatever their score.
-        sparsity: level to reach, 0..1; a row that already keeps more stays as it is.
-        mask_nonzero: live connections of `mask` per row (`[rows]` or a number), to save
-            counting them; None: counted.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
+        mask: bool, shaped like `score`; its live connections all stay.
+        sparsity: level to reach, 0..1; a row that already keeps more does not change.
+        mask_nonzero: number of live connections in each row of `mask`, `[rows]` or a number, if
+            you know it; None: this function counts them.
+        score_shaper: structure or score shaper that defines which entries compete; None: all
+            entries compete.
 
     Returns:
         Bool mask, a superset of `mask`.
 
     Raises:
-        ScoreError: NaN among the scores of pruned positions.
-        LevelError: level outside 0..1, or one that the structure cannot hold.
+        ScoreError: the score of a pruned connection is NaN.
+        LevelError: the level is outside 0..1, or the structure does not support it.
 
     >>> import torch
     >>> make_mask_grow_maximum(torch.tensor([0.0, 5.0, 7.0, 6.0]),
@@ -109,26 +113,27 @@ def drop_and_grow(
     grow_score: Tensor | RowBlocks,
     score_shaper: ScoreShaper | None = None,
 ) -> Tensor:
-    """One update of SET and RigL: drop the smallest |weight|, grow the largest |grow_score|.
+    """Update a mask as SET and RigL do: drop the smallest |weight|, grow the largest |grow_score|.
 
-    Per row of n competing entries, `min(floor((1 - drop_fraction) * live), num_kept(sparsity, n))`
-    live connections of largest magnitude stay; every other position, those just dropped included,
-    may then be grown, until `num_kept(sparsity, n)`.
+    Each row of n competing entries first keeps its largest live connections. Their number is
+    `min(floor((1 - drop_fraction) * live), num_kept(sparsity, n))`. All other connections,
+    including those just dropped, can then grow until the row has `num_kept(sparsity, n)`.
 
     Args:
         weight: any shape, floating point.
         mask: bool, shaped like `weight`.
         sparsity: level to reach, 0..1.
         drop_fraction: fraction of the live connections to drop, 0..1.
-        grow_score: shaped like `weight`; or a matrix in row blocks.
-        score_shaper: a structure or a shaper: which entries compete; None: all.
+        grow_score: tensor shaped like `weight`, or a matrix in row blocks.
+        score_shaper: structure or score shaper that defines which entries compete; None: all
+            entries compete.
 
     Returns:
-        Bool mask with exactly `num_kept(sparsity, n)` per row.
+        Bool mask with exactly `num_kept(sparsity, n)` live connections per row.
 
     Raises:
-        ScoreError: NaN among the scores that decide.
-        LevelError: level outside 0..1, or one that the structure cannot hold.
+        ScoreError: the score of a candidate is NaN.
+        LevelError: the level is outside 0..1, or the structure does not support it.
     """
     structure = as_structure(score_shaper)
     return structure.drop_and_grow(weight, mask, sparsity, drop_fraction, grow_score)

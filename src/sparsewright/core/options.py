@@ -1,4 +1,4 @@
-"""Members of a literal tuple from what a config says: `{"type": name, ...}`."""
+"""Construction of objects from config entries such as `{"type": name, ...}`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparsewright.errors import MissingOptionError, OptionError, UnknownOptionEr
 
 
 class Named(Protocol):
-    """What configs know by a name."""
+    """Class that a config refers to by name."""
 
     name: ClassVar[str]
 
@@ -24,16 +24,16 @@ def make_of_type(
     members: Sequence[type[T]],
     aliases: Mapping[str, str] | None = None,
 ) -> T:
-    """Return an instance of the member that `type` names, made from the other keys.
+    """Return an instance of the class that `type` names, built from the other keys.
 
     Args:
-        what: the option's name, for errors.
-        options: `type`, in any case, and the arguments of the constructor.
-        members: classes with a `name`.
-        aliases: further names.
+        what: name of the option in error messages.
+        options: `type`, in upper or lower case, and the constructor arguments.
+        members: classes to choose from, by their `name`.
+        aliases: additional names, `{alias: name}`.
 
     Raises:
-        OptionError: an unknown type or key, or a missing one.
+        OptionError: the type or a key is unknown, or a key is missing.
     """
     names = {member.name: member for member in members}
     known = names | {alias: names[name] for alias, name in (aliases or {}).items()}

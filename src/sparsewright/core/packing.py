@@ -1,4 +1,4 @@
-"""Masks at one bit per weight, for checkpoints."""
+"""Packing of masks for checkpoints, at one bit per entry."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def pack_mask(mask: Tensor) -> Tensor:
 
 
 def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Return the bool mask that `pack_mask` packed.
+    """Unpack a bool mask that `pack_mask` packed.
 
     Raises:
-        ShapeError: so many bytes do not hold a mask of that shape, or unused bits are set.
+        ShapeError: the number of bytes does not match the shape, or unused bits are set.
     """
     stored = bits.cpu().numpy()
     if problem := why_not_packed(stored, shape.numel()):
@@ -42,21 +42,21 @@ def unpack_mask(bits: Tensor, shape: torch.Size) -> Tensor:
 
 
 def is_packed(tensor: Tensor, shape: torch.Size) -> bool:
-    """Return whether a tensor has the form of a packed mask of that shape."""
+    """Return whether a tensor has the dtype and size of a packed mask of that shape."""
     return tensor.dtype == torch.uint8 and tensor.shape == ((shape.numel() + 7) // 8,)
 
 
 def pack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict with every mask as bits, an eighth of the bytes.
+    """Return a copy of a state dict with packed masks, which take one eighth of the bytes.
 
-    Such a dict loads into a sparsified model by `model.load_state_dict` as it is.
+    You can load the result into a sparsified model with `model.load_state_dict`.
 
     Args:
-        state_dict: what `model.state_dict()` gave; not modified.
+        state_dict: result of `model.state_dict()`; not modified.
 
     Returns:
-        A new dict with the same keys; each bool `<name>_mask` beside a `<name>` of its shape is
-        packed as by `pack_mask`.
+        A new dict with the same keys. Each bool `<name>_mask` is packed by `pack_mask` if the
+        dict also has a `<name>` of the same shape.
     """
     packed = dict(state_dict)
     for key, shape in _masks(state_dict):
@@ -66,10 +66,10 @@ def pack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unpack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state dict that `pack_masks` was given, up to the masks' device.
+    """Return a copy of a state dict with every packed mask unpacked, on the CPU.
 
     Raises:
-        ShapeError: a packed mask whose bits do not fit its weight.
+        ShapeError: a packed mask has bits set beyond the entries of its weight.
     """
     unpacked = dict(state_dict)
     for key, shape in _masks(state_dict):
@@ -79,30 +79,30 @@ def unpack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_mask(saved: Tensor, shape: torch.Size) -> Tensor:
-    """Return the bool mask that a checkpoint holds, whatever its form.
+    """Return the bool mask stored in a checkpoint in any supported form.
 
     Args:
-        saved: bool, packed bits, or any dtype with nothing but 0 and 1.
+        saved: bool mask, packed bits, or a tensor of any dtype that has only 0 and 1.
         shape: shape of the weight.
 
     Raises:
-        ShapeError: it is not a mask of that shape.
-        StateError: it is not a tensor.
+        ShapeError: `saved` is not a mask of that shape.
+        StateError: `saved` is not a tensor.
     """
     if not isinstance(saved, Tensor):
-        raise StateError("a mask", f"expected a tensor, not {show(saved)}")
+        raise StateError("a mask", f"expected a tensor, got {show(saved)}")
     if is_packed(saved, shape):
         return unpack_mask(saved, shape)
     if saved.shape != shape:
         raise ShapeError("a mask", saved.shape, f"its weight has shape {tuple(shape)}")
     mask = saved != 0
     if not bool((saved == mask).all()):
-        raise ShapeError("a mask", saved.shape, f"{saved.dtype} values other than 0 and 1")
+        raise ShapeError("a mask", saved.shape, f"it has {saved.dtype} values other than 0 and 1")
     return mask
 
 
 def _masks(state_dict: Mapping[str, Any]) -> list[tuple[str, torch.Size]]:
-    """Keys of masks that stand beside their weight, and the weight's shape."""
+    """Return the key of each mask that has its weight in the dict, and the weight's shape."""
     pairs = (
         (key, key.removesuffix(MASK_SUFFIX)) for key in state_dict if key.endswith(MASK_SUFFIX)
     )

@@ -1,4 +1,4 @@
-"""Figures of schedules and masks, drawn with matplotlib where it is installed."""
+"""Plots of schedules and masks; they need matplotlib."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sparsewright.errors import OptionError, needs
 
-_PIXELS = 512  # of a mask's figure along one side; of a larger mask the density is shown
+_PIXELS = 512  # on each side of a mask's plot; larger masks are plotted as densities
 
 
 def axes_or_new(ax: Any, what: str) -> Any:
-    """Return the axes to draw on: those given, or those of a new figure.
+    """Return `ax`, or the axes of a new figure if `ax` is None.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -26,7 +26,7 @@ def axes_or_new(ax: Any, what: str) -> Any:
 
 
 def plot_values(schedule: Any, steps: int, ax: Any) -> Any:
-    """Draw the values of a hyperparameter schedule over steps 0..steps."""
+    """Plot the values of a hyperparameter schedule at the steps 0..steps."""
     _check_steps(steps)
     ax = axes_or_new(ax, "plot()")
     schedule, values = copy.deepcopy(schedule), []
@@ -34,14 +34,14 @@ def plot_values(schedule: Any, steps: int, ax: Any) -> Any:
         values.append(float(schedule(step)))
         schedule.update(True)
     ax.plot(range(steps + 1), values, drawstyle="steps-post", label=repr(schedule))
-    # What has a state moves on from update to update, not from step to step.
+    # A schedule with state changes at each mask update, not at each step.
     ax.set_xlabel("update" if schedule.state_dict() else "step")
     ax.set_ylabel("value")
     return ax
 
 
 def plot_updates(schedule: Any, steps: int, ax: Any) -> Any:
-    """Draw a line at each update step among 0..steps."""
+    """Plot each update step in 0..steps as a vertical line."""
     _check_steps(steps)
     ax = axes_or_new(ax, "plot()")
     ax.vlines(schedule.steps(steps), 0, 1, label=repr(schedule))
@@ -52,9 +52,9 @@ def plot_updates(schedule: Any, steps: int, ax: Any) -> Any:
 
 
 def show_mask(mask: Tensor, title: str, ax: Any) -> Any:
-    """Draw a mask: live connections dark; dimensions after the first are columns."""
+    """Plot a mask with live connections dark; dimensions after the first become columns."""
     ax = axes_or_new(ax, "show()")
-    # Not -1 columns: without rows that could be any number.
+    # reshape(rows, -1) fails if the mask has no rows.
     rows = mask.reshape(mask.shape[0] if mask.ndim else 1, mask.shape[1:].numel())
     image = density(rows.cpu().numpy(), _PIXELS)
     if image.size:
@@ -66,7 +66,11 @@ def show_mask(mask: Tensor, title: str, ax: Any) -> Any:
 
 
 def density(mask: NDArray[np.bool_], most: int) -> NDArray[np.float64]:
-    """Return a mask `[rows, cols]` as live shares of blocks, no more than `most` along either side.
+    """Return the fraction of live entries in blocks of a mask, at most `most` blocks per side.
+
+    Args:
+        mask: bool `[rows, cols]`.
+        most: largest number of blocks along each dimension.
 
     >>> density(np.array([[True, False, True, True]]), 2)
     array([[0.5, 1. ]])

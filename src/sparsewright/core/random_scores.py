@@ -1,4 +1,4 @@
-"""Random scores that are the same however the weight is spread."""
+"""Random scores that do not depend on how a weight is sharded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sparsewright.kernels import sharded
 def uniform(
     like: Tensor, generator: torch.Generator | None, device: torch.device | str | None = None
 ) -> Tensor:
-    """Uniform numbers in [0, 1), float32, shaped (and if sharded spread) as `like`.
+    """Return uniform float32 numbers in [0, 1) with the shape and sharding of `like`.
 
-    They depend on one number drawn from the generator and on their flat index, neither on the
-    device nor on the ranks: each makes those of its own shard.
+    Each number depends only on its flat index and on one number drawn from the generator. The
+    device and the number of ranks do not matter, and each rank computes only its own shard.
 
     Args:
         like: the weight, any shape.
-        generator: CPU generator; None: the global one.
-        device: where they go; None: `like`'s device.
+        generator: CPU generator; None: torch's global generator.
+        device: device of the result; None: the device of `like`.
     """
     key = int(torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator))
     if not sharded.is_sharded(like):

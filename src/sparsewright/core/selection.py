@@ -1,4 +1,4 @@
-"""Selection: mark the best units in every row of a weight, whether it is whole or sharded."""
+"""Selection of the best units in every row of a weight, sharded or not."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from sparsewright.kernels import sharded
 
 
 class Selection(ABC):
-    """The units of one weight, which compete in rows.
+    """Select among the units of one weight, which compete in rows.
 
     Attributes:
-        rows: number of rows; of a sharded weight whose rows lie whole on one rank, this rank's.
-        n: units in each row, on all ranks together.
+        rows: number of rows. If each row of a sharded weight lies on one rank, it counts only
+            the rows on this rank.
+        n: number of units in each row, over all ranks.
     """
 
     rows: int
@@ -27,15 +28,15 @@ class Selection(ABC):
 
     @abstractmethod
     def pool(self, tensor: Tensor) -> Tensor:
-        """Return the units of a tensor that is shaped, and if sharded spread, like the weight."""
+        """Return the units of a tensor that has the weight's shape and sharding."""
 
     @abstractmethod
     def expand(self, chosen: Tensor) -> Tensor:
-        """Return units as a tensor that is shaped and spread like the weight."""
+        """Return units as a tensor with the weight's shape and sharding."""
 
     @abstractmethod
     def count(self, chosen: Tensor) -> Tensor:
-        """Return the number of True in each row: int64 `[rows]` on the CPU."""
+        """Return the number of True entries in each row: int64 `[rows]` on the CPU."""
 
     def select(
         self,
@@ -45,20 +46,21 @@ class Selection(ABC):
         *,
         magnitude: bool = False,
     ) -> Tensor:
-        """Mark the `num` largest scores of each row, among the candidates.
+        """Mark the `num` candidates with the largest scores in each row.
 
         Args:
-            score: like the weight, floating point; complex only by magnitude.
-            num: how many in each row, one number or int64 `[rows]`; a row with fewer candidates
-                marks them all.
-            among: bool units, the candidates; None: all.
-            magnitude: rank by |score|; of single entries without making it.
+            score: shaped and sharded like the weight, floating point; complex scores require
+                `magnitude`.
+            num: number to mark in each row, one number or int64 `[rows]`. In a row with fewer
+                candidates, all candidates are marked.
+            among: bool units, True for candidates; None: all units.
+            magnitude: rank by |score|; if units are single entries, without allocating it.
 
         Returns:
-            Bool units; of equal scores the lower flat index is marked.
+            Bool units; on ties the lower flat index is marked.
 
         Raises:
-            ScoreError: NaN among the candidates.
+            ScoreError: a candidate's score is NaN.
         """
         if magnitude and (self._is_pooled or score.is_complex()):
             score, magnitude = score.abs(), False
@@ -74,14 +76,14 @@ class Selection(ABC):
 
 
 def make_selection(structure: Structure, tensor: Tensor) -> Selection:
-    """Return the selection among the units of a weight.
+    """Return the selection for a weight.
 
     Args:
-        structure: which units compete.
-        tensor: shaped, and if sharded spread, like the weight.
+        structure: defines which units compete.
+        tensor: has the weight's shape and sharding.
 
     Raises:
-        ShapeError: the shape does not fit the structure, or the shards do not.
+        ShapeError: the structure does not support the weight's shape or its sharding.
     """
     if not sharded.is_sharded(tensor):
         return _Whole(structure, tensor.shape)
@@ -93,7 +95,7 @@ def make_selection(structure: Structure, tensor: Tensor) -> Selection:
 
 
 class _Whole(Selection):
-    """Of a whole weight; units are `[rows, n]`."""
+    """Select in a weight that is not sharded; units are `[rows, n]`."""
 
     def __init__(self, structure: Structure, shape: torch.Size) -> None:
         self._structure, self._shape = structure, shape
@@ -116,7 +118,7 @@ class _Whole(Selection):
 
 
 class _WholeRows(Selection):
-    """Of a sharded weight whose rows lie whole on one rank: each rank selects in its own."""
+    """Select in a sharded weight if each row lies on one rank, so ranks select independently."""
 
     def __init__(self, structure: Structure, like: Tensor) -> None:
         self._like, self._at = like, sharded.shards_of(like)
@@ -142,14 +144,17 @@ class _WholeRows(Selection):
             mask = kernels.select(score, num, among, magnitude)
         except kernels.NanError:
             failed += 1
-        # All ranks raise, or none: otherwise the others would wait for this one.
+        # Raise on every rank if one fails: the others would wait for it in the next collective.
         if int(sharded.sum_over(failed, self._at.group)):
             raise kernels.NanError("score is NaN at a candidate")
         return mask
 
 
 class _Spread(Selection):
-    """Of a sharded weight: units are this rank's, row after row, `lengths` of each."""
+    """Select in a sharded weight if its rows are spread over ranks.
+
+    Units are those on this rank, row after row; `lengths` has their number in each row.
+    """
 
     def __init__(
         self, structure: Structure, within: Structure, lengths: list[int], like: Tensor
@@ -180,7 +185,11 @@ class _Spread(Selection):
 
 
 def _own_part(tensor: Tensor, at: sharded.Shards) -> Tensor:
-    """This rank's part of a tensor that must be spread as the weight is."""
+    """Return this rank's part of a tensor that must be sharded like the weight."""
     if not sharded.is_sharded(tensor) or tensor.shape != at.shape:
-        raise ShapeError("a score", tensor.shape, f"the weight is sharded, {at.shape}")
+        raise ShapeError(
+            "a score",
+            tensor.shape,
+            f"expected a DTensor of shape {tuple(at.shape)}, sharded like the weight",
+        )
     return sharded.local(tensor)

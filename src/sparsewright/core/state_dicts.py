@@ -1,4 +1,4 @@
-"""Checks of state dicts before anything is taken from them."""
+"""Checks of state dicts before they are loaded."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sparsewright.wording import show
 
 
 class Stateful(Protocol):
-    """Has a state, and takes one back."""
+    """Object with a state that can be saved and loaded."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, as plain values."""
+        """Return the state as plain values."""
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Take back what `state_dict` gave."""
+        """Load a state that `state_dict` returned."""
 
 
 def load_all(objects: Sequence[Stateful], states: Sequence[Any]) -> None:
-    """Let each object load its state; if one cannot, all have the state that they had before."""
+    """Load a state into each object; if one raises, restore the earlier states of all objects."""
     before = [each.state_dict() for each in objects]
     try:
         for each, state in zip(objects, states, strict=True):
             each.load_state_dict(state)
-    except BaseException:  # nothing is caught: whatever it is goes on, over restored objects
+    except BaseException:  # re-raised once every object is restored
         for each, state in zip(objects, before, strict=True):
             each.load_state_dict(state)
         raise
@@ -35,21 +35,22 @@ def load_all(objects: Sequence[Stateful], states: Sequence[Any]) -> None:
 def check_state(
     what: str, state: Mapping[str, Any], own: Mapping[str, Any], optional: Collection[str] = ()
 ) -> None:
-    """Check that `state` can be the state of the algorithm whose present state is `own`.
+    """Check that an algorithm with the current state `own` can load `state`.
 
     Raises:
-        StateError: it cannot.
+        StateError: `state` is not a dict, has missing or unknown keys or invalid values, or
+            belongs to another algorithm.
     """
     if not isinstance(state, Mapping):
         raise StateError(what, f"expected a dict, got {type(state).__name__}")
     missing = [key for key in own if key not in state and key not in optional]
     if missing:
-        raise StateError(what, f"missing: {', '.join(missing)}")
+        raise StateError(what, f"missing keys: {', '.join(missing)}")
     unknown = [show(key) for key in state if key not in own and key not in optional]
     if unknown:
-        raise StateError(what, f"unknown: {', '.join(unknown[:5])}")
+        raise StateError(what, f"unknown keys: {', '.join(unknown[:5])}")
     if not isinstance(state["algorithm"], str) or state["algorithm"] != own["algorithm"]:
-        raise StateError(what, f"it is the state of {show(state['algorithm'])}")
+        raise StateError(what, f"it was saved by {show(state['algorithm'])}")
     if "steps" in own:
         _check_numbers(what, state["steps"], state["seed"])
 
@@ -59,20 +60,20 @@ def _check_numbers(what: str, steps: Any, seed: Any) -> None:
         type(n) is int and 0 <= n <= MAX_STEP for n in steps
     )
     if not are_steps:
-        problem = f"steps must be a list of integers >= 0, not {show(steps)}"
+        problem = f"steps must be a list of integers >= 0; got {show(steps)}"
         raise StateError(what, problem)
     try:
         check_seed(seed)
     except (OptionError, OptionTypeError):
-        raise StateError(what, f"seed must be an integer, not {show(seed)}") from None
+        raise StateError(what, f"seed must be an integer of 64 bits; got {show(seed)}") from None
 
 
 def check_seed(seed: object) -> None:
-    """Raise unless a seed is an integer that a checkpoint can hold.
+    """Raise an error unless a seed is an integer that fits in a checkpoint.
 
     Raises:
-        OptionTypeError: it is no integer.
-        OptionError: it takes more than 64 bits.
+        OptionTypeError: the seed is not an integer.
+        OptionError: the seed does not fit in a signed 64-bit integer.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise OptionTypeError("seed", seed, "an integer")

@@ -1,4 +1,4 @@
-"""Structures: which entries of a weight compete for a place, and which stand or fall together."""
+"""The base classes of structures, which define the entries that compete with each other."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ Unshaper = Callable[[Tensor], Tensor]
 
 
 class ScoreShaper(ABC):
-    """Reshapes scores into rows of entries that compete."""
+    """Reshape scores into rows of competing entries."""
 
     @abstractmethod
     def __call__(self, tensor: Tensor) -> tuple[Tensor, Unshaper]:
-        """Shape a tensor into its rows.
+        """Reshape a tensor into rows.
 
         Args:
             tensor: scores or a mask, shaped like the weight.
 
         Returns:
-            The tensor as `[rows, n]`, entries of a row in ascending flat index, and a function
-            that takes a tensor of that shape back to the weight's shape.
+            The tensor as `[rows, n]`, with the entries of a row in ascending flat index, and a
+            function that reshapes `[rows, n]` to the weight's shape.
 
         Raises:
-            ShapeError: the weight's shape does not fit.
+            ShapeError: the shaper does not support the weight's shape.
         """
 
 
 class RowBlocks(Protocol):
-    """Scores of a matrix that come one block of rows after the other."""
+    """Scores of a matrix, available in blocks of rows."""
 
     shape: torch.Size
 
     def row_blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first row, and the scores `[block, cols]`, of each block."""
+        """Yield the first row and the scores `[block, cols]` of each block."""
 
     def dense(self) -> Tensor:
         """Return the whole matrix."""
@@ -49,12 +49,12 @@ class RowBlocks(Protocol):
 
 @dataclass(frozen=True)
 class Share:
-    """How the rows of a sharded weight lie in the part that one rank holds.
+    """Rows of a sharded weight, as seen by one rank.
 
     Attributes:
-        structure: pools and expands the part.
-        units: how many units of each row of the weight the part has, in the order in which
-            `structure` pools them; None: every row lies whole on one rank.
+        structure: structure that pools and expands this rank's part.
+        units: number of units that this part has of each row of the weight, in the order in which
+            `structure` pools them; None: each row lies on one rank.
     """
 
     structure: Structure
@@ -62,16 +62,16 @@ class Share:
 
 
 class Structure(ScoreShaper):
-    """Says which units of a weight compete, and chooses among them.
+    """Define which units of a weight compete, and select among them.
 
-    A unit is one entry, or several that stand or fall together. Units compete in rows. Of equal
-    scores the lower flat index wins, on every device and on any number of ranks.
+    A unit is one entry, or several entries that are kept or pruned together. Units compete in
+    rows. On ties the lower flat index wins, on every device and any number of ranks.
 
-    `RowStructure` implements the choice for structures whose rows do not depend on each other.
+    `RowStructure` implements the selection for structures with independent rows.
 
     Attributes:
-        name: the `type` in a config.
-        has_one_level: whether it holds one constant level only.
+        name: value of `type` in a config.
+        has_one_level: whether the structure supports only one constant level.
     """
 
     name: ClassVar[str]
@@ -79,56 +79,57 @@ class Structure(ScoreShaper):
 
     @abstractmethod
     def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return the number of rows, and of units in each, of a weight of this shape.
+        """Return the number of rows and the units per row for a weight of this shape.
 
         Raises:
-            ShapeError: the shape does not fit.
+            ShapeError: the structure does not support the shape.
         """
 
     @abstractmethod
     def pool(self, tensor: Tensor) -> Tensor:
-        """Return the units of a tensor shaped like the weight, `[rows, units]`.
+        """Return the units of a tensor as `[rows, units]`.
 
         Args:
-            tensor: scores, from which each unit gets one; or a bool mask: a unit is live if one
-                of its entries is.
+            tensor: shaped like the weight; either scores, which are reduced to one score per
+                unit, or a bool mask, where a unit is live if one of its entries is live.
 
         Raises:
-            ShapeError: the shape does not fit.
+            ShapeError: the structure does not support the shape.
         """
 
     @abstractmethod
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        """Return `[rows, units]` shaped like the weight: every entry has the value of its unit."""
+        """Return `[rows, units]` in the weight's shape; each entry gets the value of its unit."""
 
     @abstractmethod
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return how the rows lie in the part of a sharded weight that one rank holds.
+        """Return how the rows of a sharded weight are spread over one rank's part.
 
         Args:
-            shape: the whole weight's shape.
-            first: where the part begins in dimension 0.
-            count: its size in dimension 0, perhaps 0.
+            shape: shape of the whole weight.
+            first: first index of the part in dimension 0.
+            count: size of the part in dimension 0; it can be 0.
 
         Raises:
-            ShapeError: this structure cannot be chosen over such parts; the message says why.
+            ShapeError: the structure does not support this sharding; the message gives the reason.
         """
 
     @abstractmethod
     def level(self, asked: Level | None) -> Level:
-        """Return the level to hold if a constant level is asked for.
+        """Return the constant level to use for a requested level.
 
         Args:
-            asked: fraction pruned, 0..1; None: no level was given.
+            asked: requested fraction pruned, 0..1; None: no level was given.
 
         Raises:
-            LevelError: the structure cannot hold that level; names the nearest that it can.
-            OptionError: no level was given, and the structure has none of its own.
+            LevelError: the structure does not support the level; the message names the nearest
+                level that it supports.
+            OptionError: no level was given, and the structure has no default level.
         """
 
     @abstractmethod
     def num_kept(self, shape: torch.Size, sparsity: Level) -> int:
-        """Return how many entries a weight of this shape keeps at a level."""
+        """Return the number of entries that a weight of this shape keeps at a level."""
 
     @abstractmethod
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
@@ -143,18 +144,19 @@ class Structure(ScoreShaper):
             Bool mask, shaped like `score`.
 
         Raises:
-            ScoreError: NaN among the scores.
+            ScoreError: a score is NaN.
         """
 
     @abstractmethod
     def drop(
         self, score: Tensor, mask: Tensor, drop_fraction: Level, *, magnitude: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Drop a fraction of the live units: those with the lowest scores.
+        """Drop the given fraction of the live units, starting with the lowest scores.
 
         Returns:
-            The new mask, a subset of `mask`, and the number kept per row: int64 `[rows]`; of a
-            sharded weight whose rows lie whole on one rank, this rank's rows.
+            The new mask, a subset of `mask`, and the number of units kept per row, int64
+            `[rows]`. If each row of a sharded weight lies on one rank, the rows are those of
+            this rank.
         """
 
     @abstractmethod
@@ -171,9 +173,9 @@ class Structure(ScoreShaper):
 
         Args:
             score: shaped like the weight.
-            mask: bool, shaped like `score`; what is live in it stays.
+            mask: bool, shaped like `score`; its live units all stay.
             sparsity: level, 0..1.
-            live: live units of `mask` per row, if they are known.
+            live: number of live units in each row of `mask`, if known.
             magnitude: rank by |score|.
         """
 
@@ -188,20 +190,20 @@ class Structure(ScoreShaper):
     ) -> Tensor:
         """Drop the smallest |weight|, then grow the largest |grow_score| until a level is met.
 
-        What was just dropped may grow again.
+        Units that were just dropped can grow again.
         """
 
     def __call__(self, tensor: Tensor) -> tuple[Tensor, Unshaper]:
-        """Return the units `[rows, units]`, and the way back to the weight's shape."""
+        """Return the units `[rows, units]`, and a function that restores the weight's shape."""
         shape = tensor.shape
         return self.pool(tensor), lambda chosen: self.expand(chosen, shape)
 
 
 def check_same_shape(score: Tensor, mask: Tensor) -> None:
-    """Raise where a mask is not shaped like its scores.
+    """Check that a mask and its scores have the same shape.
 
     Raises:
-        ShapeError: as said.
+        ShapeError: the shapes differ.
     """
     if score.shape != mask.shape:
         raise ShapeError("a mask", mask.shape, f"the score has shape {tuple(score.shape)}")

@@ -1,4 +1,4 @@
-"""Distributions, one a file: which layer gets which level."""
+"""Distributions, which assign a level to each layer."""
 
 from sparsewright.core.distribution import Distribution, Statistics
 from sparsewright.distributions.erk import ERK, erk

@@ -1,4 +1,4 @@
-"""What distributions share: layers that stay dense, and whether they count in the level."""
+"""Shared checks of distributions: layers that stay dense, and the budget of a level."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sparsewright.errors import LevelError, OptionError, OptionTypeError
 from sparsewright.wording import close_names
 
 Shapes = Mapping[str, Sequence[int]]
-"""Full name -> shape."""
+"""A mapping `{full name: shape}`."""
 
 BUDGETS = ("sparse", "all")
 
 
 def check_dense(dense: str | Sequence[str], budget: str) -> tuple[str, ...]:
-    """Return the globs of layers to keep dense.
+    """Check the options `dense` and `budget`, and return the globs of layers to keep dense.
 
     Args:
-        dense: a glob or several.
-        budget: `"sparse"` or `"all"`: which layers the level is about.
+        dense: one or more globs.
+        budget: `"sparse"` if the level applies to the other layers, `"all"` if it applies to all.
 
     Raises:
-        OptionError: an unknown budget.
-        OptionTypeError: something else than globs.
+        OptionError: `budget` is unknown.
+        OptionTypeError: `dense` is not a glob or a list of globs.
     """
     if budget not in BUDGETS:
         raise OptionError("budget", budget, BUDGETS)
@@ -36,10 +36,12 @@ def check_dense(dense: str | Sequence[str], budget: str) -> tuple[str, ...]:
 
 
 def matched(what: str, globs: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-    """Return, for each name that a glob matches, the first glob that does.
+    """Return the first matching glob of each name that has one, as `{name: glob}`.
 
     Args:
-        what: the option that holds the globs, for errors.
+        what: name of the option that has the globs, for error messages.
+        globs: the globs in order of precedence.
+        names: full names of the layers' weights.
 
     Raises:
         OptionError: a glob matches no name.
@@ -56,15 +58,15 @@ def matched(what: str, globs: Iterable[str], names: Sequence[str]) -> dict[str, 
 
 
 def check_budget(sparsity: Level, dense: int, total: int) -> Fraction:
-    """Return how many entries of all layers a level prunes.
+    """Return the number of entries that a level prunes in all layers together.
 
     Args:
-        sparsity: the level of all layers together.
-        dense: entries of those that stay dense.
-        total: entries of all.
+        sparsity: level of all layers together, 0..1.
+        dense: number of entries in the layers that stay dense.
+        total: number of entries in all layers.
 
     Raises:
-        LevelError: the others have fewer entries than that.
+        LevelError: the layers that do not stay dense have fewer entries than that.
     """
     pruned = Fraction(as_decimal(sparsity)) * total
     if pruned > total - dense:

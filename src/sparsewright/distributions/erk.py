@@ -1,4 +1,4 @@
-"""ERK: layers with fewer entries for each of their channels stay denser."""
+"""ERK levels, which keep a layer denser if it has few entries per channel."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ def erk(
     dense: str | Sequence[str] = (),
     budget: str = "sparse",
 ) -> dict[str, float]:
-    """Return Erdős-Rényi levels, kernel dimensions included.
+    """Return the Erdős-Rényi-Kernel (ERK) level of each layer.
 
-    The density of a layer of n entries is `e * r`, `r = (sum(shape) / n) ** power`. `e` is such
-    that `n - floor(sparsity * n)`, summed over the layers, stay. Where the largest densities would
-    be above 1, these layers become dense, and `e` is found anew for the others.
+    A layer of n entries gets the density `e * r` with `r = (sum(shape) / n) ** power`. The factor
+    `e` makes the layers keep `n - floor(sparsity * n)` entries, summed over the layers. If the
+    largest densities exceed 1, those layers become dense, and `e` is computed again for the others.
 
     Args:
-        shapes: `{name: shape}`; of convolutions `(out, in, *kernel)`.
-        sparsity: level of all layers together, 0..1.
-        power: 0 is uniform, 1 the paper's.
+        shapes: `{name: shape}`; a convolution has the shape `(out, in, *kernel)`.
+        sparsity: level of the layers together, 0..1.
+        power: exponent, >= 0; 0 gives uniform levels and 1 gives the paper's levels.
         dense: globs of layers that stay dense.
-        budget: `"sparse"`: `sparsity` is about the other layers; `"all"`: about all.
+        budget: `"sparse"`: `sparsity` applies to the layers that do not stay dense; `"all"`: it
+            applies to all layers.
 
     Returns:
         `{name: level}`.
 
     Raises:
-        LevelError: more is to be pruned than the layers have that need not stay dense.
-        OptionError: a glob that matches nothing.
+        LevelError: the layers that do not stay dense have too few entries for the level.
+        OptionError: a glob matches no layer, or an option is out of range.
+        OptionTypeError: an option has the wrong type.
 
     >>> levels = erk({"square": (100, 100), "wide": (10, 1000)}, 0.5)
     >>> {name: round(level, 3) for name, level in levels.items()}
@@ -86,7 +88,7 @@ def _check_power(power: float) -> None:
 
 @dataclass
 class ERK(Distribution):
-    """Erdős-Rényi levels, kernel dimensions included, as the function `erk`."""
+    """Use Erdős-Rényi-Kernel (ERK) levels, as the function `erk` returns them."""
 
     name: ClassVar[str] = "erk"
 

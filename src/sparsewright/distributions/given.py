@@ -1,4 +1,4 @@
-"""Levels that the user gives: by glob, or by a function."""
+"""Levels given by the user, with globs or with a function."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sparsewright.distributions.budget import matched
 from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError
 
 LevelFunction = Callable[[Mapping[str, torch.Size], float], Mapping[str, float]]
-"""`(shapes, level) -> {name: level}`."""
+"""A function `(shapes, level) -> {name: level}`."""
 
 
 @dataclass
 class Layers(Distribution):
-    """Levels by glob; layers that none matches get the level that is asked for.
+    """Set levels by glob. A layer that matches no glob gets the requested level.
 
     Args:
-        layers: `{glob: level}`, 0..1; the first glob that matches a layer counts.
+        layers: `{glob: level}`, levels 0..1; the first glob that matches a layer counts.
 
     Raises:
-        LevelError: a level outside 0..1.
-        OptionTypeError: no such mapping.
+        LevelError: a level is outside 0..1.
+        OptionTypeError: `layers` is not a dict from globs to numbers.
     """
 
     name: ClassVar[str] = "layers"
@@ -47,7 +47,7 @@ class Layers(Distribution):
         """Return the level of each layer.
 
         Raises:
-            OptionError: a glob that matches nothing.
+            OptionError: a glob matches no layer.
         """
         found = matched("a key of layers", self.layers, list(shapes))
         asked = float(as_decimal(level))
@@ -57,10 +57,10 @@ class Layers(Distribution):
 
 
 class FromFunction(Distribution):
-    """Levels from a function of the user's.
+    """Compute levels with a user's function.
 
     Args:
-        function: `(shapes, level) -> {name: level}`; called whenever the level asked for changes.
+        function: `(shapes, level) -> {name: level}`; called each time the requested level changes.
     """
 
     name: ClassVar[str] = "function"
@@ -71,12 +71,12 @@ class FromFunction(Distribution):
     def __call__(
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
     ) -> Mapping[str, float]:
-        """Return what the function does.
+        """Return the levels that the function returns, after checking them.
 
         Raises:
-            LevelError: a level outside 0..1.
-            OptionError: a name is missing, or is not one of `shapes`.
-            OptionTypeError: it returned something else than `{name: level}`.
+            LevelError: a level is outside 0..1.
+            OptionError: a name is missing, or is not in `shapes`.
+            OptionTypeError: the function did not return `{name: level}`.
         """
         what = f"the level from {self!r}"
         levels = self.function(shapes, float(as_decimal(level)))

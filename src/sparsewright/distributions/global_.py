@@ -1,4 +1,4 @@
-"""Global magnitude: one threshold over all layers."""
+"""Global magnitude pruning, which uses one threshold for all layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsewright.kernels import joint, sharded
 from sparsewright.kernels.reference import NanError
 
 _ORDERS = {"l2": 2, "mean": 1}
-_EPSILON = 1e-8  # of a layer of zeros
+_EPSILON = 1e-8  # avoids division by 0 if all weights of a layer are 0
 
 
 def global_magnitude(
@@ -27,25 +27,26 @@ def global_magnitude(
     normalize: str = "none",
     minimum: float = 0.0,
 ) -> dict[str, float]:
-    """Return the levels at which the `num_kept(sparsity, N)` largest |weight| of all layers stay.
+    """Return the levels that keep the `num_kept(sparsity, N)` largest |weight| of all layers.
 
-    Of equal weights those of the earlier layer stay.
+    On ties, the weights of earlier layers are kept.
 
     Args:
-        weights: `{name: weight}` of any shapes, with N entries in all; whole, or sharded over
-            ranks that all call this.
+        weights: `{name: weight}` of any shapes, with N entries in all. Weights can be sharded if
+            all ranks call this function.
         sparsity: level of all layers together, 0..1.
-        normalize: `"none"`; or `"l2"`, `"mean"`: divide |weight| by its layer's L2 norm, or mean,
-            + 1e-8. The quotients are float32 (of float64 weights float64).
-        minimum: share that every layer keeps at least, 0..1: `ceil(minimum * n)` of n entries.
+        normalize: `"none"` compares |weight|. `"l2"` first divides it by the layer's L2 norm +
+            1e-8, and `"mean"` by the layer's mean |weight| + 1e-8. Quotients are float32 (float64
+            for float64 weights).
+        minimum: fraction that every layer keeps at least, 0..1: `ceil(minimum * n)` of n entries.
 
     Returns:
-        `{name: level}`; `num_kept(level, n)` is exactly the layer's count.
+        `{name: level}`; each layer keeps exactly `num_kept(level, n)` of its n entries.
 
     Raises:
-        LevelError: `minimum` keeps more than `sparsity` allows.
-        OptionError: an unknown `normalize`.
-        ScoreError: NaN in a weight.
+        LevelError: `minimum` keeps more entries than `sparsity` allows.
+        OptionError: `normalize` is unknown.
+        ScoreError: a weight contains NaN.
 
     >>> global_magnitude({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([-2.0, 0.5])}, 0.25)
     {'a': 0.0, 'b': 0.5}
@@ -78,7 +79,7 @@ def _check_options(normalize: str, minimum: float) -> None:
 
 
 def _score(weight: Tensor, normalize: str) -> Tensor:
-    """What layers compare: the weight, whose sign does not matter, or |weight| over a norm."""
+    """Return the scores to compare by magnitude: the weight, or |weight| divided by a norm."""
     weight = weight.detach()
     if normalize == "none":
         return weight.abs() if weight.is_complex() else weight
@@ -92,16 +93,16 @@ def _score(weight: Tensor, normalize: str) -> Tensor:
 
 
 def _first_with_nan(weights: Mapping[str, Tensor]) -> str:
-    """The name of the first weight that has NaN, on whichever rank."""
+    """Return the name of the first weight that has NaN on any rank."""
     for name, weight in weights.items():
         has_nan = sharded.local(weight).isnan().any().long()
         if int(sharded.sum_over(has_nan, sharded.group_of(weight))):
             return name
-    return "a quotient of weights"
+    return "a normalized weight"
 
 
 def _beyond(scores: list[Tensor], least: list[int]) -> list[Tensor]:
-    """Bool tensors: the entries that are not among the so many largest of their layer."""
+    """Mark the entries of each layer that are not among its `least` largest; bool tensors."""
     levels = [1 - count / max(score.numel(), 1) for score, count in zip(scores, least, strict=True)]
     return [
         ~Unstructured().topk(score, level, magnitude=True)
@@ -111,7 +112,7 @@ def _beyond(scores: list[Tensor], least: list[int]) -> list[Tensor]:
 
 @dataclass
 class GlobalMagnitude(Distribution):
-    """One threshold of magnitude over all layers, as the function `global_magnitude`."""
+    """Use one magnitude threshold for all layers, as the function `global_magnitude` does."""
 
     name: ClassVar[str] = "global"
     needs_weights: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Distributions from what a user gives for one: a name, a dict, a function."""
+"""Construction of distributions from user options: a name, a dict or a function."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sparsewright.distributions.uniform import Uniform
 from sparsewright.errors import OptionTypeError
 
 ALL: tuple[type[Distribution], ...] = (Uniform, ERK, GlobalMagnitude, Layers)
-"""Every distribution that configs know: a new one is a file and a name here."""
+"""The distributions that a config can name. To add one, write its file and add it here."""
 
 _ALIASES = {"global_magnitude": GlobalMagnitude.name}
 
 DistributionLike = str | Mapping[str, object] | Distribution | LevelFunction | None
-"""A name, a dict with `type`, `{"layers": {glob: level}}`, a function, a Distribution; None."""
+"""A name, a dict with `type`, `{"layers": {glob: level}}`, a function, a Distribution or None."""
 
 
 def make_distribution(distribution: DistributionLike) -> Distribution:
-    """Return the distribution that a value stands for.
+    """Build a distribution from a user option.
 
     Args:
-        distribution: a name in any case; a dict `{"type": name, ...}` with the arguments, or
-            `{"layers": {glob: level}}`; a function `(shapes, level) -> {name: level}`; a
-            Distribution; None: uniform.
+        distribution: a name, in upper or lower case; a dict `{"type": name, ...}` with the
+            constructor arguments, or `{"layers": {glob: level}}`; a function
+            `(shapes, level) -> {name: level}`; a Distribution; None: uniform.
 
     Raises:
-        OptionError: unknown type or argument, or one missing.
-        OptionTypeError: anything else.
+        OptionError: the type or an argument is unknown, or an argument is missing.
+        OptionTypeError: `distribution` has any other type.
 
     >>> make_distribution({"type": "erk", "power": 0.5})
     ERK(power=0.5, dense=(), budget='sparse')

@@ -1,4 +1,4 @@
-"""Uniform: every layer at the same level."""
+"""Uniform levels, which are the same in every layer."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from sparsewright.distributions.budget import Shapes, check_budget, check_dense,
 def uniform(
     shapes: Shapes, sparsity: Level, *, dense: str | Sequence[str] = (), budget: str = "sparse"
 ) -> dict[str, float]:
-    """Return the same level for every layer.
+    """Return the same level for every layer that does not stay dense.
 
     Args:
         shapes: `{name: shape}`.
         sparsity: level, 0..1.
         dense: globs of layers that stay dense.
-        budget: `"sparse"`: `sparsity` is the level of each other layer; `"all"`: of all layers
-            together, dense ones included, so that the others have `sparsity * N / (N - N_dense)`.
+        budget: `"sparse"`: `sparsity` is the level of each layer that does not stay dense.
+            `"all"`: `sparsity` is the level of all layers together, including dense layers. The
+            other layers then get the level `sparsity * N / (N - N_dense)`.
 
     Returns:
         `{name: level}`.
 
     Raises:
-        LevelError: more is to be pruned than the other layers have.
-        OptionError: a glob that matches nothing.
+        LevelError: the layers that do not stay dense have too few entries for the level.
+        OptionError: a glob matches no layer, or `budget` is unknown.
 
     >>> uniform({"stem": (10, 10), "fc": (10, 30)}, 0.75, dense="stem", budget="all")
     {'stem': 0.0, 'fc': 1.0}
@@ -47,7 +48,7 @@ def uniform(
 
 @dataclass
 class Uniform(Distribution):
-    """Every layer at the same level, as the function `uniform`."""
+    """Use the same level in every layer, as the function `uniform` does."""
 
     name: ClassVar[str] = "uniform"
 

@@ -1,1 +1,1 @@
-"""Files and what is in them: whole reads and writes, YAML, masks as bits, names. No torch."""
+"""File formats that do not need torch: atomic writes, safe reads, YAML, packed masks and names."""

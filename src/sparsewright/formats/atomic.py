@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic file writes, which write a whole file or nothing."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _IS_DRAFT = re.compile(r"\..+\.[0-9a-f]+\.part", re.DOTALL)
 
 
 def draft_of(path: Path) -> Path:
-    """Return a new temporary name beside `path`, to be renamed to it once it is whole.
+    """Return a new temporary name next to `path`, for a file that is renamed to `path` later.
 
-    Not from `tempfile`, whose files nobody else may read.
+    `tempfile` is not used, because only the owner can read its files.
     """
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_DRAFT}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it to `path`.
+    """Write a file under a temporary name, flush it to disk, and rename it to `path`.
 
-    A kill at any moment leaves the old file or the new one, and at most a draft.
+    If the process is killed, either the old file or the new file remains, and at most one draft.
 
     Raises:
-        OSError: it cannot be written; the file that was there stays, and no draft does.
+        OSError: the file cannot be written; the old file stays, and no draft remains.
     """
     draft = draft_of(path)
     try:
@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable, where the system can (not on Windows)."""
+    """Make renames in a folder durable, on systems that support it (not on Windows)."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -52,10 +52,10 @@ def sync_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder; a kill at any moment leaves it whole, or gone but for a draft.
+    """Remove a folder; if the process is killed, the whole folder or only a draft remains.
 
     Raises:
-        OSError: something in it cannot be removed; a draft stays.
+        OSError: something in the folder cannot be removed; a draft remains.
     """
     draft = draft_of(path)
     draft.mkdir()
@@ -65,7 +65,9 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what killed writes left in a folder and below it; nobody may be writing there.
+    """Remove the drafts that killed processes left in a folder and its subfolders.
+
+    No process may be writing to the folder at the same time.
 
     Raises:
         OSError: a draft cannot be removed.

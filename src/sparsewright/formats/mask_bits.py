@@ -1,4 +1,4 @@
-"""Masks at one bit per entry: entry i of the flattened mask is bit `i % 8` of byte `i // 8`."""
+"""Packed masks: entry i of the flattened mask is bit `i % 8` of byte `i // 8`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def pack_bits(mask: Mask) -> Bits:
 
 
 def unpack_bits(bits: Bits, shape: tuple[int, ...]) -> Mask:
-    """Unpack the mask of a shape that `pack_bits` packed."""
+    """Unpack a mask of the given shape that `pack_bits` packed."""
     count = int(np.prod(shape, dtype=np.int64))
     return np.unpackbits(bits, count=count, bitorder="little").astype(bool).reshape(shape)
 
 
 def count_bits(bits: Bits) -> int:
-    """Count the live connections of a packed mask."""
+    """Count the live connections in a packed mask."""
     return int(np.bitwise_count(bits).sum(dtype=np.int64)) if _HAS_COUNT else _slow_count(bits)
 
 
@@ -37,17 +37,17 @@ def _slow_count(bits: Bits) -> int:
 
 
 def why_not_packed(bits: Bits, size: int) -> str:
-    """Return why an array is not a packed mask of so many entries, or "".
+    """Return why an array is not a packed mask of `size` entries, or "".
 
     >>> why_not_packed(np.array([5], dtype=np.uint8), 3)
     ''
     >>> why_not_packed(np.array([5], dtype=np.uint8), 9)
-    '9 entries take 2 bytes'
+    'expected shape (2,) for 9 entries'
     """
     if bits.dtype != np.uint8:
-        return f"bytes are of type uint8, not {bits.dtype}"
+        return f"expected dtype uint8, got {bits.dtype}"
     if bits.shape != (-(-size // 8),):
-        return f"{size} entries take {-(-size // 8)} bytes"
+        return f"expected shape {(-(-size // 8),)} for {size} entries"
     if size % 8 and bits[-1] >> size % 8:
         return f"bits are set beyond its {size} entries"
     return ""

@@ -1,4 +1,4 @@
-"""Reading files that may be anything: never without end, never from a pipe nobody writes to."""
+"""Safe reads of untrusted files, which limit the size and never wait for an unused pipe."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import stat
 from pathlib import Path
 
 MOST_TEXT = 1 << 20
-"""Bytes of the largest file of options or facts that is read."""
+"""Size limit in bytes for text files, such as configs."""
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError unless `path` is a regular file, or a link to one."""
+    """Raise OSError unless `path` is a regular file or a link to a regular file."""
     try:
         mode = os.stat(path).st_mode
-    except ValueError as error:  # a NUL in the name, which no file has
+    except ValueError as error:  # the name contains NUL, so no such file exists
         raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from None
     _check(path, mode)
 
@@ -27,22 +27,23 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
     Args:
         path: the file, or a link to it.
-        most: the most bytes that it may have; None: any number.
+        most: size limit in bytes; None: no limit.
 
     Raises:
-        OSError: it is not there, not a regular file, too large, or cannot be read.
+        OSError: the file does not exist, is not a regular file, is too large, or cannot be read.
     """
     check_regular(path)
     return read_up_to(path, most)
 
 
 def read_up_to(path: Path, most: int | None) -> bytes:
-    """Return the content of a file of any kind, a pipe or a device too.
+    """Return the content of a file of any kind, including pipes and devices.
 
     Raises:
-        OSError: it has more than `most` bytes, is a pipe that nobody writes to, or cannot be read.
+        OSError: the file has more than `most` bytes, is a pipe without a writer, or cannot be
+            read.
     """
-    # Opening a pipe would wait for somebody to write to it; the shell's have somebody by now.
+    # Without O_NONBLOCK, opening a pipe waits for a writer. The shell's pipes already have one.
     handle = os.open(path, os.O_RDONLY | _flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
     with os.fdopen(handle, "rb") as file:
         if hasattr(os, "set_blocking"):
@@ -50,22 +51,22 @@ def read_up_to(path: Path, most: int | None) -> bytes:
         content = file.read(-1 if most is None else most + 1)
         is_pipe = stat.S_ISFIFO(os.fstat(handle).st_mode)
     if is_pipe and not content:
-        raise OSError(errno.EPIPE, "a pipe that nobody writes to", str(path))
+        raise OSError(errno.EPIPE, "a pipe without a writer", str(path))
     if most is not None and len(content) > most:
         raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
     return content
 
 
 def open_own(path: Path) -> int:
-    """Open a file for appending, and only the file of that name: no link leads elsewhere.
+    """Open a regular file for appending, without following a symbolic link.
 
     Returns:
         A file descriptor.
 
     Raises:
-        OSError: it is a symbolic link or not a regular file, or cannot be opened.
+        OSError: the file is a symbolic link, is not a regular file, or cannot be opened.
     """
-    if path.is_symlink():  # O_NOFOLLOW below is for one that comes in between, where there is it
+    if path.is_symlink():  # some systems lack O_NOFOLLOW, which also catches a link created later
         raise OSError(errno.ELOOP, "a symbolic link", str(path))
     flags = _flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
     handle = os.open(path, os.O_RDWR | os.O_APPEND | flags)
@@ -78,7 +79,7 @@ def open_own(path: Path) -> int:
 
 
 def _flags(*names: str) -> int:
-    """Flags of `os.open`, as far as the system has them."""
+    """Combine flags of `os.open`, except those that the system lacks."""
     return functools.reduce(operator.or_, (getattr(os, name, 0) for name in names))
 
 

@@ -1,4 +1,4 @@
-"""What in a run folder is the run's own, by its exact name and by what is in it."""
+"""Detection of the files that a run has written, by their exact names and their content."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sparsewright.formats.read_file import check_regular
 
 SUMS = "SHA256SUMS"
 CHECKPOINT_FILES = ("model.safetensors", "state.pt", SUMS)
-_MOST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
+_MOST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 
 
 def name_of_step(step: int) -> str:
-    """Return how a run names what belongs to a step.
+    """Return the name that a run gives to the files of a step.
 
     >>> name_of_step(40)
     '000040'
@@ -22,7 +22,7 @@ def name_of_step(step: int) -> str:
 
 
 def step_of_name(name: str) -> int | None:
-    """Return the step that a run names so, or None if it names none so.
+    """Return the step with this name, or None if no step has this name.
 
     >>> step_of_name("000040"), step_of_name("40"), step_of_name("000040-copy")
     (40, None, None)
@@ -32,9 +32,9 @@ def step_of_name(name: str) -> int | None:
 
 
 def find_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """Return the steps and folders of a run's checkpoints, damaged ones too, oldest first.
+    """Return the steps and folders of a run's checkpoints, including damaged ones, oldest first.
 
-    Files, links and empty folders are none, nor is a copy under the name of another step.
+    Files, links, empty folders, and copies under the name of another step do not count.
     """
     found = []
     for path in (run / "checkpoints").glob("*"):
@@ -48,7 +48,7 @@ def find_checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def is_whole_checkpoint(path: Path) -> bool:
-    """Return whether a folder is a checkpoint as a run writes it, with nothing else in it."""
+    """Return whether a folder is a complete checkpoint of a run and contains nothing else."""
     if path.is_symlink() or not path.is_dir():
         return False
     files = list(path.iterdir())
@@ -59,13 +59,13 @@ def is_whole_checkpoint(path: Path) -> bool:
 
 
 def find_snapshots(run: Path) -> list[tuple[int, Path]]:
-    """Return the steps and files of a run's snapshots of masks, oldest first."""
+    """Return the steps and files of a run's mask snapshots, oldest first."""
     found = ((step_of_name(p.stem), p) for p in (run / "masks").glob("*.safetensors"))
     return sorted((step, path) for step, path in found if step is not None)
 
 
 def saved_step(path: Path) -> object:
-    """Return the step that a safetensors file of a run says it is of; None if it says none."""
+    """Return the step recorded in a run's safetensors file, or None if it has no such record."""
     try:
         check_regular(path)
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""YAML read strictly: duplicate keys are errors, `3e-3` is a number, aliases do not explode."""
+"""Strict YAML: duplicate keys are errors, `3e-3` is a number, and alias bombs are rejected."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 
 MOST_NODES = 100_000
-"""Values of the largest document that is read, an alias counting as what it stands for."""
+"""Limit for the number of values in a document; an alias counts as all values it refers to."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, without YAML 1.1's two silent surprises, and for so many values only."""
+    """Load YAML safely, reject duplicate keys, and limit the number of values."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self.nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The next node; raises after more of them than any configuration has."""
+        """Return the next node; raise an error after `MOST_NODES` nodes."""
         self.nodes += 1
         if self.nodes > MOST_NODES:
             problem = f"more than {MOST_NODES:,} values"
@@ -30,7 +30,7 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A dict; raises on a key that is given twice, where the last one would win silently."""
+        """Return a dict; raise an error on a duplicate key, which YAML would silently accept."""
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -45,7 +45,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 wants a dot and a signed exponent in a float; YAML 1.2 and everyone else do not.
+# YAML 1.1 requires a dot and a signed exponent in a float; YAML 1.2 does not.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -54,10 +54,11 @@ _StrictLoader.add_implicit_resolver(
 
 
 def parse_yaml(content: bytes) -> Any:
-    """Return what the one document in a YAML file stands for; None if there is none.
+    """Return the value of the single document in a YAML file, or None if the file is empty.
 
     Raises:
-        ValueError: it is not YAML, with line and column; it is without end, or nested too deeply.
+        ValueError: the content is not valid YAML (the message gives line and column), has too
+            many values, or is nested too deeply.
     """
     try:
         return _load(content)
@@ -69,8 +70,8 @@ def parse_yaml(content: bytes) -> Any:
         raise ValueError(f"not a YAML file: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except Exception as error:  # PyYAML passes on what int(), date() and the like raise
-        raise ValueError(f"a value that cannot be read: {error}") from error
+    except Exception as error:  # PyYAML does not catch errors of int(), date() and the like
+        raise ValueError(f"cannot read a value: {error}") from error
 
 
 def _load(content: bytes) -> Any:
@@ -86,19 +87,20 @@ def _load(content: bytes) -> Any:
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    """Nodes below a node and itself, an alias counting as what it stands for.
+    """Count a node and all nodes below it; an alias counts as all nodes it refers to.
 
     Raises:
-        yaml.YAMLError: more than any configuration has, or a node that contains itself.
+        yaml.YAMLError: there are more than `MOST_NODES` nodes, or a node contains itself.
     """
     if id(node) not in known:
-        known[id(node)] = MOST_NODES  # until it is known: what an alias inside of it stands for
+        known[id(node)] = MOST_NODES  # so that an alias to a node inside it exceeds the limit
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in node.value for child in pair]
         total = 1 + sum(_count(child, known) for child in children)
         if total > MOST_NODES:
             mark = node.start_mark
-            raise yaml.MarkedYAMLError(problem="aliases without end", problem_mark=mark)
+            problem = f"aliases expand to more than {MOST_NODES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         known[id(node)] = total
     return known[id(node)]

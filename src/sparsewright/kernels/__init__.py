@@ -1,7 +1,8 @@
-"""Kernels of masked sparse training: one function per operation.
+"""Kernels for masked sparse training, one function per operation.
 
-Each call takes the native kernel where it applies and the plain-torch twin in `reference`
-otherwise; both give the same bits. `info()` says which are active and why calls fell back.
+Each call uses the native kernel if it supports the arguments, and otherwise the reference
+implementation in plain torch. Both return the same bits. Call `info()` to see which kernels are
+active and why calls fell back.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ __all__ = [
 def prune_(tensor: Tensor, mask: Tensor, *, threads: int | None = None) -> Tensor:
     """Set the pruned entries of `tensor` to +0, in place: tensor = where(mask, tensor, 0).
 
-    A NaN or inf in a pruned place becomes +0; kept entries keep their bits. Autograd sees an
-    in-place change (the version counter moves) but records nothing.
+    NaN and inf in pruned entries become +0, and kept entries keep their bits. Autograd sees an
+    in-place change (the version counter increases) but records no operation.
 
     Args:
-        tensor: any shape; float16, bfloat16, float32 or float64 on the CPU with the mask's
-            dense layout take the native kernel, everything else plain torch.
+        tensor: any shape. The native kernel prunes float16, bfloat16, float32 and float64 on the
+            CPU if the mask has the same dense layout; plain torch prunes everything else.
         mask: bool, the same shape and device; True = kept.
-        threads: native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
 
     Returns: `tensor`.
 
@@ -54,14 +55,18 @@ def prune_(tensor: Tensor, mask: Tensor, *, threads: int | None = None) -> Tenso
 def prune_many_(
     tensors: Sequence[Tensor], masks: Sequence[Tensor], *, threads: int | None = None
 ) -> None:
-    """`prune_` for every pair, in one native call for all pairs that the kernel takes.
+    """Apply `prune_` to every pair, with one native call for all pairs that the kernel supports.
+
+    Every pair is checked before any tensor changes.
 
     Raises:
-        TypeError, ValueError: as `prune_`, or the lists differ in length. Every pair is checked
-            before any tensor changes.
+        TypeError: a mask is not bool.
+        ValueError: the shapes of a pair differ, or the lists differ in length.
     """
     if len(tensors) != len(masks):
-        raise ValueError(f"{len(tensors)} tensors but {len(masks)} masks")
+        raise ValueError(
+            f"expected one mask per tensor; got {len(tensors)} tensors and {len(masks)} masks"
+        )
     refused = native.prune_many_(tensors, masks, threads=threads)
     if not refused:
         return
@@ -82,24 +87,24 @@ def select(
     *,
     threads: int | None = None,
 ) -> Tensor:
-    """Mark the `num[row]` largest scores of every row; ties go to the lower index.
+    """Mark the `num[row]` largest scores of every row; on ties, the lower index wins.
 
-    Exact for any thread count, instruction set and device. -0.0 equals +0.0, inf is allowed. A
-    row with fewer than `num` candidates marks them all.
+    The result is exact for any thread count, instruction set and device. -0.0 equals +0.0, and
+    inf is allowed. In a row with fewer than `num` candidates, all candidates are marked.
 
     Args:
         score: [rows, n], float16, bfloat16, float32 or float64.
-        num: entries to mark, >= 0; one number, or one per row.
-        among: bool [rows, n], the candidates; None = all.
+        num: number of entries to mark, >= 0; one number, or one per row.
+        among: bool [rows, n], True for candidates; None = all entries.
         magnitude: rank by |score|, otherwise by score.
-        threads: native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
 
     Returns: bool mask [rows, n].
 
     Raises:
-        TypeError: `score` is not floating point, or `among` not bool.
-        ValueError: a candidate is NaN (names the first such row), a shape does not fit, or a
-            `num` is negative.
+        TypeError: `score` is not floating point, or `among` is not bool.
+        ValueError: a candidate is NaN (the message names the first such row), a shape does not
+            fit, or `num` is negative.
 
     Source: Floyd and Rivest, "Expected time bounds for selection", 1975 (the native kernel).
 
@@ -118,7 +123,9 @@ def select(
 
 
 def count_rows(mask: Tensor, *, threads: int | None = None) -> Tensor:
-    """Count the True entries in each row of a bool mask [rows, n]: int64 [rows], mask's device.
+    """Count the True entries in each row of a bool mask [rows, n].
+
+    Returns: int64 [rows] on the mask's device.
 
     Raises:
         TypeError: `mask` is not bool.
@@ -133,9 +140,9 @@ def count_rows(mask: Tensor, *, threads: int | None = None) -> Tensor:
 
 
 def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tuple[int, int]:
-    """Count the entries that the mask `new` lost and won against `old`: (dropped, grown).
+    """Count the entries that were dropped and grown between the masks `old` and `new`.
 
-    dropped = |old & ~new|, grown = |new & ~old|.
+    Returns: (dropped, grown), where dropped = |old & ~new| and grown = |new & ~old|.
 
     Raises:
         TypeError: a mask is not bool.
@@ -154,25 +161,26 @@ def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tu
 
 
 def uniform_(tensor: Tensor, key: int, first: int = 0, *, threads: int | None = None) -> Tensor:
-    """Fill with uniform numbers in [0, 1), in steps of 2^-24, that depend on key and place alone.
+    """Fill `tensor` with uniform numbers in [0, 1) that depend only on key and position.
 
-    Entry i in flat order is the number of step `first + i`: a part of a weight can be filled
-    without what comes before it, on any device and any number of threads, with the same bits.
+    The numbers are multiples of 2^-24. Entry i in flat order is number `first + i` of the
+    sequence, so you can fill part of a weight without computing the entries before it. The bits
+    are the same on any device and for any number of threads.
 
     Args:
         tensor: float32, contiguous.
-        key: 0 <= key < 2^64.
-        first: 0 <= first < 2^63.
-        threads: native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+        key: selects the sequence, 0 <= key < 2^64.
+        first: position of the first entry in the sequence, 0 <= first < 2^63.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
 
     Returns: `tensor`.
 
     Raises:
         TypeError: `tensor` is not float32.
-        ValueError: it is not contiguous, or a number is out of range.
+        ValueError: `tensor` is not contiguous, or `key` or `first` is out of range.
 
-    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014, the
-    generator SplitMix64; the upper 24 bits of each number.
+    Source: the generator SplitMix64 of Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", 2014. Each entry uses the upper 24 bits of one number.
     """
     reference.check_uniform(tensor, key, first)
     reason = native.why_not(tensor)

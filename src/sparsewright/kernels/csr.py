@@ -1,7 +1,7 @@
-"""Kernels of compressed weights: one function per operation, native or plain torch.
+"""Kernels for compressed weights, one function per operation, native or in plain torch.
 
-A weight `[rows, cols]` is its live values, float32 `[nnz]` in CSR order, and a `Layout`.
-Activations are row-major, float32 or bfloat16; sums are float32.
+A weight `[rows, cols]` consists of its live values, float32 `[nnz]` in CSR order, and a `Layout`.
+Activations are row-major and float32 or bfloat16. Sums are computed in float32.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 from sparsewright.kernels import native
 from sparsewright.kernels.reference import products
 
-# Up to so many tokens a pass over the CSR rows beats packing the activations into tiles.
+# Up to this many tokens, a pass over the CSR rows is faster than packing activations into tiles.
 _SKINNY_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Live entries reordered cell by cell, a cell being a row block times a column block.
+    """Live entries, sorted by cell; a cell is a row block times a column block.
 
     Attributes:
         rows, cols: shape of the matrix.
         row_block, col_block: shape of a cell.
-        seg_ptr: int32 `[rows * ceil(cols / col_block) + 1]`: where the entries of each row in each
-            column block begin.
-        col: uint16 `[nnz]`, column inside the cell.
+        seg_ptr: int32 `[rows * ceil(cols / col_block) + 1]`, start of each row's entries in each
+            column block.
+        col: uint16 `[nnz]`, column within the cell.
         src: int32 `[nnz]`, position of the entry in `values`.
     """
 
@@ -42,24 +42,24 @@ class Blocks:
     src: Tensor
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle has: torch has no uint16 in its pickles without `torch.save`."""
+        """Return the state to pickle, with `col` as int16: only `torch.save` supports uint16."""
         return {**self.__dict__, "col": self.col.view(torch.int16)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what a pickle has."""
+        """Restore the state from a pickle."""
         self.__dict__.update(state, col=state["col"].view(torch.uint16))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything that follows from the mask of a weight `[rows, cols]`.
+    """Index tensors of a weight `[rows, cols]`, computed from its mask.
 
     Attributes:
         rows, cols: shape of the weight.
         row_ptr: int32 `[rows + 1]`.
-        col_idx: int32 `[nnz]`, ascending inside a row.
-        forward: the weight's blocks.
-        transposed: the blocks of its transpose.
+        col_idx: int32 `[nnz]`, ascending within a row.
+        forward: blocks of the weight.
+        transposed: blocks of the weight's transpose.
     """
 
     rows: int
@@ -71,12 +71,12 @@ class Layout:
 
     @property
     def nnz(self) -> int:
-        """Live entries."""
+        """Return the number of live entries."""
         return self.col_idx.numel()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all index tensors."""
+        """Return the size of all index tensors in bytes."""
         tensors = [self.row_ptr, self.col_idx]
         for blocks in (self.forward, self.transposed):
             tensors += [blocks.seg_ptr, blocks.col, blocks.src]
@@ -84,7 +84,7 @@ class Layout:
 
 
 def layout_from_mask(mask: Tensor) -> Layout:
-    """Build the index of a bool mask `[rows, cols]` on the CPU."""
+    """Build the layout of a bool mask `[rows, cols]` on the CPU."""
     mask, module = mask.contiguous(), native.module()
     if module is None:
         row_ptr, col_idx = products.csr_from_mask(mask)
@@ -97,16 +97,16 @@ def layout_from_mask(mask: Tensor) -> Layout:
 
 
 def layout_from_csr(row_ptr: Tensor, col_idx: Tensor, cols: int) -> Layout:
-    """Build the index of CSR arrays, once they are found to be valid.
+    """Check CSR arrays and build their layout.
 
     Args:
         row_ptr: int32 `[rows + 1]`.
         col_idx: int32 `[nnz]`.
-        cols: columns of the weight.
+        cols: number of columns of the weight.
 
     Raises:
-        ValueError: not a CSR index of such a weight: pointers that fall, columns out of range or
-            not ascending inside a row.
+        ValueError: the arrays are not a CSR index of such a weight: a pointer decreases, or
+            columns are out of range or not ascending within a row.
     """
     rows = row_ptr.numel() - 1
     products.validate(row_ptr, col_idx, cols)
@@ -130,7 +130,7 @@ def layout_from_csr(row_ptr: Tensor, col_idx: Tensor, cols: int) -> Layout:
 def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: int) -> Blocks:
     rows, nnz = row_ptr.numel() - 1, col_idx.numel()
     density = nnz / max(1, rows * cols)
-    # Wider blocks at higher sparsity, so that a row's segment keeps a dozen entries or more.
+    # Use wider blocks at higher sparsity, so that a row's segment has a dozen entries or more.
     col_block = 160 if density > 0.15 else 192 if density > 0.07 else 256
     row_block, col_block = 512, min(col_block, max(1, cols))
     module = native.module()
@@ -147,7 +147,7 @@ def _build_blocks(row_ptr: Tensor, col_idx: Tensor, perm: Tensor | None, cols: i
 
 
 def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
-    """Gather the live values of a dense weight `[rows, cols]` in CSR order, `[nnz]`, its dtype."""
+    """Gather the live values of a dense weight `[rows, cols]` in CSR order: `[nnz]`, its dtype."""
     module = native.module()
     if module is None or weight.dtype != torch.float32 or native.why_not(weight):
         return products.gather_dense(weight, layout.row_ptr, layout.col_idx)
@@ -159,7 +159,7 @@ def gather_dense(weight: Tensor, layout: Layout) -> Tensor:
 
 
 def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
-    """Build the dense weight `[rows, cols]` of live values `[nnz]`, 0 elsewhere; values' dtype."""
+    """Build the dense weight `[rows, cols]` from live values `[nnz]`, in their dtype."""
     module = native.module()
     if module is None or values.dtype != torch.float32 or native.why_not(values):
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
@@ -171,7 +171,7 @@ def scatter_dense(values: Tensor, layout: Layout) -> Tensor:
 
 
 def flat_positions(layout: Layout) -> Tensor:
-    """Return where each live value is in the dense weight read row by row: int64 `[nnz]`."""
+    """Return the flat index of each live value in the dense weight: int64 `[nnz]`."""
     rows = torch.arange(layout.rows, device="cpu")
     counts = layout.row_ptr.diff().long()
     row = torch.repeat_interleave(rows, counts, output_size=layout.nnz)
@@ -190,7 +190,7 @@ def dense_mask(layout: Layout) -> Tensor:
 
 
 def match_entries(old: Layout, new: Layout) -> Tensor:
-    """Find each entry of `new` in `old`: its position there, or -1; int32 `[new.nnz]`."""
+    """Return the position in `old` of each entry of `new`, or -1: int32 `[new.nnz]`."""
     module = native.module()
     if module is None:
         positions = torch.arange(1, old.nnz + 1, dtype=torch.int32, device="cpu")
@@ -207,7 +207,7 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
     Args:
         x: `[tokens, cols]`, float32 or bfloat16.
         values: float32 `[nnz]`.
-        layout: of the weight.
+        layout: layout of the weight.
         bias: float32 `[rows]` or None.
 
     Returns:
@@ -226,7 +226,7 @@ def linear(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Te
 
 
 def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
-    """Compute `dy W`: `[tokens, rows]` to `[tokens, cols]`, dy's dtype."""
+    """Compute `dy W`, from `[tokens, rows]` to `[tokens, cols]`, in dy's dtype."""
     module = _module_for("input_grad", [dy], [values])
     if module is None:
         row_ptr, col_idx = layout.row_ptr, layout.col_idx
@@ -235,12 +235,12 @@ def input_grad(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
 
 
 def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
-    """Compute `dyᵀ x` at the live positions, float32 `[nnz]`.
+    """Compute `dyᵀ x` for the live entries: float32 `[nnz]`.
 
     Args:
         dy: `[tokens, rows]`, float32 or bfloat16.
-        x: `[tokens, cols]`, likewise.
-        layout: of the weight.
+        x: `[tokens, cols]`, float32 or bfloat16.
+        layout: layout of the weight.
     """
     module = _module_for("values_grad", [dy, x])
     if module is None:
@@ -257,7 +257,7 @@ def values_grad(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
 def _module_for(
     operation: str, activations: Sequence[Tensor], weights: Sequence[Tensor | None] = ()
 ) -> Any:
-    """Return the compiled module if it takes activations and values or bias, else None."""
+    """Return the compiled module if it supports the tensors, else None."""
     given = [tensor for tensor in weights if tensor is not None]
     odd = [t.dtype for t in activations if t.dtype not in (torch.float32, torch.bfloat16)]
     odd += [t.dtype for t in given if t.dtype is not torch.float32]

@@ -1,4 +1,4 @@
-"""Selection over several tensors at once, whole or sharded: how many of the largest lie in each."""
+"""Selection over several tensors at once, which can be sharded."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from sparsewright.kernels.reference import NanError, order_keys
 def count_largest(
     tensors: Sequence[Tensor], num: int, among: Sequence[Tensor] | None = None
 ) -> list[int]:
-    """Count, for each tensor, how many of the `num` largest |entries| of all of them it holds.
+    """Count the entries of each tensor that are among the `num` largest |entries| of all tensors.
 
-    Of equal entries those of the earlier tensor count. Exact also for sharded tensors, of which
-    only histograms are sent; every rank must call, and gets the same counts.
+    On ties, the entries of earlier tensors count. The result is also exact for sharded tensors,
+    and ranks exchange only histograms. Every rank must call this function and gets the same
+    counts.
 
     Args:
-        tensors: of any shapes; floating point.
-        num: how many entries to count; all candidates if there are fewer.
-        among: a bool tensor for each, shaped and spread like it: the candidates; None: all.
+        tensors: floating point, any shapes.
+        num: number of entries to count; all candidates count if there are fewer.
+        among: a bool tensor for each tensor, with its shape and sharding; True marks candidates.
+            None: all entries are candidates.
 
     Raises:
         NanError: a candidate is NaN.
@@ -49,7 +51,7 @@ def count_largest(
 
 @dataclass(frozen=True)
 class _Piece:
-    """This rank's part of a tensor, flat: keys, candidates, whether one is NaN; who shares it."""
+    """This rank's part of a tensor, flattened; `nan` is whether a candidate is NaN."""
 
     keys: Tensor
     among: Tensor
@@ -96,7 +98,7 @@ def _count_sharded(pieces: list[_Piece], num: int) -> list[int]:
 
 
 def _by_group(pieces: list[_Piece]) -> list[tuple[dist.ProcessGroup | None, list[_Piece]]]:
-    """The pieces of each group of ranks, in the same order on every rank."""
+    """Return the pieces of each group of ranks, in the same order on every rank."""
     groups = dict.fromkeys(piece.group for piece in pieces)
     return [(group, [p for p in pieces if p.group is group]) for group in groups]
 
@@ -104,7 +106,7 @@ def _by_group(pieces: list[_Piece]) -> list[tuple[dist.ProcessGroup | None, list
 def _over_ranks(
     pieces: list[_Piece], facts: Callable[[_Piece], list[Tensor]]
 ) -> tuple[Tensor, ...]:
-    """Sums over the ranks of what a function counts in each piece: int64 `[pieces]` of each."""
+    """Sum each count that `facts` returns for a piece over the ranks: int64 `[pieces]` each."""
     found: dict[int, Tensor] = {}
     for group, members in _by_group(pieces):
         own = torch.stack([torch.stack(facts(piece)) for piece in members])

@@ -1,8 +1,8 @@
-"""The binding of the compiled kernels: what they take, and why they were not picked.
+"""Bindings to the compiled kernels, and the reasons why they are not used.
 
-Environment, read once at import:
-    SPARSEWRIGHT_KERNELS  "reference" switches the compiled kernels off; "auto" is the default.
-    SPARSEWRIGHT_ISA      "portable", "avx2" or "avx512" instead of the best the CPU has.
+Environment variables, read once at import:
+    SPARSEWRIGHT_KERNELS  "reference" disables the compiled kernels; the default is "auto".
+    SPARSEWRIGHT_ISA      "portable", "avx2" or "avx512"; the default is the best the CPU has.
 """
 
 from __future__ import annotations
@@ -27,30 +27,38 @@ _fallbacks: Counter[tuple[str, str]] = Counter()
 
 
 def _load() -> tuple[ModuleType | None, str, str]:
-    """(module, isa, why not): an absent module is quiet, a broken one or a bad option warns."""
+    """Return the module, the instruction set, and the reason if there is no module.
+
+    A missing module causes no warning; a broken module or an invalid variable does.
+    """
     wanted = os.environ.get("SPARSEWRIGHT_KERNELS", "auto")
     if wanted == "reference":
-        return None, "", "switched off by SPARSEWRIGHT_KERNELS=reference"
+        return None, "", "disabled by SPARSEWRIGHT_KERNELS=reference"
     if wanted != "auto":
         warnings.warn(
-            f"SPARSEWRIGHT_KERNELS={wanted!r} is ignored (known: auto, reference)", stacklevel=2
+            f"ignoring SPARSEWRIGHT_KERNELS={wanted!r}; set it to 'auto' or 'reference'",
+            stacklevel=2,
         )
     name = f"{__package__}._native"
     if importlib.util.find_spec(name) is None:
-        return None, "", "the extension is not installed (built without a C++ compiler)"
+        return (
+            None,
+            "",
+            "the extension is not installed (the package was built without a C++ compiler)",
+        )
     try:
         module = importlib.import_module(name)
         if module.abi != _ABI:
-            raise ImportError(f"{module.__file__} is of another version: rebuild it")
+            raise ImportError(f"{module.__file__} was built for another version; rebuild it")
     except (ImportError, OSError, AttributeError, RuntimeError, SystemError) as error:
-        why = f"the extension is present but broken: {error}"
-        warnings.warn(f"{why}; the plain torch kernels are used", RuntimeWarning, stacklevel=2)
+        why = f"the extension cannot be loaded: {error}"
+        warnings.warn(f"{why}; using the plain torch kernels", RuntimeWarning, stacklevel=2)
         return None, "", why
     isa = os.environ.get("SPARSEWRIGHT_ISA", "auto")
     try:
         return module, module.resolve_isa(isa), ""
     except ValueError as error:
-        warnings.warn(f"SPARSEWRIGHT_ISA is ignored: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"ignoring SPARSEWRIGHT_ISA: {error}", RuntimeWarning, stacklevel=2)
         return module, module.best_isa(), ""
 
 
@@ -59,7 +67,7 @@ _module: Any = _loaded
 
 
 class Info(TypedDict):
-    """The facts that `info` returns."""
+    """Result of `info`."""
 
     active: str
     why_not: str
@@ -73,13 +81,13 @@ class Info(TypedDict):
 
 
 def info() -> Info:
-    """Return which kernels are active and why others are not.
+    """Return which kernels are active, and why the native kernels are not.
 
     Returns:
-        A dict with `active` ("native" or "reference"), `why_not` (the reason where native is not
-        active, else ""), `isa` and `best_isa`, `compiler`, `path` (of the library), `threads`,
-        `cpu` (torch's name for the capability), and `fallbacks`, `{"operation: reason": calls since
-        import}`.
+        A dict with `active` ("native" or "reference"), `why_not` (the reason if native kernels are
+        not active, else ""), `isa` and `best_isa`, `compiler`, `path` (of the library), `threads`,
+        `cpu` (torch's name for the capability), and `fallbacks`, `{"operation: reason": number of
+        calls since import}`.
     """
     return {
         "active": "reference" if _module is None else "native",
@@ -100,12 +108,12 @@ def module() -> Any:
 
 
 def isa() -> str:
-    """Return the instruction set that is used."""
+    """Return the instruction set in use."""
     return _isa
 
 
 def note_fallback(operation: str, reason: str) -> None:
-    """Count a call that took the reference, by reason."""
+    """Count a call that fell back to the reference kernel, by reason."""
     _fallbacks[operation, reason] += 1
 
 
@@ -120,13 +128,13 @@ def why_not(*tensors: Tensor) -> str:
     return ""
 
 
-# From here on `threads` None is torch's number of threads from 16 MiB on, else 1.
+# In the functions below, `threads=None` means torch.get_num_threads() from 16 MiB on, else 1.
 
 
 def prune_(
     tensor: Tensor, mask: Tensor, *, threads: int | None = None, isa: str | None = None
 ) -> str:
-    """Prune natively; return "", or why nothing was done."""
+    """Prune with the native kernel; return "", or the reason why nothing was done."""
     if _module is None:
         return _why_not
     reason: str = _module.prune_(tensor, mask, threads, isa or _isa)
@@ -140,7 +148,12 @@ def prune_many_(
     threads: int | None = None,
     isa: str | None = None,
 ) -> dict[int, str]:
-    """Prune all pairs natively; return {}, or why nothing was done: index of a pair -> reason."""
+    """Prune all pairs with the native kernel.
+
+    Returns:
+        {} if all pairs were pruned. If some pairs are not supported, nothing is pruned, and the
+        dict has the reason for each of those pairs, by index.
+    """
     if _module is None:
         return dict.fromkeys(range(len(tensors)), _why_not)
     refused: dict[int, str] = _module.prune_many_(tensors, masks, threads, isa or _isa)
@@ -156,7 +169,7 @@ def select(
     threads: int | None = None,
     isa: str | None = None,
 ) -> Tensor:
-    """Select natively; `num` is as `reference.check_select` returns it."""
+    """Select with the native kernel; `num` must come from `reference.check_select`."""
     score = score.contiguous()
     among = None if among is None else among.contiguous()
     mask = score.new_empty(score.shape, dtype=torch.bool)
@@ -167,7 +180,7 @@ def select(
 
 
 def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = None) -> Tensor:
-    """Count natively; int64 `[rows]`."""
+    """Count the True entries of each row with the native kernel: int64 `[rows]`."""
     counts = mask.new_empty(mask.shape[0], dtype=torch.int64)
     _module.count_rows(mask.contiguous(), counts, threads, isa or _isa)
     return counts
@@ -176,9 +189,9 @@ def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = No
 def count_changes(
     old: Tensor, new: Tensor, *, threads: int | None = None, isa: str | None = None
 ) -> tuple[int, int]:
-    """Count natively what was dropped and grown."""
+    """Count the dropped and grown entries with the native kernel."""
     changes: tuple[int, int] | None = _module.count_changes(old, new, threads, isa or _isa)
-    if changes is None:  # their entries do not lie in the same order
+    if changes is None:  # the masks have different orders in memory
         return count_changes(old.contiguous(), new.contiguous(), threads=threads, isa=isa)
     return changes
 
@@ -186,5 +199,5 @@ def count_changes(
 def uniform_(
     tensor: Tensor, key: int, first: int, *, threads: int | None = None, isa: str | None = None
 ) -> None:
-    """Fill natively."""
+    """Fill a tensor with the native kernel."""
     _module.uniform_(tensor, key, first, threads, isa or _isa)

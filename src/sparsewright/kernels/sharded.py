@@ -1,6 +1,6 @@
-"""Weights sharded over ranks (DTensor): where a shard lies, and selection over all shards at once.
+"""Weights sharded over ranks (DTensor): positions of shards, and selection over all shards.
 
-No rank ever holds more than its shard. Each collective must be entered by every rank of the group.
+No rank ever holds more than its shard. Every rank of the group must enter each collective.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from sparsewright.kernels.reference import NanError, entries_finite, order_keys
 
-_DIGIT = 11  # bits: 2048 counts a row are 16 KB, so a round costs latency, not bandwidth
-_BLOCK = 1 << 22  # entries looked at together: bounds the temporaries
+_DIGIT = 11  # bits; 2048 counts per row are only 16 KB, so a round costs latency, not bandwidth
+_BLOCK = 1 << 22  # entries processed at a time, which bounds the temporaries
 
 
 def _module() -> Any:
-    """Return the module of DTensor, or None if nobody imported it: that takes half a second."""
+    """Return the DTensor module if it is imported, else None; an import takes half a second."""
     return sys.modules.get("torch.distributed.tensor")
 
 
@@ -32,7 +32,7 @@ def is_sharded(tensor: object) -> bool:
 
 
 def local(tensor: Any) -> Tensor:
-    """Return this rank's part of a sharded tensor, sharing memory; any other tensor unchanged."""
+    """Return this rank's part of a sharded tensor, without a copy, or any other tensor itself."""
     part: Tensor = tensor
     if is_sharded(tensor):
         with torch.no_grad():
@@ -41,9 +41,9 @@ def local(tensor: Any) -> Tensor:
 
 
 def reshard(module: nn.Module) -> None:
-    """Let FSDP2 put back the shards of weights below a module that it holds gathered.
+    """Make FSDP2 reshard all weights below a module.
 
-    After a forward pass it leaves those of its root so.
+    After a forward pass, FSDP2 leaves the weights of its root module gathered.
     """
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")
     for each in module.modules() if fsdp is not None else ():
@@ -53,10 +53,10 @@ def reshard(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Shards:
-    """How a tensor of `shape` is spread: rank `index` of `group` has rows from `first` on.
+    """Sharding of a tensor with `shape`: rank `index` of `group` has the rows from `first` on.
 
     Attributes:
-        group: the ranks that each hold a part; None: every rank holds all of it.
+        group: ranks that each hold a part; None: every rank holds the whole tensor.
     """
 
     shape: torch.Size
@@ -66,10 +66,10 @@ class Shards:
 
 
 def shards_of(tensor: Any) -> Shards:
-    """Return where the parts of a DTensor are.
+    """Return the sharding of a DTensor.
 
     Raises:
-        ValueError: it is spread in a way whose flat order is not the order of the ranks.
+        ValueError: the placements do not keep the flat order of entries in the order of ranks.
     """
     replicate, shard = _module().Replicate, _module().Shard
     mesh, placements = tensor.device_mesh, tensor.placements
@@ -78,7 +78,7 @@ def shards_of(tensor: Any) -> Shards:
         return Shards(tensor.shape, None, 0, 0)
     if len(spread) > 1 or type(placements[spread[0]]) is not shard or placements[spread[0]].dim:
         raise ValueError(
-            f"it is placed as {tuple(placements)}; allowed: Shard(0) in one dimension of the mesh, "
+            f"its placements are {tuple(placements)}; use Shard(0) in one mesh dimension and "
             "Replicate() in the others"
         )
     index = mesh.get_local_rank(spread[0])
@@ -88,7 +88,7 @@ def shards_of(tensor: Any) -> Shards:
 
 
 def why_not_sharded(tensor: Tensor) -> str:
-    """Return why the parts of a tensor cannot be selected from; "" if they can."""
+    """Return why selection does not support a tensor's placements, or ""."""
     try:
         group_of(tensor)
     except ValueError as error:
@@ -97,7 +97,7 @@ def why_not_sharded(tensor: Tensor) -> str:
 
 
 def is_spread_like(tensor: Any, like: Any) -> bool:
-    """Return whether a tensor is a DTensor that is placed as the DTensor `like` is."""
+    """Return whether a tensor is a DTensor with the mesh and placements of `like`."""
     return (
         is_sharded(tensor)
         and tensor.placements == like.placements
@@ -106,9 +106,9 @@ def is_spread_like(tensor: Any, like: Any) -> bool:
 
 
 def placed_like(tensor: Any, like: Any) -> Tensor:
-    """Return a DTensor placed as the DTensor `like`; every rank must take part if it is not yet.
+    """Return a DTensor with the mesh and placements of `like`, or any other tensor unchanged.
 
-    Any other tensor is returned unchanged.
+    If a DTensor has to move, every rank must call this function.
     """
     placed: Tensor = tensor
     if is_sharded(tensor) and is_sharded(like) and not is_spread_like(tensor, like):
@@ -117,13 +117,13 @@ def placed_like(tensor: Any, like: Any) -> Tensor:
 
 
 def group_of(tensor: Tensor) -> dist.ProcessGroup | None:
-    """Return the ranks that each hold a part of a tensor; None: every rank holds all of it."""
+    """Return the ranks that each hold a part, or None if every rank holds the whole tensor."""
     group: dist.ProcessGroup | None = shards_of(tensor).group if is_sharded(tensor) else None
     return group
 
 
 def shard_like(tensor: Tensor, like: Any) -> Tensor:
-    """Spread a whole tensor, equal on all ranks, as `like`; nothing is sent."""
+    """Shard a whole tensor, equal on all ranks, like `like`, without communication."""
     if is_sharded(tensor) or not is_sharded(like):
         return tensor
     spread: Tensor = _module().distribute_tensor(
@@ -133,7 +133,7 @@ def shard_like(tensor: Tensor, like: Any) -> Tensor:
 
 
 def from_local(part: Tensor, like: Any) -> Tensor:
-    """Return the DTensor, shaped and spread as `like`, of which this rank holds `part`."""
+    """Return a DTensor shaped and sharded like `like`, with `part` on this rank."""
     spread: Tensor = type(like).from_local(
         part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
@@ -141,7 +141,7 @@ def from_local(part: Tensor, like: Any) -> Tensor:
 
 
 def whole(tensor: Any) -> Tensor:
-    """Return a small sharded result in full, on every rank; any other tensor unchanged."""
+    """Return a small sharded result in full on every rank, or any other tensor unchanged."""
     full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return full
 
@@ -154,7 +154,7 @@ def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Return whether every entry of a tensor is finite, on all ranks."""
+    """Return whether every entry of a tensor is finite on all ranks."""
     bad = (~entries_finite(local(tensor))).long()
     return not int(sum_over(bad, group_of(tensor)))
 
@@ -162,7 +162,7 @@ def all_finite(tensor: Tensor) -> bool:
 def count_rows(mask: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:
     """Count the True entries per row over all ranks: int64 `[rows]` on the CPU.
 
-    `mask` is as in `select`.
+    `mask` and `lengths` have the form of `score` and `lengths` in `select`.
     """
     counts = torch.stack([row.sum() for row in mask.split(list(lengths))])
     return sum_over(counts, group).cpu()
@@ -177,25 +177,26 @@ def select(
     group: dist.ProcessGroup | None,
     index: int,
 ) -> Tensor:
-    """Mark the `num[row]` largest scores of each row, whose entries lie on several ranks.
+    """Mark the `num[row]` largest scores of each row, where rows are spread over several ranks.
 
-    Exact, with the same ties as `kernels.select`: a row's entries are ordered by rank, then by
-    position. The k-th key is found digit by digit from summed histograms (radix selection).
+    The result is exact, with the same ties as `kernels.select`: a row's entries are ordered by
+    rank, then by position. The k-th key is found digit by digit from summed histograms (radix
+    selection).
 
     Args:
         score: this rank's entries, `[sum(lengths)]`, row after row.
-        lengths: how many of them belong to each row.
-        num: entries to mark in each row, over all ranks.
-        among: bool, shaped like `score`: the candidates; None: all.
+        lengths: number of this rank's entries in each row.
+        num: number of entries to mark in each row, over all ranks.
+        among: bool, shaped like `score`; True marks candidates; None: all entries.
         magnitude: rank by |score|, otherwise by score.
-        group: the ranks.
-        index: this one's place among them.
+        group: ranks that hold the rows; None: this rank holds them all.
+        index: position of this rank in the group.
 
     Returns:
         Bool, shaped like `score`.
 
     Raises:
-        NanError: a candidate is NaN, on whichever rank.
+        NanError: a candidate is NaN on any rank.
     """
     among = torch.ones_like(score, dtype=torch.bool) if among is None else among
     bad = (score.isnan() & among).sum()
@@ -227,7 +228,7 @@ def select(
 
 @dataclass(frozen=True)
 class Digit:
-    """Some bits of a key: `width` of them above the lowest `shift`, out of `bits`."""
+    """Digit of a key with `bits` bits: the `width` bits above its lowest `shift` bits."""
 
     shift: int
     width: int
@@ -235,12 +236,12 @@ class Digit:
 
     @property
     def values(self) -> int:
-        """How many values it has."""
+        """Return the number of values of the digit."""
         return 1 << self.width
 
     @property
     def is_first(self) -> bool:
-        """Whether the sign is in it."""
+        """Return whether the digit includes the sign bit."""
         return self.shift + self.width == self.bits
 
 
@@ -251,12 +252,14 @@ def kth_largest(
 
     Args:
         bits: width of the integers.
-        wanted: k of each row, at most its length.
-        histogram: for the digits found so far of each row and the next digit, how often each of
-            its values occurs among the integers that begin so: int64 `[rows, values]`, on the CPU.
+        wanted: k of each row, at most the row's length.
+        histogram: a function of the digits found so far in each row and the next digit. It counts
+            each value of that digit among the integers that start with the digits found so far:
+            int64 `[rows, values]` on the CPU.
 
     Returns:
-        The `wanted[row]`-th largest, and how many equal to it are among the `wanted[row]` largest.
+        For each row, the `wanted[row]`-th largest integer, and the number of integers equal to it
+        among the `wanted[row]` largest.
     """
     left: list[int] = wanted.tolist()
     prefix = [0] * len(left)
@@ -278,13 +281,13 @@ def kth_largest(
 def count_digits(
     counts: Tensor, keys: Tensor, among: Tensor | None, prefix: int, digit: Digit
 ) -> None:
-    """Add to `counts` the histogram of a digit of those candidates that begin with `prefix`."""
+    """Add to `counts` a digit's histogram over the candidates that start with `prefix`."""
     for start in range(0, len(keys), _BLOCK):
         block = keys[start : start + _BLOCK]
         if among is not None:
             block = block[among[start : start + _BLOCK]]
         if digit.is_first:
-            values = (block >> digit.shift) + (digit.values >> 1)  # the sign turned into an order
+            values = (block >> digit.shift) + (digit.values >> 1)  # signed, so shift to >= 0
         else:
             block = block[(block >> (digit.shift + digit.width)) == prefix]
             values = (block >> digit.shift) & (digit.values - 1)
@@ -292,7 +295,7 @@ def count_digits(
 
 
 def _before(own: Tensor, group: dist.ProcessGroup | None, index: int) -> list[int]:
-    """Per row, the ties on the ranks before this one."""
+    """Return the number of ties in each row on the ranks before this one."""
     if group is None:
         return [0] * len(own)
     every = [torch.zeros_like(own) for _ in range(dist.get_world_size(group))]
@@ -301,7 +304,7 @@ def _before(own: Tensor, group: dist.ProcessGroup | None, index: int) -> list[in
 
 
 def _mark(keys: Tensor, among: Tensor, kth: int, ties: int) -> Tensor:
-    """Candidates above the k-th key, and the first `ties` of those equal to it."""
+    """Mark candidates above the k-th key, and the first `ties` candidates equal to it."""
     mask = (keys > kth).logical_and_(among)
     if ties > 0:
         equal = ((keys == kth) & among).nonzero()[:ties, 0]

@@ -1,6 +1,6 @@
 """Schedules: values that depend on the step, and the steps at which masks change.
 
-A new schedule is a class in a file of its own and its entry in `ALL` or `UPDATES`.
+To add a schedule, write its class in a new file and add it to `ALL` or `UPDATES`.
 """
 
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike
@@ -31,10 +31,10 @@ ALL: tuple[type[HyperParameterSchedule], ...] = (
     Cycling,
     Lambda,
 )
-"""The classes that a dict `{"type": name, ...}` can build, by their `name`."""
+"""The classes that a dict `{"type": name, ...}` can build."""
 
 UPDATES: tuple[type[UpdateSchedule], ...] = (FreqSchedule, ListSchedule)
-"""The update schedules that a dict can build; its keys are the arguments of one class."""
+"""The update schedules that a dict can build; all its keys must be arguments of one class."""
 
 __all__ = [
     "ALL",

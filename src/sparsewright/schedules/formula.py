@@ -1,4 +1,4 @@
-"""Schedules that are a formula of the step, and the check of their numbers."""
+"""The base class of schedules that are a formula of the step."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sparsewright.schedules.schedule import HyperParameterSchedule
 
 
 class Formula(HyperParameterSchedule):
-    """A formula of the step, evaluated in float64 over any number of steps.
+    """Evaluate a formula of the step in float64, for any number of steps at a time.
 
-    A subclass writes `_at` and passes its numbers, by name, to the constructor.
+    A subclass implements `_at` and passes its numbers to this constructor by name.
     """
 
     def __init__(self, **numbers: float) -> None:
         for name, value in numbers.items():
             number = finite_number(f"{name} of {type(self).__name__}", value)
-            # Torch takes integers of 64 bits.
+            # torch raises on an int of more than 64 bits, so large ones become floats.
             is_small = isinstance(value, int) and abs(value) < 2**53
             setattr(self, name, value if is_small else number)
 
     @abstractmethod
     def _at(self, step: Tensor) -> Tensor:
-        """Return the values at float64 `step`s, elementwise."""
+        """Return the values at a float64 tensor of steps, elementwise."""
 
     def compute(self, step: Step) -> Tensor:
-        """Return the value at a step; see the class for the formula."""
+        """Return the value at a step; the class docstring has the formula."""
         return self._at(as_tensor(step).double()).float()
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
@@ -42,11 +42,11 @@ class Formula(HyperParameterSchedule):
 
 
 def finite_number(what: str, value: object) -> float:
-    """Return an option's number as a float.
+    """Return an option's value as a finite float.
 
     Raises:
-        OptionTypeError: not a number.
-        OptionError: not finite, or beyond the largest float.
+        OptionTypeError: the value is not a number.
+        OptionError: the value is not finite, or is too large for a float.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionTypeError(what, value, "a finite number")

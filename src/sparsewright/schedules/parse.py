@@ -1,4 +1,4 @@
-"""Schedules from the user's options: a number, a list, a dict, a function."""
+"""Construction of schedules from user options: a number, a list, a dict or a function."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from sparsewright.schedules.values import Constant, Cycling, Lambda
 def make_hyperparam_schedule(
     schedule: ScheduleLike, what: str = "schedule"
 ) -> HyperParameterSchedule:
-    """Build a schedule from anything that stands for one.
+    """Build a hyperparameter schedule from a user option.
 
     Args:
         schedule: a schedule (returned unchanged), a number or 0-d tensor (`Constant`), a list
             (`Cycling`), a function of the step (`Lambda`), or a dict `{"type": name, ...}` with
-            the arguments of the class of that name.
-        what: the option's name, for errors.
+            the constructor arguments of the named class.
+        what: name of the option in error messages.
 
     Raises:
-        OptionError: an unknown type or argument, or a missing one.
-        OptionTypeError: anything else.
+        OptionError: the type or an argument is unknown, or an argument is missing.
+        OptionTypeError: `schedule` has any other type.
 
     >>> make_hyperparam_schedule({"type": "linear", "init": 0.1, "slope": 0.02})
     Linear(init=0.1, slope=0.02)
@@ -62,15 +62,15 @@ def make_hyperparam_schedule(
 
 
 def make_update_schedule(update: UpdateLike) -> UpdateSchedule:
-    """Build an update schedule from anything that stands for one.
+    """Build an update schedule from a user option.
 
     Args:
         update: None (every step), an int (`freq`), a dict with `freq`/`start`/`stop` or `steps`,
             a function `step -> bool`, or an `UpdateSchedule` (returned unchanged).
 
     Raises:
-        OptionError: an unknown key, or a number out of range.
-        OptionTypeError: anything else.
+        OptionError: a key is unknown, or a number is out of range.
+        OptionTypeError: `update` or one of its values has any other type.
 
     >>> make_update_schedule({"freq": 5, "stop": 15}), make_update_schedule({"steps": [3]})
     (FreqSchedule(freq=5, start=0, stop=15), ListSchedule([3]))
@@ -91,13 +91,13 @@ def make_update_schedule(update: UpdateLike) -> UpdateSchedule:
 
 
 def _is_number(tensor: Tensor) -> bool:
-    """Return whether a tensor is one real number."""
+    """Return whether a tensor holds a single real number."""
     is_real = tensor.dtype != torch.bool and not tensor.is_complex()
     return tensor.ndim == 0 and is_real and not tensor.is_meta
 
 
 def _update_from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
-    """Build a schedule of the first class that has all keys as arguments."""
+    """Build a schedule of the first class that accepts all keys as arguments."""
     classes = {each: inspect.signature(each).parameters for each in schedules.UPDATES}
     check_known("update", options, dict.fromkeys(chain.from_iterable(classes.values())))
     for make, parameters in classes.items():

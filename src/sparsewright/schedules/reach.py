@@ -1,4 +1,4 @@
-"""Whether a level gets to its last value by the update steps that there are."""
+"""A check that mask updates continue until a schedule has reached its last level."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from sparsewright.schedules.updates import UpdateSchedule
 
 
 def why_not_reached(level: HyperParameterSchedule, update: UpdateSchedule) -> str:
-    """Return why masks never have the last level of a schedule, as a clause; "" if they do.
+    """Return a clause that explains why masks never reach a schedule's last level, or "".
 
-    A schedule without a last value, such as a function of the step, is always reached; so is one
-    whose updates never stop.
+    The result is "" for a schedule without a last level, such as a function of the step, and for
+    updates that never stop.
 
     >>> from sparsewright.schedules import Cubic, FreqSchedule
     >>> cubic = Cubic(init=0, final=0.9, begin=0, end=20)
     >>> why_not_reached(cubic, FreqSchedule(freq=5, stop=20))
-    'ends at 0.8859 instead of 0.9: its last update is at step 15, the last level comes at step 20'
+    'ends at 0.8859 instead of 0.9: the last mask update is at step 15; update at step 20 or later'
     >>> why_not_reached(cubic, FreqSchedule(freq=5, stop=21))
     ''
     """
@@ -27,11 +27,14 @@ def why_not_reached(level: HyperParameterSchedule, update: UpdateSchedule) -> st
         reached, final = (float(level.exact(step)) for step in (last, end))
         if f"{reached:.4g}" != f"{final:.4g}":
             return (
-                f"ends at {reached:.4g} instead of {final:.4g}: its last update is at step {last}, "
-                f"the last level comes at step {end}"
+                f"ends at {reached:.4g} instead of {final:.4g}: the last mask update is at step "
+                f"{last}; update at step {end} or later"
             )
     count = len(update.steps(last)) if len(values) > 1 else len(values)
     if count < len(values):
-        plural = "s" if count > 1 else ""
-        return f"has {len(values)} values for {count} update{plural}, and never gets to the last"
+        plural = "" if count == 1 else "s"
+        return (
+            f"has {len(values)} values but only {count} mask update{plural}, so it never reaches "
+            "the last value"
+        )
     return ""

@@ -1,4 +1,4 @@
-"""The base of hyperparameter schedules: a value that depends on the step."""
+"""The base class of hyperparameter schedules, which are values that depend on the step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sparsewright.wording import show
 
 
 class HyperParameterSchedule(ABC):
-    """A value that depends on the step. A subclass writes `compute`; the rest has defaults.
+    """Schedule a value that depends on the step. A subclass must implement only `compute`.
 
     Attributes:
-        name: the `type` of the class in a config, in lower case; only classes in `schedules.ALL`
-            need one.
+        name: value of `type` in a config, in lower case; only classes in `schedules.ALL` need a
+            name.
     """
 
     name: ClassVar[str]
@@ -36,39 +36,40 @@ class HyperParameterSchedule(ABC):
         """
 
     def __call__(self, step: Step) -> Tensor:
-        """Return `compute(step)`; nothing is cached."""
+        """Return `compute(step)`, without caching."""
         return self.compute(step)
 
     def exact(self, step: Step) -> Tensor:
-        """Return the value at a step in the precision in which it was given.
+        """Return the value at a step in the precision that the user gave.
 
         Returns:
-            0-d tensor on step's device: float64 if the user gave this very number (float32 would
-            make 1/3 another level), else `compute(step)`.
+            0-d tensor on step's device: float64 if the user gave this exact number (in float32,
+            1/3 would be a different level), else `compute(step)`.
         """
         return self.compute(step)
 
     def levels(self) -> Sequence[float] | None:
-        """Return every value that the schedule can take, or None if they are not listed."""
+        """Return all values of the schedule, or None if it has no list of values."""
         return None
 
     @property
     def last_step(self) -> int | None:
-        """The step after which no new value comes, >= 0; None if there is none or it is unknown.
+        """Return the step after which no new value follows, >= 0, or None.
 
-        The value then stays the same (`Cubic`) or repeats earlier ones (`Cosine`).
+        After this step the value stays constant (`Cubic`) or repeats earlier values (`Cosine`).
+        None means that there is no such step or that it is unknown.
         """
         return None
 
     def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - few have state
-        """Advance the state of the schedule; called once after each step.
+        """Advance the schedule's state. The algorithm calls this once after each step.
 
         Args:
-            is_update_step: whether masks were due at the step.
+            is_update_step: whether masks were due for an update at the step.
         """
 
     def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - few have one
-        """Replace every state tensor by `fn` of it."""
+        """Replace every state tensor `t` by `fn(t)`."""
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
         """Return the smallest, largest and last value over the steps `begin..end`, inclusive."""
@@ -76,7 +77,7 @@ class HyperParameterSchedule(ABC):
         return min(values), max(values), values[-1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the schedule, besides the step, as plain numbers."""
+        """Return the schedule's state, without the step, as plain numbers."""
         return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -86,13 +87,16 @@ class HyperParameterSchedule(ABC):
             StateError: the state belongs to another schedule.
         """
         if state_dict:
-            raise StateError(repr(self), f"it has no state, but was given {show(state_dict)}")
+            raise StateError(repr(self), f"it has no state to load; got {show(state_dict)}")
 
     def plot(self, steps: int = 1000, ax: Any = None) -> Any:
-        """Draw the values with matplotlib (extra `plot`); a cycle from update to update.
+        """Plot the values with matplotlib (extra `plot`).
+
+        The x axis counts steps. For a schedule with state, such as `Cycling`, it counts mask
+        updates.
 
         Args:
-            steps: the last step drawn, >= 1.
+            steps: last step to plot, >= 1.
             ax: matplotlib axes to draw on; None: a new figure.
 
         Returns:
@@ -121,11 +125,11 @@ ScheduleLike = (
     | Mapping[str, object]
     | Callable[[Step], float | Tensor]
 )
-"""Anything that `make_hyperparam_schedule` takes: a schedule, a number, a 0-d tensor, a list
+"""Anything that `make_hyperparam_schedule` accepts: a schedule, a number, a 0-d tensor, a list
 (`Cycling`), a dict `{"type": name, ...}` or a function of the step."""
 
 
 def constant_value(schedule: HyperParameterSchedule) -> float | None:
-    """Return the one value that a schedule has at every step, or None if it can move."""
+    """Return the value of a constant schedule, or None if the value can change."""
     levels = schedule.levels() or ()
     return levels[0] if len(levels) == 1 and schedule.last_step == 0 else None

@@ -1,4 +1,4 @@
-"""The schedules of one algorithm, by name: kept in range, advanced, saved and restored together."""
+"""The named schedules of one algorithm, which are clamped, advanced, saved and loaded together."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sparsewright.schedules.parse import make_hyperparam_schedule
 from sparsewright.schedules.schedule import HyperParameterSchedule, ScheduleLike, constant_value
 from sparsewright.wording import show
 
-# The extremes of a formula are searched this many steps ahead at most.
+# A formula is evaluated at most this many steps ahead to find its smallest and largest value.
 _HORIZON = 100_000
 
 
 class ScheduleSet:
-    """Named schedules of fractions, 0..1."""
+    """Hold named schedules of fractions, 0..1."""
 
     def __init__(self) -> None:
         self._schedules: dict[str, HyperParameterSchedule] = {}
@@ -32,11 +32,11 @@ class ScheduleSet:
         """Add a number, list, dict, function or schedule under a name.
 
         Returns:
-            The schedule; a copy if `value` is one, so that its state does not advance twice, here
-            and in another set.
+            The schedule. If `value` is a schedule, the result is a copy, so two sets never
+            advance the same state.
 
         Raises:
-            LevelError: a number outside 0..1. The values of a formula are clamped instead.
+            LevelError: a given number is outside 0..1. Values of a formula are clamped instead.
         """
         schedule = make_hyperparam_schedule(value, name)
         for level in schedule.levels() or ():
@@ -53,10 +53,10 @@ class ScheduleSet:
         return schedule
 
     def add_shared(self, name: str, value: ScheduleLike) -> str:
-        """Add as `add` does, unless the same schedule or an equal constant is there already.
+        """Add a schedule, unless the set already has the same schedule or an equal constant.
 
         Returns:
-            The name of the schedule.
+            The name under which the set has the schedule.
         """
         schedule = make_hyperparam_schedule(value, name)
         other = self._names.get(_key(schedule))
@@ -66,7 +66,7 @@ class ScheduleSet:
         return name
 
     def _holds(self, name: str, schedule: HyperParameterSchedule) -> bool:
-        """Return whether the schedule of this name is this one; ids are reused, so keys can lie."""
+        """Return whether the name holds this schedule; an equal key can come from a reused id."""
         if self._given[name] is schedule:
             return True
         constant = constant_value(schedule)
@@ -76,24 +76,25 @@ class ScheduleSet:
         return self._schedules[name]
 
     def items(self) -> list[tuple[str, HyperParameterSchedule]]:
-        """Return the name and schedule of each."""
+        """Return all pairs of name and schedule."""
         return list(self._schedules.items())
 
     def value(self, name: str, step: int) -> Tensor:
         """Return the value at a step, clamped to 0..1.
 
         Returns:
-            0-d tensor; float64 if the user gave this very number, else float32.
+            0-d tensor; float64 if the user gave this exact number, else float32.
         """
         return self._schedules[name].exact(step).clamp(0, 1)
 
     def min_max_end(self, name: str, begin: int, end: int | None) -> list[float]:
         """Return the smallest, largest and last value over the steps, each clamped to 0..1.
 
-        Empty if there is no last step and no formula (a function of the step) to look ahead with.
+        The list is empty if `end` is None and the schedule has no formula to evaluate ahead, for
+        example if it is a function of the step.
         """
         key = name, begin, end
-        if key not in self._bounds:  # many parameters share a level, which may be slow to follow
+        if key not in self._bounds:  # many parameters share a level, which can be slow to evaluate
             self._bounds[key] = self._find_bounds(*key)
         return self._bounds[key]
 
@@ -110,16 +111,16 @@ class ScheduleSet:
 
     @property
     def has_state(self) -> bool:
-        """Whether any schedule advances with the steps, and so has to be updated."""
+        """Return whether any schedule has a state, which `update` must advance."""
         return bool(self._stateful)
 
     def update(self, is_update_step: bool) -> None:
-        """Advance the schedules by a step at which masks were due or not."""
+        """Advance the schedules after a step; `is_update_step` is whether masks were due."""
         for schedule in self._stateful.values():
             schedule.update(is_update_step)
 
     def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Replace every state tensor by `fn` of it."""
+        """Replace every state tensor `t` by `fn(t)`."""
         for schedule in self._schedules.values():
             schedule.visit_state(fn)
 
@@ -131,10 +132,11 @@ class ScheduleSet:
         """Load a state that `state_dict` returned.
 
         Raises:
-            StateError: a state of other schedules, or one that does not fit; nothing changes then.
+            StateError: the schedules have other names, or a state is invalid; no schedule changes.
         """
         if not isinstance(state_dict, Mapping) or set(state_dict) != set(self._schedules):
-            raise StateError("the schedules", f"expected a dict of {', '.join(self._schedules)}")
+            names = ", ".join(self._schedules)
+            raise StateError("the schedules", f"expected a dict with the keys {names}")
         for name, state in state_dict.items():
             if not isinstance(state, Mapping):
                 raise StateError(f"the schedule {name}", f"expected a dict, got {show(state)}")
@@ -142,6 +144,6 @@ class ScheduleSet:
 
 
 def _key(schedule: HyperParameterSchedule) -> tuple[str, float]:
-    """Return what tells apart the schedules of which parameters can share one."""
+    """Return a key that is equal for schedules that parameters can share."""
     constant = constant_value(schedule)
     return ("object", id(schedule)) if constant is None else ("constant", constant)

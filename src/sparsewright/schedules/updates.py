@@ -16,11 +16,11 @@ from sparsewright.errors import OptionError, OptionTypeError
 
 
 class UpdateSchedule(ABC):
-    """The steps at which masks change. Subclasses write `is_update_step` only."""
+    """Define the steps at which masks change. A subclass must implement only `is_update_step`."""
 
     @abstractmethod
     def is_update_step(self, step: Step) -> Tensor:
-        """Return whether masks change once `step` optimizer steps are completed.
+        """Return whether masks change after `step` completed optimizer steps.
 
         Args:
             step: an int or a 0-d int64 tensor.
@@ -30,7 +30,7 @@ class UpdateSchedule(ABC):
         """
 
     def is_due(self, step: int) -> bool:
-        """Return the same as a bool."""
+        """Return `is_update_step(step)` as a bool."""
         return bool(self.is_update_step(step))
 
     def __call__(self, step: Step) -> Tensor:
@@ -39,28 +39,31 @@ class UpdateSchedule(ABC):
 
     @property
     def first_step(self) -> int | None:
-        """The first update step; None if there is none or it is unknown."""
+        """Return the first update step, or None if there are no updates or it is unknown."""
         return None
 
     @property
     def last_step(self) -> int | None:
-        """The last update step; None if updates never end, there is none or it is unknown."""
+        """Return the last update step, or None.
+
+        None means that updates never stop, that there are no updates, or that it is unknown.
+        """
         return None
 
     @property
     def planned_steps(self) -> int | None:
-        """Length of a run that is made for this schedule, in steps; None if nothing limits it."""
+        """Return the run length, in steps, that fits this schedule; None if it has no limit."""
         return self.last_step
 
     def steps(self, until: int) -> Sequence[int]:
-        """Return the update steps among `0..until`, inclusive, ascending."""
+        """Return the update steps in `0..until`, inclusive, in ascending order."""
         return [step for step in range(until + 1) if bool(self.is_update_step(step))]
 
     def plot(self, steps: int = 1000, ax: Any = None) -> Any:
-        """Draw the update steps with matplotlib (extra `plot`).
+        """Plot the update steps with matplotlib (extra `plot`).
 
         Args:
-            steps: the last step drawn, >= 1.
+            steps: last step to plot, >= 1.
             ax: matplotlib axes to draw on; None: a new figure.
 
         Returns:
@@ -73,12 +76,13 @@ class UpdateSchedule(ABC):
 
 
 class FreqSchedule(UpdateSchedule):
-    """Every `freq` steps from `start` on, before `stop`.
+    """Update masks every `freq` steps, from `start` on and before `stop`.
 
     Args:
         freq: steps between updates, >= 1.
-        start: first update step, >= 0. 0 or None: masks are sparse before the first step.
-        stop: no update at or after this step, > start; None: never stop.
+        start: first update step, >= 0. With 0 or None, the model is sparse before its first
+            training step.
+        stop: step at which updates end, exclusive, > start; None: updates never stop.
 
     >>> schedule = FreqSchedule(freq=5, start=5, stop=17)
     >>> schedule.steps(100), schedule.steps(12), schedule.last_step
@@ -102,27 +106,30 @@ class FreqSchedule(UpdateSchedule):
         return due if self.stop is None else due & (step < self.stop)
 
     def is_due(self, step: int) -> bool:
-        """Return the same as a bool, without a tensor: it is asked before and after each step."""
+        """Return `is_update_step(step)` as a bool.
+
+        It makes no tensor, because it is called before and after each step.
+        """
         is_before = self.stop is None or step < self.stop
         return is_before and step >= self.start and (step - self.start) % self.freq == 0
 
     @property
     def first_step(self) -> int:
-        """`start`."""
+        """Return `start`."""
         return self.start
 
     @property
     def last_step(self) -> int | None:
-        """The last update step before `stop`; None if updates never stop."""
+        """Return the last update step before `stop`, or None if updates never stop."""
         return None if self.stop is None else self.steps(self.stop)[-1]
 
     @property
     def planned_steps(self) -> int | None:
-        """`stop`."""
+        """Return `stop`."""
         return self.stop
 
     def steps(self, until: int) -> range:
-        """Return the update steps among `0..until`, inclusive, as a range."""
+        """Return the update steps in `0..until`, inclusive, as a range."""
         stop = until + 1 if self.stop is None else min(self.stop, until + 1)
         return range(self.start, max(self.start, stop), self.freq)
 
@@ -131,7 +138,7 @@ class FreqSchedule(UpdateSchedule):
 
 
 class ListSchedule(UpdateSchedule):
-    """The listed steps.
+    """Update masks at the listed steps.
 
     Args:
         steps: integers >= 0, in any order.
@@ -155,16 +162,16 @@ class ListSchedule(UpdateSchedule):
 
     @property
     def first_step(self) -> int | None:
-        """The smallest step in the list; None if it is empty."""
+        """Return the smallest step in the list, or None if the list is empty."""
         return self._steps[0] if self._steps else None
 
     @property
     def last_step(self) -> int | None:
-        """The largest step in the list; None if it is empty."""
+        """Return the largest step in the list, or None if the list is empty."""
         return self._steps[-1] if self._steps else None
 
     def steps(self, until: int) -> list[int]:
-        """Return the listed steps among `0..until`, inclusive, ascending."""
+        """Return the listed steps in `0..until`, inclusive, in ascending order."""
         return self._steps[: bisect_right(self._steps, until)]
 
     def __repr__(self) -> str:
@@ -172,10 +179,10 @@ class ListSchedule(UpdateSchedule):
 
 
 class FunctionSchedule(UpdateSchedule):
-    """The steps at which a function is true.
+    """Update masks at the steps for which a function returns True.
 
     Args:
-        fn: `step -> bool` or 0-d tensor.
+        fn: a function `step -> bool`; it can also return a 0-d tensor.
     """
 
     def __init__(self, fn: Callable[[Step], bool | Tensor]) -> None:
@@ -191,8 +198,8 @@ class FunctionSchedule(UpdateSchedule):
 
 
 UpdateLike = UpdateSchedule | int | Mapping[str, object] | Callable[[Step], bool | Tensor] | None
-"""Anything that `make_update_schedule` takes: None (every step), an int (`freq`), a dict with the
-arguments of a schedule, a function `step -> bool` or a schedule."""
+"""Anything that `make_update_schedule` accepts: None (every step), an int (`freq`), a dict with
+the arguments of a schedule, a function `step -> bool` or a schedule."""
 
 
 def _check_int(what: str, value: object, least: int) -> None:

@@ -17,7 +17,7 @@ from sparsewright.wording import show
 
 
 class Constant(Formula):
-    """The same value at every step.
+    """Keep the same value at every step.
 
     >>> Constant(0.9)(1000)
     tensor(0.9000)
@@ -33,26 +33,26 @@ class Constant(Formula):
         return torch.full_like(step, self.value)
 
     def exact(self, step: Step) -> Tensor:
-        """Return the value as it was given; 0-d float64 tensor on step's device."""
+        """Return the value that the user gave; 0-d float64 tensor on step's device."""
         return torch.tensor(self.value, dtype=torch.float64, device=device_of(step))
 
     def levels(self) -> Sequence[float]:
-        """Return the one value."""
+        """Return the single value."""
         return (self.value,)
 
     @property
     def last_step(self) -> int:
-        """0: the value never moves."""
+        """Return 0, because the value never changes."""
         return 0
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
-        """Return the value three times, rounded to float32, whatever the steps."""
+        """Return the value, rounded to float32, three times."""
         value = float(self.compute(0))
         return value, value, value
 
 
 class Linear(Formula):
-    """`init + step * slope`.
+    """Change linearly with the step: `init + step * slope`.
 
     >>> Linear(init=0.1, slope=0.02)(5)
     tensor(0.2000)
@@ -70,7 +70,9 @@ class Linear(Formula):
 
 
 class Exp(Formula):
-    """`final + (init - final) * e^(step * gamma)`; `gamma < 0` goes from `init` to `final`.
+    """Change exponentially: `final + (init - final) * e^(step * gamma)`.
+
+    With `gamma < 0`, the value goes from `init` toward `final`.
 
     >>> Exp(init=0.0, gamma=-0.1)(10)
     tensor(0.6321)
@@ -89,7 +91,7 @@ class Exp(Formula):
 
 
 class Power(Formula):
-    """`init * beta^step`.
+    """Multiply by a factor at each step: `init * beta^step`.
 
     >>> Power(init=0.5, beta=0.9)(1)
     tensor(0.4500)
@@ -107,9 +109,10 @@ class Power(Formula):
 
 
 class Cosine(Formula):
-    """`o + a * cos(step * pi / half_period)`, `o = (init + minimum) / 2`, `a = init - o`.
+    """Follow a cosine: `o + a * cos(step * pi / half_period)`.
 
-    Goes from `init` to `minimum` in `half_period` steps and back in as many.
+    The symbols are `o = (init + minimum) / 2` and `a = init - o`. The value goes from `init` to
+    `minimum` in `half_period` steps, and back to `init` in the next `half_period` steps.
 
     Source: the drop-fraction decay of RigL, arXiv:1911.11134, section 3, with `minimum = 0`.
 
@@ -134,12 +137,14 @@ class Cosine(Formula):
 
     @property
     def last_step(self) -> int:
-        """`half_period`, rounded up; the values then come back in reverse."""
+        """Return `half_period`, rounded up; earlier values then repeat in reverse order."""
         return math.ceil(self.half_period)
 
 
 class Cubic(Formula):
-    """`final + (init - final) * (1 - t)^3`, `t = clamp((step - begin) / (end - begin), 0, 1)`.
+    """Go from `init` to `final` along a cubic: `final + (init - final) * (1 - t)^3`.
+
+    The time is `t = clamp((step - begin) / (end - begin), 0, 1)`.
 
     Source: gradual magnitude pruning, arXiv:1710.01878, equation 1.
 
@@ -165,15 +170,15 @@ class Cubic(Formula):
 
     @property
     def last_step(self) -> int:
-        """`end`, rounded up; the value then stays `final`."""
+        """Return `end`, rounded up; the value then stays `final`."""
         return max(0, math.ceil(self.end))
 
 
 class Cycling(HyperParameterSchedule):
-    """The next of `values` after each update step, in a circle.
+    """Advance to the next of `values` after each mask update, and start over after the last.
 
     Args:
-        values: one number or more.
+        values: one or more numbers.
 
     >>> cycling = Cycling([0.3, 0.5])
     >>> cycling(0), cycling.update(True), cycling(1), cycling.update(False), cycling(2)
@@ -191,11 +196,11 @@ class Cycling(HyperParameterSchedule):
         self.index = 0
 
     def compute(self, step: Step) -> Tensor:
-        """Return the current value; the step does not matter."""
+        """Return the current value, which does not depend on `step`."""
         return torch.tensor(self.values[self.index], dtype=torch.float32, device=device_of(step))
 
     def exact(self, step: Step) -> Tensor:
-        """Return the current value as it was given; 0-d float64 tensor on step's device."""
+        """Return the current value as the user gave it; 0-d float64 tensor on step's device."""
         return torch.tensor(self.values[self.index], dtype=torch.float64, device=device_of(step))
 
     def levels(self) -> Sequence[float]:
@@ -203,36 +208,36 @@ class Cycling(HyperParameterSchedule):
         return self.values
 
     def update(self, is_update_step: Tensor | bool) -> None:
-        """Advance to the next value if this was an update step."""
+        """Advance to the next value if the step was an update step."""
         if is_update_step:
             self.index = (self.index + 1) % len(self.values)
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
-        """Return the smallest, largest and last of the values, whatever the steps."""
+        """Return the smallest, largest and last of all values, for any steps."""
         return min(self.values), max(self.values), self.values[-1]
 
     def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Replace the position in the circle by `fn` of it (a 0-d int64 tensor)."""
+        """Replace the position `i` in `values`, a 0-d int64 tensor, by `fn(i)`."""
         self.load_state_dict({"index": int(fn(torch.tensor(self.index, device="cpu")))})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the circle: `{"index": int}`."""
+        """Return the position in `values`: `{"index": int}`."""
         return {"index": self.index}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Load the position.
+        """Load the position in `values`.
 
         Raises:
-            StateError: `index` is missing or outside the values, or there are other keys.
+            StateError: `index` is missing or out of range, or the state has other keys.
         """
         index = state_dict.get("index")
         if type(index) is not int:
-            raise StateError(repr(self), f"index must be an integer, not {show(index)}")
+            raise StateError(repr(self), f"index must be an integer; got {show(index)}")
         if not 0 <= index < len(self.values):
-            problem = f"index {show(index)} is outside 0..{len(self.values) - 1}"
-            raise StateError(repr(self), problem)
+            most = len(self.values) - 1
+            raise StateError(repr(self), f"index must be between 0 and {most}; got {show(index)}")
         if len(state_dict) > 1:
-            raise StateError(repr(self), f"it has an index only, but was given {show(state_dict)}")
+            raise StateError(repr(self), f"expected the key index only; got {show(state_dict)}")
         self.index = index
 
     def __repr__(self) -> str:
@@ -240,10 +245,10 @@ class Cycling(HyperParameterSchedule):
 
 
 class Lambda(HyperParameterSchedule):
-    """Any function of the step.
+    """Compute the value with a function of the step.
 
     Args:
-        fn: `step -> number` or 0-d tensor.
+        fn: a function `step -> number`; it can also return a 0-d tensor.
 
     >>> Lambda(lambda step: 0.1 * step)(3)
     tensor(0.3000)

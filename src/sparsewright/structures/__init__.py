@@ -1,4 +1,4 @@
-"""Structures, one class a file: which entries of a weight compete, and stand or fall together."""
+"""Structures, which define the entries of a weight that compete with each other."""
 
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.structure import Structure

@@ -1,4 +1,4 @@
-"""Groups of inputs or outputs, each with its own equal share."""
+"""Groups of input or output features; each group keeps the same number of entries."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _SIDES = ("output", "input")
 
 
 class Groups(RowStructure):
-    """Divides one dimension of the weight into equal groups; each is a row.
+    """Divide one dimension of a weight into equal groups; each group is a row.
 
-    Give either, not both:
+    Give `inputs` or `outputs`, not both.
 
     Args:
-        inputs: how many groups of input features (dimension 1); must divide them.
-        outputs: how many groups of output features (dimension 0); must divide them.
+        inputs: number of groups of input features; must divide dimension 1.
+        outputs: number of groups of output features; must divide dimension 0.
 
     Raises:
-        ExclusiveOptionsError, MissingOptionError: both or neither.
-        OptionError: a number below 1.
-        OptionTypeError: not an integer.
+        ExclusiveOptionsError: both `inputs` and `outputs` are given.
+        MissingOptionError: neither `inputs` nor `outputs` is given.
+        OptionError: the number is below 1.
+        OptionTypeError: the number is not an integer.
 
     >>> rows, _ = Groups(inputs=2)(torch.arange(8).reshape(2, 4))
     >>> rows.tolist()
@@ -57,7 +58,7 @@ class Groups(RowStructure):
             self._dim, self._groups = 0, check_groups("outputs", outputs)
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return the number of groups, and `numel / groups`."""
+        """Return `(groups, numel / groups)`."""
         side, dim = _SIDES[self._dim], self._dim
         if len(shape) <= dim:
             raise ShapeError("a weight", shape, f"it has no {side} dimension")
@@ -66,18 +67,18 @@ class Groups(RowStructure):
                 "a weight",
                 shape,
                 f"its {side} dimension {shape[dim]} cannot be divided into {self._groups} equal "
-                f"groups; nearest that divide it: {_divisors_around(shape[dim], self._groups)}",
+                f"groups; use {_divisors_around(shape[dim], self._groups)}",
             )
         return self._groups, shape.numel() // self._groups
 
     def pool(self, tensor: Tensor) -> Tensor:
-        """Return `[groups, numel / groups]`."""
+        """Return the tensor as `[groups, numel / groups]`."""
         rows = self.rows(tensor.shape)
         split: Tensor = tensor.unflatten(self._dim, self._split(tensor.shape))
         return split.movedim(self._dim, 0).reshape(rows)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        """Return `[groups, numel / groups]` shaped like the weight."""
+        """Return `[groups, numel / groups]` in the weight's shape."""
         groups, size = self._split(shape)
         rest = [*shape[: self._dim], size, *shape[self._dim + 1 :]]
         shaped = chosen.reshape(groups, *rest).movedim(0, self._dim)
@@ -87,7 +88,10 @@ class Groups(RowStructure):
         return self._groups, shape[self._dim] // self._groups
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return the part of every group of inputs; of outputs, of those groups that it meets."""
+        """Return the part's share of each group.
+
+        Each part has entries of every group of inputs, but only of some groups of outputs.
+        """
         rows, n = self.rows(shape)
         if self._dim == 1:
             return Share(self, [n * count // max(shape[0], 1)] * rows)
@@ -100,7 +104,7 @@ class Groups(RowStructure):
 
 
 def check_groups(what: str, groups: int | None) -> int:
-    """Return a number of groups, or raise if it is none."""
+    """Return a number of groups, or raise an error if it is not an integer >= 1."""
     if isinstance(groups, bool) or not isinstance(groups, int):
         raise OptionTypeError(what, groups, "an integer >= 1")
     if groups < 1:
@@ -109,7 +113,7 @@ def check_groups(what: str, groups: int | None) -> int:
 
 
 def _divisors_around(size: int, groups: int) -> str:
-    """The divisors of a size next below and above a number that does not divide it."""
+    """Return the divisors of a size that are closest to a number, below and above it."""
     below = next((n for n in range(min(groups, size), 0, -1) if size % n == 0), None)
     above = next((n for n in range(groups, size + 1) if size % n == 0), None)
-    return ", ".join(str(n) for n in (below, above) if n is not None)
+    return " or ".join(str(n) for n in (below, above) if n is not None)

@@ -1,4 +1,4 @@
-"""Structures from what a user gives for one: a name, a dict, a score shaper."""
+"""Construction of structures from user options: a name, a dict or a score shaper."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from sparsewright.structures.groups import Groups
 from sparsewright.structures.n_m import NM
 
 ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM)
-"""Every structure that configs know: a new one is a file and a name here."""
+"""The structures that a config can name. To add one, write its file and add it here."""
 
 StructureLike = str | Mapping[str, object] | ScoreShaper | None
 """A name, `"n:m"`, a dict with `type`, a structure, a score shaper; None: unstructured."""
 
 
 def make_structure(structure: StructureLike) -> Structure:
-    """Return the structure that a value stands for.
+    """Build a structure from a user option.
 
     Args:
-        structure: a name in any case; `"2:4"`; a dict `{"type": name, ...}` with the arguments; a
-            structure or a score shaper; None: all entries compete.
+        structure: a name, in upper or lower case; `"2:4"`; a dict `{"type": name, ...}` with the
+            constructor arguments; a structure or a score shaper; None: all entries compete.
 
     Raises:
-        OptionError: unknown type or argument, or one missing.
-        OptionTypeError: anything else.
+        OptionError: the type or an argument is unknown, or an argument is missing.
+        OptionTypeError: `structure` has any other type.
 
     >>> make_structure("2:4"), make_structure({"type": "groups", "inputs": 4})
     (NM(2, 4), Groups(inputs=4))

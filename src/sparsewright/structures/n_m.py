@@ -1,4 +1,4 @@
-"""N:M: of every m consecutive inputs, n are kept."""
+"""N:M sparsity, which keeps n of every m consecutive inputs."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sparsewright.core.selection import make_selection
 from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
 from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
 
-_ROUNDING = Decimal("0.000001")  # of a level that was computed in float32
+_ROUNDING = Decimal("0.000001")  # tolerance for levels that were computed in float32
 _WHOLE = Unstructured()
 
 
 class NM(Structure):
-    """Keeps n of every m consecutive entries along the input dimension (1).
+    """Keep n of every m consecutive entries along the input dimension (1).
 
-    A convolution's groups are m input channels, for each output channel and kernel position. The
-    level is `1 - n/m`, and need not be given. Below it, as on the way of a rising schedule, the n
-    best entries of each group rank before all others, and the highest ranks of the whole weight
-    are kept: `num_kept(level, numel)`.
+    In a convolution, a group is m input channels at one output channel and one kernel position.
+    The level is `1 - n/m`, and you can leave it out. A schedule can also rise to this level. At a
+    lower level, the weight keeps `num_kept(level, numel)` entries: first the n best entries of
+    each group, then the best of the other entries.
 
-    The fraction to drop is that of the whole weight's connections: of two, 30% cannot be dropped.
-    Growth then fills each group.
+    `drop_fraction` applies to all live connections of the weight, not to each group, because a
+    group with two live connections cannot drop 30% of them. Growth then fills each group.
 
     Args:
-        n: entries kept in each group, 1..m.
-        m: entries in a group; must divide the weight's input dimension.
+        n: number of entries to keep in each group, 1..m.
+        m: number of entries in a group; must divide the weight's input dimension.
 
     Raises:
-        OptionError: a number out of range.
-        OptionTypeError: not an integer.
+        OptionError: a number is out of range.
+        OptionTypeError: a number is not an integer.
 
     >>> NM(2, 4).topk(torch.tensor([[1.0, 4.0, 3.0, 2.0]]), 0.5)
     tensor([[False,  True,  True, False]])
@@ -60,19 +60,19 @@ class NM(Structure):
         self._groups = _Neighbours(m)
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return the number of groups, and m."""
+        """Return `(groups, m)`."""
         return self._groups.rows(shape)
 
     def pool(self, tensor: Tensor) -> Tensor:
-        """Return `[groups, m]`."""
+        """Return the tensor as `[groups, m]`."""
         return self._groups.pool(tensor)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        """Return `[groups, m]` shaped like the weight."""
+        """Return `[groups, m]` in the weight's shape."""
         return self._groups.expand(chosen, shape)
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return the part with its own groups, which are whole."""
+        """Return the part with its own groups; each group lies on one rank."""
         self.rows(shape)
         return Share(self, None)
 
@@ -80,7 +80,7 @@ class NM(Structure):
         """Return `1 - n/m`.
 
         Raises:
-            LevelError: another constant level.
+            LevelError: another constant level is requested.
         """
         if asked is None or self._is_own(asked):
             return self._own
@@ -89,14 +89,14 @@ class NM(Structure):
         )
 
     def _is_own(self, level: Level) -> bool:
-        """Whether a level is `1 - n/m`, but for rounding."""
+        """Return whether a level is `1 - n/m`, except for rounding."""
         return abs(as_decimal(level) - Decimal(self.m - self.n) / self.m) <= _ROUNDING
 
     def num_kept(self, shape: torch.Size, sparsity: Level) -> int:
-        """Return how many entries a weight of this shape keeps at `1 - n/m`, or below it.
+        """Return the number of entries that a weight of this shape keeps at a level.
 
         Raises:
-            LevelError: a level above `1 - n/m`.
+            LevelError: the level is above `1 - n/m`.
         """
         groups, _ = self.rows(shape)
         if self._is_own(sparsity):
@@ -106,7 +106,7 @@ class NM(Structure):
         return num_kept(sparsity, shape.numel())
 
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
-        """Keep the n highest scores of each group; below `1 - n/m` the highest others too."""
+        """Keep the n highest scores of each group; below `1 - n/m`, also the highest others."""
         self.num_kept(score.shape, sparsity)
         winners = self._groups.topk(score, self._own, magnitude=magnitude)
         if self._is_own(sparsity):
@@ -116,7 +116,7 @@ class NM(Structure):
     def drop(
         self, score: Tensor, mask: Tensor, drop_fraction: Level, *, magnitude: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Keep `floor((1 - drop_fraction) * live)` of the whole weight's live connections."""
+        """Keep `floor((1 - drop_fraction) * live)` live connections of the whole weight."""
         new, _ = _WHOLE.drop(score, mask, drop_fraction, magnitude=magnitude)
         groups = make_selection(self, new)
         return new, groups.count(groups.pool(new)).to(mask.device)
@@ -130,7 +130,7 @@ class NM(Structure):
         live: Tensor | int | None = None,
         magnitude: bool = False,
     ) -> Tensor:
-        """Fill each group to n; below `1 - n/m`, then the whole weight to the level."""
+        """Fill each group to n; below `1 - n/m`, then fill the whole weight to the level."""
         target = self.num_kept(score.shape, sparsity)
         filled = self._groups.grow(score, mask, self._own, live=live, magnitude=magnitude)
         if self._is_own(sparsity):
@@ -151,14 +151,14 @@ class NM(Structure):
         drop_fraction: Level,
         grow_score: Tensor | RowBlocks,
     ) -> Tensor:
-        """Drop from the whole weight, those beyond n of a group first; then `grow`."""
+        """Drop connections from the whole weight, first those above n in a group, then `grow`."""
         check_same_shape(weight, mask)
         target, places = (self.num_kept(weight.shape, s) for s in (sparsity, self._own))
         groups, whole = make_selection(self, weight), make_selection(_WHOLE, weight)
         first = groups.select(weight, self.n, groups.pool(mask), magnitude=True)
         live, best = whole.pool(mask), whole.pool(groups.expand(first))
         num_best = int(whole.count(best))
-        # What the groups lack is left for growth to fill.
+        # Leave room for growth to fill every group to n.
         stay = num_kept(drop_fraction, int(whole.count(live)))
         stay = min(stay, target - (places - num_best))
         kept = whole.select(weight, stay, best, magnitude=True)
@@ -184,7 +184,9 @@ class _Neighbours(RowStructure):
             raise ShapeError("a weight", shape, "it has no input dimension")
         if shape[1] % self._m:
             raise ShapeError(
-                "a weight", shape, f"its input dimension {shape[1]} is no multiple of m = {self._m}"
+                "a weight",
+                shape,
+                f"its input dimension {shape[1]} is not divisible by m = {self._m}",
             )
         return shape.numel() // self._m, self._m
 

@@ -1,4 +1,4 @@
-"""The score shapers that the documented API names: structures under other names."""
+"""Score shapers, which are structures under the names of the public API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sparsewright.structures.groups import Groups, check_groups
 
 
 class ScoreFlattener(Unstructured):
-    """One row: all entries of the weight compete. The same as `structures.Unstructured`.
+    """Let all entries of a weight compete in one row, like `structures.Unstructured`.
 
     >>> import torch
     >>> rows, back = ScoreFlattener()(torch.zeros(2, 3))
@@ -20,10 +20,10 @@ class ScoreFlattener(Unstructured):
 
 
 class OutputGroupScoreShaper(Groups):
-    """Groups of output features (dimension 0). The same as `structures.Groups(outputs=...)`.
+    """Divide output features (dimension 0) into groups, like `structures.Groups(outputs=...)`.
 
     Args:
-        num_groups: how many groups; must divide the weight's output dimension.
+        num_groups: number of groups; must divide the weight's output dimension.
     """
 
     def __init__(self, num_groups: int) -> None:
@@ -35,10 +35,10 @@ class OutputGroupScoreShaper(Groups):
 
 
 class InputGroupScoreShaper(Groups):
-    """Groups of input features (dimension 1). The same as `structures.Groups(inputs=...)`.
+    """Divide input features (dimension 1) into groups, like `structures.Groups(inputs=...)`.
 
     Args:
-        num_groups: how many groups; must divide the weight's input dimension.
+        num_groups: number of groups; must divide the weight's input dimension.
     """
 
     def __init__(self, num_groups: int) -> None:

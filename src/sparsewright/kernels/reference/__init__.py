@@ -1,6 +1,6 @@
-"""The specification: every kernel in plain torch, for any device, layout and dtype torch takes.
+"""Reference kernels in plain torch, for any device, layout and dtype that torch supports.
 
-May be in it: one plain function per operation, and the checks of its arguments.
+They define the correct results. Each operation is one plain function and a check of its arguments.
 """
 
 from sparsewright.kernels.reference.masking import (

@@ -1,8 +1,8 @@
-"""Selection: the largest entries of each row.
+"""Reference kernel that selects the largest entries of each row.
 
-The k-th key comes from torch.topk on every device. numpy.partition is 1-4x faster on the CPU for
-distinct values and 6x slower (2.6 s against 0.4 s at 16M entries) where 90% of them are equal, as
-the zeros of a pruned weight are.
+The k-th key comes from torch.topk on every device. On the CPU, numpy.partition is 1-4x faster for
+distinct values, but 6x slower (2.6 s against 0.4 s at 16M entries) if 90% of the values are equal,
+such as the zeros of a pruned weight.
 """
 
 from __future__ import annotations
@@ -20,22 +20,26 @@ _INTEGER = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-_MANY_COUNTS = 16  # more distinct counts than this: one sort is cheaper than a topk for each
+_MANY_COUNTS = 16  # with more distinct counts, one sort is cheaper than a topk for each count
 
 
 class NanError(ValueError):
-    """A candidate's score is NaN: there is no largest."""
+    """Raised when a candidate's score is NaN, so scores cannot be ranked."""
 
 
 def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor | None) -> Tensor:
-    """Raise where the arguments of select do not fit.
+    """Check the arguments of `select`.
 
-    Returns: `num` as int64 `[rows]` on the CPU: contiguous, or one number expanded.
+    Returns: `num` as int64 `[rows]` on the CPU, contiguous or expanded from one number.
+
+    Raises:
+        TypeError: `score` is not floating point, `among` is not bool, or `num` is not an integer.
+        ValueError: a shape does not fit, or `num` is negative.
     """
     if score.dtype not in _INTEGER:
-        raise TypeError(f"score must be float16, bfloat16, float32 or float64, got {score.dtype}")
+        raise TypeError(f"score must be float16, bfloat16, float32 or float64; got {score.dtype}")
     if score.dim() != 2:
-        raise ValueError(f"score must be [rows, n], got shape {tuple(score.shape)}")
+        raise ValueError(f"score must have shape [rows, n]; got {tuple(score.shape)}")
     if among is not None:
         check_mask(score, among)
     rows = score.shape[0]
@@ -44,18 +48,18 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
     else:
         counts = torch.as_tensor(num, device="cpu")
         if counts.is_floating_point() and counts.numel():
-            raise TypeError(f"num must be integers, got {counts.dtype}")
+            raise TypeError(f"num must contain integers; got {counts.dtype}")
         if counts.dim() and counts.shape != (rows,):
-            raise ValueError(f"num must be [rows] = [{rows}], got shape {tuple(counts.shape)}")
+            raise ValueError(f"num must have shape [rows] = ({rows},); got {tuple(counts.shape)}")
         least = int(counts.min()) if counts.numel() else 0
         counts = counts.to(torch.int64).contiguous() if counts.dim() else counts.long().expand(rows)
     if rows and least < 0:
-        raise ValueError("num must not be negative")
+        raise ValueError(f"num must not be negative; got {least}")
     return counts
 
 
 def order_keys(score: Tensor, magnitude: bool) -> Tensor:
-    """Return integers that rise with the score: bits & max, negated where it is negative."""
+    """Return integers in the order of the scores: bits & max, negated for negative scores."""
     integer = _INTEGER[score.dtype]
     bits = score.detach().contiguous().resolve_neg().view(integer)
     size = bits & torch.iinfo(integer).max
@@ -63,7 +67,7 @@ def order_keys(score: Tensor, magnitude: bool) -> Tensor:
 
 
 def _kth_largest(keys: Tensor, num: Tensor) -> Tensor:
-    """Return the num[row]-th largest key of every row; the largest integer where num is 0."""
+    """Return the num[row]-th largest key of every row, or the largest integer if num is 0."""
     kth = keys.new_full(keys.shape[:1], torch.iinfo(keys.dtype).max)
     distinct = num[num > 0].unique().tolist()
     if len(distinct) > _MANY_COUNTS:
@@ -85,8 +89,8 @@ def _check_nan(score: Tensor, among: Tensor | None) -> None:
 
 
 def raise_nan(row: int) -> None:
-    """Raise: a candidate of this row is NaN."""
-    raise NanError(f"score is NaN at a candidate of row {row}")
+    """Raise NanError for a candidate in this row."""
+    raise NanError(f"score has NaN among the candidates of row {row}")
 
 
 def select(
@@ -95,7 +99,7 @@ def select(
     among: Tensor | None = None,
     magnitude: bool = True,
 ) -> Tensor:
-    """Mark the `num` largest scores (or |scores|) of each row; ties go to the lower index."""
+    """Mark the `num` largest scores (or |scores|) of each row; on ties the lower index wins."""
     num = check_select(score, num, among)
     _check_nan(score, among)
     keys = order_keys(score, magnitude)
@@ -115,8 +119,8 @@ def select(
 
 
 def _drop_late_ties(mask: Tensor, ties: Tensor, wanted: Tensor, over: Tensor) -> None:
-    """Keep only the first wanted[row] ties of the rows `over`: a running count over ties alone."""
-    row, column = ties[over].nonzero(as_tuple=True)  # row-major, so ascending inside a row
+    """Keep only the first wanted[row] ties of the rows `over`, by a running count over ties."""
+    row, column = ties[over].nonzero(as_tuple=True)  # row-major, so ascending within a row
     per_row = torch.bincount(row, minlength=len(over))
     first = per_row.cumsum(0) - per_row
     position = torch.arange(len(row), device=row.device) - first[row]

@@ -1,25 +1,32 @@
-"""Uniform numbers by key and place."""
+"""Reference kernel for uniform numbers that depend on a key and a position."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_CACHED, _AT_ONCE = 1 << 15, 1 << 22  # entries worked on together, in a cache or not
+_CACHED, _AT_ONCE = 1 << 15, 1 << 22  # entries per block; a CPU block fits in a cache
 
 
 def check_uniform(tensor: Tensor, key: int, first: int) -> None:
-    """Raise where the arguments of uniform_ do not fit."""
+    """Check the arguments of `uniform_`.
+
+    Raises:
+        TypeError: `tensor` is not float32.
+        ValueError: `tensor` is not contiguous, or `key` or `first` is out of range.
+    """
     if tensor.dtype is not torch.float32:
-        raise TypeError(f"uniform numbers are float32, got {tensor.dtype}")
+        raise TypeError(f"tensor must be float32; got {tensor.dtype}")
     if not tensor.is_contiguous():
-        raise ValueError("uniform numbers need a contiguous tensor")
-    if not (0 <= key < 1 << 64 and 0 <= first < 1 << 63):
-        raise ValueError(f"key {key} or first {first} is out of range")
+        raise ValueError("tensor must be contiguous")
+    if not 0 <= key < 1 << 64:
+        raise ValueError(f"key must be in 0..2**64-1; got {key}")
+    if not 0 <= first < 1 << 63:
+        raise ValueError(f"first must be in 0..2**63-1; got {first}")
 
 
 def uniform_(tensor: Tensor, key: int, first: int) -> None:
-    """Entry i in flat order = the number of step `first + i` of SplitMix64 from the state `key`."""
+    """Set entry i in flat order to number `first + i` of SplitMix64 with the state `key`."""
     flat = tensor.view(-1)
     block = _CACHED if tensor.device.type == "cpu" else _AT_ONCE
     for start in range(0, len(flat), block):
@@ -33,10 +40,10 @@ def uniform_(tensor: Tensor, key: int, first: int) -> None:
 
 
 def _signed(bits: int) -> int:
-    """64 bits as the int64 that torch takes."""
+    """Return 64 bits as a signed integer, which torch requires."""
     return bits - (bits >> 63 << 64)
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    """Shift right, zeros from the left."""
+    """Shift right and fill with zeros from the left."""
     return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)
