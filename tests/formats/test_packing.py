@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import sparsewright as sparse
 from helpers.support import make_mlp
 from sparsewright.core.packing import pack_mask, read_mask, unpack_mask
-from sparsewright.errors import ShapeError
+from sparsewright.errors import ShapeError, StateError
 
 
 @given(st.lists(st.booleans(), max_size=40))
@@ -37,6 +37,15 @@ def test_a_mask_of_zeros_and_ones_is_read_in_any_dtype(dtype):
     assert torch.equal(read_mask(mask.to(dtype), mask.shape), mask)
     with pytest.raises(ShapeError, match="its weight has shape"):
         read_mask(mask.to(dtype).T, mask.shape)
+
+
+def test_other_values_and_types_are_rejected():
+    mask = torch.tensor([[0.0, 1.0], [0.5, 1.0]])
+    message = r"a mask of shape \(2, 2\): it has torch.float32 values other than 0 and 1"
+    with pytest.raises(ShapeError, match=message):
+        read_mask(mask, mask.shape)
+    with pytest.raises(StateError, match=r"a mask: expected a tensor, got \[True\]"):
+        read_mask([True], mask.shape)
 
 
 def test_packed_state_loads_as_it_is_and_unpacks_to_what_it_was():
