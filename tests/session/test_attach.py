@@ -38,9 +38,10 @@ def test_sparsify_parameter_takes_owner_or_root(from_root):
 def test_sparsify_parameter_refuses_strangers():
     model, sparsity = make_mlp(), sparse.Static(0.5)
     for module, param in ((model[0], model[2].weight), (model, nn.Parameter(torch.ones(2, 2)))):
-        with pytest.raises(AttachError, match=r"2.weight: not a parameter of the (Linear|Sequen)"):
+        text = r"2.weight: it is not a parameter of the given (Linear|Sequen)"
+        with pytest.raises(AttachError, match=text):
             sparsity.sparsify_parameter(module, "2.weight", param)
-    with pytest.raises(AttachError, match=r"2.bias: not a parameter"):
+    with pytest.raises(AttachError, match=r"2.bias: it is not a parameter of the given"):
         sparsity.sparsify_parameter(model, "2.bias", model[2].weight)
 
 
@@ -65,7 +66,8 @@ def test_initialize_is_idempotent():
 @pytest.mark.parametrize("make", [lambda: sparse.Static(0.5), lambda: sparse.configure(0.5)])
 def test_lazy_parameters_raise_and_say_what_to_do(make):
     model = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(4))
-    with pytest.raises(AttachError, match=r"1.weight: its shape is not known yet; run one forward"):
+    text = r"1.weight: it is lazy and has no shape yet; run one forward pass first"
+    with pytest.raises(AttachError, match=text):
         make().apply(model)
     assert "0.weight_mask" not in model.state_dict()
     model(torch.randn(2, 3))

@@ -197,7 +197,8 @@ def loaded_in_inference_mode():
 def test_inference_tensors_are_refused_and_left_as_they_are(make, mode):
     model, algorithm = make(), sparse.Static(0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with mode(), pytest.raises(AttachError, match=r"0.weight: it was made under torch.inference"):
+    text = r"0.weight: it was created under torch.inference_mode\(\) and cannot be modified"
+    with mode(), pytest.raises(AttachError, match=text):
         algorithm.apply(model)
     assert_same(dict(model.state_dict()), before)
     assert not algorithm.sparse_params

@@ -79,7 +79,7 @@ def test_a_new_head_takes_the_place_of_the_old_one(make):
     sparsity.apply(model)
     old = model[2]
     model[2] = nn.Linear(16, 8)
-    with pytest.warns(SparsityWarning, match="already, left as they are: 0.weight"):
+    with pytest.warns(SparsityWarning, match="sparse and were left unchanged: 0.weight"):
         sparsity.apply(model)
     assert {name: p.shape[0] for name, p in sparsity.sparse_params.items()} == {
         "0.weight": 16,
@@ -149,7 +149,7 @@ def test_a_weight_of_two_models_has_one_mask():
     assert int((actor.encoder.weight == 0).sum()) == 32
     critic.load_state_dict(Shared().state_dict())
     assert int((actor.encoder.weight == 0).sum()) == 32
-    with pytest.raises(AttachError, match=r"encoder.weight: RigL has it"):
+    with pytest.raises(AttachError, match=r"encoder.weight: RigL already sparsifies it"):
         sparse.Static(0.5).apply(Shared(actor.encoder.weight))
 
 

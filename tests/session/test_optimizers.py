@@ -107,7 +107,7 @@ def test_applying_again_keeps_the_gradient_that_has_arrived():
     updated = []
     sparsity.register_mask_update_hook(lambda update: updated.append(update.name))
     backward(model)
-    with pytest.warns(SparsityWarning, match="left as they are"):
+    with pytest.warns(SparsityWarning, match="already sparse and were left unchanged"):
         sparsity.apply(model)
     sparsity.initialize()
     optimizer.step()
