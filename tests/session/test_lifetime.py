@@ -89,7 +89,7 @@ def test_one_optimizer_is_let_go_and_the_next_goes_on():
     del first
     gc.collect()
     assert freed() is None
-    with pytest.raises(AttachError, match="SGD: it is not sparsified"):
+    with pytest.raises(AttachError, match=r"SGD: it was not passed to apply\(\), or was already"):
         sparsity.remove(SGD(model.parameters(), 0.1))
     assert_pruned(sparsity, second)
 

@@ -205,7 +205,8 @@ def test_a_wrapper_that_hides_what_it_wraps_is_refused():
         def __init__(self, optimizer):
             self.get = lambda: optimizer
 
-    with pytest.raises(AttachError, match="Hides: its __init__ did not call"):
+    text = "Hides: its __init__ did not call Optimizer.__init__, so it has no step hooks; call"
+    with pytest.raises(AttachError, match=text):
         started(Hides)
 
 
