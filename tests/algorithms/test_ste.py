@@ -229,6 +229,8 @@ def test_a_closure_that_raises_leaves_the_pruned_weights():
 def test_a_compressed_layer_is_refused():
     model = nn.Sequential(sparse.nn.SparseLinear(8, 4, sparsity=0.5))
     sparsity = sparse.STE(0.5)
-    with pytest.raises(sparse.errors.AttachError, match="compressed"):
+    with pytest.raises(
+        sparse.errors.AttachError, match="it is compressed, but STE trains only shadowed weights"
+    ):
         sparsity.apply(model)
     assert not sparsity.is_attached

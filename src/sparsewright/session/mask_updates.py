@@ -81,10 +81,7 @@ def _is_ready(session: Session, rule: DynamicRule, parameter: SparseParameter, s
     elif rule.needs_dense_gradient:
         dense = session.tap_of(parameter).gradient()
         if dense is None:
-            is_pruned = bool(grad.any())
-            problem = (
-                "the gradient was already pruned" if is_pruned else "the weight has no gradient"
-            )
+            problem = "the gradient was already pruned" if bool(grad.any()) else _NO_GRADIENT
         elif not dense.is_finite():
             problem = "the gradient is not finite"
     if problem:
