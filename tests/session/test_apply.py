@@ -1,4 +1,4 @@
-"""Applying to models and optimizers: names, filters, order, opt-outs, warnings."""
+"""Tests of `apply` for models and optimizers: names, filters, order, opt-outs, warnings."""
 
 import logging
 
@@ -19,7 +19,7 @@ from sparsewright.errors import (
 
 
 class Nested(nn.Module):
-    """A plain module with modules inside modules, and a weight of its own."""
+    """A module with nested modules and a parameter of its own."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def test_inner_visits_touch_nothing_and_filters_see_full_names_once():
     model, seen = Nested(), []
 
     def picks(name, param):
-        # The root is visited last: until then every weight is as it was.
+        # The root is visited last, so every weight is unchanged until then.
         assert all((p != 0).all() for p in model.parameters() if p.ndim > 1)
         seen.append(name)
         return name == "block.second.0.weight"
@@ -101,7 +101,7 @@ def test_a_user_override_of_sparsify_parameter_is_called_for_each():
 
 
 def test_several_modules_with_equal_names_never_collide():
-    """FIX: in the reference the second replaces the first."""
+    """FIX: in the reference implementation, the second module replaces the first."""
     models, sparsity = [make_mlp(seed) for seed in range(3)], sparse.Static(0.5)
     for model in models:
         sparsity.apply(model)
@@ -129,7 +129,7 @@ def test_model_and_optimizer_in_any_order(optimizer_first, make):
 
 
 def test_several_optimizers_step_their_own_parameters():
-    """FIX: each counts its own steps, and its masks change at them."""
+    """FIX: each optimizer counts its own steps, and its masks change at these steps."""
     model = make_mlp()
     sparsity = sparse.SET(sparsity=0.5, update=2)
     sparsity.apply(model)

@@ -1,4 +1,4 @@
-"""What `apply` and updates log: a summary, and a warning of what may surprise."""
+"""Log lines of `apply` and of updates: a summary, and warnings about surprises."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Single parameters, late weights (lazy, meta), taking off again, and optimizer.apply."""
+"""Tests of single parameters, lazy and meta weights, `remove`, and `apply(optimizer)`."""
 
 import subprocess
 import sys
@@ -91,7 +91,7 @@ def test_meta_parameters_get_their_masks_when_the_weights_arrive(make, way):
             model.load_state_dict(make_mlp().state_dict())
         else:
             model[0].reset_parameters(), model[2].reset_parameters()
-            # What `to_empty` leaves in a mask is any.
+            # `to_empty` leaves arbitrary values in a mask.
             model[0].weight_mask.fill_(False), model[2].weight_mask.fill_(False)
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
     sparsity.apply(optimizer)
@@ -104,7 +104,7 @@ def test_meta_parameters_get_their_masks_when_the_weights_arrive(make, way):
 
 
 def hooks_of(model):
-    """Every hook list and attribute name of a model and its parameters."""
+    """Return all hook lists and attribute names of a model and its parameters."""
     found = {}
     for name, module in model.named_modules():
         for key, value in vars(module).items():
@@ -155,7 +155,7 @@ def test_remove_restores_keys_and_hook_lists_exactly(make, steps):
     assert zeros.sum() >= 12
     step = sparsity.step
     train(model, optimizer, 2)
-    # Units that are dead keep a gradient of zero; all others fill up again.
+    # Dead units keep a gradient of zero; all other gradients become nonzero again.
     alive = model[0].weight.grad.any(dim=1)
     assert alive.sum() >= 8
     assert model[0].weight[alive].all()
@@ -211,7 +211,7 @@ def test_get_sparse_params():
 
 
 def test_updating_by_hand_works_with_and_without_an_optimizer():
-    """FIX: `update` needs no optimizer."""
+    """FIX: `update` works without an optimizer."""
     model = make_mlp()
     sparsity = sparse.SET(sparsity=0.5, update=2)
     sparsity.apply(model)
@@ -234,7 +234,7 @@ def test_updating_by_hand_works_with_and_without_an_optimizer():
 
 
 def in_new_process(program):
-    """Run a program where nothing else has imported anything yet; what it printed."""
+    """Run a program in a fresh Python process and return its output."""
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()

@@ -1,4 +1,4 @@
-"""Weight decay of compressed weights in groups that were made by the number of dimensions."""
+"""Weight decay of compressed weights in parameter groups chosen by `ndim`."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Modules of other parts of torch: which can be made sparse, and what is said of the others."""
+"""Modules from other parts of PyTorch: which can be sparse, and the errors for the others."""
 
 import io
 
@@ -37,7 +37,7 @@ def loaded(tmp_path):
 
 
 def assert_refused(model, algorithm, message):
-    """`apply` raises, and the model is as it was."""
+    """Check that `apply` raises and leaves the model unchanged."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(AttachError, match=message):
         algorithm.apply(model)
@@ -87,7 +87,7 @@ GRAPHS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # torch says so of itself
+@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # a warning from PyTorch's own code
 @every_route
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_graph_modules_train(graph, make):
@@ -105,7 +105,7 @@ def test_graph_modules_train(graph, make):
 
 def test_replicas_of_data_parallelism_have_no_parameters():
     model = make_mlp()
-    for module in model.modules():  # as torch.nn.parallel.replicate makes them
+    for module in model.modules():  # like the replicas of torch.nn.parallel.replicate
         for name, param in list(module._parameters.items()):
             if param is not None:
                 module._parameters[name] = None

@@ -1,4 +1,4 @@
-"""Groups: ordered routes to several algorithms."""
+"""Groups: ordered filters for several algorithms."""
 
 import copy
 
@@ -14,7 +14,7 @@ from sparsewright.utils import Cycling
 
 
 def two(first="0.*", second="2.weight"):
-    """A Group of SET and Static, applied to an MLP."""
+    """Return a Group of SET and Static that is applied to an MLP, and the MLP."""
     group = sparse.Group(
         {
             first: sparse.SET(sparsity=0.5, update=2),

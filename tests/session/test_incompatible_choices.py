@@ -62,23 +62,23 @@ def test_groups_and_a_structure():
 
 
 class OwnAlgorithm(sparse.DynamicSparsityAlgorithm):
-    """Keeps its masks."""
+    """Keep the masks."""
 
     def update_mask(self, p, mask, sparsity):
-        """Return the mask so far."""
+        """Return the current mask."""
         return mask
 
 
 class OneMaskTooFew(OwnAlgorithm):
-    """Forgets the last weight."""
+    """Return one mask too few."""
 
     def update_masks(self, updates):
-        """Return the masks so far, but for the last."""
+        """Return the current masks without the last one."""
         return [update.mask for update in updates[:-1]]
 
 
 class ReadsTheGradient(OwnAlgorithm):
-    """Reads what it does not say that it needs."""
+    """Read the dense gradient without setting `needs_dense_gradient`."""
 
     def update_mask(self, p, mask, sparsity):
         """Grow where the gradient is positive."""

@@ -1,4 +1,4 @@
-"""Everything that may be called under `torch.inference_mode()` leaves a model that trains."""
+"""After calls under `torch.inference_mode()`, a model still trains."""
 
 import contextlib
 import copy
@@ -107,7 +107,7 @@ ACTS = [
 
 
 def run(make, act, mode):
-    """What a run leads to of which the preparation is done in a mode."""
+    """Return the result of a run whose preparation is done in a mode."""
     torch.manual_seed(0)
     model, algorithm = make_mlp(), make()
     optimizer = SGD(model.parameters(), 0.1)

@@ -1,4 +1,4 @@
-"""One model, one algorithm, many lives: found, replaced, copied, pickled, pruned further."""
+"""A sparse model that is found, copied, pickled, pruned further, or given another algorithm."""
 
 import copy
 import gc

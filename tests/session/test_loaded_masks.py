@@ -1,4 +1,4 @@
-"""Weights loaded without masks before the first step: which masks stay, and what is said."""
+"""Weights loaded without masks before the first step: the resulting masks and the warnings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DENSE_STORAGES = ("masked", "shadowed")
 
 
 def messages(caplog):
-    """The warnings that the library logged."""
+    """Return the warnings that the library logged."""
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 

@@ -1,4 +1,4 @@
-"""Layers that are replaced, moved, tied or gone, and models that are new."""
+"""Layers that are replaced, moved, tied or removed, and new models."""
 
 import gc
 import logging
@@ -17,7 +17,7 @@ from sparsewright.errors import AttachError, SparsityWarning
 
 
 class Fake(nn.Linear):
-    """A layer that a tool puts in the place of a linear one, with the same Parameters."""
+    """A layer that replaces a linear layer and holds the same Parameters."""
 
     def __init__(self, linear):
         super().__init__(linear.in_features, linear.out_features, device="meta")

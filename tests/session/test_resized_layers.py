@@ -1,4 +1,4 @@
-"""Layers whose Parameter is replaced by one of another shape: neurons are added or removed."""
+"""Layers whose Parameter is replaced by a Parameter of another shape (added or removed neurons)."""
 
 import pytest
 import torch

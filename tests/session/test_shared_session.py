@@ -1,4 +1,4 @@
-"""One session for all algorithms of a Group: one step, one set of optimizers, one set of hooks."""
+"""The session that a Group's algorithms share: one step, one set of optimizers and hooks."""
 
 import copy
 
@@ -89,7 +89,7 @@ def test_updates_by_hand_join_the_step_that_was_counted():
 
 
 class Together(sparse.DynamicSparsityAlgorithm):
-    """Prunes the smallest weights of all layers together."""
+    """Prune the smallest weights of all layers together."""
 
     extra = 0
 

@@ -1,4 +1,4 @@
-"""Layers that a step skips, and frozen ones: what their masks do, and what is said of it."""
+"""Masks and log lines of frozen layers and of layers that a step skips."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trained(
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was warned of, but for frozen weights that a filter picks."""
+    """Return the warnings, without those about frozen weights that a filter picks."""
     texts = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     return [text for text in texts if not text.startswith("frozen weights become sparse")]
 
@@ -111,7 +111,7 @@ def test_nothing_is_said_where_nothing_is_missed(caplog: pytest.LogCaptureFixtur
 
 
 class Shrinking(sparse.GMP):
-    """Looks at the gradient, for which its base has no need."""
+    """Use the gradient, which the base class does not need."""
 
     needs_dense_gradient = True
 

@@ -1,4 +1,4 @@
-"""Weights that are trained by steps that nobody follows."""
+"""Warnings for weights that are trained without a followed optimizer."""
 
 import logging
 
@@ -12,7 +12,7 @@ from sparsewright.session import late_writes
 
 
 class TwoCalls(Optimizer):
-    """Climbs and descends by hand; `step` is never called."""
+    """An optimizer with methods `climb` and `descend`, whose `step` is never called."""
 
     def __init__(self, params):
         super().__init__(params, {})
@@ -100,7 +100,7 @@ def test_nothing_is_said_of_accumulation_nor_of_line_searches(told):
 
 
 class Behind:
-    """Not an optimizer: pulls the weights to where they began, every few steps of one."""
+    """Pull weights to their initial values every few steps; not an `Optimizer`."""
 
     def __init__(self, optimizer, every):
         self.optimizer, self.every, self.steps = optimizer, every, 0

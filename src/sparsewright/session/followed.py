@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Followed:
-    """Hook an optimizer and the optimizers that it wraps, and find the parameters they step.
+    """Add hooks to an optimizer and the optimizers that it wraps, and find their parameters.
 
     The object holds weak references to these optimizers (its members). A step lasts as long as the
     `step` call of the outermost member that the user calls. Values that a wrapper writes after the
@@ -64,7 +64,7 @@ class Followed:
         self.join(optimizer)
 
     def join(self, optimizer: Optimizer) -> bool:
-        """Hook an optimizer, or a wrapper of the members; return whether any member is new."""
+        """Add hooks to an optimizer and those that it wraps; return whether any of them is new."""
         known = self.members
         new = [each for each in family(optimizer) if all(each is not other for other in known)]
         for each in new:

@@ -49,7 +49,7 @@ class Following(ABC):
 
     @abstractmethod
     def follow(self) -> list[int]:
-        """Hook parameters that were replaced or unfrozen; return the ids of all parameters."""
+        """Update the hooks of replaced or unfrozen parameters; return all parameters' ids."""
 
     def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
         """Follow an optimizer for some algorithms, and prune its state.

@@ -44,7 +44,7 @@ class GradientHook:
         self._version, self._writes = -1, 0
 
     def follow(self) -> None:
-        """Hook the parameter, or its replacement; frozen parameters are hooked too.
+        """Register the hook on the current Parameter, even if it is frozen.
 
         Raises:
             AttachError: the Parameter has another shape, or is sharded in an unsupported way.

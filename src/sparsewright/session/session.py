@@ -167,7 +167,7 @@ class Session(Following):
         return found
 
     def follow(self) -> list[int]:
-        """Hook parameters that were replaced or unfrozen; return the ids of all parameters."""
+        """Update the hooks of replaced or unfrozen parameters; return all parameters' ids."""
         try:
             ids = self._ids()
         except AttachError:
@@ -288,7 +288,7 @@ class Session(Following):
                     self._arm([parameter], is_due)
 
     def after_state_change(self) -> None:
-        """Hook new parameters, and collect the dense gradients that the next steps need."""
+        """Update all hooks, and collect the dense gradients that the next steps need."""
         self.follow()
         coming = dict.fromkeys(self.parameters.values(), self.counter.furthest + 1)
         for slot, followed in enumerate(self.followed):
