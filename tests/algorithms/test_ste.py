@@ -163,13 +163,22 @@ def test_other_storages_are_refused(storage):
 
 
 @pytest.mark.parametrize(
-    "shadows", [{"0.weight": torch.zeros(3)}, {"0.weight": [1.0]}, [], {0: torch.zeros(16, 8)}]
+    ("shadows", "problem"),
+    [
+        (
+            {"0.weight": torch.zeros(3)},
+            r"expected a tensor of shape \(16, 8\) for '0.weight', got shape \(3,\)",
+        ),
+        ({"0.weight": [1.0]}, r"expected a tensor for '0.weight', got \[1.0\]"),
+        ([], r"expected a dict, got \[\]"),
+        ({0: torch.zeros(16, 8)}, r"expected a string as a name, got 0"),
+    ],
 )
-def test_shadows_that_do_not_fit_are_refused_and_change_nothing(shadows):
+def test_shadows_that_do_not_fit_are_refused_and_change_nothing(shadows, problem):
     model, sparsity, optimizer = attached(None, OPTIMIZERS["sgd"])
     train(model, optimizer, 2)
     before = copy.deepcopy(sparsity.state_dict())
-    with pytest.raises(StateError, match="shadows"):
+    with pytest.raises(StateError, match=f"the shadows of STE: {problem}$"):
         sparsity.load_state_dict({**before, "shadows": shadows})
     assert_same(sparsity.state_dict(), before)
 

@@ -204,6 +204,10 @@ def test_state_of_a_group_that_fails_half_way_changes_nothing():
     for wrong in ({}, [], {"algorithms": good["algorithms"][:1]}):
         with pytest.raises(StateError, match="Group"):
             group.load_state_dict(wrong)
+    with pytest.raises(StateError, match=r"Group: it has 2 algorithms, but the state has 1$"):
+        group.load_state_dict({**good, "algorithms": good["algorithms"][:1]})
+    with pytest.raises(StateError, match=r"Group: algorithms must be a list, not 3$"):
+        group.load_state_dict({**good, "algorithms": 3})
 
 
 def test_remove_takes_all_algorithms_off():

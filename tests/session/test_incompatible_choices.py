@@ -85,6 +85,18 @@ class ReadsTheGradient(OwnAlgorithm):
         return self.dense_gradient(p) > 0
 
 
+class ReadsTooLate(OwnAlgorithm):
+    """Read a dense gradient after its mask was returned."""
+
+    needs_dense_gradient = True
+
+    def update_masks(self, updates):
+        """Yield the current masks, and read each gradient too late."""
+        for update in updates:
+            yield update.mask
+            update.gradient()
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
@@ -93,6 +105,7 @@ class ReadsTheGradient(OwnAlgorithm):
             r"^OneMaskTooFew.update_masks: it returned no mask for '2.weight'; return one per",
         ),
         (ReadsTheGradient, r"^dense gradient of 0.weight: set needs_dense_gradient = True in the"),
+        (ReadsTooLate, r"^dense gradient of 0.weight: the mask has already changed; read the"),
     ],
 )
 def test_a_class_that_does_not_do_its_part(cls, message):

@@ -206,6 +206,25 @@ def test_a_failing_second_schedule_restores_the_first():
     assert sparsity.state_dict() == before
 
 
+@pytest.mark.parametrize(
+    ("levels", "problem"),
+    [
+        (
+            {"0.weight": 0.5},
+            r"expected \[level, \[\[name, level\], ...\]\], got \{'0.weight': 0.5\}",
+        ),
+        ([0.5, [["0.weight", 2.0]]], r"expected a float in 0..1 for '0.weight', got 2.0"),
+        ([1, [["0.weight", 0.5]]], r"expected a float in 0..1 for 'asked', got 1"),
+    ],
+)
+def test_levels_of_another_form_are_not_loaded(levels, problem):
+    sparsity = sparse.Static(0.5, distribution="global")
+    before = sparsity.state_dict()
+    with pytest.raises(StateError, match=f"cannot load the state of the levels: {problem}$"):
+        sparsity.load_state_dict({**before, "levels": levels})
+    assert sparsity.state_dict() == before
+
+
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_copies_have_options_and_state_and_are_attached_to_nothing(make, way):
     sparsity, model, optimizer = trained(make)

@@ -68,8 +68,8 @@ class Resumable(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that resuming needs in addition to the masks in the model.
 
-        The state contains only numbers, strings, lists and dicts, so it is safe for
-        `torch.load(weights_only=True)` and JSON. The state of shadowed weights also contains
+        The state contains numbers, strings, lists and dicts, which are safe for
+        `torch.load(weights_only=True)` and JSON. If weights are shadowed, it also contains
         tensors. A Group returns the states of its algorithms, in order:
         `{"algorithm": "Group", "algorithms": [...]}`.
         """
@@ -137,7 +137,9 @@ class Resumable(ABC):
             raise StateError(what, f"expected a dict, got {show(shadows)}")
         for name, shadow in shadows.items():
             parameter = self.session.parameters.get(name)
-            if not isinstance(name, str) or not isinstance(shadow, Tensor):
+            if not isinstance(name, str):
+                raise StateError(what, f"expected a string as a name, got {show(name)}")
+            if not isinstance(shadow, Tensor):
                 raise StateError(what, f"expected a tensor for {show(name)}, got {show(shadow)}")
             if parameter is not None and shadow.shape != parameter.shape:
                 raise StateError(

@@ -1,4 +1,4 @@
-"""Decides, for each parameter of a model, whether `apply` makes it sparse."""
+"""Selection of the parameters that `apply` makes sparse."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Choice:
         self.left_dense[why.kind] += 1
 
     def refuse_others(self, new: str) -> None:
-        """Raise AttachError if another algorithm holds a weight to attach to the class `new`."""
+        """Raise AttachError if another algorithm holds a weight that the class `new` picks."""
         for name, holder in self.others.items():
             first = type(holder.rule.session.owner).__name__
             who, instead = (f"another {first}", f"this {new}") if first == new else (first, new)
@@ -91,7 +91,7 @@ def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choi
 
     Raises:
         AttachError: a filter picks a parameter that cannot have a mask.
-        ShapeError: the structure does not fit a parameter that a filter picks.
+        ShapeError: the structure does not fit a picked parameter, which must not stay dense.
     """
     check_kind(type(module).__name__, module)
     choice, picker = Choice(), Picker(module, [param_filter for param_filter, _ in routes])
@@ -135,11 +135,11 @@ def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) 
         rule: the algorithm that the filter chooses.
         name: full name of the parameter.
         param: the parameter, in its dense shape.
-        param_filter: the filter. The default filter skips parameters that the structure does not
-            fit.
+        param_filter: the filter. If it is the default filter and `rule.skips_misfits` is True, a
+            parameter that the structure does not fit stays dense.
 
     Raises:
-        ShapeError: the structure does not fit, and the filter is not the default one.
+        ShapeError: the structure does not fit the parameter, which must not stay dense.
         AttachError: the parameter cannot have a mask.
     """
     try:

@@ -124,7 +124,7 @@ class Following(ABC):
         self.leave(followed, gone)
 
     def leave(self, followed: Followed, rules: Iterable[Rule]) -> None:
-        """Stop following a `Followed` for some algorithms."""
+        """Stop following an optimizer for some algorithms; remove its hooks if none remains."""
         if followed.leave(rules):
             self._forget(followed)
 

@@ -16,7 +16,7 @@ from sparsewright.storage import Storage
 from sparsewright.taps.tap import GradientTap, requires_grad
 from sparsewright.torch_private import accumulation_hooks, may_overlap, version
 
-# Backward passes with a write to the weight before each. Gradient accumulation does not write.
+# Weight changes without a step before the warning. Gradient accumulation changes no weights.
 _WRITES = 12
 
 
@@ -96,7 +96,7 @@ class GradientHook:
             self._prune(param, param.grad)
 
     def _watch(self, param: Tensor) -> None:
-        """Count writes to the weight, and call `tell` if no followed optimizer makes them."""
+        """Count weight changes between backward passes; call `tell` if there are too many."""
         now = version(param)
         if now != self._version:
             self._version = now

@@ -64,7 +64,7 @@ class Levels:
         levels: Sequence[float],
         among: Callable[[], Iterable[SparseParameter]],
     ) -> Sequence[float]:
-        """Return a weight's share of several levels; `[]` if it depends on the weights' values."""
+        """Return a weight's level for each given level; `[]` if it depends on weight values."""
         if self.distribution.is_uniform:
             return levels
         if self.distribution.needs_weights:

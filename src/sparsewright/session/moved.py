@@ -95,7 +95,7 @@ def merge_shared(session: Session) -> None:
 def let_go(session: Session, root: nn.Module) -> None:
     """Drop weights that were attached with a model but are no longer in it.
 
-    A Parameter with another shape replaces the weight, so the old weight is dropped. If no weight
+    A weight that was replaced by a Parameter of another shape is dropped too. If no weight
     remains, the model counts as a new one, and its steps are counted from 0.
     """
     before = bool(session.parameters)

@@ -76,7 +76,7 @@ class StepHandle:
             after(itself, (itself, *args), kwargs)
             return result
 
-        # A reference from the handle to `step` would keep the optimizer alive.
+        # `step` refers to the handle, because the reverse would keep the optimizer alive.
         vars(step)["handle"] = self
         optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 

@@ -39,7 +39,7 @@ class SparseParameter:
         rule: the algorithm that decides the mask.
         annotations: hints recorded with `annotate`.
         is_pristine: True while the mask is the one that the init method computed.
-        is_taken_over: True while the mask comes from the model and is not adjusted to a level.
+        is_taken_over: True while the mask comes from the model and is not yet adjusted to a level.
     """
 
     def __init__(
@@ -62,12 +62,16 @@ class SparseParameter:
 
     @property
     def param(self) -> nn.Parameter:
-        """Return the Parameter that optimizers step: the weight, or its values if compressed."""
+        """Return the Parameter that optimizers step.
+
+        For a compressed weight these are its values. For a masked weight it is the weight itself,
+        which is zero where `mask` is False.
+        """
         return self.storage.param
 
     @property
     def data(self) -> nn.Parameter:
-        """Return `param`."""
+        """Return `param`; this property is an alias."""
         return self.param
 
     @property

@@ -92,7 +92,10 @@ def check_agreement(
     Raises:
         AttachError: the sparse parameters, algorithms or masks differ between ranks.
     """
-    advice = "if these ranks train different models, set process_group to the ranks that share one"
+    advice = (
+        "if these ranks train different models, set process_group to the ranks that train the "
+        "same model"
+    )
     _check_plans(parameters, steps, group, device, advice)
     # Shards of a mask always differ. They are computed from the whole weight, so skip them.
     digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in parameters]

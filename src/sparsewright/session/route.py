@@ -43,7 +43,7 @@ def attach_routed(
 
     Raises:
         AttachError: a picked parameter cannot have a mask, or another algorithm holds it.
-        ShapeError: a structure does not fit a parameter that was not picked by default.
+        ShapeError: the structure does not fit a picked parameter, which must not stay dense.
     """
     let_go(session, module)
     sharded.reshard(module)
@@ -139,7 +139,7 @@ def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> b
     mask_name = param_name + MASK_SUFFIX
     check_place(module, param_name, param, name)
     if module._buffers.get(mask_name) is not None:
-        logger.info("%s: its module already has a mask, which is kept", name)
+        logger.info("%s: its module already has a mask, which is reused", name)
         return True
     mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
     module.register_buffer(mask_name, mask)

@@ -167,7 +167,7 @@ class Settings(ABC):
 
     @property
     def structure(self) -> Structure:
-        """Return the structure, which decides which entries are pruned together."""
+        """Return the structure, which decides which entries are kept or pruned together."""
         return self._structure
 
     @structure.setter
@@ -187,7 +187,7 @@ class Settings(ABC):
 
     @property
     def score_shaper(self) -> Structure:
-        """Return `structure`. Unlike `structure`, a score shaper must fit every weight."""
+        """Return the structure. You can set any score shaper, which must fit every weight."""
         return self._structure
 
     @score_shaper.setter

@@ -125,7 +125,7 @@ def _sites_of(module: nn.Module) -> _Sites:
 
 
 def holder_of(module: nn.Module, param_name: str) -> SparseParameter | None:
-    """Return the sparse parameter of a parameter, also if another module that shares it owns it."""
+    """Return the sparse parameter of a parameter, even if another module that shares it owns it."""
     site = _sites_of(module).get(param_name)
     if site is not None and site.parameter is not None:
         return site.parameter

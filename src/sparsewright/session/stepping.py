@@ -80,7 +80,7 @@ def stepping(
 
 
 def _open_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
-    """Count a step."""
+    """Count a step and return it."""
     session.let_go()
     if optimizer is None:
         session.rest()
@@ -105,7 +105,7 @@ def _begin(session: Session, step: Step) -> None:
 def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]) -> None:
     """Count one step, unless these algorithms join a step that others started.
 
-    The masks that are due at this step are recorded as owed until they are updated.
+    Algorithms whose masks are due at this step are owed an update from now on.
     """
     counter, members = session.counter, [id(rule) for rule in rules]
     late = 0 if counter.has_done(slot, members) else 1
@@ -167,7 +167,7 @@ def prune_weights(parameters: Iterable[SparseParameter]) -> None:
 
 
 def end_step(session: Session, step: Step) -> None:
-    """Call the hooks with target levels and measured levels, and the `end` hooks."""
+    """Call the hooks for target levels, measured levels and the end of the step."""
     for rule in step.rules:
         parameters = step.of(rule)
         if session.listens(rule, "target"):

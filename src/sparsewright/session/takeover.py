@@ -50,7 +50,7 @@ def take_over(parameter: SparseParameter) -> None:
 
 @torch.no_grad()
 def warn_of_zeros(parameters: Iterable[SparseParameter]) -> None:
-    """Log a warning about new masks that keep many zeros: the weights lose more than the level."""
+    """Log a warning if new masks keep many zeros, so that weights are sparser than their level."""
     names = [parameter.name for parameter in parameters if _keeps_zeros(parameter)]
     if names:
         logger.warning(

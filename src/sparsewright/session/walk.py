@@ -19,7 +19,7 @@ class Dense(NamedTuple):
 
     Attributes:
         kind: plural noun for the counts in the log; "" if the parameter counts under another name.
-        reason: a clause that starts with "it" and stands for the parameter.
+        reason: a clause about the parameter, such as "it is an embedding".
     """
 
     kind: str
