@@ -173,4 +173,4 @@ def test_what_is_let_go_is_logged(caplog):
     model[2] = nn.Linear(16, 3)
     with caplog.at_level(logging.INFO, "sparsewright"), pytest.warns(SparsityWarning):
         sparsity.apply(model)
-    assert "2.weight is no longer in the model, so it is no longer sparse" in caplog.messages
+    assert "2.weight is no longer sparse because it left the model" in caplog.messages

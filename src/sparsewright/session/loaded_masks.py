@@ -30,7 +30,7 @@ def note_made_anew(session: Session, parameter: SparseParameter, before: Tensor)
     dropped, grown = kernels.count_changes(before, mask)
     if dropped or grown:
         session.tell_once(
-            "masks made anew",
+            "masks recomputed",
             f"{parameter.name}: the state dict has no mask and training has not started, so the "
             f"mask was recomputed from the loaded weight ({grown} of {int(mask.sum())} connections "
             "are new), and other weights in the state dict get new masks too; to keep the current "

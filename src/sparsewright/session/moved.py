@@ -138,7 +138,7 @@ def let_go_freed(session: Session) -> None:
 
 def _drop(session: Session, parameters: Iterable[SparseParameter]) -> None:
     for parameter in parameters:
-        logger.info("%s is no longer in the model, so it is no longer sparse", parameter.name)
+        logger.info("%s is no longer sparse because it left the model", parameter.name)
         session.detach([parameter.name])
 
 
