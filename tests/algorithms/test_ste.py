@@ -163,13 +163,22 @@ def test_other_storages_are_refused(storage):
 
 
 @pytest.mark.parametrize(
-    "shadows", [{"0.weight": torch.zeros(3)}, {"0.weight": [1.0]}, [], {0: torch.zeros(16, 8)}]
+    ("shadows", "problem"),
+    [
+        (
+            {"0.weight": torch.zeros(3)},
+            r"expected a tensor of shape \(16, 8\) for '0.weight', got shape \(3,\)",
+        ),
+        ({"0.weight": [1.0]}, r"expected a tensor for '0.weight', got \[1.0\]"),
+        ([], r"expected a dict, got \[\]"),
+        ({0: torch.zeros(16, 8)}, r"expected a string as a name, got 0"),
+    ],
 )
-def test_shadows_that_do_not_fit_are_refused_and_change_nothing(shadows):
+def test_shadows_that_do_not_fit_are_refused_and_change_nothing(shadows, problem):
     model, sparsity, optimizer = attached(None, OPTIMIZERS["sgd"])
     train(model, optimizer, 2)
     before = copy.deepcopy(sparsity.state_dict())
-    with pytest.raises(StateError, match="shadows"):
+    with pytest.raises(StateError, match=f"the shadows of STE: {problem}$"):
         sparsity.load_state_dict({**before, "shadows": shadows})
     assert_same(sparsity.state_dict(), before)
 
@@ -229,6 +238,8 @@ def test_a_closure_that_raises_leaves_the_pruned_weights():
 def test_a_compressed_layer_is_refused():
     model = nn.Sequential(sparse.nn.SparseLinear(8, 4, sparsity=0.5))
     sparsity = sparse.STE(0.5)
-    with pytest.raises(sparse.errors.AttachError, match="compressed"):
+    with pytest.raises(
+        sparse.errors.AttachError, match="it is compressed, but STE trains only shadowed weights"
+    ):
         sparsity.apply(model)
     assert not sparsity.is_attached

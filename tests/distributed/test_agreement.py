@@ -50,8 +50,8 @@ EXPECTED = {
     "a_compiled_wrapper_brings_its_ranks": True,
     "a_group_of_some_ranks_agrees_among_itself": 4,
     "a_wrapped_model_is_not_compressed": [
-        "AttachError: a DistributedDataParallel model: its buffers are laid out; compress before "
-        "wrapping",
+        "AttachError: a DistributedDataParallel model: it cannot be compressed because its "
+        "gradient buckets are already allocated; compress the model before you wrap it",
         [False, False],
     ],
     "a_compressed_weight_whose_level_moves_is_refused": [
@@ -60,7 +60,9 @@ EXPECTED = {
         "'masked' for it",
         True,
     ],
-    "a_sharded_weight_is_not_compressed": "AttachError: 0.weight: it is sharded",
+    "a_sharded_weight_is_not_compressed": (
+        "AttachError: 0.weight: it is sharded, and compressed weights support only data parallelism"
+    ),
     "a_compressed_weight_is_not_sharded": (
         "AttachError: 0.weight: a compressed weight cannot be sharded; use storage 'masked', or "
         "DistributedDataParallel instead of sharding"

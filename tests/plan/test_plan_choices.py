@@ -140,7 +140,8 @@ def test_what_is_compressed_and_why_the_rest_is_not(tmp_path: Path, model: str) 
     assert reasons == {"2.weight": "no kernel for Conv1d layers"}
     named = {**section, "param_filter": ["embed.weight", "body.weight"]}
     tied = planned(tmp_path, named, "tied_with_inputs")
-    assert [w.why_masked for w in tied.sparse] == ["its weight is tied to another layer's", ""]
+    reason = "its weight is tied to another layer's weight"
+    assert [w.why_masked for w in tied.sparse] == [reason, ""]
     alone = planned(tmp_path, section, "thirds")
     assert alone.sparse[0].why_masked.startswith("the model itself is this layer")
 

@@ -1,4 +1,4 @@
-"""What `apply` and updates log: a summary, and a warning of what may surprise."""
+"""Log lines of `apply` and of updates: a summary, and warnings about surprises."""
 
 import logging
 
@@ -36,8 +36,8 @@ def test_one_line_says_what_is_sparse_and_what_is_not(caplog):
         "1.weight stays dense: it belongs to a normalization layer",
         "1.bias stays dense: it belongs to a normalization layer",
         "2.bias stays dense: at most one of its dimensions is larger than 1",
-        "3.weight stays dense: it is frozen: its requires_grad is False",
-        "3.bias stays dense: it is frozen: its requires_grad is False",
+        "3.weight stays dense: it is frozen (requires_grad=False)",
+        "3.bias stays dense: it is frozen (requires_grad=False)",
     ]
 
 
@@ -51,8 +51,8 @@ def test_the_summary_of_a_group_of_a_meta_model_and_of_compressed_weights(caplog
     with torch.device("meta"):
         model = make_mlp()
     sparse.Static(0.5).apply(model)
-    text = "Static: 2 sparse weights with 192 entries, masks to be made when they have data; "
-    assert caplog.messages[-1] == text + "left dense: vectors 2"
+    text = "Static: 2 sparse weights with 192 entries, masks will be created when the weights have "
+    assert caplog.messages[-1] == text + "data; left dense: vectors 2"
     sparse.Static(0.5, storage="compressed").apply(make_mlp())
     assert "Static: 2 sparse weights, 96 of 192 entries kept (level 0.5000)" in caplog.messages[-1]
 
@@ -75,7 +75,7 @@ def test_a_layer_without_connections_is_named_once(caplog, storage, shape):
     for step in range(3):
         model(batch(step, 5, 64)).sum().backward()
         optimizer.step()
-    warning = f"1.weight has no connection left, of {inputs * outputs}; its level is too high"
+    warning = f"1.weight has none of its {inputs * outputs} connections left: its level is too high"
     found = [line for line in lines(caplog, logging.WARNING) if line.startswith(warning)]
     assert len(found) == 1
 
@@ -100,7 +100,8 @@ def test_a_level_that_rises_until_a_layer_is_empty(caplog, make):
         backward(model, step)
         optimizer.step()
     assert not algorithm.sparse_params["2.weight"].kept
-    empty = [line.split()[0] for line in lines(caplog, logging.WARNING) if "no connection" in line]
+    told = lines(caplog, logging.WARNING)
+    empty = [line.split()[0] for line in told if "connections left" in line]
     assert empty.count("2.weight") == 1
 
 
@@ -128,7 +129,10 @@ def test_frozen_weights_that_a_filter_picks_are_named(caplog):
     algorithm = sparse.Group({"*.weight": sparse.Static(0.5)})
     algorithm.apply(model)
     assert "3.weight" in algorithm.sparse_params
-    text = "frozen weights become sparse, because a param_filter picks them: 3.weight"
+    text = (
+        "frozen weights become sparse because a param_filter picks them: 3.weight; "
+        "to keep them dense, exclude them from the filter"
+    )
     assert lines(caplog, logging.WARNING) == [text]
 
 

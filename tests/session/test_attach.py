@@ -1,4 +1,4 @@
-"""Single parameters, late weights (lazy, meta), taking off again, and optimizer.apply."""
+"""Tests of single parameters, lazy and meta weights, `remove`, and `apply(optimizer)`."""
 
 import subprocess
 import sys
@@ -38,9 +38,10 @@ def test_sparsify_parameter_takes_owner_or_root(from_root):
 def test_sparsify_parameter_refuses_strangers():
     model, sparsity = make_mlp(), sparse.Static(0.5)
     for module, param in ((model[0], model[2].weight), (model, nn.Parameter(torch.ones(2, 2)))):
-        with pytest.raises(AttachError, match=r"2.weight: not a parameter of the (Linear|Sequen)"):
+        text = r"2.weight: it is not a parameter of the given (Linear|Sequen)"
+        with pytest.raises(AttachError, match=text):
             sparsity.sparsify_parameter(module, "2.weight", param)
-    with pytest.raises(AttachError, match=r"2.bias: not a parameter"):
+    with pytest.raises(AttachError, match=r"2.bias: it is not a parameter of the given"):
         sparsity.sparsify_parameter(model, "2.bias", model[2].weight)
 
 
@@ -65,7 +66,8 @@ def test_initialize_is_idempotent():
 @pytest.mark.parametrize("make", [lambda: sparse.Static(0.5), lambda: sparse.configure(0.5)])
 def test_lazy_parameters_raise_and_say_what_to_do(make):
     model = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(4))
-    with pytest.raises(AttachError, match=r"1.weight: its shape is not known yet; run one forward"):
+    text = r"1.weight: it is lazy and has no shape yet; run one forward pass first"
+    with pytest.raises(AttachError, match=text):
         make().apply(model)
     assert "0.weight_mask" not in model.state_dict()
     model(torch.randn(2, 3))
@@ -89,7 +91,7 @@ def test_meta_parameters_get_their_masks_when_the_weights_arrive(make, way):
             model.load_state_dict(make_mlp().state_dict())
         else:
             model[0].reset_parameters(), model[2].reset_parameters()
-            # What `to_empty` leaves in a mask is any.
+            # `to_empty` leaves arbitrary values in a mask.
             model[0].weight_mask.fill_(False), model[2].weight_mask.fill_(False)
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
     sparsity.apply(optimizer)
@@ -102,7 +104,7 @@ def test_meta_parameters_get_their_masks_when_the_weights_arrive(make, way):
 
 
 def hooks_of(model):
-    """Every hook list and attribute name of a model and its parameters."""
+    """Return all hook lists and attribute names of a model and its parameters."""
     found = {}
     for name, module in model.named_modules():
         for key, value in vars(module).items():
@@ -153,7 +155,7 @@ def test_remove_restores_keys_and_hook_lists_exactly(make, steps):
     assert zeros.sum() >= 12
     step = sparsity.step
     train(model, optimizer, 2)
-    # Units that are dead keep a gradient of zero; all others fill up again.
+    # Dead units keep a gradient of zero; all other gradients become nonzero again.
     alive = model[0].weight.grad.any(dim=1)
     assert alive.sum() >= 8
     assert model[0].weight[alive].all()
@@ -212,7 +214,7 @@ def test_get_sparse_params():
 
 
 def test_updating_by_hand_works_with_and_without_an_optimizer():
-    """FIX: `update` needs no optimizer."""
+    """FIX: `update` works without an optimizer."""
     model = make_mlp()
     sparsity = sparse.SET(sparsity=0.5, update=2)
     sparsity.apply(model)
@@ -235,7 +237,7 @@ def test_updating_by_hand_works_with_and_without_an_optimizer():
 
 
 def in_new_process(program):
-    """Run a program where nothing else has imported anything yet; what it printed."""
+    """Run a program in a fresh Python process and return its output."""
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()

@@ -1,4 +1,4 @@
-"""Gradients that are changed, replaced or put in place by hand before the step."""
+"""Gradients that the user changes, replaces or sets before the step."""
 
 import pytest
 import torch
@@ -111,7 +111,7 @@ def test_views_of_one_buffer_stay_views():
 
 
 def test_rigl_grows_by_the_gradient_of_the_backward_pass():
-    """Noise on the gradient of the step moves weights, not the choice of connections."""
+    """Noise added to the gradient changes the weights but not the choice of connections."""
     masks = []
     for change in (None, add_noise, replace):
         model, sparsity = make_mlp(), sparse.RigL(sparsity=0.5, update=1)

@@ -29,7 +29,8 @@ def trained(make):
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_a_copy_with_its_model_says_that_it_is_attached_to_nothing(make):
     run = trained(make)
-    with pytest.warns(SparsityWarning, match="copied with its model") as told:
+    text = r"was copied together with its model; .* call apply\(\) of the copied algorithm"
+    with pytest.warns(SparsityWarning, match=text) as told:
         model, sparsity, optimizer = copy.deepcopy(run)
     assert len(told) == 1
     sparsity.apply(model)

@@ -1,4 +1,4 @@
-"""Weight decay of compressed weights in groups that were made by the number of dimensions."""
+"""Weight decay of compressed weights in parameter groups chosen by `ndim`."""
 
 import logging
 
@@ -41,8 +41,8 @@ def log_of(caplog, config, groups, first="apply"):
 def test_groups_by_ndim_made_after_compression_are_warned_about(caplog, storage):
     config = {"algorithm": "rigl", "sparsity": 0.5, "update": 2, "storage": storage}
     (message,) = log_of(caplog, config, by_ndim)
-    assert message.startswith("0.weight and 2 more: no weight decay, though another group of AdamW")
-    assert "0.1" in message
+    assert message.startswith("0.weight and 2 more: these compressed weights have no weight decay")
+    assert "another parameter group of AdamW has weight_decay=0.1." in message
 
 
 def one_group(model):

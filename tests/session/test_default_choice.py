@@ -1,4 +1,4 @@
-"""What becomes sparse without a filter: roles of weights in small models."""
+"""The default choice of sparse weights, for each role of a weight in small models."""
 
 import copy
 
@@ -16,7 +16,7 @@ from sparsewright.session.roles import dense_by_default
 
 
 def sparse_in(model):
-    """What is sparse by default: as `dense_by_default` says, and as `apply` does, which agree."""
+    """Return the parameters sparse by default, after checking `dense_by_default` and `apply`."""
     dense = dense_by_default(model)
     names = {name for name, _ in model.named_parameters()} - set(dense)
     if not names:
@@ -83,7 +83,7 @@ class ConvGRN(nn.Module):
 
 
 class NormLinear(nn.Linear):
-    """No normalization layer: a linear one with normalized outputs."""
+    """A linear layer with normalized outputs; it is not a normalization layer."""
 
 
 KINDS = {
@@ -120,7 +120,7 @@ def test_a_linear_layer_called_after_norms_is_none():
 def test_what_is_tied_to_an_embedding_stays_dense(order, shares):
     table, out = nn.Embedding(10, 8), linear(8, 10)
     out.weight = table.weight if shares == "parameter" else nn.Parameter(table.weight.detach())
-    outs = nn.ModuleList([Named(proj=out)])  # inside of a block, where it is no head
+    outs = nn.ModuleList([Named(proj=out)])  # not a head, because it is inside a block
     parts = [("table", table), ("blocks", blocks()), ("outs", outs)][::order]
     model = Named(**dict(parts))
     before = table.weight.detach().clone()
@@ -291,7 +291,8 @@ def test_a_parametrization_with_other_zeros(wrap, caplog):
     named = sparse.Group({"1.*original": sparse.Static(0.5)})
     named.apply(model)
     assert list(named.sparse_params) == ["1.parametrizations.weight.original"]
-    assert "1.parametrizations.weight.original becomes sparse; the weight" in caplog.text
+    text = "1.parametrizations.weight.original becomes sparse, but its parametrization does not"
+    assert text in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")

@@ -1,4 +1,4 @@
-"""The default choice is the same by every route; a filter that is given is obeyed."""
+"""Every way to apply an algorithm makes the same default choice and follows a given filter."""
 
 import copy
 

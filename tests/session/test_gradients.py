@@ -1,4 +1,4 @@
-"""Gradients: pruned as they arrive; the dense one kept on update steps only."""
+"""Pruning of gradients during backward, and collection of dense gradients for update steps."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sparsewright.errors import AlgorithmError, AttachError, ScoreError
 
 
 class Watch(sparse.DynamicSparsityAlgorithm):
-    """Records the dense gradient of each update, and keeps every mask."""
+    """Record the dense gradient of each update, and keep every mask."""
 
     needs_dense_gradient = True
 
@@ -34,7 +34,7 @@ def start(algorithm, model=None, make=lambda params: SGD(params, 0.1, momentum=0
 
 
 def dense_gradients(model, steps):
-    """What the gradient of the weights would be, summed, were nothing sparsified."""
+    """Return the summed gradients of the weights in a model without sparsity."""
     twin = make_mlp()
     with torch.no_grad():
         for own, other in zip(twin.parameters(), model.parameters(), strict=True):
@@ -68,7 +68,7 @@ def test_non_update_steps_hold_no_dense_gradient():
     model, optimizer = start(algorithm)
     weight = model[0].weight
     for step in range(1, 7):
-        # Only the step that leads to an update listens to the gradient before it is pruned.
+        # The dense gradient is collected only in a step that leads to an update.
         assert bool(weight._backward_hooks) == (step % 3 == 0)
         train(model, optimizer, 1, start=step)
         with pytest.raises(
@@ -111,7 +111,7 @@ def test_steps_that_a_grad_scaler_skips_leave_no_trace(fused, set_to_none, make)
     model, optimizer = start(algorithm, make=lambda params: Adam(params, 0.01, fused=fused))
     twin_algorithm = make() if make else sparse.RigL(sparsity=0.5, update=1)
     twin, twin_optimizer = start(twin_algorithm, make=lambda p: Adam(p, 0.01, fused=fused))
-    # The overflow halves the first scale, so that both are equal from then on.
+    # The overflow halves the first scale, so both scales are equal afterwards.
     scalers = {id(m): torch.amp.GradScaler("cpu", s) for m, s in ((model, 4.0), (twin, 2.0))}
     masks = masks_of(algorithm)
 
@@ -157,7 +157,7 @@ def test_a_gradient_that_is_not_finite_keeps_the_mask_until_the_next_update(make
     weights = model[0].weight.detach().clone()
     train(model, optimizer, 1, start=1)
     changed = not torch.equal(parameter.mask, before)
-    # In a pruned place it disappears, unless the dense gradient is what the update needs.
+    # At a pruned connection it is removed, unless the update needs the dense gradient.
     assert changed == (where == "pruned" and make is not sparse.RigL)
     assert algorithm.step == 2
     assert_pruned_but_for_nan(parameter)
@@ -260,7 +260,7 @@ def test_an_override_of_grad_hook_replaces_the_gradient():
 
 
 class Product(torch.autograd.Function):
-    """A user's product, which saves the weight."""
+    """A custom autograd function that saves the weight."""
 
     @staticmethod
     def forward(ctx, x, weight):
@@ -274,7 +274,7 @@ class Product(torch.autograd.Function):
 
 
 def test_a_weight_that_a_custom_function_saves_inside_of_a_checkpoint():
-    """Up to torch 2.9 its hooks are lost, which is an error; not a gradient without a part."""
+    """Up to torch 2.9 the hooks are lost, which raises instead of giving a partial gradient."""
 
     class Own(nn.Linear):
         def forward(self, x):

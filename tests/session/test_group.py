@@ -1,4 +1,4 @@
-"""Groups: ordered routes to several algorithms."""
+"""Groups: ordered filters for several algorithms."""
 
 import copy
 
@@ -14,7 +14,7 @@ from sparsewright.utils import Cycling
 
 
 def two(first="0.*", second="2.weight"):
-    """A Group of SET and Static, applied to an MLP."""
+    """Return a Group of SET and Static that is applied to an MLP, and the MLP."""
     group = sparse.Group(
         {
             first: sparse.SET(sparsity=0.5, update=2),
@@ -125,7 +125,8 @@ def test_a_function_that_matches_nothing_warns_too():
 
 def test_a_filter_that_an_earlier_one_leaves_nothing_warns():
     group = sparse.Group({"*": sparse.Static(0.5), "0.weight": sparse.Static(0.5)})
-    with pytest.warns(SparsityWarning, match="'0.weight' matched no parameter that it could take"):
+    text = "'0.weight' matched no parameter; .* that match an earlier filter do not count"
+    with pytest.warns(SparsityWarning, match=text):
         group.apply(make_mlp())
 
 
@@ -207,6 +208,10 @@ def test_state_of_a_group_that_fails_half_way_changes_nothing():
     for wrong in ({}, [], {"algorithms": good["algorithms"][:1]}):
         with pytest.raises(StateError, match="Group"):
             group.load_state_dict(wrong)
+    with pytest.raises(StateError, match=r"Group: it has 2 algorithms, but the state has 1$"):
+        group.load_state_dict({**good, "algorithms": good["algorithms"][:1]})
+    with pytest.raises(StateError, match=r"Group: algorithms must be a list, not 3$"):
+        group.load_state_dict({**good, "algorithms": 3})
 
 
 def test_remove_takes_all_algorithms_off():

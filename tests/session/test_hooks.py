@@ -1,4 +1,4 @@
-"""Hooks that are told of levels and mask updates."""
+"""User hooks for levels and mask updates."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sparsewright.errors import OptionTypeError
 
 
 def run(sparsity, model, steps, targets=None, computed=None, events=None):
-    """Train with hooks that append to the lists given."""
+    """Train with hooks that append to the given lists."""
     handles = []
     if targets is not None:
         handles.append(
@@ -36,11 +36,11 @@ def run(sparsity, model, steps, targets=None, computed=None, events=None):
 
 
 def test_static_hooks_fire_each_step():
-    """FIX: in the reference those of Static never fire."""
+    """FIX: in the reference implementation, hooks of Static never fire."""
     sparsity, targets, computed = sparse.Static(0.33), [], []
     run(sparsity, make_mlp(), 2, targets, computed)
     assert targets == [(sparsity, "*", 0.33)] * 2
-    # 128 * 0.67 = 85.76 and 64 * 0.67 = 42.88 are kept: measured, not repeated from the request.
+    # The hook gets the measured level: 128 * 0.67 = 85.76 and 64 * 0.67 = 42.88 are rounded.
     assert (
         computed
         == [

@@ -64,34 +64,50 @@ def test_groups_and_a_structure():
 
 
 class OwnAlgorithm(sparse.DynamicSparsityAlgorithm):
-    """Keeps its masks."""
+    """Keep the masks."""
 
     def update_mask(self, p, mask, sparsity):
-        """Return the mask so far."""
+        """Return the current mask."""
         return mask
 
 
 class OneMaskTooFew(OwnAlgorithm):
-    """Forgets the last weight."""
+    """Return one mask too few."""
 
     def update_masks(self, updates):
-        """Return the masks so far, but for the last."""
+        """Return the current masks without the last one."""
         return [update.mask for update in updates[:-1]]
 
 
 class ReadsTheGradient(OwnAlgorithm):
-    """Reads what it does not say that it needs."""
+    """Read the dense gradient without setting `needs_dense_gradient`."""
 
     def update_mask(self, p, mask, sparsity):
         """Grow where the gradient is positive."""
         return self.dense_gradient(p) > 0
 
 
+class ReadsTooLate(OwnAlgorithm):
+    """Read a dense gradient after its mask was returned."""
+
+    needs_dense_gradient = True
+
+    def update_masks(self, updates):
+        """Yield the current masks, and read each gradient too late."""
+        for update in updates:
+            yield update.mask
+            update.gradient()
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (OneMaskTooFew, r"^OneMaskTooFew.update_masks: it gave no mask for '2.weight'; give one"),
-        (ReadsTheGradient, r"^dense gradient of 0.weight: .* set needs_dense_gradient = True"),
+        (
+            OneMaskTooFew,
+            r"^OneMaskTooFew.update_masks: it returned no mask for '2.weight'; return one per",
+        ),
+        (ReadsTheGradient, r"^dense gradient of 0.weight: set needs_dense_gradient = True in the"),
+        (ReadsTooLate, r"^dense gradient of 0.weight: the mask has already changed; read the"),
     ],
 )
 def test_a_class_that_does_not_do_its_part(cls, message):

@@ -1,4 +1,4 @@
-"""Everything that may be called under `torch.inference_mode()` leaves a model that trains."""
+"""After calls under `torch.inference_mode()`, a model still trains."""
 
 import contextlib
 import copy
@@ -107,7 +107,7 @@ ACTS = [
 
 
 def run(make, act, mode):
-    """What a run leads to of which the preparation is done in a mode."""
+    """Return the result of a run whose preparation is done in a mode."""
     torch.manual_seed(0)
     model, algorithm = make_mlp(), make()
     optimizer = SGD(model.parameters(), 0.1)
@@ -197,7 +197,8 @@ def loaded_in_inference_mode():
 def test_inference_tensors_are_refused_and_left_as_they_are(make, mode):
     model, algorithm = make(), sparse.Static(0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with mode(), pytest.raises(AttachError, match=r"0.weight: it was made under torch.inference"):
+    text = r"0.weight: it was created under torch.inference_mode\(\) and cannot be modified"
+    with mode(), pytest.raises(AttachError, match=text):
         algorithm.apply(model)
     assert_same(dict(model.state_dict()), before)
     assert not algorithm.sparse_params

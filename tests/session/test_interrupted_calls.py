@@ -1,4 +1,4 @@
-"""Ctrl-C at any line of `apply`, `compress`, `decompress`, `remove` and `load_state_dict`."""
+"""Ctrl-C at every line of `apply`, `compress`, `decompress`, `remove` and `load_state_dict`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ every_place = pytest.mark.parametrize("stride", [SOME, EVERY])
 
 
 def attach(model, sparsity):
-    """Apply to a model and a new optimizer."""
+    """Apply an algorithm to a model and a new optimizer."""
     sparsity.apply(model)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     sparsity.apply(optimizer)
@@ -36,7 +36,7 @@ def attach(model, sparsity):
 
 
 def trained(make, storage, steps=3):
-    """A sparse model after some steps."""
+    """Return a sparse model after some steps."""
     model, sparsity = make_mlp(0), make(storage)
     optimizer = attach(model, sparsity)
     train(model, optimizer, steps)
@@ -44,7 +44,7 @@ def trained(make, storage, steps=3):
 
 
 def check_trains(model, sparsity, optimizer, step):
-    """States have the shapes of their weights, before and after three more steps."""
+    """Check that states have the shapes of their weights, before and after three more steps."""
     for number in range(step, step + 3):
         for parameter in sparsity.sparse_params.values():
             param = parameter.param
@@ -70,7 +70,7 @@ def test_apply_leaves_no_trace_and_works_again(make, storage, stride):
         assert not sparsity.is_attached
         assert list(model.state_dict()) == KEYS
         train(model, attach(model, sparsity), 3)
-        if storage != "shadowed":  # whose weights stay pruned, and were dense
+        if storage != "shadowed":  # its weights were dense and are now pruned
             assert_same(model.state_dict(), twin.state_dict())
 
 
@@ -85,7 +85,7 @@ def test_a_conversion_leaves_a_model_that_trains_on(make, held, stride, caplog):
         sparse.compress(model, verbose=False) if masked else sparse.decompress(model)
 
     before = trained(make, held)[0].state_dict()
-    twins = trained(make, held)  # kept, as a model without its algorithm has less to convert
+    twins = trained(make, held)  # keeps the algorithm alive, so there is more to convert
     places = places_in(partial(convert, twins[0]))
     for place in places[::stride]:
         model, sparsity, optimizer = trained(make, held)
@@ -101,7 +101,7 @@ def test_a_conversion_leaves_a_model_that_trains_on(make, held, stride, caplog):
 @pytest.mark.parametrize("storage", STORAGES)
 @every_algorithm
 def test_remove_works_again(make, storage, stride):
-    twins = trained(make, storage)  # kept: of a model that is gone there is nothing to remove
+    twins = trained(make, storage)  # keeps the model alive, so there is more to remove
     places = places_in(twins[1].remove)
     for place in places[::stride]:
         model, sparsity, optimizer = trained(make, storage)

@@ -1,4 +1,4 @@
-"""Ctrl-C at any line of an optimizer step leaves a model that trains on."""
+"""After Ctrl-C at any line of an optimizer step, the model still trains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CASES = [
 
 
 def before_a_step(name, storage, optimizer, steps):
-    """A sparse model after some steps and one more backward pass."""
+    """Return a sparse model after some steps and one more backward pass."""
     model, sparsity = make_mlp(0), ALGORITHMS[name](storage=storage)
     sparsity.apply(model)
     stepped = OPTIMIZERS[optimizer](model.parameters())
@@ -48,7 +48,7 @@ def before_a_step(name, storage, optimizer, steps):
 
 
 def assert_consistent(sparsity, optimizer):
-    """All that belongs to a weight has its shape, and its index the length of its values."""
+    """Check that tensors have their weight's shape and that indices are as long as values."""
     for parameter in sparsity.sparse_params.values():
         param = parameter.param
         assert parameter.kept == int(parameter.mask.sum())
@@ -60,13 +60,13 @@ def assert_consistent(sparsity, optimizer):
 
 
 def assert_zero(sparsity, optimizer):
-    """What is pruned is zero, weight and state."""
+    """Check that weights and states are zero at pruned connections."""
     if not any(parameter.is_compressed for parameter in sparsity.sparse_params.values()):
         assert_pruned(sparsity, optimizer)
 
 
 def check_interrupted(name, storage, optimizer, steps, place):
-    """Interrupt the step after `steps` at a place, and train on."""
+    """Interrupt the step after `steps` at a given line, and continue training."""
     model, sparsity, stepped = before_a_step(name, storage, optimizer, steps)
     assert interrupt(stepped.step, place)
     assert_consistent(sparsity, stepped)
@@ -74,7 +74,7 @@ def check_interrupted(name, storage, optimizer, steps, place):
     assert done in (steps, steps + 1)
     model(torch.ones(2, 8))
     if storage == "shadowed":
-        assert_pruned(sparsity)  # from the next forward on
+        assert_pruned(sparsity)  # weights are pruned in the next forward pass
     for number in range(done, done + 3):
         train(model, stepped, 1, start=number)
         assert sparsity.step == number + 1
@@ -82,12 +82,12 @@ def check_interrupted(name, storage, optimizer, steps, place):
         assert_zero(sparsity, stepped)
     level = LEVELS.get(name, 0.7)
     for parameter in sparsity.sparse_params.values():
-        if name != "gmp" or steps >= 7:  # the last update was interrupted, and made up for
+        if name != "gmp" or steps >= 7:  # the last update was interrupted and repeated
             assert parameter.kept == num_kept(level, parameter.shape.numel())
 
 
 def check_every(name, storage, optimizer, every):
-    """Interrupt an update, and the last one, at one in `every` places."""
+    """Interrupt an update, and the last update, at every `every`-th line."""
     for steps in (3, 7):
         *_, stepped = before_a_step(name, storage, optimizer, steps)
         places = places_in(stepped.step)
@@ -131,7 +131,7 @@ def test_a_mask_changed_by_hand_is_the_old_one_or_the_new_one(storage):
 
 
 class FailsOnce(sparse.DynamicSparsityAlgorithm):
-    """Raises in the update of one weight, the first time."""
+    """Raise in the first update of one weight."""
 
     failing = "2.weight"
 
@@ -187,7 +187,7 @@ def test_other_algorithms_of_a_group_are_made_up_for_too():
 
 
 class Stops(torch.optim.Optimizer):
-    """Gradient descent that raises in the middle of its step, after some weights have moved."""
+    """Gradient descent that raises during its step, after it has changed some weights."""
 
     stops = False
 

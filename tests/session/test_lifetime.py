@@ -1,4 +1,4 @@
-"""What is let go: models without `remove`, a failed `apply`, one of several optimizers."""
+"""Freed objects: models without `remove`, a failed `apply`, one of several optimizers."""
 
 import gc
 import weakref
@@ -30,7 +30,7 @@ def test_a_model_that_nobody_has_is_freed(make, storage):
         sparsity.apply(model)
         optimizer = Adam(model.parameters())
         sparsity.apply(optimizer)
-        train(model, optimizer, 3)  # RigL collects the dense gradients of the fourth
+        train(model, optimizer, 3)  # RigL collects dense gradients for the fourth step
         return [weakref.ref(each) for each in (model, model[0], sparsity, optimizer)]
 
     alive = run()
@@ -89,7 +89,7 @@ def test_one_optimizer_is_let_go_and_the_next_goes_on():
     del first
     gc.collect()
     assert freed() is None
-    with pytest.raises(AttachError, match="SGD: it is not sparsified"):
+    with pytest.raises(AttachError, match=r"SGD: it was not passed to apply\(\), or was already"):
         sparsity.remove(SGD(model.parameters(), 0.1))
     assert_pruned(sparsity, second)
 
@@ -106,7 +106,7 @@ def test_a_group_lets_an_optimizer_go():
 
 
 def test_a_run_of_two_optimizers_goes_on_with_one():
-    """The second had taken over from the first, which is gone when the run goes on."""
+    """The second optimizer replaced the first one, which does not exist in the resumed run."""
     model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update=5)
     sparsity.apply(model)
     both = [SGD(model.parameters(), 0.1) for _ in range(2)]
@@ -138,7 +138,7 @@ def test_optimizers_one_after_the_other_are_let_go(make):
         assert_pruned(sparsity, optimizer)
         gone.append(weakref.ref(optimizer))
         if phase % 2:
-            del optimizer  # before the next one is made, or after
+            del optimizer  # before or after the next optimizer is created
             gc.collect()
     gc.collect()
     assert [each() for each in gone] == [None] * 4

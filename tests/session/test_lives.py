@@ -1,4 +1,4 @@
-"""One model, one algorithm, many lives: found, replaced, copied, pickled, pruned further."""
+"""A sparse model that is found, copied, pickled, pruned further, or given another algorithm."""
 
 import copy
 import gc
@@ -90,8 +90,8 @@ def test_another_algorithm_is_refused_or_replaces_the_first(first, second):
     one.apply(optimizer)
     train(model, optimizer, 1)
     before, names = masks(model), (type(one).__name__, type(other).__name__)
-    expected = f"{names[0]} has it"
-    with pytest.raises(AttachError, match=rf"{expected}.*apply\(model, replace=True\)"):
+    expected = rf"{names[0]} already sparsifies it; call apply\(model, replace=True\) to hand"
+    with pytest.raises(AttachError, match=rf"{expected} .* over to (this )?{names[1]}$"):
         other.apply(model)
     assert sparse.find(model) is one
     assert not other.is_attached
@@ -226,7 +226,7 @@ def test_the_filter_that_shows_each_warning_comes_last():
         options = [] if flag is None else [f"-W{flag}::UserWarning"]
         command = [sys.executable, *options, "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stderr.count("sparsified already") == count
+        assert done.stderr.count("already sparse and were left unchanged") == count
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
@@ -237,7 +237,7 @@ def test_a_pruned_model_without_masks_is_told(make, caplog):
     sparsity = make(0.5)
     with caplog.at_level(logging.WARNING, "sparsewright"):
         sparsity.apply(model)
-    told = [text for text in caplog.messages if "are zero already" in text]
+    told = [text for text in caplog.messages if "keep many entries that are already zero" in text]
     assert len(told) == 1
     assert "0.weight" in told[0]
     assert "init_method='from_zeros'" in told[0]
@@ -252,7 +252,7 @@ def test_trained_models_and_masks_from_zeros_are_not_told(init_method, caplog):
         sparse.remove(model)
     with caplog.at_level(logging.WARNING, "sparsewright"):
         sparse.Static(0.5, init_method=init_method).apply(model)
-    assert not [text for text in caplog.messages if "are zero already" in text]
+    assert not [text for text in caplog.messages if "are already zero" in text]
 
 
 @pytest.mark.parametrize("call", [sparse.find, sparse.remove])

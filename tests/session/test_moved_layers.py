@@ -1,4 +1,4 @@
-"""Layers that are replaced, moved, tied or gone, and models that are new."""
+"""Layers that are replaced, moved, tied or removed, and new models."""
 
 import gc
 import logging
@@ -17,7 +17,7 @@ from sparsewright.errors import AttachError, SparsityWarning
 
 
 class Fake(nn.Linear):
-    """A layer that a tool puts in the place of a linear one, with the same Parameters."""
+    """A layer that replaces a linear layer and holds the same Parameters."""
 
     def __init__(self, linear):
         super().__init__(linear.in_features, linear.out_features, device="meta")
@@ -79,7 +79,7 @@ def test_a_new_head_takes_the_place_of_the_old_one(make):
     sparsity.apply(model)
     old = model[2]
     model[2] = nn.Linear(16, 8)
-    with pytest.warns(SparsityWarning, match="already, left as they are: 0.weight"):
+    with pytest.warns(SparsityWarning, match="sparse and were left unchanged: 0.weight"):
         sparsity.apply(model)
     assert {name: p.shape[0] for name, p in sparsity.sparse_params.items()} == {
         "0.weight": 16,
@@ -149,7 +149,7 @@ def test_a_weight_of_two_models_has_one_mask():
     assert int((actor.encoder.weight == 0).sum()) == 32
     critic.load_state_dict(Shared().state_dict())
     assert int((actor.encoder.weight == 0).sum()) == 32
-    with pytest.raises(AttachError, match=r"encoder.weight: RigL has it"):
+    with pytest.raises(AttachError, match=r"encoder.weight: RigL already sparsifies it"):
         sparse.Static(0.5).apply(Shared(actor.encoder.weight))
 
 
@@ -173,4 +173,4 @@ def test_what_is_let_go_is_logged(caplog):
     model[2] = nn.Linear(16, 3)
     with caplog.at_level(logging.INFO, "sparsewright"), pytest.warns(SparsityWarning):
         sparsity.apply(model)
-    assert "2.weight left the model; it is no longer sparse" in caplog.messages
+    assert "2.weight is no longer sparse because it left the model" in caplog.messages

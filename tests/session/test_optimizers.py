@@ -1,4 +1,4 @@
-"""Several optimizers, updates by hand, and what comes between a backward pass and its step."""
+"""Several optimizers, calls of `update`, and calls between a backward pass and its step."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def test_an_update_of_all_counts_for_every_optimizer():
     updated = []
     sparsity.register_mask_update_hook(lambda update: updated.append((update.step, update.name)))
     for step in range(4):
-        sparsity.load_state_dict(sparsity.state_dict())  # collects anew what the step needs
+        sparsity.load_state_dict(sparsity.state_dict())  # restarts the collection for the next step
         model.zero_grad()
         backward(model, step)
         for optimizer in optimizers:
@@ -107,7 +107,7 @@ def test_applying_again_keeps_the_gradient_that_has_arrived():
     updated = []
     sparsity.register_mask_update_hook(lambda update: updated.append(update.name))
     backward(model)
-    with pytest.warns(SparsityWarning, match="left as they are"):
+    with pytest.warns(SparsityWarning, match="already sparse and were left unchanged"):
         sparsity.apply(model)
     sparsity.initialize()
     optimizer.step()

@@ -1,4 +1,4 @@
-"""Layers that get another place in their model, which is applied again."""
+"""Layers that move within their model before `apply` is called again."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Layers whose Parameter is replaced by one of another shape: neurons are added or removed."""
+"""Layers whose Parameter is replaced by a Parameter of another shape (added or removed neurons)."""
 
 import pytest
 import torch
@@ -45,7 +45,8 @@ def test_a_resized_weight_that_is_not_applied_is_named():
     model, sparsity = make_mlp(), sparse.Static(0.5)
     sparsity.apply(model)
     widen(model)
-    with pytest.raises(AttachError, match=r"0\.weight: a Parameter of shape \(20, 8\)"):
+    text = r"0\.weight: it was replaced by a Parameter of shape \(20, 8\); call apply\(model\) to"
+    with pytest.raises(AttachError, match=text):
         sparsity.apply(Adam(model.parameters()))
     sparsity.remove()
     assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]

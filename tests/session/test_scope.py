@@ -1,4 +1,4 @@
-"""`attached`: sparse inside a `with` block, an ordinary model after it."""
+"""Tests of `attached`: a model is sparse inside a `with` block and dense after it."""
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ MAKE = {
         ]
     ),
 }
+ALREADY = r"it is already attached; call remove\(\) first, or create another algorithm"
 
 
 @pytest.fixture(params=MAKE)
@@ -26,7 +27,7 @@ def sparsity(request):
 
 
 def hooks_of(model, optimizer):
-    """How many hooks hang on a model and an optimizer."""
+    """Return the number of hooks on a model and an optimizer."""
     count = sum(len(vars(optimizer)[name]) for name in vars(optimizer) if name.endswith("_hooks"))
     for module in model.modules():
         count += sum(len(vars(module)[name]) for name in vars(module) if name.endswith("_hooks"))
@@ -50,7 +51,7 @@ def test_sparse_inside_and_an_ordinary_model_after(sparsity):
     assert sparsity.num_sparse_params == 0
     for module, zeros in zip((model[0], model[2]), pruned, strict=True):
         assert not module.weight[zeros].any()
-    train(model, optimizer, 1)  # on as dense weights
+    train(model, optimizer, 1)  # trains dense weights
     assert model[0].weight[pruned[0]].any()
 
 
@@ -69,7 +70,7 @@ def test_an_exception_passes_and_takes_everything_off(sparsity):
 def test_what_was_attached_before_is_not_taken_off(sparsity):
     model = make_mlp()
     sparsity.apply(model)
-    with pytest.raises(AttachError, match="attached already"):
+    with pytest.raises(AttachError, match=ALREADY):
         sparsity.attached(make_mlp()).__enter__()
     assert sparsity.num_sparse_params == 2
 
@@ -92,5 +93,5 @@ def test_the_same_algorithm_twice_does_the_same_twice():
 def test_an_optimizer_that_was_attached_before_is_not_taken_off(sparsity):
     model = make_mlp()
     sparsity.apply(SGD(model.parameters(), 0.1))
-    with pytest.raises(AttachError, match="attached already"), sparsity.attached(model):
+    with pytest.raises(AttachError, match=ALREADY), sparsity.attached(model):
         pass

@@ -1,4 +1,4 @@
-"""One session for all algorithms of a Group: one step, one set of optimizers, one set of hooks."""
+"""The session that a Group's algorithms share: one step, one set of optimizers and hooks."""
 
 import copy
 
@@ -89,7 +89,7 @@ def test_updates_by_hand_join_the_step_that_was_counted():
 
 
 class Together(sparse.DynamicSparsityAlgorithm):
-    """Prunes the smallest weights of all layers together."""
+    """Prune the smallest weights of all layers together."""
 
     extra = 0
 
@@ -116,7 +116,13 @@ def test_a_method_may_look_at_all_layers_together(storage):
     assert [(name, step) for name, step, _ in sparsity.seen] == [("0.weight", 2), ("2.weight", 2)]
 
 
-@pytest.mark.parametrize(("extra", "problem"), [(-1, "no mask for '2.weight'"), (1, "more masks")])
+@pytest.mark.parametrize(
+    ("extra", "problem"),
+    [
+        (-1, r"it returned no mask for '2.weight'; return one per weight, in order"),
+        (1, r"it returned more masks than weights \(2\); return one per weight, in order"),
+    ],
+)
 def test_as_many_masks_as_weights(extra, problem):
     sparsity = Together(0.5, update={"steps": [2]})
     sparsity.extra = extra

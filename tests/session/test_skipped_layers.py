@@ -1,4 +1,4 @@
-"""Layers that a step skips, and frozen ones: what their masks do, and what is said of it."""
+"""Masks and log lines of frozen layers and of layers that a step skips."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trained(
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was warned of, but for frozen weights that a filter picks."""
+    """Return the warnings, without those about frozen weights that a filter picks."""
     texts = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     return [text for text in texts if not text.startswith("frozen weights become sparse")]
 
@@ -73,7 +73,8 @@ def test_a_frozen_layer_keeps_its_mask_and_is_named(caplog: pytest.LogCaptureFix
     assert found == {"0.weight": 0.75, "1.weight": 0.0, "2.weight": 0.75, "3.weight": 0.75}
     (text,) = warnings_of(caplog)
     assert text == (
-        "1.weight: frozen, the mask stays at level 0.000 instead of 0.750 after the last update"
+        "1.weight: mask not updated because the weight is frozen; after the last update its level "
+        "is 0.000 instead of 0.750"
     )
 
 
@@ -98,8 +99,8 @@ def test_others_keep_the_mask_and_say_what_it_misses(
     assert set(found.values()) == {0.75}
     (text,) = warnings_of(caplog)
     assert text == (
-        "2.weight: no gradient, the mask stays at level 0.738 instead of 0.750 "
-        "after the last update"
+        "2.weight: mask not updated because the weight has no gradient; after the last update its "
+        "level is 0.738 instead of 0.750"
     )
 
 
@@ -110,7 +111,7 @@ def test_nothing_is_said_where_nothing_is_missed(caplog: pytest.LogCaptureFixtur
 
 
 class Shrinking(sparse.GMP):
-    """Looks at the gradient, for which its base has no need."""
+    """Use the gradient, which the base class does not need."""
 
     needs_dense_gradient = True
 
@@ -131,7 +132,9 @@ def test_a_weight_that_no_optimizer_steps_is_named(
     group = trained(make(sparsity=CUBIC, update={"steps": [20]}), frozen=(1, 3), held=False)
     assert levels(group)["1.weight"] == 0
     assert warnings_of(caplog)[:2] == [
-        f"{n}.weight: no sparsified optimizer steps it, so its mask never changes" for n in (1, 3)
+        f"{n}.weight: no optimizer passed to apply() steps it, so its mask never changes; "
+        "pass its optimizer to apply()"
+        for n in (1, 3)
     ]
 
 

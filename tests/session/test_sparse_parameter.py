@@ -1,4 +1,4 @@
-"""A sparse parameter: its weight, its mask, and all that follows the mask."""
+"""Tests of sparse parameters: weight, mask, gradient and optimizer states."""
 
 import pytest
 import torch

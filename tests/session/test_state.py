@@ -1,4 +1,4 @@
-"""State of an algorithm: what it holds, what it refuses, what it leaves alone."""
+"""The state of an algorithm: its contents, its errors, and no side effects of loading."""
 
 import copy
 import io
@@ -31,7 +31,7 @@ ALGORITHMS = {
 
 
 def trained(make, steps=5):
-    """An algorithm after some steps, its model and optimizer."""
+    """Return an algorithm after some steps, its model and its optimizer."""
     model, sparsity = make_mlp(), make()
     sparsity.apply(model)
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
@@ -55,7 +55,7 @@ def test_state_is_json_and_loads_with_weights_only(make):
 
 
 def test_loading_gives_the_state_back_and_does_not_touch_the_callers_dict(make):
-    """FIX: the reference pops entries of the caller's dict."""
+    """FIX: the reference implementation removes entries from the caller's dict."""
     state = trained(make)[0].state_dict()
     before = copy.deepcopy(state)
     for new in (make(), trained(make, steps=2)[0]):
@@ -79,13 +79,13 @@ def test_saving_is_a_snapshot(make):
 
 
 def test_state_holds_every_schedule_that_moves():
-    """FIX: the position of a cycling drop fraction is saved as well."""
+    """FIX: the position of a cycling drop fraction is saved, too."""
     sparsity = trained(ALGORITHMS["set"])[0]
     state = sparsity.state_dict()
     assert state["algorithm"] == "SET"
     assert state["steps"] == [5]
     assert state["seed"] == 3
-    # Update steps 0, 2, 4 are behind: the position moved three times.
+    # Update steps 0, 2 and 4 are done, so the position moved three times.
     assert state["schedules"] == {"sparsity": {}, "drop_fraction": {"index": 1}}
     both = trained(lambda: sparse.SET([0.5, 0.25], sparsity=[0.1, 0.2, 0.3, 0.4], update=2))[0]
     assert both.state_dict()["schedules"] == {
@@ -144,7 +144,7 @@ def test_visit_state_sees_and_replaces_every_number(make):
 
 
 def numbers(state):
-    """Steps and schedule positions in a state."""
+    """Return the steps and schedule positions in a state."""
     if "algorithms" in state:
         return [number for inner in state["algorithms"] for number in numbers(inner)]
     positions = [value for schedule in state["schedules"].values() for value in schedule.values()]
@@ -206,6 +206,25 @@ def test_a_failing_second_schedule_restores_the_first():
     assert sparsity.state_dict() == before
 
 
+@pytest.mark.parametrize(
+    ("levels", "problem"),
+    [
+        (
+            {"0.weight": 0.5},
+            r"expected \[level, \[\[name, level\], ...\]\], got \{'0.weight': 0.5\}",
+        ),
+        ([0.5, [["0.weight", 2.0]]], r"expected a float in 0..1 for '0.weight', got 2.0"),
+        ([1, [["0.weight", 0.5]]], r"expected a float in 0..1 for 'asked', got 1"),
+    ],
+)
+def test_levels_of_another_form_are_not_loaded(levels, problem):
+    sparsity = sparse.Static(0.5, distribution="global")
+    before = sparsity.state_dict()
+    with pytest.raises(StateError, match=f"cannot load the state of the levels: {problem}$"):
+        sparsity.load_state_dict({**before, "levels": levels})
+    assert sparsity.state_dict() == before
+
+
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_copies_have_options_and_state_and_are_attached_to_nothing(make, way):
     sparsity, model, optimizer = trained(make)
@@ -230,7 +249,7 @@ def test_copies_have_options_and_state_and_are_attached_to_nothing(make, way):
 
 
 def test_randomness_is_the_algorithms_own():
-    """Invariant 8: global draws do not matter, the seed and the names do."""
+    """Invariant 8: results depend on the seed and the names, not on global random draws."""
     first = trained(lambda: sparse.SET(sparsity=0.5, update=1, seed=1))[0]
     torch.manual_seed(999)
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Weights that are trained by steps that nobody follows."""
+"""Warnings for weights that are trained without a followed optimizer."""
 
 import logging
 
@@ -12,7 +12,7 @@ from sparsewright.session import late_writes
 
 
 class TwoCalls(Optimizer):
-    """Climbs and descends by hand; `step` is never called."""
+    """An optimizer with methods `climb` and `descend`, whose `step` is never called."""
 
     def __init__(self, params):
         super().__init__(params, {})
@@ -54,14 +54,14 @@ def test_an_optimizer_whose_step_is_never_called(told):
             backward(model, step)
             move()
     (message,) = told()
-    assert "the step() of TwoCalls was not called" in message
+    assert "but step() was not called on TwoCalls, so weights are not pruned" in message
 
 
 def test_an_optimizer_that_was_never_given(told):
     model, _ = sparsified()
     train(model, SGD(model.parameters(), 0.1), 30)
     (message,) = told()
-    assert "no optimizer was given to apply()" in message
+    assert "but no optimizer was passed to apply(), so weights are not pruned" in message
 
 
 def test_nothing_is_said_of_steps_by_hand(told):
@@ -100,7 +100,7 @@ def test_nothing_is_said_of_accumulation_nor_of_line_searches(told):
 
 
 class Behind:
-    """Not an optimizer: pulls the weights to where they began, every few steps of one."""
+    """Pull weights to their initial values every few steps; not an `Optimizer`."""
 
     def __init__(self, optimizer, every):
         self.optimizer, self.every, self.steps = optimizer, every, 0
@@ -126,7 +126,7 @@ def test_a_weight_that_is_written_to_after_the_step_is_named(told, every):
     sparsity.apply(optimizer)
     train(model, Behind(optimizer, every), 20)
     (message,) = told()
-    assert message.startswith("0.weight: its pruned connections were given values")
+    assert message.startswith("0.weight: pruned connections were set to nonzero values after the")
 
 
 def test_writes_that_keep_the_zeros_are_looked_at_now_and_then(told, monkeypatch):

@@ -1,4 +1,4 @@
-"""Optimizers around others: whatever a wrapper writes, and whoever calls the inner step."""
+"""Optimizers that wrap other optimizers, write to weights and call the inner step."""
 
 import gc
 import weakref
@@ -14,7 +14,7 @@ from sparsewright.errors import AttachError
 
 
 class Pull(Optimizer):
-    """Pulls the weights to where they began, after each step of the optimizer inside."""
+    """Pull weights to their initial values after each step of the inner optimizer."""
 
     def __init__(self, optimizer):
         self.inside = [optimizer]
@@ -34,7 +34,7 @@ class Pull(Optimizer):
 
 
 class PullWithHooks(Pull):
-    """The same, with a constructor that calls that of its base."""
+    """A `Pull` whose constructor calls `Optimizer.__init__`."""
 
     def __init__(self, optimizer):
         Optimizer.__init__(self, optimizer.param_groups, {})
@@ -46,7 +46,7 @@ class PullWithHooks(Pull):
 
 
 class Idle(Optimizer):
-    """Leaves every other step out, as accumulation does."""
+    """Skip every other step, as gradient accumulation does."""
 
     def __init__(self, optimizer):
         self.optimizer, self.calls = optimizer, 0
@@ -102,12 +102,12 @@ def test_a_scheduler_on_a_wrapper_and_its_removal():
     train(model, optimizer, 1)
     assert sparsity.step == 3
     assert bool(model[0].weight.all())
-    other = make_mlp()  # nothing was put on the class
+    other = make_mlp()  # the class was not changed
     train(other, Pull(SGD(other.parameters(), 0.1)), 1)
 
 
 class Twice(SGD):
-    """Calls the step of its base, around which torch calls the same hooks once more."""
+    """Call the step of the base class, for which PyTorch calls the same hooks again."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -119,7 +119,7 @@ class Twice(SGD):
 @pytest.mark.parametrize("algorithm", ["set", "ste"])
 def test_a_step_that_calls_that_of_its_base_counts_once(algorithm):
     model = make_mlp()
-    SGD(model.parameters(), 0.1)  # puts hooks on the base class
+    SGD(model.parameters(), 0.1)  # registers hooks on the base class
     sparsity = sparse.configure({"algorithm": algorithm, "sparsity": 0.5})
     sparsity.apply(model)
     optimizer = Twice(model.parameters(), 0.1, momentum=0.9)
@@ -205,12 +205,13 @@ def test_a_wrapper_that_hides_what_it_wraps_is_refused():
         def __init__(self, optimizer):
             self.get = lambda: optimizer
 
-    with pytest.raises(AttachError, match="Hides: its __init__ did not call"):
+    text = "Hides: its __init__ did not call Optimizer.__init__, so it has no step hooks; call"
+    with pytest.raises(AttachError, match=text):
         started(Hides)
 
 
 class Both(Optimizer):
-    """Steps several optimizers of different parameters, and is none itself."""
+    """Step several optimizers with different parameters, without parameters of its own."""
 
     def __init__(self, *optimizers):
         self.optimizers, self.defaults = optimizers, {}

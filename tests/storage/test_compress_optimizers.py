@@ -47,7 +47,8 @@ def test_values_are_stepped_as_the_masked_weight_is(make):
         train(model, optimizer, 3)
         if compressed:
             conversions = sparse.compress(model, verbose=False)
-            assert [str(c) for c in conversions] == ["0.weight: compressed", "2.weight: compressed"]
+            printed = ["0.weight is compressed", "2.weight is compressed"]
+            assert [str(c) for c in conversions] == printed
         train(model, optimizer, 4, start=3)
         weights.append([p.storage.weight().detach() for p in sparsity.sparse_params.values()])
     for masked, values in zip(*weights, strict=True):

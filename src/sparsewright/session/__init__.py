@@ -1,1 +1,1 @@
-"""Everything that touches the user's model and optimizer, and takes itself off again."""
+"""Sessions: attach sparsity to a user's models and optimizers, and detach it again."""

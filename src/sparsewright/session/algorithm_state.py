@@ -1,4 +1,4 @@
-"""The state of an algorithm: saved, restored, copied."""
+"""Saving, loading and copying of an algorithm's state."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Resumable(ABC):
-    """Everything, besides the masks in the model, that the future of a run depends on.
+    """Save, load and copy the state that a run needs in addition to the masks in the model.
 
     Attributes:
         seed: the seed.
-        schedules: by name, the schedules that move, and are saved, with the run.
-        shadows: dense entries of shadowed weights, by full name.
+        schedules: the schedules by name; their state is saved with the run.
+        shadows: full name -> dense entries of a shadowed weight.
     """
 
     seed: int
@@ -45,20 +45,20 @@ class Resumable(ABC):
     @property
     @abstractmethod
     def algorithms(self) -> Sequence[Any]:
-        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+        """Return a Group's distinct algorithms, in order; otherwise a list with the algorithm."""
 
     @property
     @abstractmethod
     def is_single(self) -> bool:
-        """Whether it decides masks itself; a Group leaves that to its algorithms."""
+        """Return True if the algorithm decides masks itself, False for a Group."""
 
     @property
     def step(self) -> int:
-        """Optimizer steps completed (of the furthest optimizer, if there are several)."""
+        """Return the number of completed steps; the highest one if there are several optimizers."""
         return self.session.step_of(self.algorithms)
 
     def visit_state(self, f: Callable[[Tensor], Tensor]) -> None:
-        """Replace every number of the state by `f` of it, as 0-d tensors."""
+        """Replace every number `x` in the state with `f(x)`; `f` maps 0-d tensors."""
         every = [self.session.steps_of(algorithm) for algorithm in self.algorithms]
         visited = [[int(f(torch.tensor(n, device="cpu"))) for n in steps] for steps in every]
         for algorithm in self.algorithms:
@@ -66,10 +66,11 @@ class Resumable(ABC):
         self.session.counter.load(_furthest(visited))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, besides the masks in the model, that the future of the run depends on.
+        """Return everything that resuming needs in addition to the masks in the model.
 
-        Plain numbers, strings, lists and dicts: safe for `torch.load(weights_only=True)` and JSON;
-        and the tensors of shadowed weights. Of a Group the states of its algorithms, in order:
+        The state contains numbers, strings, lists and dicts, which are safe for
+        `torch.load(weights_only=True)` and JSON. If weights are shadowed, it also contains
+        tensors. A Group returns the states of its algorithms, in order:
         `{"algorithm": "Group", "algorithms": [...]}`.
         """
         name = type(self).__name__
@@ -89,10 +90,10 @@ class Resumable(ABC):
 
     @outside_inference_mode()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave, before or after `apply`.
+        """Load a state from `state_dict`, before or after `apply`.
 
         Raises:
-            StateError: it is not the state of this algorithm; nothing is changed then.
+            StateError: the state does not belong to this algorithm; nothing is changed.
         """
         own = self.state_dict()
         optional = {"shadows"} if self.is_single else set()
@@ -106,18 +107,19 @@ class Resumable(ABC):
             raise StateError("Group", f"algorithms must be a list, not {show(states)}")
         if len(states) != len(self.algorithms):
             raise StateError(
-                "Group", f"it has {len(self.algorithms)} algorithms, the state {len(states)}"
+                "Group",
+                f"it has {len(self.algorithms)} algorithms, but the state has {len(states)}",
             )
         before = list(self.session.counter.steps)
         try:
             load_all(self.algorithms, states)
-        except BaseException:  # nothing is caught: each member has put its own count there
+        except BaseException:  # re-raised; each member has already loaded its own step counts
             self.session.load_steps(before)
             raise
         self.session.load_steps(_furthest([state["steps"] for state in states]))
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Take what belongs to this algorithm alone from a state that was checked."""
+        """Load the part of a checked state that belongs to this algorithm alone."""
         shadows = self._checked_shadows(state.get("shadows", {}))
         load_all([self.schedules, self._levels], [state["schedules"], state])
         self.seed = state["seed"]
@@ -125,48 +127,54 @@ class Resumable(ABC):
         self.shadows.update(shadows)
 
     def _checked_shadows(self, shadows: object) -> dict[str, Tensor]:
-        """Shadows that fit the weights that are attached.
+        """Return a copy of the shadows if they fit the attached weights.
 
         Raises:
-            StateError: they do not.
+            StateError: the shadows are not tensors by name, or a shape differs from its weight's.
         """
         what = f"the shadows of {type(self).__name__}"
         if not isinstance(shadows, Mapping):
             raise StateError(what, f"expected a dict, got {show(shadows)}")
         for name, shadow in shadows.items():
             parameter = self.session.parameters.get(name)
-            if not isinstance(name, str) or not isinstance(shadow, Tensor):
-                raise StateError(what, f"{show(name)} is {show(shadow)}; allowed: a tensor")
+            if not isinstance(name, str):
+                raise StateError(what, f"expected a string as a name, got {show(name)}")
+            if not isinstance(shadow, Tensor):
+                raise StateError(what, f"expected a tensor for {show(name)}, got {show(shadow)}")
             if parameter is not None and shadow.shape != parameter.shape:
-                raise StateError(what, f"{show(name)} is {show(shadow)}")
+                raise StateError(
+                    what,
+                    f"expected a tensor of shape {tuple(parameter.shape)} for {show(name)}, "
+                    f"got shape {tuple(shadow.shape)}",
+                )
         return {name: shadow.detach().clone() for name, shadow in shadows.items()}
 
     def _rename(self, new: Mapping[str, str]) -> None:
-        """Follow parameters to other full names."""
+        """Rename parameters: old full name -> new full name."""
         self._level_names = {new.get(name, name): by for name, by in self._level_names.items()}
         self._levels.rename(new)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle has: options and state; it is attached to nothing."""
+        """Return the options and state for a copy or a pickle, without what is attached."""
         state = vars(self).copy()
         del state["session"]
         return {**state, "_level_names": {}, "_steps": list(self.session.counter.steps)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return a copy that is attached to nothing, and warn if its model is copied along."""
+        """Return a copy that is not attached to anything; warn if its model is copied with it."""
         new = memo[id(self)] = object.__new__(type(self))
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         held = [p for p in self.session.parameters.values() if p.storage.is_alive]
         if self.session.owner is self and any(id(p.module) in memo for p in held):
             warn(
-                f"{type(self).__name__} was copied with its model; the copy is attached to nothing "
-                "yet, so the copied model would train dense: call apply of the copied algorithm "
-                "on the copied model and on the copied optimizer"
+                f"{type(self).__name__} was copied together with its model; the copy is not "
+                "attached, so the copied model would train dense; call apply() of the copied "
+                "algorithm with the copied model and the copied optimizer"
             )
         return new
 
     def __copy__(self) -> Self:
-        """Return a copy that is attached to nothing; what is attached stays with this one."""
+        """Return a copy that is not attached to anything; the original stays attached."""
         new = object.__new__(type(self))
         copies = {id(self): new}
         for algorithm in self.algorithms:
@@ -187,5 +195,5 @@ class Resumable(ABC):
 
 
 def _furthest(every: Sequence[Sequence[int]]) -> list[int]:
-    """The highest of several counts for each optimizer."""
+    """Return, for each optimizer, the highest of several step counts."""
     return [max(steps) for steps in zip_longest(*every, fillvalue=0)]

@@ -1,4 +1,4 @@
-"""A block inside of which models are sparse."""
+"""A context manager that applies an algorithm on entry and removes it on exit."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sparsewright.errors import AttachError
 
 
 class Attachable(Protocol):
-    """What `attached` needs to know of an algorithm."""
+    """The interface of an algorithm that `attached` uses."""
 
     @property
     def is_attached(self) -> bool:
-        """Whether it was applied to anything."""
+        """Return whether the algorithm is applied to a model or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Take back what `state_dict` gave."""
+        """Load a state from `state_dict`."""
 
     def apply(self, obj: nn.Module | Optimizer) -> None:
-        """Sparsify a module or an optimizer."""
+        """Sparsify a module or follow an optimizer."""
 
     def remove(self) -> None:
-        """Take everything off again."""
+        """Remove the algorithm from its models and optimizers."""
 
 
 A = TypeVar("A", bound=Attachable)
@@ -38,27 +38,29 @@ A = TypeVar("A", bound=Attachable)
 
 @contextmanager
 def attached(algorithm: A, *objects: nn.Module | Optimizer) -> Iterator[A]:
-    """`apply` to models and optimizers inside a `with` block, `remove` on leaving it.
+    """Apply an algorithm to models and optimizers in a `with` block, and remove it afterwards.
 
     ::
 
         with sparsity.attached(model, optimizer):
             train(model, optimizer)
 
-    The weights keep their zeros, and the algorithm's state (step, schedules) is again what it was
-    on entering: save it inside. An exception, also one of `apply`, takes everything off as well.
+    After the block, the weights keep their zeros. The algorithm's state (step, schedules) is reset
+    to its value before the block, so save the state inside the block. The algorithm is also
+    removed if `apply` or the block raises.
 
     Args:
         algorithm: the algorithm (`sparsity.attached(...)` passes itself).
         objects: modules and optimizers.
 
     Raises:
-        AttachError: the algorithm is attached already; leaving the block would take that off too.
-        OptionTypeError: neither a Module nor an Optimizer.
+        AttachError: the algorithm is already attached, and leaving the block would remove it.
+        OptionTypeError: an object is not a Module or an Optimizer.
     """
     if algorithm.is_attached:
         name = type(algorithm).__name__
-        raise AttachError(name, "attached already; call remove(), or use another algorithm object")
+        problem = "it is already attached; call remove() first, or create another algorithm"
+        raise AttachError(name, problem)
     before = copy.deepcopy(algorithm.state_dict())
     try:
         for obj in objects:

@@ -1,4 +1,4 @@
-"""The choice that `apply` makes: what is to become of each parameter of a model."""
+"""Selection of the parameters that `apply` makes sparse."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from sparsewright.storage.dense import is_mask_of
 logger = logging.getLogger("sparsewright")
 
 Route = tuple[ParamFilter, Rule]
-"""A filter, and the algorithm that has the parameters which no earlier filter picks."""
+"""A filter, and the algorithm for the parameters that this filter picks first."""
 
 
 @dataclass
 class Choice:
-    """The parameters of a model, by what is to become of them.
+    """What `apply` does with each parameter of a model.
 
     Attributes:
-        weights: each module with each of its parameters.
+        weights: every (module, parameter) pair.
         names: full names of all parameters.
-        routed: those to attach: algorithm, owner, full name, parameter.
-        already: names of those that the session has.
-        others: those to attach that another algorithm has, by full name.
-        left_dense: how many parameters of each kind stay dense.
-        unused: the filters that have picked nothing.
+        routed: parameters to attach, as (algorithm, owner, full name, parameter).
+        already: names of the parameters that are already attached to this session.
+        others: full name -> sparse parameter of another algorithm, for parameters to attach.
+        left_dense: number of parameters of each kind that stay dense.
+        unused: filters that picked nothing.
     """
 
     weights: list[tuple[nn.Module, nn.Parameter]] = field(default_factory=list)
@@ -52,39 +52,46 @@ class Choice:
     unused: list[ParamFilter] = field(default_factory=list)
 
     def leave(self, name: str, why: Dense) -> None:
-        """Leave a parameter dense; log and count why."""
+        """Keep a parameter dense; log and count the reason."""
         logger.info("%s stays dense: %s", name, why.reason)
         self.left_dense[why.kind] += 1
 
     def refuse_others(self, new: str) -> None:
-        """Raise AttachError if another algorithm has a weight that is for the one called `new`."""
+        """Raise AttachError if another algorithm holds a weight that the class `new` picks."""
         for name, holder in self.others.items():
             first = type(holder.rule.session.owner).__name__
             who, instead = (f"another {first}", f"this {new}") if first == new else (first, new)
             raise AttachError(
                 name,
-                f"{who} has it; to put {instead} in its place and keep the mask, call "
-                "apply(model, replace=True)",
+                f"{who} already sparsifies it; call apply(model, replace=True) to hand the weight "
+                f"and its mask over to {instead}",
             )
 
     def warn(self) -> None:
-        """Warn of what had no effect."""
+        """Warn about requests that had no effect."""
         if self.already:
-            warn(f"sparsified already, left as they are: {', '.join(self.already)}")
+            warn(
+                "these parameters are already sparse and were left unchanged: "
+                f"{', '.join(self.already)}"
+            )
         elif not self.routed:
             available, left = ", ".join(self.names) or "none", show_left_dense(self.left_dense)
             warn(f"no parameter was sparsified; available: {available}{left}")
         for param_filter in self.unused:
             near = near_names(param_filter, self.names)
             hint = f"; close names: {', '.join(near)}" if near else ""
-            warn(f"the filter {param_filter!r} matched no parameter that it could take{hint}")
+            warn(
+                f"the filter {param_filter!r} matched no parameter; parameters that must stay "
+                f"dense or that match an earlier filter do not count{hint}"
+            )
 
 
 def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choice:
-    """Check every parameter below a module, and attach none.
+    """Check every parameter of a module without attaching any.
 
     Raises:
-        AttachError, ShapeError: one is picked, and cannot have a mask.
+        AttachError: a filter picks a parameter that cannot have a mask.
+        ShapeError: the structure does not fit a picked parameter, which must not stay dense.
     """
     check_kind(type(module).__name__, module)
     choice, picker = Choice(), Picker(module, [param_filter for param_filter, _ in routes])
@@ -101,7 +108,7 @@ def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choi
             if holder.module is owner:
                 choice.already.append(name)
             else:
-                reason = f"it is tied to {holder.name}, under whose name it is decided"
+                reason = f"it is tied to {holder.name}, and filters see only that name"
                 choice.leave(name, Dense("", reason))
         elif place is None:
             choice.leave(name, why or picker.why_not(name))
@@ -122,17 +129,18 @@ def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choi
 
 
 def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
-    """Check a parameter that a filter picks; return why it stays dense, "" if it does not.
+    """Return why a parameter that a filter picks stays dense; "" if it can become sparse.
 
     Args:
-        rule: the algorithm that is to have it.
-        name: its full name.
-        param: the parameter, of its dense shape.
-        param_filter: the filter; the default one passes over what the structure does not fit.
+        rule: the algorithm that the filter chooses.
+        name: full name of the parameter.
+        param: the parameter, in its dense shape.
+        param_filter: the filter. If it is the default filter and `rule.skips_misfits` is True, a
+            parameter that the structure does not fit stays dense.
 
     Raises:
-        ShapeError: the structure does not fit a parameter that was picked by its name.
-        AttachError: it cannot have a mask.
+        ShapeError: the structure does not fit the parameter, which must not stay dense.
+        AttachError: the parameter cannot have a mask.
     """
     try:
         rule.check_parameter(name, param)
@@ -144,33 +152,42 @@ def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) 
 
 
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:
-    """Raise AttachError if a module has no room for a mask, or a weight is not plainly its own."""
+    """Raise AttachError if a module cannot hold a mask for one of its parameters."""
     check_kind(name, module)
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         kind = type(module).__name__
-        raise AttachError(name, f"its {kind} makes sparse gradients; build it with sparse=False")
+        raise AttachError(
+            name,
+            f"its {kind} produces sparse gradients, which masks do not support; create the module "
+            "with sparse=False",
+        )
     pruned = param_name.removesuffix("_orig")
     if pruned != param_name and pruned + MASK_SUFFIX in module._buffers:
         call = f"torch.nn.utils.prune.remove(module, {pruned!r})"
-        raise AttachError(name, f"torch.nn.utils.prune masks it already; call {call} first")
+        raise AttachError(name, f"torch.nn.utils.prune already masks it; call {call} first")
     mask_name = param_name + MASK_SUFFIX
     existing = module._buffers.get(mask_name)
     if existing is not None:
         if not is_mask_of(existing, param):
             raise AttachError(
                 name,
-                f"its module has a buffer {mask_name!r} that is no mask for it: "
-                f"{existing.dtype}, shape {tuple(existing.shape)}",
+                f"its module already has a buffer {mask_name!r} that is not a mask of this weight: "
+                f"expected torch.bool and shape {tuple(param.shape)}, got {existing.dtype} and "
+                f"shape {tuple(existing.shape)}; rename the buffer",
             )
     elif hasattr(module, mask_name):
-        raise AttachError(name, f"its module has an attribute {mask_name!r} already")
+        raise AttachError(
+            name,
+            f"its module already has an attribute {mask_name!r}, which is the name of the mask "
+            "buffer; rename the attribute",
+        )
 
 
 def check_kind(what: str, module: nn.Module) -> None:
-    """Raise AttachError if a module is of a kind that cannot have masks."""
+    """Raise AttachError if modules of this kind cannot have masks."""
     if isinstance(module, torch.jit.ScriptModule):
         raise AttachError(
             what,
-            f"a TorchScript module ({type(module).__name__}) takes no masks; "
-            "use the module that was compiled to it, or a param_filter that leaves it out",
+            f"a TorchScript module ({type(module).__name__}) cannot have masks; pass the original "
+            "nn.Module, or a param_filter that excludes this module",
         )

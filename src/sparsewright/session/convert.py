@@ -1,4 +1,4 @@
-"""Masked layers to compressed ones and back, in place, with their optimizer state."""
+"""In-place conversion of masked layers to compressed layers and back."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from sparsewright.storage.states import replace_shaped
 from sparsewright.torch_private import wrapped_name
 
 WhyNot = Callable[[str, nn.Module, Tensor], str]
-"""`(name, layer, mask) -> why the layer stays masked`; "" if it does not."""
+"""`(name, layer, mask) -> reason`: why the layer stays masked; "" if it is compressed."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one sparse weight.
+    """Result of `compress` for one sparse weight.
 
     Attributes:
         name: full name of the weight.
-        is_compressed: whether it is stored compressed now.
-        reason: why not; "" if it is.
+        is_compressed: whether the weight was compressed.
+        reason: why the weight stays masked; "" if it was compressed.
     """
 
     name: str
@@ -50,7 +50,8 @@ class Conversion:
     reason: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {'masked: ' + self.reason if self.reason else 'compressed'}"
+        result = f"stays masked: {self.reason}" if self.reason else "is compressed"
+        return f"{self.name} {result}"
 
 
 @outside_inference_mode()
@@ -63,30 +64,33 @@ def compress(
     tokens: int = 1024,
     verbose: bool = True,
 ) -> list[Conversion]:
-    """Store the sparse layers below a module compressed, in place, where their kind can be.
+    """Replace masked layers of a model with compressed layers, in place.
 
-    The weight's Parameter stays the same object with smaller data, and gradient and optimizer
-    state follow, so it does not matter whether the optimizer exists yet. Layers that cannot be
-    compressed stay masked.
+    Each weight's Parameter remains the same object with smaller data. Its gradient and optimizer
+    state are converted too, so you can call `compress` before or after you create the optimizer.
+    Layers that cannot be compressed stay masked.
 
-    A model's state dict fits either storage; an optimizer's has the shapes of the storage it was
-    saved in. To go on in the other one, load both first, then compress or decompress.
+    A model's state dict fits both storages. An optimizer's state dict has the shapes of the storage
+    in which it was saved. To continue in the other storage, load both state dicts first, then
+    compress or decompress.
 
     Args:
-        model: any module; its sparse weights are those with a mask.
-        min_sparsity: leave weights below this level masked, 0..1.
-        only: a glob, a list of globs or a function `(name, weight) -> bool`; None: all.
-        where: None, or `"faster"`: time each layer, forward and backward, and convert only where
-            that is faster.
-        tokens: rows of activations to time with.
-        verbose: print what was converted and what was not, and why.
+        model: any module. A weight is sparse if its module has a mask for it.
+        min_sparsity: lowest level to compress, 0..1. Weights below it stay masked.
+        only: the weights to convert: a glob, a list of globs or a function
+            `(name, weight) -> bool`. Default: all.
+        where: `"faster"` times the forward and backward pass of each layer, and converts the layer
+            only if that is faster. Default: None, which converts without timing.
+        tokens: number of rows of the activations for the timing.
+        verbose: whether to print the result for each weight.
 
     Returns:
         One `Conversion` for each sparse weight.
 
     Raises:
-        LevelError: `min_sparsity` outside 0..1.
-        OptionError: unknown `where`.
+        LevelError: `min_sparsity` is outside 0..1.
+        OptionError: `where` is unknown.
+        AttachError: the model is wrapped in DistributedDataParallel, or is sharded.
     """
     if not 0 <= min_sparsity <= 1:
         raise LevelError("min_sparsity", min_sparsity)
@@ -97,13 +101,13 @@ def compress(
     def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:
         level = 1 - float(mask.sum()) / max(1, mask.numel())
         if picks is not None and not picks(name, layer.get_parameter("weight")):
-            return "not among those to convert"
+            return "the argument `only` does not select it"
         if level < min_sparsity:
-            return f"its sparsity {level:.3f} is below {min_sparsity}"
+            return f"its level {level:.3f} is below {min_sparsity}"
         if where == "faster":
             speed = measure_speed(layer, mask, tokens)
             if speed < 1:
-                return f"it would run at {speed:.2f} of the dense layer's speed"
+                return f"compressed, it would run at {speed:.2f} times the dense layer's speed"
         return ""
 
     conversions = _compress_where(model, why_not)
@@ -113,13 +117,13 @@ def compress(
 
 
 def compress_own(model: nn.Module, session: Session, rules: Sequence[Rule]) -> None:
-    """Compress the weights of those algorithms that store them so; what stays masked is logged."""
+    """Compress the weights of algorithms with storage `compressed`, and log the results."""
     wanted = [rule for rule in rules if rule.storage == CompressedStorage.name]
     if wanted:
 
         def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:
             held = holder_of(layer, "weight")
-            return "" if held and held.rule in wanted else "another algorithm has it"
+            return "" if held and held.rule in wanted else "it belongs to another algorithm"
 
         for conversion in _compress_where(model, why_not):
             logger.info(str(conversion))
@@ -127,10 +131,10 @@ def compress_own(model: nn.Module, session: Session, rules: Sequence[Rule]) -> N
 
 @torch.no_grad()
 def _compress_where(model: nn.Module, why_not: WhyNot) -> list[Conversion]:
-    """Compress each sparse layer that nothing is said against.
+    """Compress each sparse layer unless there is a reason against it.
 
     Raises:
-        AttachError: the model is data parallel already, or sharded; nothing is changed then.
+        AttachError: the model is data parallel or sharded; nothing is changed.
     """
     _check_unspread(model)
     conversions = []
@@ -151,10 +155,10 @@ def _compress_where(model: nn.Module, why_not: WhyNot) -> list[Conversion]:
 
 
 class Surroundings:
-    """Where the layers of a model stand, and which of them share weights.
+    """The places of a model's layers, and the layers that share weights.
 
     Attributes:
-        places: the places that hold a layer, by that layer; none of the model itself.
+        places: layer -> all places that hold it. The model itself is not included.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -165,33 +169,37 @@ class Surroundings:
         )
 
     def why_not_replace(self, module: nn.Module, param_name: str) -> str:
-        """Return why no other layer can stand in a layer's place; "" if one can."""
+        """Return why a layer cannot be replaced by another one; "" if it can."""
         if self._uses[id(module.get_parameter(param_name))] > 1:
-            return "its weight is tied to another layer's"
+            return "its weight is tied to another layer's weight"
         if module not in self.places:
-            return "the model itself is this layer, so it has no parent to hold another"
+            return "the model itself is this layer, so it has no parent that could hold a new layer"
         return ""
 
 
 def _check_unspread(model: nn.Module) -> None:
     if isinstance(model, DistributedDataParallel):
         raise AttachError(
-            "a DistributedDataParallel model", "its buffers are laid out; compress before wrapping"
+            "a DistributedDataParallel model",
+            "it cannot be compressed because its gradient buckets are already allocated; compress "
+            "the model before you wrap it",
         )
     for name, param in model.named_parameters():
         if sharded.is_sharded(param):
             raise AttachError(
-                name, "it is sharded; compressed weights train alone or with data parallelism"
+                name,
+                "it is sharded, and compressed weights support only data parallelism or a single "
+                "process",
             )
 
 
 @outside_inference_mode()
 @torch.no_grad()
 def decompress(model: nn.Module) -> None:
-    """Put a masked dense layer in the place of every compressed layer below a module.
+    """Replace compressed layers of a model with masked dense layers, in place.
 
-    Values become the dense weight (the same Parameter object); masks, gradient and optimizer
-    state follow. The inverse of `compress`.
+    This is the inverse of `compress`. The values become the dense weight in the same Parameter
+    object. Masks, gradients and optimizer states are converted too.
     """
     places = _places(model)
     for module in list(model.modules()):
@@ -200,13 +208,15 @@ def decompress(model: nn.Module) -> None:
 
 
 def measure_speed(layer: nn.Module, mask: Tensor, tokens: int = 1024, rounds: int = 5) -> float:
-    """Return how many times faster a linear layer is compressed: forward and both gradients.
+    """Return how many times faster a compressed linear layer is than the dense layer.
+
+    The timing covers the forward pass and the gradients of input and weight.
 
     Args:
-        layer: the dense layer; not changed.
-        mask: bool `[out, in]`.
-        tokens: rows of activations.
-        rounds: interleaved measurements; the medians count.
+        layer: the dense layer; it is not changed.
+        mask: the mask; bool, shape `[out, in]`.
+        tokens: number of rows of the activations.
+        rounds: number of interleaved measurements; the result is the ratio of their medians.
     """
     rows, cols = mask.shape
     dense, other = (nn.Linear(cols, rows, bias=False) for _ in range(2))
@@ -226,14 +236,14 @@ def measure_speed(layer: nn.Module, mask: Tensor, tokens: int = 1024, rounds: in
 
 
 def _masks(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Name and mask of each masked weight that a module owns."""
-    buffers = dict(module._buffers.items())  # those of a TorchScript module are no dict
+    """Return (name, mask) for each masked weight that a module owns."""
+    buffers = dict(module._buffers.items())  # not a dict in a TorchScript module
     pairs = ((name, buffers.get(name + MASK_SUFFIX)) for name, _ in module._parameters.items())
     return [(name, mask) for name, mask in pairs if mask is not None and mask.dtype == torch.bool]
 
 
 def _why_not_held(module: nn.Module, param_name: str) -> str:
-    """Why what holds a weight keeps it from being compressed; "" if nothing does."""
+    """Return why a weight's storage or optimizers prevent compression; "" if they do not."""
     parameter = holder_of(module, param_name)
     if parameter is None:
         return ""
@@ -245,9 +255,9 @@ def _why_not_held(module: nn.Module, param_name: str) -> str:
 
 
 def _places(model: nn.Module) -> dict[nn.Module, list[Place]]:
-    """(parent, name) of each place below `model` that holds a module, by that module.
+    """Return module -> every (parent, name) in `model` that holds it.
 
-    Wrappers do not count: a compiled module, for one, keeps calling the original.
+    Wrappers are skipped. A compiled module, for example, would keep calling the original module.
     """
     found: dict[nn.Module, list[Place]] = defaultdict(list)
     for parent in model.modules():
@@ -283,9 +293,9 @@ def _decompress_layer(module: nn.Module, places: Sequence[Place]) -> None:
 def _replacing(
     module: nn.Module, param_name: str, places: Sequence[Place]
 ) -> Iterator[SparseParameter | None]:
-    """Give a layer's sparse parameter to a block that replaces the layer.
+    """Pass a layer's sparse parameter to a block that replaces the layer.
 
-    If the block raises, all is as before.
+    If the block raises, the layer and its state are restored.
     """
     held, param = holder_of(module, param_name), module.get_parameter(param_name)
     storage = None if held is None else held.storage
@@ -307,7 +317,7 @@ def _move(
     shape: torch.Size,
     fn: Callable[[Tensor], Tensor],
 ) -> None:
-    """Give a sparse parameter its new storage; `fn` converts state shaped like its old weight."""
+    """Move a sparse parameter to a new storage; `fn` converts state tensors of the old shape."""
     if parameter is not None:
         replace_shaped(parameter.optimizer_states(), shape, fn)
         parameter.storage = storage

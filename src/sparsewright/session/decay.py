@@ -1,4 +1,4 @@
-"""Weight decay of compressed weights, which loops over parameters take for vectors."""
+"""A warning for compressed weights that lost their weight decay."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ logger = logging.getLogger("sparsewright")
 
 
 def log_lost_decay(optimizer: Optimizer, parameters: Iterable[SparseParameter]) -> None:
-    """Log a warning if values of compressed weights stand with the vectors, which do not decay.
+    """Log a warning if compressed weights are in a parameter group without weight decay.
 
-    They have one dimension. A loop that puts matrices (`p.ndim >= 2`) in the group with weight
-    decay puts them in the other one.
+    The values of a compressed weight have one dimension. Code that applies weight decay only to
+    matrices (`p.ndim >= 2`) treats them as biases. A group that also holds a matrix, or an
+    optimizer without any weight decay, causes no warning.
 
     Args:
-        optimizer: an optimizer, some of whose groups may have weight decay.
+        optimizer: the optimizer.
         parameters: sparse parameters that it steps.
     """
     decays = [group.get("weight_decay") or 0.0 for group in optimizer.param_groups]
@@ -33,8 +34,9 @@ def log_lost_decay(optimizer: Optimizer, parameters: Iterable[SparseParameter]) 
     lost = [p.name for p in parameters if p.param.ndim < len(p.shape) and id(p.param) in vectors]
     if largest and lost:
         logger.warning(
-            "%s and %d more: no weight decay, though another group of %s has %g. The values of a "
-            "compressed weight have one dimension: count them as weights when you make groups by "
-            "`ndim`, or make the optimizer before the model is compressed",
+            "%s and %d more: these compressed weights have no weight decay, but another parameter "
+            "group of %s has weight_decay=%g. Their values have one dimension; when you group "
+            "parameters by `ndim`, treat them as weights, or create the optimizer before you "
+            "compress the model",
             *(lost[0], len(lost) - 1, type(optimizer).__name__, largest),
         )

@@ -1,4 +1,4 @@
-"""An optimizer whose steps a session follows."""
+"""Hooks on an optimizer that keep its parameters pruned and update masks after its steps."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ if TYPE_CHECKING:
 
 
 class Followed:
-    """The hooks on one optimizer and those that it is around, and the parameters that it steps.
+    """Add hooks to an optimizer and the optimizers that it wraps, and find their parameters.
 
-    It does not keep them alive. A step begins and ends with that of the outermost of them that is
-    called, so that what a wrapper writes after the inner step is pruned too.
+    The object holds weak references to these optimizers (its members). A step lasts as long as the
+    `step` call of the outermost member that the user calls. Values that a wrapper writes after the
+    inner step are therefore pruned too.
 
     Attributes:
-        rules: the algorithms that follow it.
-        is_loaded: whether its state was loaded since its last step, and is not pruned yet.
+        rules: the algorithms that follow the optimizer.
+        is_loaded: whether its state was loaded after its last step and is not pruned yet.
 
     Raises:
-        AttachError: it cannot be followed.
+        AttachError: the optimizer cannot train sparse weights.
     """
 
     def __init__(self, optimizer: Optimizer, session: Session) -> None:
@@ -52,7 +53,7 @@ class Followed:
         self._parameters: list[SparseParameter] = []
         self._moving: list[SparseParameter] = []
         self._by_rule: dict[int, list[SparseParameter]] = {}
-        self._is_fresh = False  # while masks are updated nothing is replaced
+        self._is_fresh = False  # True during mask updates, when no parameter is replaced
         self._running: list[int] = []
         self._has_stepped = False
         self._late = LateWrites()
@@ -63,7 +64,7 @@ class Followed:
         self.join(optimizer)
 
     def join(self, optimizer: Optimizer) -> bool:
-        """Follow an optimizer that is around those here too; return whether any is new."""
+        """Add hooks to an optimizer and those that it wraps; return whether any of them is new."""
         known = self.members
         new = [each for each in family(optimizer) if all(each is not other for other in known)]
         for each in new:
@@ -71,7 +72,7 @@ class Followed:
                 raise AttachError(type(each).__name__, problem)
         self._members = [weakref.ref(each) for each in (*new, *known)]
         for each in new:
-            # A compiled optimizer step calls them; it cannot trace them.
+            # A compiled optimizer step calls these hooks but cannot trace them.
             before, after = map(torch.compiler.disable, (self._before, self._after))
             if has_step_hooks(each):
                 self._handles.append(first := each.register_step_pre_hook(before))
@@ -85,16 +86,16 @@ class Followed:
 
     @property
     def members(self) -> list[Optimizer]:
-        """The optimizer and those that it is around, those that are alive."""
+        """Return the optimizer and those that it wraps, if they are still alive."""
         return [each for ref in self._members if (each := ref()) is not None]
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The outermost of them whose step is its own; None: it was let go."""
+        """Return the outermost member that has step hooks, or None if it was freed."""
         return self._stepper()
 
     def leave(self, rules: Iterable[Rule]) -> bool:
-        """Let algorithms go; without any left, take the hooks off and return True."""
+        """Drop algorithms; remove the hooks and return True if no algorithm remains."""
         gone = list(rules)
         self.rules = [rule for rule in self.rules if rule not in gone]
         if not self.rules:
@@ -103,7 +104,7 @@ class Followed:
         return not self.rules
 
     def parameters(self) -> list[SparseParameter]:
-        """Return the sparse parameters that it steps, in the order of attaching."""
+        """Return the sparse parameters that the optimizer steps, in attachment order."""
         optimizer = self.optimizer
         if not self._is_fresh and optimizer is not None:
             stepped = [at for each in self.members for at in params_of(each)]
@@ -114,7 +115,7 @@ class Followed:
         return self._parameters
 
     def _find(self, stepped: set[int], own: list[int]) -> None:
-        """Find the parameters among those of the session, whose ids are given in order."""
+        """Find the stepped parameters; `own` lists the ids of the session's parameters in order."""
         followers = {id(rule) for rule in self.rules}
         every = zip(self._session.parameters.values(), own, strict=True)
         self._parameters = [p for p, at in every if at in stepped and id(p.rule) in followers]
@@ -129,46 +130,48 @@ class Followed:
             self._by_rule.setdefault(id(parameter.rule), []).append(parameter)
 
     def by_rule(self) -> dict[int, list[SparseParameter]]:
-        """Return the same by the ids of their algorithms."""
+        """Return the parameters grouped by the ids of their algorithms."""
         self.parameters()
         return self._by_rule
 
     def stepped_rules(self) -> list[Rule]:
-        """Return those of its algorithms whose steps are this optimizer's.
+        """Return the algorithms that this optimizer updates.
 
-        Those of an algorithm without a parameter in it are not, if another optimizer has one.
+        An algorithm without a parameter in this optimizer is left out if another optimizer steps
+        one of its parameters.
         """
         own = self.by_rule()
         return [r for r in self.rules if id(r) in own or not self._session.is_held(r)]
 
     def loaded(self, optimizer: Optimizer) -> None:
-        """Prune the state before the next step: masks that belong to it may be loaded after it."""
+        """Schedule pruning of the loaded state for the next step, as masks may be loaded later."""
         self.is_loaded = True
 
     def prune_loaded(self) -> None:
-        """Prune a state that was loaded."""
+        """Prune the optimizer state if it was loaded since the last step."""
         if self.is_loaded:
             self.is_loaded = False
             for parameter in self.parameters():
                 self._prune_states(parameter)
 
     def prune_moving_states(self) -> None:
-        """Prune the states that do not stay 0 by themselves where connections are pruned."""
+        """Prune the states that can become nonzero at pruned connections."""
         for parameter in self._moving:
             self._prune_states(parameter)
 
     def _prune_states(self, parameter: SparseParameter) -> None:
-        for optimizer in self.members[:1]:  # the states of the others are with it
+        for optimizer in self.members[:1]:  # its states include those of the other members
             parameter.prune_state(optimizer)
 
     def why_not_step(self, parameter: SparseParameter, storage: type[Storage]) -> str:
-        """Return why a parameter cannot be stepped if it is held in a way; "" if it can."""
+        """Return why the optimizer cannot step a parameter in a storage; "" if it can."""
         param, ndim = parameter.param, len(parameter.shape)
         reasons = (storage.why_not_step(each, param, ndim) for each in self.members)
         return next(filter(None, reasons), "")
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if id(optimizer) in self._running:  # an exception ended its last step, or it calls super's
+        # An exception ended its last step, or its step calls the step of its base class.
+        if id(optimizer) in self._running:
             del self._running[self._running.index(id(optimizer)) :]
         self._running.append(id(optimizer))
         if len(self._running) > 1:
@@ -181,25 +184,25 @@ class Followed:
         return _with_closure(self._around, args, kwargs)
 
     def _tell_late_writes(self) -> None:
-        """Log, once, that a weight was not pruned when the forward pass saw it."""
+        """Log once if a weight had nonzero pruned connections in the last forward pass."""
         name = self._late.found(self.parameters())
         if name:
             self._session.tell_once(
                 "late",
-                f"{name}: its pruned connections were given values after the last step, so the "
-                "forward pass saw them; if an optimizer around the one that was applied writes "
-                "them (Lookahead, say), apply that one",
+                f"{name}: pruned connections were set to nonzero values after the last step, and "
+                "the forward pass used these values; if a wrapper such as Lookahead writes them, "
+                "pass the wrapper to apply() instead of the inner optimizer",
             )
 
     def _begin(self) -> None:
-        """Give the optimizer what it steps."""
+        """Prepare gradients and storages for the optimizer step."""
         parameters = self.parameters()
         self._session.take_gradients(parameters)
         for parameter in parameters:
             parameter.storage.before_step()
 
     def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Return a closure that computes its loss with the pruned weights."""
+        """Wrap a closure so that it computes its loss with pruned weights."""
 
         def inner() -> Any:
             _take_out(self.parameters())
@@ -212,11 +215,11 @@ class Followed:
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self._running:
             del self._running[self._running.index(id(optimizer)) :]
-        else:  # the step of its base class, which it called, was counted
+        else:  # the step of its base class was already counted
             self._has_stepped = False
             return self._end()
-        # A fused step under a GradScaler is called although it does nothing after an overflow,
-        # but for SGD: torch 2.13 leaves the first momentum as memory that nobody wrote to.
+        # After an overflow, GradScaler still calls a fused step, which then does nothing. SGD is
+        # the exception: torch 2.13 leaves its first momentum buffer uninitialized.
         if is_skipped(optimizer):
             self.loaded(optimizer)
         elif has_step_hooks(optimizer):
@@ -224,7 +227,7 @@ class Followed:
         return None if self._running else self._end()
 
     def _end(self) -> None:
-        """End the step of the outermost of them."""
+        """End the outermost step: update masks, or prune the weights if no step was made."""
         try:
             _take_out(self.parameters())
             late = self._parameters if self._come_last() else []
@@ -241,7 +244,7 @@ class Followed:
             self._is_fresh = False
 
     def _come_last(self) -> bool:
-        """Prune gradients after hooks before the step that came later; return whether any did."""
+        """Move our pre-hooks behind pre-hooks registered later; return whether any was moved."""
         found = False
         for each in self.members:
             if id(each) in self._order and (hooks := step_pre_hooks(each)):
@@ -270,7 +273,7 @@ def _with_closure(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The arguments of `step`, with another closure in the place of theirs; None: there is none."""
+    """Return the arguments of `step` with the closure wrapped, or None if there is no closure."""
     itself, *rest = args
     if rest and callable(rest[0]):
         return (itself, around(rest[0]), *rest[1:]), kwargs

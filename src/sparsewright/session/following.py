@@ -1,4 +1,4 @@
-"""The optimizers whose steps a session follows, and the steps that each has completed."""
+"""The optimizers that a session follows, and the number of steps each has completed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ logger = logging.getLogger("sparsewright")
 
 
 class Following(ABC):
-    """The optimizers of a session; none is kept alive.
+    """Follow the optimizers of a session through weak references.
 
     Attributes:
-        parameters: full name -> sparse parameter, in the order of attaching.
-        followed: the optimizers whose steps are followed.
-        counter: the steps that each of them has completed.
+        parameters: full name -> sparse parameter, in attachment order.
+        followed: the followed optimizers.
+        counter: the number of steps that each of them has completed.
     """
 
     def __init__(self, steps: Iterable[int]) -> None:
@@ -45,20 +45,21 @@ class Following(ABC):
     @property
     @abstractmethod
     def whole(self) -> Session:
-        """The session that this is a part of."""
+        """Return the session that this object is part of."""
 
     @abstractmethod
     def follow(self) -> list[int]:
-        """Hook parameters that were replaced or unfrozen since; return the ids of all."""
+        """Update the hooks of replaced or unfrozen parameters; return all parameters' ids."""
 
     def follow_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> bool:
-        """Follow an optimizer on behalf of algorithms; prune its state now.
+        """Follow an optimizer for some algorithms, and prune its state.
 
         Returns:
-            Whether any of them did not follow it yet.
+            True if at least one of the algorithms did not follow the optimizer before, or if the
+            optimizer wraps a followed one.
 
         Raises:
-            AttachError: it cannot step compressed weights, and is to.
+            AttachError: the optimizer cannot step a weight in its storage.
         """
         follow_moved(self.whole)
         self._hidden.reshard()
@@ -83,7 +84,7 @@ class Following(ABC):
         return is_new or bool(new)
 
     def _add_followed(self, followed: Followed) -> None:
-        """Count with an optimizer; it continues the count of others of the same parameters."""
+        """Add an optimizer; it continues the step count of others that step its parameters."""
         own, others = set(followed.parameters()), list(self.followed)
         counted = zip(others, self.counter.steps, strict=False)
         before = [count for other, count in counted if own & set(other.parameters())]
@@ -94,7 +95,7 @@ class Following(ABC):
         self.let_go()
 
     def let_go(self) -> None:
-        """Forget optimizers that nobody has, once another one continues their count."""
+        """Forget freed optimizers once another optimizer continues their step count."""
         for gone in [f for f in self.followed if f.optimizer is None]:
             own = set(gone.parameters())
             heirs = [
@@ -106,23 +107,24 @@ class Following(ABC):
                 self._forget(gone)
 
     def find_followed(self, optimizer: Optimizer | None) -> Followed | None:
-        """Return what follows an optimizer, or one that it is around, if anything does."""
+        """Return the `Followed` of an optimizer or of one that it wraps, or None."""
         members = [] if optimizer is None else family(optimizer)
         return next((f for f in self.followed if any(o in members for o in f.members)), None)
 
     def remove_optimizer(self, optimizer: Optimizer, rules: Iterable[Rule]) -> None:
-        """Stop following an optimizer on behalf of algorithms.
+        """Stop following an optimizer for some algorithms.
 
         Raises:
-            AttachError: none of them follows it.
+            AttachError: none of the algorithms follows the optimizer.
         """
         followed, gone = self.find_followed(optimizer), list(rules)
         if followed is None or not any(rule in followed.rules for rule in gone):
-            raise AttachError(type(optimizer).__name__, "it is not sparsified")
+            problem = "it was not passed to apply(), or was already removed"
+            raise AttachError(type(optimizer).__name__, problem)
         self.leave(followed, gone)
 
     def leave(self, followed: Followed, rules: Iterable[Rule]) -> None:
-        """Stop following what is followed on behalf of algorithms."""
+        """Stop following an optimizer for some algorithms; remove its hooks if none remains."""
         if followed.leave(rules):
             self._forget(followed)
 
@@ -131,7 +133,7 @@ class Following(ABC):
         self.followed.remove(followed)
 
     def check_stepped(self) -> None:
-        """Tell, at the first step, which parameters no optimizer steps."""
+        """Warn, at the first step, about sparse parameters that no optimizer steps."""
         if self.parameters and not self._are_checked:
             self._are_checked = True
             follow_moved(self.whole)
@@ -139,22 +141,25 @@ class Following(ABC):
             if not stepped:
                 warn(
                     "the optimizer holds no sparse parameter, so masks will not be updated; "
-                    "sparsify the module whose parameters it steps"
+                    "pass the module whose parameters it steps to apply()"
                 )
             for parameter in self.parameters.values() if stepped else ():
                 if parameter not in stepped and parameter.rule.selections:
-                    text = "%s: no sparsified optimizer steps it, so its mask never changes"
+                    text = (
+                        "%s: no optimizer passed to apply() steps it, so its mask never changes; "
+                        "pass its optimizer to apply()"
+                    )
                     logger.warning(text, parameter.name)
 
     def states_not_loaded(self, parameter: SparseParameter) -> States:
-        """Return a parameter's states in optimizers that loaded none since their last step."""
+        """Return a parameter's states, without optimizers whose state was just loaded."""
         optimizers = (f.optimizer for f in self.followed if not f.is_loaded)
         return [
             state for o in optimizers if o is not None for state in parameter.optimizer_states(o)
         ]
 
     def step_of(self, rules: Sequence[Rule]) -> int:
-        """Return the steps of the furthest optimizer that steps parameters of some algorithms."""
+        """Return the highest step count of the optimizers that step some algorithms' parameters."""
         if len(self.counter.steps) < 2:
             return self.counter.furthest
         members = {id(rule) for rule in rules}
@@ -163,7 +168,7 @@ class Following(ABC):
         return max(own, default=self.counter.furthest)
 
     def steps_of(self, rule: object) -> list[int]:
-        """Return the counts of all optimizers, 0 for those that step others' parameters only."""
+        """Return all step counts; 0 for an optimizer that holds no parameter of the algorithm."""
         steps, is_held = list(self.counter.steps), self.is_held(rule)
         for slot, followed in enumerate(self.followed[: len(steps)]):
             if is_held and id(rule) not in followed.by_rule():

@@ -1,4 +1,4 @@
-"""The hook on a sparse parameter's gradient: it is pruned as it arrives."""
+"""A hook that prunes a sparse parameter's gradient during the backward pass."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from sparsewright.storage import Storage
 from sparsewright.taps.tap import GradientTap, requires_grad
 from sparsewright.torch_private import accumulation_hooks, may_overlap, version
 
-_WRITES = 12  # backward passes, with a write to the weight before each: no accumulation does that
+# Weight changes without a step before the warning. Gradient accumulation changes no weights.
+_WRITES = 12
 
 
 class GradientHook:
-    """Prunes one parameter's gradient whenever it has been accumulated.
+    """Prune a parameter's gradient each time that it is accumulated.
 
-    Clipping, scalers and optimizers then see live gradients only.
+    Gradient clipping, scalers and optimizers then see only gradients of live connections.
 
     Attributes:
-        tap: collects the dense gradient, before it is pruned.
+        tap: collects the dense gradient before it is pruned.
 
     Args:
         parameter: the parameter.
-        tell: called if its weight is written to again and again without a step that is followed.
+        tell: called if the weight changes repeatedly without a step of a followed optimizer.
     """
 
     tap: GradientTap
@@ -43,7 +44,11 @@ class GradientHook:
         self._version, self._writes = -1, 0
 
     def follow(self) -> None:
-        """Hook the parameter, anew if it was replaced since; a frozen one may be unfrozen later."""
+        """Register the hook on the current Parameter, even if it is frozen.
+
+        Raises:
+            AttachError: the Parameter has another shape, or is sharded in an unsupported way.
+        """
         storage = self.parameter.storage
         param = storage.param
         if param is self._hooked and storage is self._storage:
@@ -51,7 +56,10 @@ class GradientHook:
         problem = storage.why_not_spread() if sharded.is_sharded(param) else ""
         if storage.is_outgrown:
             shape = tuple(param.shape)
-            problem = f"a Parameter of shape {shape} is in its place; call apply(model) for a mask"
+            problem = (
+                f"it was replaced by a Parameter of shape {shape}; call apply(model) to create a "
+                "mask for the new shape"
+            )
         if problem:
             raise AttachError(self.parameter.name, problem)
         was_armed = self._handle is not None and self.tap.is_armed
@@ -60,17 +68,17 @@ class GradientHook:
         with requires_grad(param):
             self._handle = param.register_post_accumulate_grad_hook(Accumulated(self))
         self._hooked = param
-        if self.parameter.is_initialized:  # else its mask may be memory that nobody wrote to
+        if self.parameter.is_initialized:  # otherwise the mask may be uninitialized memory
             self.parameter.prune_all()
         if was_armed:
             self.tap.arm()
 
     def is_on(self, param: Tensor) -> bool:
-        """Return whether a Parameter is the one that is hooked."""
+        """Return whether the hook is on this Parameter."""
         return self._hooked is param
 
     def remove(self) -> None:
-        """Take the hook and the tap off."""
+        """Remove the hook and the tap."""
         if self._handle is not None:
             self._handle.remove()
             self.tap.disarm()
@@ -80,7 +88,7 @@ class GradientHook:
         if param.grad is not None:
             self._has_arrived = True
             self._watch(param)
-            if param.grad.layout is not torch.strided:  # that of a sparse embedding
+            if param.grad.layout is not torch.strided:  # a sparse gradient of an embedding
                 param.grad = param.grad.to_dense()
             self._place(param)
             if self.tap.is_armed:
@@ -88,7 +96,7 @@ class GradientHook:
             self._prune(param, param.grad)
 
     def _watch(self, param: Tensor) -> None:
-        """Notice a weight that somebody trains by other means than the `step` of an optimizer."""
+        """Count weight changes between backward passes; call `tell` if there are too many."""
         now = version(param)
         if now != self._version:
             self._version = now
@@ -97,11 +105,11 @@ class GradientHook:
                 self._tell()
 
     def rest(self) -> None:
-        """Count anew: a step begins."""
+        """Reset the count of writes when a step starts."""
         self._writes = 0
 
     def before_step(self) -> None:
-        """Take a gradient that no backward pass brought: copied from another model, say."""
+        """Prune a gradient that no backward pass computed, such as a copied one."""
         self.rest()
         param = self.parameter.param
         self._place(param)
@@ -111,15 +119,15 @@ class GradientHook:
         self._has_arrived = False
 
     def _place(self, param: Tensor) -> None:
-        """Place a gradient as its weight is: autograd leaves a partial sum as it came."""
+        """Shard a gradient like its weight; autograd may leave it as a partial sum."""
         if sharded.is_sharded(param) and param.grad is not None:
             param.grad = sharded.placed_like(param.grad, param)
 
     def own_gradient(self, places: set[int]) -> None:
-        """Give the gradient memory of its own, each entry a place: it is pruned in place.
+        """Copy the gradient if its memory is shared or overlaps, since it is pruned in place.
 
         Args:
-            places: where in memory the gradients of others are; this one's is added.
+            places: addresses of the other parameters' gradients; this gradient's address is added.
         """
         param = self.parameter.param
         if param.grad is not None:
@@ -137,10 +145,10 @@ class GradientHook:
 
 
 class Accumulated:
-    """What is called when a gradient has been accumulated.
+    """The callable that PyTorch calls after it has accumulated a gradient.
 
-    It refers to its hook weakly: garbage collection does not see through hooks of this kind, so all
-    would live on.
+    It holds a weak reference to its hook. Garbage collection cannot follow references in hooks of
+    this kind, so a strong reference would keep the model alive forever.
     """
 
     def __init__(self, hook: GradientHook) -> None:
@@ -148,7 +156,7 @@ class Accumulated:
 
     @property
     def parameter(self) -> SparseParameter | None:
-        """The sparse parameter, if it is alive."""
+        """Return the sparse parameter, or None if it was freed."""
         hook = self._hook()
         return None if hook is None else hook.parameter
 
@@ -160,6 +168,6 @@ class Accumulated:
 
 
 def parameter_of(param: Tensor) -> SparseParameter | None:
-    """Return the sparse parameter that has been made of a Parameter, in whatever module it is."""
+    """Return the sparse parameter of a Parameter in any module, or None."""
     hooks = (hook for hook in accumulation_hooks(param) if isinstance(hook, Accumulated))
     return next(filter(None, (hook.parameter for hook in hooks)), None)

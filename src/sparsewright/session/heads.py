@@ -1,4 +1,4 @@
-"""Output heads: the layers that turn what a model has computed into logits, scores or boxes."""
+"""Output heads: the layers that turn a model's features into logits, scores or boxes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from sparsewright.session.placed import PlacedWeight, paths_above
 _DECLARED_BY = ("get_output_embeddings", "get_classifier")  # of transformers and timm
 _HEAD = re.compile(r"(^|_)(head|classifier)_?\d*$")
 _NO_VOCABULARY = re.compile(r"pos|wpe|type|time")  # tables of positions, segments, time steps
-_LAST = ("fc", "score", "qa_outputs")  # heads if they end a stack of blocks
+_LAST = ("fc", "score", "qa_outputs")  # heads only if they are the last layer after blocks
 
 
 def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
-    """Return the full names of the weights of a model's output heads.
+    """Return the full names of the weights in a model's output heads.
 
-    A head is a layer that the model declares by a method of transformers or timm; a layer of an
-    `nn.AdaptiveLogSoftmaxWithLoss`; the last layer
-    of a module that holds an embedding, if it has an output for each entry of that; and the last
-    layer of what is called a head or classifier. The last layer of an `nn.Sequential` that is the
-    whole model has no such role, and a layer inside of a numbered block is no head.
+    These layers are heads:
+
+    - a layer that the model returns from `get_output_embeddings` (transformers) or
+      `get_classifier` (timm);
+    - a layer of an `nn.AdaptiveLogSoftmaxWithLoss` inside the model;
+    - the last layer of a module that holds an embedding, if the layer has one output for each
+      embedding entry;
+    - the last layer of a module named as a head or classifier, or inside a module `heads`;
+    - a layer named `fc`, `score` or `qa_outputs` that is the last one after numbered blocks.
+
+    A layer inside a numbered block is not a head unless the model declares it. If the model is an
+    `nn.Sequential`, its last layer is not a head.
 
     Args:
         model: the model.
-        weights: all its parameters in their places.
+        weights: all its parameters with their places.
     """
     layers = [weight for weight in weights if weight.is_of_layer]
     last = {path: weight for weight in layers for path in paths_above(weight.path)}
@@ -35,11 +42,11 @@ def output_heads(model: nn.Module, weights: Sequence[PlacedWeight]) -> set[str]:
     tables = [weight for weight in weights if _is_vocabulary(weight)]
     heads.update(weight.name for weight in _over_vocabulary(tables, layers))
     named = {weight.name for weight in _named(layers, last)}
-    return heads if len(named) == len(layers) else heads | named  # a head has something below it
+    return heads if len(named) == len(layers) else heads | named  # a head follows other layers
 
 
 def _declared(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules that methods of a model, or of a model in it, give as its heads."""
+    """Yield the modules that the model, or a module in it, declares as heads."""
     for module in model.modules():
         if isinstance(module, nn.AdaptiveLogSoftmaxWithLoss) and module is not model:
             yield module
@@ -47,7 +54,7 @@ def _declared(model: nn.Module) -> Iterator[nn.Module]:
             if callable(getattr(type(module), method, None)):
                 try:
                     head = getattr(module, method)()
-                except Exception:  # a user's method of that name may need arguments
+                except Exception:  # a user's method with this name may require arguments
                     continue
                 heads = head if isinstance(head, tuple | list | nn.ModuleList) else [head]
                 yield from (each for each in heads if isinstance(each, nn.Module))
@@ -87,7 +94,7 @@ def _named(layers: Sequence[PlacedWeight], last: dict[str, PlacedWeight]) -> Ite
 
 
 def _above_blocks(path: str) -> Iterator[str]:
-    """The modules above a numbered block that holds a layer: `""`, `layer1` of `layer1.0.conv`."""
+    """Yield the modules above a layer's numbered blocks: `layer1`, `""` for `layer1.0.conv`."""
     *parts, _ = path.split(".")
     for above in paths_above(".".join(parts)):
         if above.rpartition(".")[2].isdigit():

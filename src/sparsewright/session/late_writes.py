@@ -1,4 +1,4 @@
-"""What is said when weights are written to between the steps that prune them."""
+"""Detection of writes to pruned connections between training steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from sparsewright.torch_private import version
 
 
 class LateWrites:
-    """Finds pruned connections that somebody gave a value after a step.
+    """Find pruned connections that became nonzero after a step.
 
-    A wrapper around an optimizer does so (Lookahead) if only the one inside was applied. Versions
-    of tensors are compared, and values looked at after the 1st, 2nd, 4th, ... write only.
+    An optimizer wrapper such as Lookahead causes this if only the inner optimizer was passed to
+    `apply`. The check compares tensor versions. To keep it cheap, it looks at values only after
+    the 1st, 2nd, 4th, 8th, ... write.
     """
 
     def __init__(self) -> None:
@@ -20,12 +21,12 @@ class LateWrites:
         self._writes = 0
 
     def note(self, parameters: Iterable[SparseParameter]) -> None:
-        """Note what a step left, if it leaves pruned weights."""
+        """Record the tensor versions after a step, for storages that keep weights pruned."""
         held = [p.param for p in parameters if p.storage.to_prune() is not None]
         self._left = {id(param): version(param) for param in held}
 
     def found(self, parameters: Iterable[SparseParameter]) -> str:
-        """Return the name of a weight that is not pruned any more, or ""."""
+        """Return the name of a weight with nonzero pruned connections; "" if none was found."""
         left, self._left = self._left, {}
         held = [(p, left.get(id(p.param))) for p in parameters]
         written = [p for p, at in held if at is not None and version(p.param) != at]

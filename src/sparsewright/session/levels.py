@@ -1,4 +1,4 @@
-"""The level of each weight of one algorithm: its schedule's, divided by its distribution."""
+"""Levels per weight: the distribution divides the schedule's level among an algorithm's weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sparsewright.wording import show
 
 
 class Levels:
-    """Levels by weight, computed anew when the level changes that the schedule asks for.
+    """Compute the level of each weight, and cache the levels while the schedule's level is equal.
 
     Args:
-        distribution: how a level is divided among weights.
+        distribution: divides a level among weights.
     """
 
     def __init__(self, distribution: Distribution) -> None:
@@ -40,7 +40,7 @@ class Levels:
         Args:
             parameter: the weight.
             asked: the schedule's level, 0..1; a 0-d tensor.
-            among: gives all weights of the algorithm.
+            among: returns all weights of the algorithm.
         """
         if self.distribution.is_uniform:
             return asked
@@ -50,7 +50,7 @@ class Levels:
         return torch.tensor(self._levels[parameter.name], dtype=torch.float64, device="cpu")
 
     def rename(self, new: Mapping[str, str]) -> None:
-        """Follow weights to other full names."""
+        """Rename weights: old full name -> new full name."""
         self._levels = {new.get(name, name): level for name, level in self._levels.items()}
         self._bounds = {new.get(name, name): levels for name, levels in self._bounds.items()}
 
@@ -64,7 +64,7 @@ class Levels:
         levels: Sequence[float],
         among: Callable[[], Iterable[SparseParameter]],
     ) -> Sequence[float]:
-        """Return what a weight gets of several levels; nothing if the weights decide."""
+        """Return a weight's level for each given level; `[]` if it depends on weight values."""
         if self.distribution.is_uniform:
             return levels
         if self.distribution.needs_weights:
@@ -77,10 +77,11 @@ class Levels:
         return self._bounds[parameter.name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs: levels that depend on the weights of an earlier step.
+        """Return the levels that depend on the weights of an earlier step.
 
-        `[level asked for, [[name, level], ...]]`, or an empty list if there are none yet: of a
-        dict, `torch.distributed.checkpoint` would load those names only that are there already.
+        The entry `levels` is `[schedule's level, [[name, level], ...]]`, or an empty list if no
+        levels were computed yet. It is not a dict because `torch.distributed.checkpoint` loads
+        only those keys of a dict that already exist.
         """
         if not self.distribution.needs_weights:
             return {}
@@ -89,22 +90,23 @@ class Levels:
         return {"levels": [self._asked, [[name, level] for name, level in self._levels.items()]]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` returned.
+        """Load a state from `state_dict`.
 
         Raises:
-            StateError: it is no such state.
+            StateError: the entry `levels` has another form, or a level is not a float in 0..1.
         """
-        saved = state.get("levels", [])  # none unless the weights decide
+        saved = state.get("levels", [])  # absent if levels do not depend on the weights
         if isinstance(saved, list) and not saved:
             self._asked, self._levels = None, {}
             return
         if not _is_pair(saved) or not _is_list_of_pairs(saved[1]):
             allowed = "[level, [[name, level], ...]]"
-            raise StateError("the levels", f"expected {allowed}, not {show(saved)}")
+            raise StateError("the levels", f"expected {allowed}, got {show(saved)}")
         asked, of = saved
         for name, level in [*of, ["asked", asked]]:
             if not isinstance(name, str) or type(level) is not float or not 0 <= level <= 1:
-                raise StateError("the levels", f"{show(name)} is {show(level)}, not a level 0..1")
+                problem = f"expected a float in 0..1 for {show(name)}, got {show(level)}"
+                raise StateError("the levels", problem)
         self._asked, self._levels = asked, dict(of)
 
 
@@ -117,11 +119,11 @@ def _is_list_of_pairs(value: object) -> bool:
 
 
 class Weights:
-    """The weights of an algorithm, for distributions that look at them."""
+    """Weights of an algorithm, for distributions that use their values."""
 
     def __init__(self, parameters: Sequence[SparseParameter]) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
 
     def weight(self, name: str) -> Tensor:
-        """Return a weight by its full name, of its dense shape."""
+        """Return a weight in its dense shape, by full name."""
         return self._parameters[name].storage.weight().detach()

@@ -1,4 +1,4 @@
-"""What is said when weights are loaded without masks before the first step."""
+"""Warnings for weights that are loaded without masks before the first step."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ logger = logging.getLogger("sparsewright")
 
 
 def note_made_anew(session: Session, parameter: SparseParameter, before: Tensor) -> None:
-    """Warn, once, that a mask was made anew from a weight that was loaded, if it has changed.
+    """Log once that a mask was recomputed from a loaded weight, if the mask changed.
 
     Args:
-        session: what holds the parameter.
-        parameter: the one whose weight was loaded.
-        before: its mask until then.
+        session: the session of the parameter.
+        parameter: the parameter whose weight was loaded.
+        before: its mask before loading.
     """
     mask = sharded.local(parameter.mask)
     dropped, grown = kernels.count_changes(before, mask)
     if dropped or grown:
         session.tell_once(
-            "masks made anew",
-            f"{parameter.name}: no step was made yet and the state dict has no mask, so the mask "
-            f"is made anew from the loaded weight ({grown} of {int(mask.sum())} connections are "
-            "new), and so are the masks of other weights in the state dict; to keep the masks (to "
-            "rewind to initial weights, say), load {**model.state_dict(), **state_dict}",
+            "masks recomputed",
+            f"{parameter.name}: the state dict has no mask and training has not started, so the "
+            f"mask was recomputed from the loaded weight ({grown} of {int(mask.sum())} connections "
+            "are new), and other weights in the state dict get new masks too; to keep the current "
+            "masks, for example to rewind to initial weights, load "
+            "{**model.state_dict(), **state_dict}",
         )
 
 
 def note_kept(session: Session, parameter: SparseParameter) -> None:
-    """Warn, once, that a compressed weight keeps a mask that other weights have decided."""
+    """Log once that a compressed weight keeps a mask that was computed from other values."""
     if reads_weights(parameter.rule.init_method):
         session.tell_once(
             "masks kept",
-            f"{parameter.name}: it is compressed and the state dict has no mask, so it keeps the "
-            "mask that was made from the weight before it, and so do other compressed weights in "
-            "the state dict; to have masks made from the loaded weights, load before apply",
+            f"{parameter.name}: the state dict has no mask and the weight is compressed, so it "
+            "keeps the mask that was computed from its earlier values, and so do other compressed "
+            "weights in the state dict; to compute masks from the loaded weights, load them before "
+            "you call apply()",
         )

@@ -1,4 +1,4 @@
-"""Changing the masks of one algorithm at an update step."""
+"""Mask updates of one algorithm at an update step."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sparsewright")
 
+_NO_GRADIENT = "the weight has no gradient"
+
 
 @torch.no_grad()
 def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
-    """Let an algorithm update the masks of its parameters, one after the other.
+    """Update the masks of an algorithm's parameters, one after the other.
 
-    A mask stays where the gradient is not finite, or missing if the algorithm needs one.
+    A mask is not updated if its gradient is not finite, or if the algorithm needs a gradient and
+    there is none.
+
+    Raises:
+        AlgorithmError: `update_masks` returns more or fewer masks than weights.
+        ScoreError: the scores for a weight contain NaN.
     """
     parameters = step.of(rule)
     if rule.needs_dense_gradient:
@@ -39,19 +46,21 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
         try:
             new = next(masks)
         except StopIteration:
-            problem = f"it gave no mask for {update.name!r}; give one for each weight, in order"
+            problem = f"it returned no mask for {update.name!r}; return one per weight, in order"
             raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem) from None
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
         _change(session, rule, parameter, update, new)
     if next(masks, None) is not None:
-        problem = f"it gave more masks than weights ({len(ready)}); give one for each, in order"
+        problem = (
+            f"it returned more masks than weights ({len(ready)}); return one per weight, in order"
+        )
         raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem)
     session.owed.discard(id(rule))
 
 
 def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
-    """Average the dense gradients of replicas over their ranks; every rank takes part."""
+    """Average the dense gradients over the ranks of the replicas; every rank must call this."""
     group = session.replicas()
     if group is not None:
         for work in [session.tap_of(parameter).average(group) for parameter in parameters]:
@@ -60,44 +69,44 @@ def _average(session: Session, parameters: Iterable[SparseParameter]) -> None:
 
 
 def _is_ready(session: Session, rule: DynamicRule, parameter: SparseParameter, step: int) -> bool:
-    """Return whether the mask can change; if it cannot, log why it stays."""
+    """Return whether a mask can be updated; log the reason if it cannot."""
     grad, is_frozen = parameter.param.grad, not parameter.param.requires_grad
     if grad is None and not (is_frozen or rule.needs_gradient or rule.needs_dense_gradient):
         return True
     problem = ""
     if grad is None:
-        problem = "frozen" if is_frozen else "no gradient"
+        problem = "the weight is frozen" if is_frozen else _NO_GRADIENT
     elif not all_finite(grad):
         problem = "the gradient is not finite"
     elif rule.needs_dense_gradient:
         dense = session.tap_of(parameter).gradient()
         if dense is None:
-            problem = "its gradient came pruned" if bool(grad.any()) else "no gradient"
+            problem = "the gradient was already pruned" if bool(grad.any()) else _NO_GRADIENT
         elif not dense.is_finite():
             problem = "the gradient is not finite"
     if problem:
         late = _why_late(rule, parameter, step)
-        is_usual = grad is None or problem == "no gradient"
+        is_usual = grad is None or problem == _NO_GRADIENT
         level = logging.WARNING if late or not is_usual else logging.INFO
-        logger.log(level, "%s: %s, the mask stays%s", parameter.name, problem, late)
+        logger.log(level, "%s: mask not updated because %s%s", parameter.name, problem, late)
     return not problem
 
 
 def _why_late(rule: DynamicRule, parameter: SparseParameter, step: int) -> str:
-    """Return, at the last update, what a mask that stays misses of its final level."""
+    """Return a clause about a final level that is missed at the last update; "" if it is not."""
     if step != rule.update_schedule.last_step:
         return ""
     level = rule.level_at(parameter, step)
     if rule.structure.num_kept(parameter.shape, level) == parameter.kept:
         return ""
     held = f"{parameter.computed_sparsity:.3f}"
-    return f" at level {held} instead of {float(level):.3f} after the last update"
+    return f"; after the last update its level is {held} instead of {float(level):.3f}"
 
 
 def _update_of(
     session: Session, rule: DynamicRule, parameter: SparseParameter, step: int
 ) -> WeightUpdate:
-    """What the algorithm may look at."""
+    """Return the facts that the algorithm may use to update one mask."""
     gradient = session.tap_of(parameter).gradient() if rule.needs_dense_gradient else None
     level = rule.level_at(parameter, step)
     return WeightUpdate(parameter, level, step, rule.seed, rule.structure, gradient)
@@ -106,7 +115,7 @@ def _update_of(
 def _change(
     session: Session, rule: Rule, parameter: SparseParameter, update: WeightUpdate, new: Tensor
 ) -> None:
-    """Change one mask, and tell the hooks."""
+    """Change one mask and call the hooks."""
     update.free()
     session.tap_of(parameter).free()
     if session.replicas() is not None:

@@ -1,4 +1,4 @@
-"""Sparse weights whose layers were replaced, taken out of their model, or freed."""
+"""Sparse weights whose layers were replaced, moved, removed from their model, or freed."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ logger = logging.getLogger("sparsewright")
 
 
 class Roots:
-    """The models that sparse parameters were attached with; none is kept alive."""
+    """Remember, by weak reference, the model that each sparse parameter was attached with."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, weakref.ref[nn.Module]] = {}
 
     def note(self, root: nn.Module, names: Iterable[str]) -> None:
-        """Note the model that parameters were attached with."""
+        """Record the model that parameters were attached with."""
         self._by_name |= dict.fromkeys(names, weakref.ref(root))
 
     def rename(self, new: Mapping[str, str]) -> None:
-        """Follow parameters to other names."""
+        """Rename parameters: old full name -> new full name."""
         self._by_name = {new.get(name, name): root for name, root in self._by_name.items()}
 
     def forget(self, name: str) -> None:
-        """Forget that of one parameter."""
+        """Forget the model of one parameter."""
         self._by_name.pop(name, None)
 
     def of(self, name: str) -> nn.Module | None:
-        """Return the model that a parameter was attached with, if it is alive."""
+        """Return the model that a parameter was attached with, or None if it was freed."""
         root = self._by_name.get(name)
         return None if root is None else root()
 
     def alive(self) -> list[nn.Module]:
-        """Return those that are alive."""
+        """Return the distinct models that are still alive."""
         alive = (root() for root in self._by_name.values())
         return list({id(root): root for root in alive if root is not None}.values())
 
 
 def follow_moved(session: Session) -> None:
-    """Follow weights whose Parameter stands in another layer now; let go of those that are gone.
+    """Follow weights whose Parameter moved to another layer, and drop weights that were freed.
 
-    Tools that prepare a model for quantization, say, put layers of their own in the place of the
-    model's, with the same Parameters.
+    For example, quantization tools replace the layers of a model with their own layers, which hold
+    the same Parameters.
     """
     roots = session.roots.alive()
     at_home = {id(module) for root in roots for module in root.modules()}
@@ -73,9 +73,10 @@ def follow_moved(session: Session) -> None:
 
 
 def merge_shared(session: Session) -> None:
-    """Let a Parameter that several sparse weights have now keep one mask: that of its own weight.
+    """Keep one mask for a Parameter that several sparse weights now share.
 
-    Layers that are tied after `apply` share a Parameter that each of them had alone.
+    This happens if layers are tied after `apply`: each had its own Parameter and mask before. The
+    mask of the layer that originally owned the Parameter remains.
     """
     by_id: dict[int, list[SparseParameter]] = {}
     for parameter in session.parameters.values():
@@ -85,19 +86,17 @@ def merge_shared(session: Session) -> None:
         for parameter in sharing:
             if parameter is not own:
                 module = parameter.module
-                logger.info(
-                    "%s shares the weight of %s now, and its mask", parameter.name, own.name
-                )
+                text = "%s is now tied to %s and uses the mask of that weight"
+                logger.info(text, parameter.name, own.name)
                 session.detach([parameter.name])
                 session.follow_tied([(module, own.param)])
 
 
 def let_go(session: Session, root: nn.Module) -> None:
-    """Let go of weights that were attached with a model and are not in it any more.
+    """Drop weights that were attached with a model but are no longer in it.
 
-    A Parameter of another shape in the place of a weight is a new one.
-
-    If none is left, the model is a new one, and its steps are counted from 0.
+    A weight that was replaced by a Parameter of another shape is dropped too. If no weight
+    remains, the model counts as a new one, and its steps are counted from 0.
     """
     before = bool(session.parameters)
     at_home = {id(module) for module in root.modules()}
@@ -116,7 +115,7 @@ def let_go(session: Session, root: nn.Module) -> None:
 
 
 def _rename(session: Session, root: nn.Module) -> None:
-    """Give weights whose layers have another place in their model now the names of today."""
+    """Rename weights whose layers have moved to another place in their model."""
     own = [p for p in session.parameters.values() if session.roots.of(p.name) is root]
     places: dict[tuple[int, str], list[str]] = {}
     for name, module, param_name, _, _ in named_weights(root) if own else ():
@@ -131,7 +130,7 @@ def _rename(session: Session, root: nn.Module) -> None:
 
 
 def let_go_freed(session: Session) -> None:
-    """Let go of weights whose layers are gone from a model that is still there."""
+    """Drop weights whose layers were freed while their model is still alive."""
     parameters = session.parameters.values()
     if any(not p.storage.is_alive and session.roots.of(p.name) is not None for p in parameters):
         follow_moved(session)
@@ -139,12 +138,12 @@ def let_go_freed(session: Session) -> None:
 
 def _drop(session: Session, parameters: Iterable[SparseParameter]) -> None:
     for parameter in parameters:
-        logger.info("%s left the model; it is no longer sparse", parameter.name)
+        logger.info("%s is no longer sparse because it left the model", parameter.name)
         session.detach([parameter.name])
 
 
 def _places(roots: Iterable[nn.Module]) -> dict[int, tuple[nn.Module, str]]:
-    """The layers that have Parameters, and their names there, by the ids of the Parameters."""
+    """Return Parameter id -> (layer, name of the Parameter in that layer)."""
     places: dict[int, tuple[nn.Module, str]] = {}
     for root in roots:
         for module in root.modules():
@@ -160,4 +159,4 @@ def _move(session: Session, parameter: SparseParameter, module: nn.Module, name:
         vacate(old, storage.param_name)
     storage.move(module, name)
     session.refresh(parameter)
-    logger.info("%s: its weight is in a %s now", parameter.name, type(module).__name__)
+    logger.info("%s moved to a layer of type %s", parameter.name, type(module).__name__)

@@ -1,4 +1,4 @@
-"""What a session knows of optimizers."""
+"""Helpers for optimizers: wrapped optimizers, steps without hooks, unsupported optimizers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ AfterStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
 
 def family(optimizer: Optimizer) -> list[Optimizer]:
-    """Return an optimizer and those that it is around, the outermost first.
+    """Return an optimizer and all optimizers that it wraps, outermost first.
 
-    Those inside are among its attributes (Lookahead, SAM, a trainer's wrapper).
+    A wrapper (Lookahead, SAM, a trainer's optimizer) stores the optimizers that it wraps in its
+    attributes.
     """
     found = [optimizer]
     for each in found:
@@ -30,29 +31,35 @@ def family(optimizer: Optimizer) -> list[Optimizer]:
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """Return the outermost of an optimizer and those that it is around that runs step hooks.
+    """Return the outermost optimizer that runs step hooks: the given one or one that it wraps.
 
-    A wrapper whose `__init__` did not call that of `Optimizer` leaves the step to another one.
+    A wrapper whose `__init__` did not call `Optimizer.__init__` has no hooks, so the search
+    continues with the optimizers that it wraps.
 
     Raises:
-        AttachError: there is none.
+        AttachError: none of the optimizers has hooks.
     """
     own = next((each for each in family(optimizer) if has_step_hooks(each)), None)
     if own is None:
         name = type(optimizer).__name__
-        raise AttachError(name, "its __init__ did not call Optimizer.__init__; it has no hooks")
+        raise AttachError(
+            name,
+            "its __init__ did not call Optimizer.__init__, so it has no step hooks; call "
+            "Optimizer.__init__, or store the wrapped optimizer in an attribute",
+        )
     return own
 
 
 class StepHandle:
-    """What runs around the step of a wrapper that has no hooks: its attribute `step` is another.
+    """Call functions before and after each step of a wrapper that has no step hooks.
 
-    Torch's schedulers do the same. Not a hook on its class, which would ask for hooks on all.
+    The handle replaces the instance's attribute `step`, as PyTorch's schedulers do. A replacement
+    on the class would affect all instances.
 
     Args:
         optimizer: the wrapper.
-        before: called before each step, as a step pre hook is.
-        after: called after it.
+        before: called before each step, with the arguments of a step pre-hook.
+        after: called after each step, with the arguments of a step post-hook.
     """
 
     def __init__(self, optimizer: Optimizer, before: BeforeStep, after: AfterStep) -> None:
@@ -69,11 +76,12 @@ class StepHandle:
             after(itself, (itself, *args), kwargs)
             return result
 
-        vars(step)["handle"] = self  # not the other way round: that would keep the optimizer alive
+        # `step` refers to the handle, because the reverse would keep the optimizer alive.
+        vars(step)["handle"] = self
         optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 
     def remove(self) -> None:
-        """Leave the step alone again."""
+        """Restore the original `step`."""
         self._is_on = False
         optimizer = self._optimizer()
         if optimizer is None:
@@ -87,8 +95,8 @@ def why_not_follow(optimizer: Optimizer) -> str:
     """Return why an optimizer cannot train sparse weights; "" if it can."""
     if isinstance(optimizer, torch.optim.SparseAdam):
         return (
-            "it steps only the rows of an embedding that a sparse gradient names, and masks make "
-            "gradients dense; use Adam, and Embedding(sparse=False)"
+            "it supports only sparse gradients, and the gradients of masked weights are dense; use "
+            "Adam with Embedding(sparse=False)"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""Which sparse parameters of a session are an algorithm's own."""
+"""Look-up of an algorithm's sparse parameters in its session."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sparsewright.session.session import Session
 
 
 class OwnParameters(ABC):
-    """Look-ups of sparse parameters; a Group has those of all of its algorithms."""
+    """Look up an algorithm's sparse parameters, or those of all algorithms in a Group."""
 
     session: Session
 
     @property
     @abstractmethod
     def algorithms(self) -> Sequence[object]:
-        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+        """Return a Group's distinct algorithms, in order; otherwise a list with the algorithm."""
 
     @property
     def sparse_params(self) -> Mapping[str, SparseParameter]:
-        """Full name -> sparse parameter."""
+        """Return the sparse parameters by full name."""
         by_rule: dict[int, list[SparseParameter]] = {}
         let_go_freed(self.session)
         for parameter in self.session.parameters.values():
@@ -36,12 +36,12 @@ class OwnParameters(ABC):
 
     @property
     def num_sparse_params(self) -> int:
-        """How many parameters are sparse."""
+        """Return the number of sparse parameters."""
         return len(self.sparse_params)
 
     @property
     def is_attached(self) -> bool:
-        """Whether it was applied to a model or an optimizer, and not removed."""
+        """Return whether the algorithm is applied to a model or an optimizer and not removed."""
         followed = (rule for f in self.session.followed for rule in f.rules)
         return bool(self.sparse_params) or any(map(self._has, followed))
 
@@ -51,14 +51,17 @@ class OwnParameters(ABC):
     def get_sparse_params(
         self, obj: Tensor | nn.Module | Optimizer
     ) -> SparseParameter | Iterator[SparseParameter] | None:
-        """Look up sparse parameters.
+        """Return the sparse parameters of a tensor, module or optimizer.
 
         Args:
-            obj: a tensor (gives its sparse parameter or None), or a module or an optimizer (gives
-                an iterator over the sparse parameters in it).
+            obj: a tensor, a module or an optimizer.
+
+        Returns:
+            The sparse parameter of a tensor, or None if it has none. For a module or an optimizer,
+            an iterator over its sparse parameters.
 
         Raises:
-            OptionTypeError: anything else.
+            OptionTypeError: `obj` has another type.
         """
         if isinstance(obj, Tensor):
             found = self.session.find(obj)

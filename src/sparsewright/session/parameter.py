@@ -1,4 +1,4 @@
-"""A sparse parameter: a weight of a module, its mask, and everything that must follow the mask."""
+"""Sparse parameters: weights with their masks, gradients and optimizer states."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ logger = logging.getLogger("sparsewright")
 
 
 class SparseParameter:
-    """A weight and its mask. Made by a sparsity algorithm when it is applied to a model.
+    """A weight and its mask, created when a sparsity algorithm is applied to a model.
 
-    Masked: the mask is the buffer `<param>_mask` of the owning module, beside a dense weight.
-    Compressed: the module is a `SparseLinear`, which has the live values only.
+    If the weight is masked, its module holds a dense weight and the mask buffer `<param>_mask`. If
+    it is compressed, its module is a compressed layer, such as `SparseLinear`, that holds only the
+    live values.
 
     Attributes:
-        name: full name of the weight, from the module given to `apply`.
+        name: full name of the weight, relative to the module passed to `apply`.
         storage: how the weight is stored.
-        rule: the algorithm that decides its mask.
-        annotations: what `annotate` recorded.
-        is_pristine: the mask is still the one that the init method made.
-        is_taken_over: the mask is one that the model had already, and has no level yet.
+        rule: the algorithm that decides the mask.
+        annotations: hints recorded with `annotate`.
+        is_pristine: True while the mask is the one that the init method computed.
+        is_taken_over: True while the mask comes from the model and is not yet adjusted to a level.
     """
 
     def __init__(
@@ -56,37 +57,44 @@ class SparseParameter:
 
     @property
     def module(self) -> nn.Module:
-        """The module that owns the parameter."""
+        """Return the module that owns the parameter."""
         return self.storage.module
 
     @property
     def param(self) -> nn.Parameter:
-        """What optimizers step: the weight, zero where `mask` is False; compressed: its values."""
+        """Return the Parameter that optimizers step.
+
+        For a compressed weight these are its values. For a masked weight it is the weight itself,
+        which is zero where `mask` is False.
+        """
         return self.storage.param
 
     @property
     def data(self) -> nn.Parameter:
-        """The same as `param`."""
+        """Return `param`; this property is an alias."""
         return self.param
 
     @property
     def is_attached(self) -> bool:
-        """Whether it has not been removed."""
+        """Return whether the parameter is still attached to its algorithm."""
         return self.rule.session.parameters.get(self.name) is self
 
     @property
     def is_compressed(self) -> bool:
-        """Whether only the live values are stored."""
+        """Return whether only the live values are stored."""
         return self.storage.name == CompressedStorage.name
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the weight, however it is stored."""
+        """Return the dense shape of the weight, for every storage."""
         return self.storage.shape
 
     @property
     def mask(self) -> Tensor:
-        """Bool, shaped like the weight; True: kept. Setting it calls `change_mask`."""
+        """Return the mask: bool, shaped like the weight, True for live connections.
+
+        Setting this property calls `change_mask`.
+        """
         return self.storage.mask
 
     @mask.setter
@@ -95,40 +103,40 @@ class SparseParameter:
 
     @property
     def kept(self) -> int:
-        """Live connections, counted from the mask."""
+        """Return the number of live connections in the mask."""
         return self.storage.kept
 
     @property
     def computed_sparsity(self) -> float:
-        """Fraction pruned, measured from the mask; 0..1."""
+        """Return the level measured from the mask: the pruned fraction, 0..1."""
         return 1 - self.kept / max(self.shape.numel(), 1)
 
     def initialize(self) -> None:
-        """Compute the mask, unless it is there already (computed before, set, or loaded)."""
+        """Compute the first mask, unless the mask was already computed, set or loaded."""
         if not self.is_initialized and not self.param.is_meta:
             self.storage.start_dense()
             self.change_mask(self.rule._make_mask(self))
-            self.storage.prune_gathered()  # a forward pass may have begun
+            self.storage.prune_gathered()  # a forward pass may already be running
             self.is_pristine = True
 
     @outside_inference_mode()
     @torch.no_grad()
     def change_mask(self, new: Tensor) -> tuple[int, int]:
-        """Change the mask, in place, and all that must follow: weight, gradient, state.
+        """Change the mask, weight, gradient and optimizer states, in place.
 
-        The one place where masks change. A connection that `new` grows starts at weight 0 and
-        optimizer state 0; one that it drops loses both. An exception or Ctrl-C leaves all as before
-        or as after.
+        All mask changes use this method. A grown connection starts with weight 0 and optimizer
+        state 0. A dropped connection loses its weight and its state. If an exception or Ctrl-C
+        interrupts the call, the change is either complete or not made at all.
 
         Args:
-            new: bool, shaped like the weight.
+            new: the new mask; bool, shaped like the weight.
 
         Returns:
-            How many connections were dropped and how many grown.
+            The number of dropped connections and the number of grown connections.
 
         Raises:
             OptionTypeError: `new` is not a bool tensor.
-            ShapeError: `new` has another shape.
+            ShapeError: the shape of `new` differs from the weight's shape.
         """
         if not isinstance(new, Tensor) or new.dtype != torch.bool:
             raise OptionTypeError(
@@ -152,28 +160,29 @@ class SparseParameter:
         return change.dropped, change.grown
 
     def _restart_optimizers(self) -> None:
-        """Let optimizers start anew that remember whole steps of all weights together."""
+        """Reset optimizers, such as LBFGS, that keep one history for all weights together."""
         for followed in self._followed:
             for optimizer in followed.members:
                 forget_history(optimizer, self.param)
 
     def _warn_if_empty(self) -> None:
-        """Log, once, that no connection is left."""
+        """Log once that the weight has no connections left."""
         total = self.shape.numel()
         if total and not self.kept and not self._was_empty:
             self._was_empty = True
             logger.warning(
-                "%s has no connection left, of %d; its level is too high for its size",
+                "%s has none of its %d connections left: its level is too high for its size; lower "
+                "the level, or keep the weight dense",
                 self.name,
                 total,
             )
 
     def states(self, optimizer: Optimizer | None = None) -> list[Any]:
-        """The weight's state in one optimizer, or in each that is followed."""
+        """Return the weight's state in one optimizer, or in every followed optimizer."""
         return [state.data for state in self.optimizer_states(optimizer)]
 
     def optimizer_states(self, optimizer: Optimizer | None = None) -> States:
-        """The same, with what is known of them."""
+        """Return the weight's state as `OptimizerState`, in one or every followed optimizer."""
         param = self.param
         every = (f.members for f in self._followed if optimizer is None or optimizer in f.members)
         optimizers = list(chain.from_iterable(every)) or ([] if optimizer is None else [optimizer])
@@ -185,14 +194,15 @@ class SparseParameter:
         """Set a tensor to zero, in place, where the mask is False.
 
         Args:
-            tensor: shaped like the weight (compressed: or its values); None: the weight itself.
-            name: what the tensor is, for the error.
+            tensor: shaped like the weight, or like the values of a compressed weight. Default: the
+                weight itself.
+            name: name of the tensor for the error message.
 
         Returns:
-            The same tensor.
+            The pruned tensor.
 
         Raises:
-            ShapeError: another shape.
+            ShapeError: the tensor has a different shape.
         """
         tensor = self.param if tensor is None else tensor
         if tensor.shape not in (self.shape, self.param.shape):
@@ -202,25 +212,25 @@ class SparseParameter:
         return tensor
 
     def prune_all(self) -> None:
-        """Prune the weight, its gradient, and the state of every optimizer that has it."""
+        """Prune the weight, its gradient and its state in every followed optimizer."""
         self.prune()
         if self.param.grad is not None:
             self.storage.prune_gradient(self.param.grad)
         self.storage.prune_states(self.optimizer_states())
 
     def prune_state(self, optimizer: Optimizer) -> None:
-        """Prune what in its state has one entry for each connection."""
+        """Prune the tensors in an optimizer's state that have one entry per connection."""
         self.storage.prune_states(self.optimizer_states(optimizer))
 
     def annotate(self, name: str, value: object) -> None:
-        """Record a hint about the parameter, such as `max_sparsity`, in `annotations`."""
+        """Store a hint about the parameter, such as `max_sparsity`, in `annotations`."""
         self.annotations[name] = value
 
     def show(self, ax: Any = None) -> Any:
-        """Draw the mask with matplotlib (extra `plot`); of a large one the density.
+        """Draw the mask with matplotlib (extra `plot`); a large mask is drawn as its density.
 
         Args:
-            ax: matplotlib axes to draw on; None: a new figure.
+            ax: matplotlib axes to draw on. Default: a new figure.
 
         Returns:
             The axes.

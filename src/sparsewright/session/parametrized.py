@@ -1,4 +1,4 @@
-"""Weights under `torch.nn.utils.parametrize`, which are computed from what is trained."""
+"""Weights that `torch.nn.utils.parametrize` computes from a trained parameter."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 @torch.no_grad()
 def keeps_zeros(module: nn.Module, param_name: str) -> bool:
-    """Return whether a weight is zero wherever the parameter that it is computed from is.
+    """Return whether the computed weight is zero at every zero of the trained parameter.
 
-    It is under weight and spectral normalization, and is not under an orthogonal or symmetric
-    parametrization: a mask of the parameter does not make such a weight sparse. Found out by trying
-    it on a copy; without data, or with data on several ranks, it is taken for granted.
+    Weight and spectral normalization preserve zeros. Orthogonal and symmetric parametrizations do
+    not, so a mask on their parameter does not make the weight sparse. The function runs the
+    parametrization on a copy. It returns True without a test if the parameter is on the meta
+    device or is a tensor subclass (for example sharded).
 
     Args:
-        module: owner of the parameter.
-        param_name: its name there.
+        module: the module that holds the parameter.
+        param_name: name of the parameter in that module.
     """
     if not isinstance(module, ParametrizationList):
         return True

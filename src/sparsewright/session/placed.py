@@ -1,4 +1,4 @@
-"""Where the parameters of a model stand: the layer that each belongs to, and its name there."""
+"""The place of each parameter in a model: its layer, its owner and its names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsewright.session.walk import named_modules, named_weights
 from sparsewright.torch_private import memory_id
 
 _LAYER = re.compile(r"(linear|dense|conv(transpose)?([123]d)?|rnnbase|rnncellbase)$")
-_GAINS = ("weight_g", "original0")  # of weight normalization, the older and the newer kind
+_GAINS = ("weight_g", "original0")  # gains of weight_norm, the older and the newer function
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class PlacedWeight:
 
     Attributes:
         name: full name of the parameter.
-        path: full name of its layer. A parametrization belongs to the layer that it is for.
+        path: full name of its layer. A parametrization belongs to the layer that it parametrizes.
         layer: the layer.
-        owner: the module that has the parameter: its layer, or a parametrization of that.
+        owner: the module that holds the parameter: the layer or one of its parametrizations.
         own: name of the parameter in its owner.
         param: the parameter.
-        dense: the parameter as filters see it, of its dense shape.
+        dense: the parameter as filters see it, in its dense shape.
     """
 
     name: str
@@ -43,35 +43,35 @@ class PlacedWeight:
 
     @property
     def shape(self) -> torch.Size | None:
-        """Dense shape of the parameter; None if it is lazy."""
+        """Return the dense shape of the parameter, or None if the parameter is lazy."""
         return None if is_lazy(self.param) else self.dense.shape
 
     @property
     def rows(self) -> int | None:
-        """Size of the first dimension; None if there is none, or not yet."""
+        """Return the size of the first dimension, or None for a scalar or a lazy parameter."""
         return self.shape[0] if self.shape else None
 
     @property
     def is_of_layer(self) -> bool:
-        """Whether it is what a linear, convolutional or recurrent layer multiplies by."""
+        """Return whether it is the weight of a linear, convolutional or recurrent layer."""
         is_weight = self.own.startswith(("weight", "original", "values"))
         return is_weight and self.own not in _GAINS and has_class(self.layer, _LAYER)
 
     @property
     def memory(self) -> tuple[int, ...]:
-        """Equal for parameters that share all their memory, as tied ones do."""
+        """Return a key that is equal for parameters that share all their memory (tied weights)."""
         if type(self.param) is not nn.Parameter or self.shape is None:
             return (id(self.param),)
         return memory_id(self.param), int(self.param.storage_offset()), self.param.numel()
 
 
 def placed_weights(model: nn.Module) -> list[PlacedWeight]:
-    """Return every parameter of a model in its place, in the order of `named_weights`."""
+    """Return every parameter of a model with its place, in the order of `named_weights`."""
     modules = dict(named_modules(model))
     placed = []
     for name, owner, own, param, _ in named_weights(model):
         path, layer = name.rpartition(".")[0], owner
-        if isinstance(owner, ParametrizationList):  # layer.parametrizations.weight
+        if isinstance(owner, ParametrizationList):  # its path is <layer>.parametrizations.weight
             path = ".".join(path.split(".")[:-2])
             layer = modules[path]
         dense = dense_form(owner, param)
@@ -80,12 +80,12 @@ def placed_weights(model: nn.Module) -> list[PlacedWeight]:
 
 
 def has_class(module: nn.Module, pattern: re.Pattern[str]) -> bool:
-    """Return whether a pattern is in the lower-cased name of a module's class or a base of it."""
+    """Return whether a pattern matches the lower-cased name of a module's class or base class."""
     return any(pattern.search(base.__name__.lower()) for base in type(module).__mro__)
 
 
 def paths_above(path: str) -> Iterable[str]:
-    """Return a full name and those of all modules that hold it, the outermost last.
+    """Return a full name and the names of all modules around it, innermost first.
 
     >>> list(paths_above("stem.0.conv"))
     ['stem.0.conv', 'stem.0', 'stem', '']

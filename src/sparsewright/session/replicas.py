@@ -1,4 +1,4 @@
-"""Replicas: ranks that train copies of one model on data of their own."""
+"""Data-parallel replicas: ranks that train copies of one model on different data."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING or dist.is_available():
 else:
 
     class ProcessGroup:
-        """Stands for the class that torch lacks where it is built without `distributed`."""
+        """Placeholder for PyTorch builds without `torch.distributed`."""
 
 
 AUTO: Final = "auto"
 _OWN = re.compile(r"0x[0-9a-fA-F]+|(?<=cuda:)\d+")
-"""What in the text of an algorithm belongs to one rank: addresses, the number of a device."""
+"""Parts of an algorithm's repr that may differ between ranks: addresses and device indices."""
 
 ReplicaGroup = ProcessGroup | Literal["auto"] | None
-"""The ranks that train replicas: a `torch.distributed.ProcessGroup`, `"auto"` or None."""
+"""The setting `process_group`: a `torch.distributed.ProcessGroup`, `"auto"` or None."""
 
 
 def check_process_group(group: ReplicaGroup) -> ReplicaGroup:
-    """Return the setting, if it is valid.
+    """Return the setting if it is valid.
 
     Raises:
-        OptionTypeError: neither `"auto"`, None nor a process group.
+        OptionTypeError: the setting is not `"auto"`, None or a process group.
     """
     if not (group is None or group == AUTO or isinstance(group, ProcessGroup)):
         raise OptionTypeError("process_group", group, f"{AUTO!r}, None or a ProcessGroup")
@@ -47,11 +47,11 @@ def check_process_group(group: ReplicaGroup) -> ReplicaGroup:
 
 
 def find_group(setting: ReplicaGroup) -> ProcessGroup | None:
-    """Return the ranks that a setting means; None: this process trains alone.
+    """Return the process group that a setting selects, or None if this process trains alone.
 
     Args:
-        setting: a process group; None: nobody; `"auto"`: every rank, once `torch.distributed` is
-            initialized.
+        setting: a process group; None for no group; or `"auto"` for all ranks, if
+            `torch.distributed` is initialized.
     """
     if setting is None or not (dist.is_available() and dist.is_initialized()):
         return None
@@ -60,7 +60,7 @@ def find_group(setting: ReplicaGroup) -> ProcessGroup | None:
 
 
 def group_of(module: nn.Module, setting: ReplicaGroup) -> ReplicaGroup:
-    """Return the setting after applying to a module: a data parallel one brings its ranks."""
+    """Return the setting after `apply(module)`: `"auto"` becomes the process group of DDP."""
     if setting == AUTO:
         inner: Any = module
         while not isinstance(inner, DistributedDataParallel):
@@ -79,36 +79,42 @@ def check_agreement(
     group: ProcessGroup,
     device: torch.device,
 ) -> None:
-    """Raise if the ranks are not about to train the same sparse model; sends 8 bytes a parameter.
+    """Raise AttachError if the ranks do not train the same sparse model.
+
+    The ranks exchange 8 bytes per parameter.
 
     Args:
-        parameters: all sparse parameters of this rank, perhaps none.
-        steps: completed by each optimizer.
-        group: the ranks.
-        device: where to put what is sent.
+        parameters: all sparse parameters of this rank; may be empty.
+        steps: steps completed by each optimizer.
+        group: the ranks to compare.
+        device: device for the exchanged tensors.
 
     Raises:
-        AttachError: names what differs.
+        AttachError: the sparse parameters, algorithms or masks differ between ranks.
     """
-    advice = "if these ranks do not train the same model, set process_group to those that do"
+    advice = (
+        "if these ranks train different models, set process_group to the ranks that train the "
+        "same model"
+    )
     _check_plans(parameters, steps, group, device, advice)
-    # A sharded mask differs by nature; it is made from the whole weight.
+    # Shards of a mask always differ. They are computed from the whole weight, so skip them.
     digests = [0 if sharded.is_sharded(p.param) else _mask_digest(p.mask) for p in parameters]
     if not all(_compare(digests, group, device)):
         raise AttachError(
             "masks differ between ranks",
-            "they were made from weights that differed: seed the ranks alike, or apply after "
-            f"wrapping the model in DistributedDataParallel; {advice}",
+            "they were computed from different weights; use the same seed on all ranks, or call "
+            f"apply() after wrapping the model in DistributedDataParallel; {advice}",
         )
 
 
 def check_shards(parameters: Iterable[SparseParameter], steps: Sequence[int]) -> None:
-    """Raise if the ranks that share sharded weights are not about to make their masks alike.
+    """Raise AttachError if the ranks of sharded weights would compute their masks differently.
 
-    All of them take part in that; if they did not agree, one would wait for another forever.
+    The ranks compute these masks together, so ranks that disagree would wait for each other
+    forever.
 
     Raises:
-        AttachError: names what differs.
+        AttachError: the sparse parameters or algorithms differ between ranks.
     """
     shared: dict[ProcessGroup, list[SparseParameter]] = {}
     for parameter in parameters:
@@ -116,7 +122,8 @@ def check_shards(parameters: Iterable[SparseParameter], steps: Sequence[int]) ->
         if group is not None:
             shared.setdefault(group, []).append(parameter)
     for group, own in shared.items():
-        _check_plans(own, steps, group, own[0].param.device, "they share its weights")
+        advice = "the weights are sharded over these ranks"
+        _check_plans(own, steps, group, own[0].param.device, advice)
 
 
 def _check_plans(
@@ -126,7 +133,7 @@ def _check_plans(
     device: torch.device,
     advice: str,
 ) -> None:
-    """Raise if ranks differ in what is sparse, or by which algorithms."""
+    """Raise AttachError if sparse parameters or algorithms differ between ranks."""
     layout = [
         (p.name, tuple(p.shape), p.storage.name, sharded.is_sharded(p.param)) for p in parameters
     ]
@@ -137,18 +144,18 @@ def _check_plans(
     if not same_model:
         raise AttachError(
             "the sparse model differs between ranks",
-            f"names, shapes, storages, steps {list(steps)} and seeds {seeds} must be equal on all; "
-            f"{advice}",
+            f"names, shapes, storages, steps (here {list(steps)}) and seeds (here {seeds}) must be "
+            f"equal on all ranks; {advice}",
         )
     if not same_algorithms:
         raise AttachError(
             "the algorithms differ between ranks",
-            f"this one has {', '.join(map(repr, rules))}; {advice}",
+            f"this rank has {', '.join(map(repr, rules))}; {advice}",
         )
 
 
 def _compare(digests: list[int], group: ProcessGroup, device: torch.device) -> list[bool]:
-    """Whether each digest is equal on all ranks, which have equally many."""
+    """Return, for each digest, whether it is equal on all ranks."""
     own = torch.tensor(digests, dtype=torch.int64, device=device)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(every, own, group=group)
@@ -164,23 +171,23 @@ def _mask_digest(mask: Tensor) -> int:
 
 
 class HiddenMasks:
-    """Masks that are kept out of the buffers that data parallelism sends at every forward.
+    """Hide masks from DDP, which broadcasts all other buffers in every forward pass.
 
-    They are equal on all ranks by construction, and a byte a weight.
+    Masks are equal on all ranks by construction, so the broadcast would waste a byte per weight.
     """
 
     def __init__(self) -> None:
         self._names: list[tuple[weakref.ref[nn.Module], list[str]]] = []
 
     def hide(self, module: nn.Module, masks: Iterable[Tensor]) -> None:
-        """Hide masks in a module, which may be wrapped later."""
+        """Hide the masks in a module that is, or may later be, wrapped in DDP."""
         ids = {id(mask) for mask in masks}
         names = [name for name, buffer in module.named_buffers() if id(buffer) in ids]
         torch_private.hide_from_ddp(module, names)
         self._names.append((weakref.ref(module), names))
 
     def reshard(self) -> None:
-        """Let modules that FSDP2 holds gathered be shards again."""
+        """Reshard modules whose parameters FSDP2 still holds gathered."""
         for module, _ in self._alive():
             sharded.reshard(module)
 

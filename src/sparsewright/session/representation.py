@@ -1,4 +1,4 @@
-"""Algorithms as text that reads back, and as tables for notebooks."""
+"""The repr of algorithms and sparse parameters, and their HTML tables for notebooks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sparsewright.schedules.schedule import constant_value
 
 _FIRST = ("sparsity", "update")
 _CHOICES = {"seed": 0, "storage": None, "distribution": None, "structure": None}
-"""Options of all algorithms, whatever the constructor of a user's class takes."""
+"""Options of every algorithm, in addition to those in a constructor's signature."""
 
 
 def constructor_options(cls: type) -> dict[str, Any]:
-    """Option -> default of a constructor, through `**kwargs` to its base.
+    """Return the options of a constructor and their defaults, including options in `**kwargs`.
 
-    The default of an option that must be given is `inspect.Parameter.empty`.
+    A required option has the default `inspect.Parameter.empty`.
     """
     options: dict[str, Any] = {}
     for base in cls.__mro__:
@@ -33,16 +33,16 @@ def constructor_options(cls: type) -> dict[str, Any]:
         rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if rest is None:
             return options
-        if "Choices" in str(rest.annotation):  # those alone are passed on
+        if "Choices" in str(rest.annotation):  # `**kwargs` accepts only these options
             return options | {k: v for k, v in _CHOICES.items() if k not in options}
     return options
 
 
 def describe(algorithm: Any) -> str:
-    """The call that makes an equal algorithm: its class, and the options that are not default.
+    """Return the constructor call of an equal algorithm, without options that have their default.
 
-    An option of a user's class is read from the attribute of its name. Functions and levels by
-    parameter are shown, but do not read back.
+    The value of an option of a user's class is the attribute of that name. Functions and levels
+    per parameter are shown as text that Python cannot evaluate.
     """
     name = type(algorithm).__name__
     if not algorithm.is_single:
@@ -53,7 +53,7 @@ def describe(algorithm: Any) -> str:
 
 
 def options_of(algorithm: Any) -> dict[str, Any]:
-    """The constructor's options that are not at their defaults, by name."""
+    """Return the constructor's options whose values differ from their defaults, by name."""
     own = constructor_options(type(algorithm))
     defaults = {**own, **{name: v for name, v in _CHOICES.items() if name not in own}}
     names = sorted(defaults, key=lambda name: name not in _FIRST)
@@ -67,7 +67,7 @@ def options_of(algorithm: Any) -> dict[str, Any]:
 
 
 def _value(algorithm: Any, name: str, default: Any) -> Any:
-    """What an option is now, in the form in which it is best read."""
+    """Return the current value of an option in its most readable form."""
     schedules = dict(algorithm.schedules.items())
     if name in schedules:
         level = constant_value(schedules[name])
@@ -89,7 +89,7 @@ def _value(algorithm: Any, name: str, default: Any) -> Any:
 
 
 class _ByParameter:
-    """Levels that were given by parameter, of which there is no text to read back."""
+    """Placeholder in a repr for levels that were given per parameter."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -99,7 +99,7 @@ class _ByParameter:
 
 
 def describe_html(algorithm: Any) -> str:
-    """Tables for notebooks: the options, or a Group's pairs, and the sparse parameters."""
+    """Return HTML tables of the options (or a Group's filters) and the sparse parameters."""
     parameters = _parameters(algorithm.sparse_params.values())
     if not algorithm.is_single:
         routes = [(show_filter(f), repr(own)) for f, own in algorithm._routes]
@@ -111,13 +111,13 @@ def describe_html(algorithm: Any) -> str:
 
 
 def describe_parameter(parameter: Any) -> str:
-    """What a sparse parameter is; it does not read back, for it belongs to a model."""
+    """Return the repr of a sparse parameter."""
     name, shape, kept, total, level, storage = _facts(parameter)
     return f"<SparseParameter {name!r} {shape}, kept {kept} of {total} (level {level}), {storage}>"
 
 
 def parameter_html(parameter: Any) -> str:
-    """A table for notebooks."""
+    """Return an HTML table with one sparse parameter."""
     return _parameters([parameter])
 
 
@@ -128,7 +128,7 @@ def _parameters(parameters: Iterable[Any]) -> str:
 
 
 def _facts(parameter: Any) -> tuple[str, ...]:
-    """Name, shape, kept, total, level, storage; "?" for what a mask not made yet would tell."""
+    """Return name, shape, kept, total, level and storage; "?" for facts of a missing mask."""
     kept = level = "?"
     if parameter.is_initialized:
         kept, level = f"{parameter.kept:,}", f"{parameter.computed_sparsity:.4f}"

@@ -1,4 +1,4 @@
-"""Randomness that belongs to the run: a fresh generator per (seed, parameter, step)."""
+"""Random generators that depend only on (seed, parameter, step)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 
 def make_generator(seed: int, name: str, step: int) -> torch.Generator:
-    """A CPU generator keyed by what it is for, not by what was drawn before.
+    """Return a new CPU generator for a parameter at a step.
 
-    Nothing has to be stored to resume a run but the seed and the step, and every rank of a
-    distributed run draws the same numbers. The global generator is neither read nor moved.
+    Earlier draws do not affect it. A resumed run therefore needs only the seed and the step, and
+    all ranks of a distributed run draw the same numbers. PyTorch's global generator is not used.
 
     Args:
         seed: the algorithm's seed.
         name: full name of the parameter.
-        step: optimizer steps completed.
+        step: number of completed optimizer steps.
 
     >>> [torch.rand(1, generator=make_generator(0, "fc", s)).item() for s in (5, 5)] == 2 * [
     ...     torch.rand(1, generator=make_generator(0, "fc", 5)).item()]

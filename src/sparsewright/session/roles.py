@@ -1,4 +1,4 @@
-"""What stays dense by default: by kind of layer and by role in the model first, then by name."""
+"""The default choice of parameters that stay dense, by role in the model and then by name."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from sparsewright.session.walk import Dense
 
 _EMBEDDING = re.compile(r"embed(ding)?s?(bag)?$")
 _NORM = re.compile(r"norm(alization)?([123]d)?$")
-_GATE = re.compile(r"(^|_)(gates?|gating)$")  # routes if there are experts beside it
-_ADAPTER = re.compile(r"(^|\.)(lora|hada|lokr|ia3|vera|oft|boft|hra)_")  # names that PEFT gives
+_GATE = re.compile(r"(^|_)(gates?|gating)$")  # a router only if the same module holds experts
+_ADAPTER = re.compile(r"(^|\.)(lora|hada|lokr|ia3|vera|oft|boft|hra)_")  # PEFT's names
 _BESIDE = {
     *("bias", "biases", "scale", "scales", "gain", "gamma", "log"),
     *("token", "tokens", "pos", "position", "positional"),
 }
-"""Words in the own name of a Parameter that is no matrix of connections, whatever its shape."""
+"""Words in the name of a Parameter that does not hold connections, even if it is a matrix."""
 
 
-FROZEN = Dense("frozen weights", "it is frozen: its requires_grad is False")
+FROZEN = Dense("frozen weights", "it is frozen (requires_grad=False)")
 EMBEDDING = Dense("embeddings", "it is an embedding")
 TIED = Dense("tied to embeddings", "it is tied to an embedding")
 NORM = Dense("norms", "it belongs to a normalization layer")
 HEAD = Dense("output heads", "it belongs to an output head")
-ROUTER = Dense("routers", "it routes to experts")
+ROUTER = Dense("routers", "it belongs to a mixture-of-experts router")
 ADAPTER = Dense("adapters", "it belongs to an adapter")
-BESIDE = Dense("excluded by name", "its name says that it is a bias, scale, token or position")
+BESIDE = Dense("excluded by name", "its name suggests a bias, scale, token or position")
 VECTOR = Dense("vectors", "at most one of its dimensions is larger than 1")
-COMPUTED = Dense("parametrized", "its parametrization computes a weight that has other zeros")
+COMPUTED = Dense("parametrized", "its parametrization does not preserve zeros")
 NOT_PICKED = Dense("not picked", "no filter picks it")
 
 Role = tuple[Dense, Callable[[PlacedWeight], bool]]
 
 
 def dense_by_default(model: nn.Module) -> dict[str, Dense]:
-    """Return why the default filter leaves parameters of a model dense.
+    """Return the parameters that the default filter leaves dense, and the reasons.
 
     Args:
-        model: any module; wrappers of torch around it change nothing.
+        model: any module. PyTorch wrappers around it do not change the result.
 
     Returns:
-        Full name -> reason. Parameters that are not in it become sparse by default.
+        Full name -> reason. All other parameters become sparse by default.
     """
     weights = placed_weights(model)
     roles = _roles(model, weights)
@@ -64,7 +64,7 @@ def dense_by_default(model: nn.Module) -> dict[str, Dense]:
 
 
 def _roles(model: nn.Module, weights: Sequence[PlacedWeight]) -> Sequence[Role]:
-    """Return each role, and whether a weight plays it, in the order of precedence."""
+    """Return each role and a test for it, in the order of precedence."""
     embeddings = {weight.memory for weight in weights if has_class(weight.layer, _EMBEDDING)}
     heads = output_heads(model, weights)
     beside_experts = _beside_experts(weights)
@@ -106,7 +106,7 @@ def _is_beside(own: str) -> bool:
 def _is_vector(weight: PlacedWeight) -> bool:
     if weight.shape is None:
         return False
-    is_depthwise = getattr(weight.layer, "groups", 1) > 1  # scales channels if its kernel is 1x1
+    is_depthwise = getattr(weight.layer, "groups", 1) > 1  # with a 1x1 kernel it scales channels
     is_matrix = len(weight.shape) > 1 and weight.is_of_layer and not is_depthwise
     return not is_matrix and sum(size > 1 for size in weight.shape) < 2
 
@@ -117,13 +117,14 @@ def _by_name(weight: PlacedWeight) -> Dense | None:
 
 
 class Picker:
-    """Asks filters about the parameters of one model.
+    """Find the first filter that picks a parameter of a model.
 
-    A filter is given name and parameter; the default one looks at the role in the model too.
+    Filters receive a name and a parameter. The default filter also considers the parameter's role
+    in the model.
 
     Args:
         model: the model.
-        filters: the filters that are asked, in order; None picks nothing.
+        filters: the filters, in order of precedence; None picks nothing.
     """
 
     def __init__(self, model: nn.Module, filters: Sequence[ParamFilter | None]) -> None:
@@ -139,7 +140,7 @@ class Picker:
         return param_filter
 
     def first(self, name: str, param: Tensor) -> int | None:
-        """Return the place of the first filter that picks a parameter; None: none does."""
+        """Return the index of the first filter that picks a parameter, or None."""
         return self._match.find(name, param)
 
     def why_not(self, name: str) -> Dense:

@@ -1,4 +1,4 @@
-"""The way in: which parameters of a model become sparse, by which algorithm."""
+"""Attachment of a model's parameters to algorithms."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ logger = logging.getLogger("sparsewright")
 def attach_routed(
     session: Session, module: nn.Module, routes: Sequence[Route], replace: bool = False
 ) -> None:
-    """Attach each parameter below `module` to the algorithm of the first filter that picks it.
+    """Attach each parameter of `module` to the algorithm of the first filter that picks it.
 
-    All parameters are checked before the first is attached. The log says why others stay dense.
+    All parameters are checked before the first one is attached. The log says why other parameters
+    stay dense.
 
     Args:
-        session: what holds them from now on.
-        module: the model, or a part of it.
-        routes: filters and algorithms, in order.
-        replace: take other algorithms off the model; their masks stay.
+        session: the session to attach to.
+        module: the model or a part of it.
+        routes: filters and algorithms, in order of precedence.
+        replace: remove other algorithms from the model, and keep their masks.
 
     Raises:
-        AttachError: a parameter that cannot have a mask, or that has one of another algorithm.
-        ShapeError: a structure does not fit a parameter that was picked by its name.
+        AttachError: a picked parameter cannot have a mask, or another algorithm holds it.
+        ShapeError: the structure does not fit a picked parameter, which must not stay dense.
     """
     let_go(session, module)
     sharded.reshard(module)
@@ -70,7 +71,7 @@ def attach_routed(
 
 
 def sessions_of(module: nn.Module) -> list[Session]:
-    """Return the sessions that have weights below a module, in the order of the weights."""
+    """Return the sessions that hold weights of a module, in the order of the weights."""
     found: dict[int, Session] = {}
     for owner in module.modules():
         for param_name in owner._parameters:
@@ -81,12 +82,12 @@ def sessions_of(module: nn.Module) -> list[Session]:
 
 
 def release(session: Session, module: nn.Module) -> set[int]:
-    """Take a session off the weights below a module; their masks stay as buffers.
+    """Detach a session from the weights of a module; their masks remain as buffers.
 
-    Optimizers of which it steps no weight any more are let go.
+    The session stops following optimizers that no longer step any of its weights.
 
     Returns:
-        The ids of the weights.
+        The ids of all parameters of the module.
     """
     below = {id(param) for param in module.parameters()}
     own = [n for n, p in session.parameters.items() if id(p.param) in below]
@@ -103,27 +104,30 @@ def release(session: Session, module: nn.Module) -> set[int]:
 def attach_parameter(
     session: Session, rule: Rule, module: nn.Module, param_name: str, name: str
 ) -> SparseParameter:
-    """Put a mask buffer and hooks on one parameter.
+    """Add a mask buffer and hooks to one parameter.
 
-    A bool buffer of the right name and shape that the module has already (a copied or loaded
-    sparse model) is taken over as the mask.
+    If the module already has a bool buffer with the mask's name and shape, as in a copied or
+    loaded sparse model, this buffer becomes the mask.
 
     Args:
-        session: what holds it from now on.
-        rule: the algorithm that decides its mask.
-        module: the module that owns it.
-        param_name: its name there.
-        name: its full name.
+        session: the session to attach to.
+        rule: the algorithm that decides the mask.
+        module: the module that owns the parameter.
+        param_name: name of the parameter in the module.
+        name: full name of the parameter.
 
     Raises:
-        AttachError: the name of the buffer is taken.
+        AttachError: the mask's name is already used, or the algorithm does not support the storage.
     """
     param = module.get_parameter(param_name)
     has_mask = as_compressed(module) is not None or _add_mask(module, param_name, param, name)
     name = session.free_name(name)
     storage = hold(module, param_name, rule.storage, name, rule.shadows)
     if storage.name not in rule.storages:
-        problem = f"it is {storage.name}, which {type(rule).__name__} cannot train"
+        problem = (
+            f"it is {storage.name}, but {type(rule).__name__} trains only "
+            f"{' or '.join(rule.storages)} weights"
+        )
         raise AttachError(name, problem)
     parameter = session.add_parameter(name, storage, rule)
     parameter.is_initialized = parameter.is_taken_over = has_mask
@@ -131,11 +135,11 @@ def attach_parameter(
 
 
 def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> bool:
-    """Give the module its mask buffer; return whether one was there already."""
+    """Add the mask buffer to the module; return True if the module already had one."""
     mask_name = param_name + MASK_SUFFIX
     check_place(module, param_name, param, name)
     if module._buffers.get(mask_name) is not None:
-        logger.info("%s: takes over the mask that its module has", name)
+        logger.info("%s: its module already has a mask, which is reused", name)
         return True
     mask = torch.ones_like(param, dtype=torch.bool, requires_grad=False)
     module.register_buffer(mask_name, mask)
@@ -144,19 +148,19 @@ def _add_mask(module: nn.Module, param_name: str, param: Tensor, name: str) -> b
 
 @contextmanager
 def all_or_nothing(session: Session, module: nn.Module) -> Iterator[None]:
-    """Take off what was attached to a module inside of the block if the block raises."""
+    """Detach everything that the block attached to a module if the block raises."""
     before, masks = set(session.parameters), set(_masks_below(module))
     try:
         yield
-    except BaseException:  # nothing is caught: it goes on, over the model as it was
+    except BaseException:  # re-raised once the model is restored
         session.detach(session.parameters.keys() - before)
-        for owner, name in set(_masks_below(module)) - masks:  # of one that was being attached
+        for owner, name in set(_masks_below(module)) - masks:  # of a partly attached parameter
             delattr(owner, name)
         raise
 
 
 def _masks_below(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the mask buffers below a module: their modules and names."""
+    """Yield (owner, buffer name) for each mask buffer of a module."""
     for owner in module.modules():
         for name, buffer in owner._buffers.items():
             if name.endswith(MASK_SUFFIX) and buffer is not None and buffer.dtype == torch.bool:
@@ -164,7 +168,7 @@ def _masks_below(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def initialize(session: Session, rules: Sequence[Rule]) -> None:
-    """Compute the masks of some algorithms that are not there yet, and hook the gradients."""
+    """Compute the missing masks of some algorithms, and hook the gradients."""
     own = [parameter for parameter in session.parameters.values() if parameter.rule in rules]
     new = [p for p in own if not p.is_initialized and not p.param.is_meta]
     check_shards(new, session.counter.steps)

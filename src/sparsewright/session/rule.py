@@ -1,4 +1,4 @@
-"""What a session asks of each algorithm in it."""
+"""The interface that a session uses for its algorithms."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
 
 class Rule(Protocol):
-    """An algorithm, as far as a session knows it.
+    """The interface of an algorithm inside a session.
 
     Attributes:
-        _autoupdate: whether it is updated after each optimizer step.
-        needs_dense_gradient: whether its updates need the dense gradient.
-        init_method: makes the first mask.
-        schedules: its schedules.
-        selections: what its mask updates choose from; empty if masks never change.
-        seed: its seed.
-        session: what holds all that is on models and optimizers.
-        shadows: dense entries of shadowed weights, by full name.
-        storage: name of the storage of its weights.
+        _autoupdate: whether `update` is called after each optimizer step.
+        needs_dense_gradient: whether mask updates need the dense gradient.
+        init_method: computes the first mask.
+        storages: names of the storages that the algorithm supports.
+        selections: what each mask update selects from; empty if masks never change.
+        schedules: the schedules.
+        seed: the seed.
+        session: the session that the algorithm belongs to.
+        shadows: full name -> dense entries of a shadowed weight.
+        storage: name of the storage for its weights.
     """
 
     _autoupdate: bool
@@ -49,69 +50,69 @@ class Rule(Protocol):
 
     @property
     def storage(self) -> str:
-        """The name of the storage of its weights."""
+        """Return the name of the storage for its weights."""
 
     @property
     def structure(self) -> Structure:
-        """Which entries of a weight stand or fall together."""
+        """Return the structure of its masks."""
 
     @property
     def skips_misfits(self) -> bool:
-        """Whether weights that the structure does not fit stay dense under the default filter."""
+        """Return whether the default filter skips weights that the structure does not fit."""
 
     def check_parameter(self, name: str, param: Tensor) -> None:
-        """Raise if a parameter cannot be sparsified."""
+        """Raise an error if a parameter cannot be sparsified."""
 
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
         """Attach one parameter."""
 
     def update(self, optimizer: Optimizer | None = None) -> None:
-        """Do what follows an optimizer step."""
+        """Prune weights and update masks after an optimizer step."""
 
     def schedule_of(self, parameter: SparseParameter) -> str:
-        """Return the name of the schedule of a parameter's level."""
+        """Return the name of the schedule for a parameter's level."""
 
     def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:
-        """Return the smallest, largest and last level of a parameter."""
+        """Return a parameter's smallest, largest and last level."""
 
     def update_steps(self, until: int) -> Sequence[int]:
-        """Return the steps among `0..until` at which masks are made or changed."""
+        """Return the steps in `0..until` at which masks are created or changed."""
 
     def csx_annotate_sparsity(self, param: SparseParameter) -> None:
         """Record capacity hints on a parameter."""
 
     def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
-        """Return the level of a parameter at a step."""
+        """Return a parameter's level at a step."""
 
     def _rename(self, new: Mapping[str, str]) -> None:
-        """Follow parameters to other full names."""
+        """Rename parameters: old full name -> new full name."""
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step."""
 
     def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor:
-        """Return a gradient pruned, that has just been accumulated."""
+        """Return the pruned form of a gradient that was just accumulated."""
 
     def _is_due(self, step: int) -> bool:
-        """Return whether masks change at a step."""
+        """Return whether masks are due to change at a step."""
 
 
 class Owner(Protocol):
-    """An algorithm or a Group, as far as its session knows it."""
+    """The interface of the algorithm or Group that owns a session."""
 
     _hooks: Hooks
 
 
 class DynamicRule(Rule, Protocol):
-    """An algorithm whose masks change.
+    """The interface of an algorithm whose masks change.
 
     Attributes:
-        needs_gradient: whether the mask of a weight without a gradient stays.
-        update_schedule: when masks change.
+        needs_gradient: whether a weight without a gradient keeps its mask.
+        update_schedule: the steps at which masks change.
     """
 
     needs_gradient: ClassVar[bool]
     update_schedule: UpdateSchedule
 
     def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
-        """Return the new masks of weights that are due."""
+        """Return or yield one new mask per weight, in order."""

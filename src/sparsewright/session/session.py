@@ -1,4 +1,4 @@
-"""A session: the one owner of what algorithms have put on models and optimizers."""
+"""A session: the owner of all hooks, masks and step counts of its algorithms."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ logger = logging.getLogger("sparsewright")
 
 
 class Session(Following):
-    """Sparse parameters, optimizers and steps of one algorithm, or of the several of a Group.
+    """Hold the sparse parameters, optimizers and steps of an algorithm or a Group.
 
-    Models and optimizers are the user's: a session does not keep them alive.
+    A session does not keep the user's models and optimizers alive.
 
     Args:
-        owner: the algorithm or the Group that is applied.
-        steps: completed by each of its optimizers.
+        owner: the algorithm or Group that is applied.
+        steps: number of steps that each optimizer has completed.
 
     Attributes:
-        owner: the algorithm or the Group that is applied.
+        owner: the algorithm or Group that is applied.
         roots: the models that parameters were attached with.
-        hooks: the user's hooks on all that happens.
-        process_group: the ranks that train replicas: a group, None, or `"auto"`.
-        have_agreed: whether these ranks were found to train the same sparse model.
-        open_step: the step whose masks are being updated, if any are.
-        owed: ids of the algorithms whose masks are due; they stay if an update raises.
-        left_dense: how many parameters of each kind the last module left dense.
+        hooks: the user's hooks on the owner.
+        process_group: the ranks that train replicas: a group, None or `"auto"`.
+        have_agreed: whether a check has shown that these ranks train the same sparse model.
+        open_step: the step whose masks are being updated, or None.
+        owed: ids of the algorithms whose mask update is due; an id stays if the update raises.
+        left_dense: number of parameters of each kind that the last `apply` left dense.
     """
 
     def __init__(self, owner: Owner, steps: Iterable[int] = ()) -> None:
@@ -74,21 +74,21 @@ class Session(Following):
 
     @property
     def whole(self) -> Session:
-        """The session itself."""
+        """Return the session itself."""
         return self
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is attached."""
+        """Return whether no parameter and no optimizer is attached."""
         return not self.parameters and not self.followed
 
     def add_parameter(self, name: str, storage: Storage, rule: Rule) -> SparseParameter:
-        """Make a sparse parameter of a weight that is held already.
+        """Create and register a sparse parameter for a weight in a storage.
 
         Args:
-            name: full name, one that is free.
-            storage: what holds the weight.
-            rule: the algorithm that decides its mask.
+            name: full name; must not be used yet.
+            storage: the storage that holds the weight.
+            rule: the algorithm that decides the mask.
         """
         parameter = SparseParameter(name, storage, rule, self.followed)
         storage.recount()
@@ -99,16 +99,16 @@ class Session(Following):
         return parameter
 
     def free_name(self, name: str) -> str:
-        """Return a full name; that of a second parameter of equal name gets a number."""
+        """Return an unused full name: the given name, with a number added if it is taken."""
         while name in self.parameters:
             name = next_name(name)
         return name
 
     def rename(self, wanted: Mapping[str, str]) -> None:
-        """Give parameters other full names; one that is taken gets a number.
+        """Rename parameters; a name that is taken gets a number.
 
         Args:
-            wanted: their names now -> those that they are to have.
+            wanted: old full name -> new full name.
         """
         taken, new = self.parameters.keys() - wanted.keys(), dict[str, str]()
         for old, name in wanted.items():
@@ -130,7 +130,7 @@ class Session(Following):
         """Keep weights sparse when another module that shares them loads a state dict.
 
         Args:
-            weights: each module with each of its parameters.
+            weights: every (module, parameter) pair of the model.
         """
         own = {id(p.param): p for p in self.parameters.values()}
         for module, param in weights:
@@ -139,25 +139,25 @@ class Session(Following):
                 self._handles.append(tie(parameter, module))
 
     def rest(self) -> None:
-        """Know that a step was made, by hand."""
+        """Record that the user made a step without a followed optimizer."""
         for gradient in self._gradients.values():
             gradient.rest()
 
     def before_forward(self, module: nn.Module, initialize: Callable[[], None]) -> None:
-        """Call `initialize` before each forward of the module, until all have their masks."""
+        """Call `initialize` before each forward pass until all parameters have masks."""
         self._forward_handles.append(
             module.register_forward_pre_hook(lambda module, args: initialize())
         )
 
     def end_before_forward(self) -> None:
-        """Let forwards alone once every parameter has its mask."""
+        """Remove the forward hooks if every parameter has its mask."""
         if all(parameter.is_initialized for parameter in self.parameters.values()):
             for handle in self._forward_handles:
                 handle.remove()
             self._forward_handles.clear()
 
     def find(self, tensor: Tensor) -> SparseParameter | None:
-        """Return the sparse parameter whose weight this tensor is, or None."""
+        """Return the sparse parameter of a weight tensor, or None."""
         found = self._by_id.get(id(tensor))
         if found is None or not found.storage.is_in_place or found.param is not tensor:
             if not all(p.storage.is_in_place for p in self.parameters.values()):
@@ -167,7 +167,7 @@ class Session(Following):
         return found
 
     def follow(self) -> list[int]:
-        """Hook parameters that were replaced or unfrozen since; return the ids of all."""
+        """Update the hooks of replaced or unfrozen parameters; return all parameters' ids."""
         try:
             ids = self._ids()
         except AttachError:
@@ -183,14 +183,14 @@ class Session(Following):
         return ids
 
     def is_hooked(self, parameter: SparseParameter) -> bool:
-        """Return whether a parameter's gradient hook is on what is its Parameter now."""
+        """Return whether a parameter's gradient hook is on its current Parameter."""
         return self._gradients[parameter.name].is_on(parameter.param)
 
     def _ids(self) -> list[int]:
         return [id(parameter.storage.param) for parameter in self.parameters.values()]
 
     def by_rule(self, optimizer: Optimizer | None = None) -> dict[int, list[SparseParameter]]:
-        """Return all parameters, or those of one optimizer, by the ids of their algorithms."""
+        """Return algorithm id -> parameters: all of them, or those that one optimizer steps."""
         found: dict[int, list[SparseParameter]] = {}
         own = self.follow()
         stepped = set(own if optimizer is None else params_of(optimizer))
@@ -201,13 +201,13 @@ class Session(Following):
         return found
 
     def refresh(self, parameter: SparseParameter) -> None:
-        """Hook one parameter anew if it, or what holds it, was replaced; arm its tap if due."""
+        """Update the hooks of a parameter after its Parameter or storage was replaced."""
         self._gradients[parameter.name].follow()
         settle(parameter)
         self.arm([parameter], self.step_of([parameter.rule]) + 1)
 
     def take_gradients(self, parameters: Iterable[SparseParameter]) -> None:
-        """Prune gradients that no backward pass brought, or that were changed after it."""
+        """Prune gradients that were set or changed outside a backward pass."""
         parameters, places = list(parameters), set[int]()
         for parameter in parameters:
             self._gradients[parameter.name].own_gradient(places)
@@ -217,53 +217,53 @@ class Session(Following):
         kernels.prune_many_([grad for grad, _ in pairs], [mask for _, mask in pairs])
 
     def tap_of(self, parameter: SparseParameter) -> GradientTap:
-        """Return what collects the dense gradient of a parameter."""
+        """Return the tap that collects a parameter's dense gradient."""
         return self._gradients[parameter.name].tap
 
     def join_replicas(self, module: nn.Module) -> None:
-        """Take the ranks that a data-parallel module has, and keep masks out of its way."""
+        """Use the process group of a data-parallel module, and hide the masks from DDP."""
         self.process_group = replicas.group_of(module, self.process_group)
         masks = [mask for p in self.parameters.values() for mask in p.storage.buffers()]
         self._hidden.hide(module, masks)
 
     def replicas(self) -> ProcessGroup | None:
-        """Return the ranks that train replicas; None: there are no others."""
+        """Return the process group that trains replicas, or None if there is only one rank."""
         return replicas.find_group(self.process_group)
 
     def stepping(
         self, optimizer: Optimizer | None, rules: Sequence[Rule]
     ) -> AbstractContextManager[Step]:
-        """Count a step and prune what it wrote; inside the block masks may change.
+        """Count a step and prune the weights; masks may change inside the block.
 
-        Inside of it, algorithms are updated one by one, and join the step that is counted already.
+        Algorithms that are updated inside the block join this step, which is counted once.
 
         Args:
-            optimizer: the one that stepped; None: all parameters have been stepped.
-            rules: the algorithms that are updated.
+            optimizer: the optimizer that stepped, or None if all parameters were stepped.
+            rules: the algorithms to update.
         """
         return stepping(self, optimizer, rules)
 
     def is_due(self, rule: Rule, step: int) -> bool:
-        """Return whether an algorithm's masks change at a step."""
+        """Return whether an algorithm's masks are due at a step, or still owed."""
         return rule._is_due(step) or id(rule) in self.owed
 
     def tell_once(self, what: str, message: str) -> None:
-        """Log a warning, unless one about the same was logged for this session."""
+        """Log a warning, unless this session has already logged one about the same topic."""
         if what not in self._told:
             self._told.add(what)
             logger.warning(message)
 
     def listens(self, rule: Rule, kind: str) -> bool:
-        """Return whether a user's hook listens to what one algorithm does."""
+        """Return whether the user registered a hook of this kind for an algorithm."""
         return self.hooks.has(kind) or rule._hooks.has(kind)
 
     def emit(self, rules: Iterable[Rule], kind: str, *args: object) -> None:
-        """Call the hooks on the session and on some of its algorithms, each once."""
+        """Call the hooks of the session and of some algorithms, each hook once."""
         for hooks in {id(h): h for h in (self.hooks, *(r._hooks for r in rules))}.values():
             hooks.call(kind, *args)
 
     def arm(self, parameters: Iterable[SparseParameter], coming: int) -> None:
-        """Collect the dense gradients that a coming step needs, and no others."""
+        """Start collecting the dense gradients that the step `coming` needs; stop the others."""
         for parameter in parameters:
             if parameter.rule.needs_dense_gradient:
                 self._arm([parameter], self.is_due(parameter.rule, coming))
@@ -279,7 +279,7 @@ class Session(Following):
                 self._armed.discard(parameter.name)
 
     def end_gradients(self, step: Step) -> None:
-        """Free what was collected for a step, and collect for the next one if masks are due."""
+        """Free a step's dense gradients; collect new ones if masks are due at the next step."""
         for rule in step.rules:
             if rule.needs_dense_gradient:
                 is_due = self.is_due(rule, step.number + 1)
@@ -288,7 +288,7 @@ class Session(Following):
                     self._arm([parameter], is_due)
 
     def after_state_change(self) -> None:
-        """Hook what is new, and collect the dense gradients that the coming steps need."""
+        """Update all hooks, and collect the dense gradients that the next steps need."""
         self.follow()
         coming = dict.fromkeys(self.parameters.values(), self.counter.furthest + 1)
         for slot, followed in enumerate(self.followed):
@@ -297,7 +297,7 @@ class Session(Following):
             self.arm([parameter], step)
 
     def load_steps(self, steps: Iterable[int]) -> None:
-        """Continue from other counts; what was collected for the coming step is freed."""
+        """Continue from the given step counts, and discard collected dense gradients."""
         self.counter.load(steps)
         self.owed.clear()
         self.have_agreed = False
@@ -308,17 +308,17 @@ class Session(Following):
         self.after_state_change()
 
     def detach(self, names: Iterable[str], keep_masks: bool = False) -> None:
-        """Take some parameters off again.
+        """Detach some parameters.
 
         Args:
             names: their full names.
-            keep_masks: leave the masks on the model, for another algorithm.
+            keep_masks: keep the masks as buffers of the model, for another algorithm.
         """
-        for name in names:  # in an order that lets an interrupted call be repeated
+        for name in names:  # the order of these lines lets you repeat an interrupted call
             parameter = self.parameters[name]
             self._gradients[name].remove()
             self._armed.discard(name)
-            self.roots.forget(name)  # or a repeated call looks for the layer that was replaced
+            self.roots.forget(name)  # else a repeated call would search for the replaced layer
             if parameter.storage.is_alive:
                 vacate(parameter.module, parameter.storage.param_name)
                 parameter.storage.remove(parameter.optimizer_states, keep_masks)
@@ -329,12 +329,12 @@ class Session(Following):
         self.end_before_forward()
 
     def start_anew(self) -> None:
-        """Let all optimizers go, and count from 0."""
+        """Stop following all optimizers, and count steps from 0."""
         self.remove([rule for followed in self.followed for rule in followed.rules])
         self.counter.load([])
 
     def remove(self, rules: Sequence[Rule]) -> None:
-        """Take off every hook and buffer of some algorithms; the weights keep their zeros."""
+        """Remove all hooks and buffers of some algorithms; the weights keep their zeros."""
         self.detach([name for name, p in self.parameters.items() if p.rule in rules])
         self.owed.difference_update(map(id, rules))
         left = [slot for slot, followed in enumerate(self.followed) if followed.leave(rules)]
@@ -350,6 +350,6 @@ class Session(Following):
 
 
 def next_name(name: str) -> str:
-    """Return `fc.weight#2` for `fc.weight`, `fc.weight#3` for that: names of a second module."""
+    """Return `fc.weight#2` for `fc.weight`, and `fc.weight#3` for `fc.weight#2`."""
     base, _, count = name.partition("#")
     return f"{base}#{int(count or 1) + 1}"

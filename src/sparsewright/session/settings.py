@@ -1,4 +1,4 @@
-"""What can be set on an algorithm, and on all those of a Group at once."""
+"""Settings of an algorithm, or of all algorithms in a Group."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
 
 LevelLike = ScheduleLike | Mapping[Tensor, ScheduleLike]
-"""A level: a number, a schedule or what stands for one; or a mapping `{parameter: level}`."""
+"""A level: a number, a schedule or its short form; or a mapping `{parameter: level}`."""
 
 
 def by_parameter(sparsity: object) -> Mapping[Tensor, ScheduleLike]:
-    """Return levels that were given by parameter; an empty mapping if they were not."""
+    """Return the levels if they were given per parameter, else an empty mapping."""
     is_one = isinstance(sparsity, Mapping) and any(isinstance(key, Tensor) for key in sparsity)
     return cast("Mapping[Tensor, ScheduleLike]", sparsity) if is_one else {}
 
 
 class Choices(TypedDict, total=False):
-    """The options that every algorithm passes on to `SparsityAlgorithm`."""
+    """Options that every algorithm passes to `SparsityAlgorithm`."""
 
     seed: int
     storage: str | None
@@ -47,7 +47,7 @@ class Choices(TypedDict, total=False):
 
 
 def check_keywords(algorithm: type, given: Iterable[str]) -> None:
-    """Raise UnknownOptionError for a keyword that the constructor of a class does not take."""
+    """Raise UnknownOptionError for a keyword that a class's constructor does not accept."""
     allowed = list(constructor_options(algorithm))
     for key in given:
         if key not in allowed:
@@ -55,31 +55,32 @@ def check_keywords(algorithm: type, given: Iterable[str]) -> None:
 
 
 def level_of(algorithm: type, structure: Structure, drop_fraction: object = None) -> Level:
-    """Return the level of a structure that has only one, where no level is given.
+    """Return the only level of a structure such as 2:4, for a call without a level.
 
     Args:
         algorithm: the class whose constructor was called.
-        structure: its structure.
-        drop_fraction: what was given as its first argument, if that is not the level.
+        structure: the structure.
+        drop_fraction: the first argument of the call, for classes whose first argument is not the
+            level.
 
     Raises:
-        MissingOptionError: the structure takes any level.
+        MissingOptionError: the structure allows more than one level.
     """
     try:
         return structure.level(None)
     except MissingOptionError as error:
         advice = "For example, pass sparsity=0.9."
-        if isinstance(drop_fraction, float) and drop_fraction >= 0.5:  # perhaps meant as a level
+        if isinstance(drop_fraction, float) and drop_fraction >= 0.5:  # probably meant as a level
             advice = f"The first argument is drop_fraction; pass sparsity={drop_fraction} by name."
         name = algorithm.__name__
         raise MissingOptionError("sparsity", name, error.allowed, advice=advice) from None
 
 
 class Settings(ABC):
-    """Settings of an algorithm; setting one on a Group sets it for all of its algorithms.
+    """Settings of an algorithm. Setting one on a Group sets it for all its algorithms.
 
     Attributes:
-        storages: the storages that the algorithm can use; the first is its own choice.
+        storages: names of the storages that the algorithm supports; the first one is the default.
     """
 
     storages: ClassVar[tuple[str, ...]] = tuple(member.name for member in ALL)
@@ -90,7 +91,7 @@ class Settings(ABC):
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike
     ) -> None:
-        """Take the choices of a constructor."""
+        """Store the choices that were passed to a constructor."""
         self._levels = Levels(make_distribution(distribution))
         self._structure = make_structure(structure)
         self._is_structure_given = structure is not None
@@ -100,7 +101,7 @@ class Settings(ABC):
         )
 
     def _set_sparsity(self, sparsity: LevelLike | None) -> None:
-        """Take the level, or levels, of a constructor."""
+        """Store the level, or the levels per parameter, that were passed to a constructor."""
         if sparsity is None:
             sparsity = level_of(type(self), self._structure)
         own = by_parameter(sparsity)
@@ -110,11 +111,11 @@ class Settings(ABC):
             self.schedules.add("sparsity", cast("ScheduleLike", sparsity))
 
     def _checked_storage(self, storage: str) -> str:
-        """Return a storage's name, if the algorithm can use it.
+        """Return a storage's name if the algorithm supports it.
 
         Raises:
-            OptionError: there is no storage of that name.
-            IncompatibleOptionError: the algorithm cannot use it.
+            OptionError: no storage has this name.
+            IncompatibleOptionError: the algorithm does not support this storage.
         """
         name = type(self).__name__
         if not isinstance(storage, str) or storage not in Settings.storages:
@@ -127,15 +128,15 @@ class Settings(ABC):
     @property
     @abstractmethod
     def algorithms(self) -> Sequence[Settings]:
-        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+        """Return a Group's distinct algorithms, in order; otherwise a list with the algorithm."""
 
     def _check_choices(self, distribution: Distribution, structure: Structure) -> None:
-        """Raise if options do not work together.
+        """Raise an error if options do not work together.
 
         Raises:
-            LevelError: a constant level that the structure cannot hold.
-            ExclusiveOptionsError: levels by parameter and a distribution.
-            IncompatibleOptionError: a distribution for a structure that has one level.
+            LevelError: the structure does not allow a constant level.
+            ExclusiveOptionsError: both levels per parameter and a distribution are given.
+            IncompatibleOptionError: a distribution is given for a structure with only one level.
         """
         if not distribution.is_uniform and self._own_levels:
             raise ExclusiveOptionsError(["levels by parameter", "a distribution"])
@@ -154,7 +155,7 @@ class Settings(ABC):
 
     @property
     def distribution(self) -> Distribution:
-        """Which weight gets which level."""
+        """Return the distribution, which decides the level of each weight."""
         return self._levels.distribution
 
     @distribution.setter
@@ -165,7 +166,7 @@ class Settings(ABC):
 
     @property
     def structure(self) -> Structure:
-        """Which entries of a weight stand or fall together."""
+        """Return the structure, which decides which entries are kept or pruned together."""
         return self._structure
 
     @structure.setter
@@ -176,16 +177,16 @@ class Settings(ABC):
 
     @property
     def skips_misfits(self) -> bool:
-        """Whether weights that the structure does not fit stay dense under the default filter.
+        """Return whether the default filter skips weights that the structure does not fit.
 
-        That of the option `structure` is meant for all weights that it fits; groups to balance and
-        a score shaper are meant for every weight.
+        True for the option `structure`, which applies to the weights that it fits. False for
+        balanced groups and score shapers, which must fit every weight.
         """
         return self._is_structure_given
 
     @property
     def score_shaper(self) -> Structure:
-        """The same as `structure`; setting it takes any score shaper."""
+        """Return the structure. You can set any score shaper, which must fit every weight."""
         return self._structure
 
     @score_shaper.setter
@@ -195,7 +196,7 @@ class Settings(ABC):
 
     @property
     def autoupdate(self) -> bool:
-        """Whether `update` is called after each step of a sparsified optimizer."""
+        """Return whether `update` is called after each step of the optimizers passed to `apply`."""
         return all(algorithm._autoupdate for algorithm in (*self.algorithms, self))
 
     @autoupdate.setter
@@ -205,7 +206,7 @@ class Settings(ABC):
 
     @property
     def storage(self) -> str:
-        """How weights are held; `"mixed"` if those of a Group are not alike."""
+        """Return the storage's name, or `"mixed"` if a Group's algorithms use different ones."""
         storages = {algorithm._storage for algorithm in self.algorithms} or {self._storage}
         return "mixed" if len(storages) > 1 else storages.pop() or self.storages[0]
 
@@ -218,10 +219,11 @@ class Settings(ABC):
 
     @property
     def process_group(self) -> ReplicaGroup:
-        """The ranks that train replicas of the model, whose dense gradients are averaged.
+        """Return the ranks that train replicas of the model and average their dense gradients.
 
-        `"auto"`: those of the `DistributedDataParallel` that `apply` was given, or else all, once
-        `torch.distributed` is initialized. A `ProcessGroup`: its ranks. None: nobody.
+        `"auto"` selects the ranks of the `DistributedDataParallel` model passed to `apply`, or all
+        ranks if `torch.distributed` is initialized. You can also set a `ProcessGroup`, or None if
+        this process trains alone.
         """
         return self.session.process_group
 

@@ -1,4 +1,4 @@
-"""What a module knows of its sparse weights, and how it loads them."""
+"""Hooks that keep a module's weights sparse when it loads a state dict."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _ATTRIBUTE = "_sparse_sites"
 
 
 class Site:
-    """The place of one sparse weight in its module, and the hooks that load it.
+    """The link from a module to one of its sparse weights, with the load hooks for this weight.
 
-    The module keeps its sparse parameter alive, and with it the algorithm. A copy of the module
-    takes its sites along, without the parameter: the copy's weight is still pruned by its own mask
-    after loading.
+    Through its sites, a module keeps its sparse parameters and their algorithm alive. A copied
+    module has sites without a sparse parameter. After loading, the copy's weight is still pruned
+    with the copy's mask.
     """
 
     def __init__(self, param_name: str) -> None:
@@ -50,20 +50,20 @@ class Site:
     def before(
         self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
-        """Let a dense checkpoint in."""
+        """Prepare the module for a state dict with or without a mask."""
         weight = prefix + shown_name(module, self.param_name)
         self._is_dense = weight in state_dict and weight + MASK_SUFFIX not in state_dict
         self._is_missing = not self._is_dense and weight + MASK_SUFFIX not in state_dict
         storage = self._storage(module)
         storage.end_interrupted()
-        if self.parameter is not None:  # the last time may have been interrupted
+        if self.parameter is not None:  # the previous load may have been interrupted
             session = self.parameter.rule.session
             storage.after_load(session.states_not_loaded(self.parameter))
         self._was_dense = storage.before_load(state_dict, prefix, rest[-1])
 
     @outside_inference_mode()
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
-        """Prune the weight that was loaded; a run at step 0 makes its mask anew from it."""
+        """Prune the loaded weight; before the first step, recompute its mask if none was loaded."""
         if self._is_missing:
             return
         parameter, storage = self.parameter, self._storage(module)
@@ -83,14 +83,15 @@ class Site:
             parameter.is_initialized = True
             parameter.is_pristine &= self._was_dense
             parameter.prune_all()
-            if is_unused and self._is_dense and not self._was_dense:  # it has no room for another
+            # A compressed weight cannot change its mask here.
+            if is_unused and self._is_dense and not self._was_dense:
                 note_kept(session, parameter)
         storage.recount()
         session.refresh(parameter)
 
 
 class _Sites(dict[str, Site]):
-    """The sites of a module by the names of its parameters; a pickle has none of them."""
+    """The sites of a module by parameter name; they are left out of pickles."""
 
     def __reduce__(self) -> tuple[type[dict[str, Site]], tuple[()]]:
         return dict, ()
@@ -100,9 +101,9 @@ class _Sites(dict[str, Site]):
 
 
 class _LoadHook:
-    """A hook of ours on the loading of a module.
+    """A hook on the loading of a module.
 
-    In a pickle it does nothing: the model can be loaded where this library is not installed.
+    A pickled hook does nothing, so the model can be unpickled without this library.
     """
 
     def __init__(self, method: Callable[..., None]) -> None:
@@ -115,7 +116,7 @@ class _LoadHook:
         return _LoadHook(copy.deepcopy(self._method, memo))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, str]]:
-        return getattr, (nullcontext(), "__exit__")  # takes any arguments, and returns None
+        return getattr, (nullcontext(), "__exit__")  # accepts any arguments and returns None
 
 
 def _sites_of(module: nn.Module) -> _Sites:
@@ -124,17 +125,17 @@ def _sites_of(module: nn.Module) -> _Sites:
 
 
 def holder_of(module: nn.Module, param_name: str) -> SparseParameter | None:
-    """Return the sparse parameter made of a parameter, here or in a module that shares it."""
+    """Return the sparse parameter of a parameter, even if another module that shares it owns it."""
     site = _sites_of(module).get(param_name)
     if site is not None and site.parameter is not None:
         return site.parameter
-    own = dict(module._parameters.items())  # that of a TorchScript module is no dict
+    own = dict(module._parameters.items())  # not a dict in a TorchScript module
     param = own.get(param_name)
     return None if param is None else parameter_of(param)
 
 
 def settle(parameter: SparseParameter) -> None:
-    """Give a sparse parameter its site, that of a copied module if there is one."""
+    """Connect a sparse parameter to its site; a copied module already has one."""
     module, param_name = parameter.module, parameter.storage.param_name
     sites = _sites_of(module)
     setattr(module, _ATTRIBUTE, sites)
@@ -148,7 +149,7 @@ def settle(parameter: SparseParameter) -> None:
 
 
 def vacate(module: nn.Module, param_name: str) -> None:
-    """Take a site off its module."""
+    """Remove a site from its module."""
     sites = _sites_of(module)
     site = sites.pop(param_name, None)
     if site is not None:
@@ -159,9 +160,9 @@ def vacate(module: nn.Module, param_name: str) -> None:
 
 
 class TiedSite:
-    """Prunes a weight once more when a module that shares it has loaded it after its owner.
+    """Prune a shared weight when a module other than its owner loads it.
 
-    A copy of the model does without.
+    In a copied model it does nothing.
     """
 
     def __init__(self, parameter: SparseParameter | None = None) -> None:
@@ -171,7 +172,7 @@ class TiedSite:
         return TiedSite()
 
     def after(self, module: nn.Module, incompatible_keys: Any) -> None:
-        """Prune the weight that was loaded."""
+        """Prune the loaded weight."""
         parameter = self.parameter
         if parameter is not None and parameter.is_attached:
             parameter.prune_all()
@@ -185,11 +186,11 @@ def tie(parameter: SparseParameter, module: nn.Module) -> RemovableHandle:
 
 
 def drop_masks(model: nn.Module, among: Container[int] | None = None) -> bool:
-    """Take masks that no algorithm has off a model; return whether there were any.
+    """Remove masks that belong to no algorithm; return whether there were any.
 
     Args:
         model: the model.
-        among: ids of parameters; None: all.
+        among: ids of the parameters to consider. Default: all parameters.
     """
     found = False
     for module in model.modules():

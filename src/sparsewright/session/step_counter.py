@@ -1,4 +1,4 @@
-"""How many steps each followed optimizer has completed."""
+"""Step counts of the followed optimizers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ CounterState = tuple[list[int], dict[int, set[Hashable]]]
 
 
 class StepCounter:
-    """Counts the steps of optimizers by their place among those that are followed.
+    """Count the steps of optimizers, by their index (slot) among the followed optimizers.
 
     Attributes:
-        steps: completed by each optimizer; may know more optimizers than are followed yet.
+        steps: number of steps that each optimizer has completed. After a load it can be longer
+            than the list of followed optimizers.
     """
 
     def __init__(self, steps: Iterable[int] = ()) -> None:
@@ -21,50 +22,51 @@ class StepCounter:
 
     @property
     def furthest(self) -> int:
-        """The steps of the optimizer that has completed most."""
+        """Return the highest step count."""
         return max(self.steps, default=0)
 
     def steps_at(self, slot: int) -> int:
-        """Return the steps of one optimizer."""
+        """Return the step count of one optimizer."""
         return self.steps[slot] if slot < len(self.steps) else 0
 
     def load(self, steps: Iterable[int]) -> None:
-        """Continue from other counts."""
+        """Continue from the given counts."""
         self.steps = list(steps)
         self._done.clear()
 
     def merge(self, steps: Iterable[int]) -> None:
-        """Continue, for each optimizer, from the higher of two counts."""
+        """Continue each optimizer from the higher one of its count and the given count."""
         self.load(map(max, zip_longest(self.steps, steps, fillvalue=0)))
 
     def fold(self) -> None:
-        """When one optimizer remains, let it continue from the highest count."""
+        """Keep one optimizer, which continues from the highest count."""
         if len(self.steps) > 1:
             self.load([self.furthest])
 
     def state(self) -> CounterState:
-        """Return all that `restore` takes back."""
+        """Return a state for `restore`."""
         return list(self.steps), {slot: set(done) for slot, done in self._done.items()}
 
     def restore(self, state: CounterState) -> None:
-        """Take back what `state` returned."""
+        """Restore a state from `state`."""
         self.steps = list(state[0])
         self._done = {slot: set(done) for slot, done in state[1].items()}
 
     def has_done(self, slot: int, members: Iterable[Hashable]) -> bool:
-        """Return whether any of some members took part in the present step of an optimizer.
+        """Return True if a new step must be counted before these members are updated.
 
-        A member that did not is updated late: it joins that step, and nothing is counted anew.
+        This is the case if one of them took part in the optimizer's current step, or if no member
+        did. Otherwise the members are updated late and join the current step.
         """
         done = self._done.get(slot, set())
         return not done or bool(done.intersection(members))
 
     def join(self, slot: int, members: Iterable[Hashable]) -> None:
-        """Note that members take part in the present step of an optimizer."""
+        """Record that members take part in the optimizer's current step."""
         self._done.setdefault(slot, set()).update(members)
 
     def count(self, slot: int | None) -> None:
-        """Count a step of one optimizer; None: of all, from the highest count."""
+        """Count a step of one optimizer, or of all from the highest count if `slot` is None."""
         if slot is None:
             self.steps = [self.furthest] * len(self.steps)
         for stepped in range(len(self.steps)) if slot is None else [slot]:
@@ -72,16 +74,16 @@ class StepCounter:
             self._done.pop(stepped, None)
 
     def make_room(self, size: int) -> None:
-        """Know at least so many optimizers; a new one has completed no step."""
+        """Add counts of 0 until there are at least `size` optimizers."""
         self.steps += [0] * (size - len(self.steps))
 
     def take_over(self, slot: int, steps: int) -> None:
-        """Let an optimizer continue the count of another one."""
+        """Set an optimizer's count and drop the counts of later slots."""
         self.make_room(slot)
         self.steps[slot:] = [steps]
 
     def reach(self, slot: int, steps: int) -> None:
-        """Let an optimizer have completed at least so many steps."""
+        """Raise an optimizer's count to at least `steps`."""
         self.make_room(slot + 1)
         self.steps[slot] = max(self.steps[slot], steps)
 

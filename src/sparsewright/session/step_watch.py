@@ -1,4 +1,4 @@
-"""What is said when weights are trained by steps that a session does not see."""
+"""A warning for training steps that a session does not see."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ logger = logging.getLogger("sparsewright")
 
 
 class StepWatch:
-    """Logs, once, that weights change though no optimizer that is followed steps.
+    """Log once that weights are trained although no followed optimizer steps.
 
     Args:
-        followed: the optimizers that are followed, as they come and go.
+        followed: the followed optimizers; the session keeps this list up to date.
     """
 
     def __init__(self, followed: Sequence[Followed]) -> None:
         self._followed, self._has_told = followed, False
 
     def tell(self) -> None:
-        """Log it."""
+        """Log the warning, unless it was logged before."""
         if self._has_told:
             return
         self._has_told = True
         names = [type(optimizer).__name__ for f in self._followed for optimizer in f.members]
-        stepped = f"the step() of {', '.join(names)} was not called"
+        stepped = f"step() was not called on {', '.join(names)}"
         logger.warning(
             "sparse weights are being trained, but "
-            f"{stepped if names else 'no optimizer was given to apply()'}, so they are not pruned "
-            "and no mask is updated; apply the optimizer whose step() is called, or call update() "
-            "after each step"
+            f"{stepped if names else 'no optimizer was passed to apply()'}, so weights are not "
+            "pruned and masks are not updated; pass the optimizer whose step() you call to "
+            "apply(), or call update() after each step"
         )

@@ -1,4 +1,4 @@
-"""One optimizer step of a session: what begins and what ends it."""
+"""The start and the end of an optimizer step in a session."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Step:
     """One optimizer step.
 
     Attributes:
-        number: steps completed by the optimizer that stepped.
-        optimizer: the one; None: all parameters have been stepped.
-        rules: the algorithms that are updated.
-        by_rule: the parameters that were stepped, by the ids of their algorithms.
+        number: number of steps that the optimizer has completed, including this one.
+        optimizer: the optimizer that stepped, or None if all parameters were stepped.
+        rules: the algorithms to update.
+        by_rule: algorithm id -> parameters that were stepped.
     """
 
     number: int
@@ -40,11 +40,11 @@ class Step:
 
     @property
     def parameters(self) -> Iterator[SparseParameter]:
-        """The parameters that were stepped."""
+        """Yield the parameters that were stepped."""
         return chain.from_iterable(map(self.of, self.rules))
 
     def of(self, rule: Rule) -> list[SparseParameter]:
-        """Return the parameters of one algorithm."""
+        """Return the stepped parameters of one algorithm."""
         return self.by_rule.get(id(rule), [])
 
 
@@ -52,10 +52,10 @@ class Step:
 def stepping(
     session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]
 ) -> Iterator[Step]:
-    """Count a step and prune what it wrote; inside the block masks may change.
+    """Count a step and prune the weights; masks may change inside the block.
 
-    Inside of it, algorithms are updated one by one, and join the step that is counted already. An
-    update that raises is made up for at the next step.
+    Algorithms that are updated inside the block join this step, which is counted once. If a mask
+    update raises, it is repeated at the next step.
     """
     outer = session.open_step
     if outer is not None and outer.optimizer is optimizer:
@@ -73,14 +73,14 @@ def stepping(
         yield step
         session.owed.difference_update(map(id, rules))
         close()
-    except BaseException:  # nothing is caught: it goes on, over a session that can step
+    except BaseException:  # re-raised once the session can step again
         close()
         raise
     end_step(session, step)
 
 
 def _open_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Rule]) -> Step:
-    """Count a step."""
+    """Count a step and return it."""
     session.let_go()
     if optimizer is None:
         session.rest()
@@ -96,16 +96,16 @@ def _open_step(session: Session, optimizer: Optimizer | None, rules: Sequence[Ru
 
 
 def _begin(session: Session, step: Step) -> None:
-    """Prune what a step wrote, and tell the hooks."""
+    """Prune the weights after a step and call the `begin` hooks."""
     _meet_replicas(session)
     _prune(session, list(step.parameters), step.optimizer)
     session.emit(step.rules, "begin", step)
 
 
 def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequence[Rule]) -> None:
-    """Count one step, unless others began it and these algorithms join late.
+    """Count one step, unless these algorithms join a step that others started.
 
-    The masks that are due with it are owed from now on.
+    Algorithms whose masks are due at this step are owed an update from now on.
     """
     counter, members = session.counter, [id(rule) for rule in rules]
     late = 0 if counter.has_done(slot, members) else 1
@@ -132,7 +132,7 @@ def _count(session: Session, optimizer: Optimizer | None, slot: int, rules: Sequ
 
 
 def _meet_replicas(session: Session) -> None:
-    """At the first step, make sure that the ranks that train replicas agree."""
+    """Check, at the first step, that all replica ranks train the same sparse model."""
     group = None if session.have_agreed else session.replicas()
     if group is not None:
         parameters = list(session.parameters.values())
@@ -141,7 +141,7 @@ def _meet_replicas(session: Session) -> None:
 
 
 def _device(session: Session) -> torch.device:
-    """Where the model is, even if none of its weights is sparse on this rank."""
+    """Return the model's device, even if this rank has no sparse weight."""
     optimizers = chain.from_iterable(f.members for f in session.followed)
     groups = chain.from_iterable(optimizer.param_groups for optimizer in optimizers)
     stepped = chain.from_iterable(group["params"] for group in groups)
@@ -153,7 +153,7 @@ def _device(session: Session) -> torch.device:
 def _prune(
     session: Session, parameters: Sequence[SparseParameter], optimizer: Optimizer | None
 ) -> None:
-    """Prune what a step may have written to: weights, and state that does not stay 0."""
+    """Prune the weights and optimizer states that a step may have changed."""
     prune_weights(parameters)
     for followed in session.followed:
         if optimizer is None or optimizer in followed.members:
@@ -161,13 +161,13 @@ def _prune(
 
 
 def prune_weights(parameters: Iterable[SparseParameter]) -> None:
-    """Prune weights that a step may have written to."""
+    """Prune weights that a step may have changed."""
     pairs = [pair for p in parameters if (pair := p.storage.to_prune()) is not None]
     kernels.prune_many_([weight for weight, _ in pairs], [mask for _, mask in pairs])
 
 
 def end_step(session: Session, step: Step) -> None:
-    """Tell the hooks what levels were asked for and reached."""
+    """Call the hooks for target levels, measured levels and the end of the step."""
     for rule in step.rules:
         parameters = step.of(rule)
         if session.listens(rule, "target"):

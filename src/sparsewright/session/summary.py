@@ -1,4 +1,4 @@
-"""What `apply` logs: how much became sparse, what stayed dense, and what is unusual in that."""
+"""Log lines of `apply`: how much became sparse, what stayed dense, and surprising choices."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def log_summary(
     """Log one line about a model that an algorithm was applied to.
 
     Args:
-        name: of the algorithm.
+        name: name of the algorithm.
         parameters: its sparse parameters.
-        left_dense: how many parameters of each kind stay dense.
+        left_dense: number of parameters of each kind that stay dense.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -32,12 +32,12 @@ def log_summary(
         level = 1 - kept / max(total, 1)
         text += f", {kept:,} of {total:,} entries kept (level {level:.4f})"
     else:
-        text += f" with {total:,} entries, masks to be made when they have data"
+        text += f" with {total:,} entries, masks will be created when the weights have data"
     logger.info("%s%s", text, show_left_dense(left_dense))
 
 
 def show_left_dense(left_dense: Mapping[str, int]) -> str:
-    """Return counts of kinds as the end of a sentence; "" if there are none.
+    """Return the end of a sentence that lists counts by kind; "" if there are none.
 
     >>> show_left_dense({"norms": 2, "": 1, "embeddings": 1})
     '; left dense: norms 2, embeddings 1'
@@ -49,21 +49,27 @@ def show_left_dense(left_dense: Mapping[str, int]) -> str:
 def warn_of_picked(
     picked: Iterable[tuple[str, nn.Module, nn.Parameter]], params: Iterable[Tensor]
 ) -> None:
-    """Log warnings about weights that a filter of the user's picks, and that may surprise.
+    """Log warnings about surprising weights that the user's filter picks.
 
-    Those are frozen weights beside others that are trained, and parameters of which parametrized
-    weights are computed that have other zeros.
+    These are frozen weights in a model that also has trained ones, and parameters whose
+    parametrization does not preserve zeros.
 
     Args:
-        picked: full name, owner and parameter of each weight that becomes sparse.
+        picked: (full name, owner, parameter) for each weight that becomes sparse.
         params: all parameters of the model.
     """
     weights = list(picked)
     frozen = [name for name, _, param in weights if not param.requires_grad]
     if frozen and any(param.requires_grad for param in params):
-        text = "frozen weights become sparse, because a param_filter picks them: %s"
+        text = (
+            "frozen weights become sparse because a param_filter picks them: %s; "
+            "to keep them dense, exclude them from the filter"
+        )
         logger.warning(text, ", ".join(frozen))
     for name, owner, _ in weights:
         if not keeps_zeros(owner, name.rpartition(".")[2]):
-            text = "%s becomes sparse; the weight that is computed from it does not"
+            text = (
+                "%s becomes sparse, but its parametrization does not preserve zeros, so the "
+                "computed weight is not sparse; exclude it from the param_filter"
+            )
             logger.warning(text, name)

@@ -1,4 +1,4 @@
-"""Masks that a model has already when an algorithm is applied to it."""
+"""Masks that a model already has when an algorithm is applied to it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from sparsewright.session.rng import make_generator
 from sparsewright.wording import listed
 
 _MANY = 0.1
-"""Share of zeros among kept weights from which a model was pruned before, rather than trained."""
+"""Fraction of zeros among kept weights above which the model counts as pruned before."""
 
 logger = logging.getLogger("sparsewright")
 
 
 @torch.no_grad()
 def take_over(parameter: SparseParameter) -> None:
-    """Bring a mask that the model had already to the level of step 0, if it is not there.
+    """Adjust an existing mask to the level of step 0.
 
-    A higher level prunes it further, by magnitude; a lower one grows it at random, unless that
-    level moves. The mask stays in a run that is resumed, and if training starts dense.
+    A higher level prunes more connections by magnitude. A lower level grows random connections,
+    but only if the schedule is constant. The mask is not changed if the run is resumed, if
+    training starts dense, or if the init method is `from_zeros`.
     """
     rule = parameter.rule
     if rule.session.step_of([rule]) or not rule.update_steps(0) or rule.init_method is from_zeros:
@@ -42,19 +43,19 @@ def take_over(parameter: SparseParameter) -> None:
     changes = parameter.change_mask(new)
     if any(changes):
         logger.info(
-            "%s: the mask that it had kept %d of %d connections; at level %g it keeps %d",
-            *(parameter.name, before, parameter.shape.numel(), float(level), parameter.kept),
+            "%s: its existing mask kept %d of %d connections and now keeps %d, to reach level %g",
+            *(parameter.name, before, parameter.shape.numel(), parameter.kept, float(level)),
         )
 
 
 @torch.no_grad()
 def warn_of_zeros(parameters: Iterable[SparseParameter]) -> None:
-    """Log new masks that keep many weights which are zero already: two levels act at once."""
+    """Log a warning if new masks keep many zeros, so that weights are sparser than their level."""
     names = [parameter.name for parameter in parameters if _keeps_zeros(parameter)]
     if names:
         logger.warning(
-            "%s: many of the weights that the new masks keep are zero already, as in a pruned "
-            "model whose masks are lost; init_method='from_zeros' keeps those that are not",
+            "%s: the new masks keep many entries that are already zero, as in a pruned model whose "
+            "masks were lost; pass init_method='from_zeros' to keep exactly the nonzero entries",
             listed(names),
         )
 

@@ -1,4 +1,4 @@
-"""Walking over a user's model: its parameters, who owns them, where `apply` was called."""
+"""Iteration over a user's model: its modules, its parameters and their owners."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from sparsewright.torch_private import wrapped_name
 
 
 class Dense(NamedTuple):
-    """Why a parameter stays dense.
+    """The reason that a parameter stays dense.
 
     Attributes:
-        kind: what it is, in the plural, for counts; "" if it counts under another name.
-        reason: a clause about it.
+        kind: plural noun for the counts in the log; "" if the parameter counts under another name.
+        reason: a clause about the parameter, such as "it is an embedding".
     """
 
     kind: str
     reason: str
 
 
-_MARKED = Dense("marked requires_dense", "it or its module says requires_dense")
+_MARKED = Dense("marked requires_dense", "it or its module sets requires_dense")
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """As `module.named_modules()`, with the names of the model without torch's wrappers.
+    """Yield `module.named_modules()` with names that ignore PyTorch's wrappers.
 
-    Filters, seeds and checks see these names: a compiled, parallel or averaged model has the masks
-    of the plain one.
+    Filters, seeds and checks use these names, so a compiled, parallel or averaged model gets the
+    same masks as the plain model.
     """
     known: dict[str, tuple[str, str | None]] = {}
     for full, inner in module.named_modules():
@@ -48,10 +48,11 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def named_weights(
     module: nn.Module,
 ) -> Iterator[tuple[str, nn.Module, str, nn.Parameter, Dense | None]]:
-    """Every parameter below `module`, once per name, with the reason why it must stay dense.
+    """Yield every parameter of `module`, once per name, with the reason if it must stay dense.
 
     Yields:
-        Full name, owning module, name there, the parameter, and the reason, if there is one.
+        Full name, owning module, name in that module, parameter, and reason (None if there is
+        no reason).
     """
     seen: dict[int, str] = {}
     dense_below: list[str] = []
@@ -67,7 +68,7 @@ def named_weights(
             first = seen.setdefault(id(param), name)
             why: Dense | None = None
             if first != name:
-                why = Dense("", f"it is tied to {first}, under whose name it is decided")
+                why = Dense("", f"it is tied to {first}, and filters see only that name")
             elif is_dense or getattr(param, "requires_dense", False):
                 why = _MARKED
             elif not (param.is_floating_point() or param.is_complex()):
@@ -76,23 +77,27 @@ def named_weights(
 
 
 def find_owner(module: nn.Module, name: str, param: nn.Parameter) -> tuple[nn.Module, str]:
-    """The module that holds `param`, and its name there."""
+    """Return the module that holds `param` and the parameter's name in that module.
+
+    Raises:
+        AttachError: no module below `module` holds it under this name.
+    """
     for owner in module.modules():
         for param_name, own in owner._parameters.items():
             if own is param and name.split(".")[-1] in (param_name, shown_name(owner, param_name)):
                 return owner, param_name
-    raise AttachError(name, f"not a parameter of the {type(module).__name__} it was looked for in")
+    raise AttachError(name, f"it is not a parameter of the given {type(module).__name__}")
 
 
 def check_weight(name: str, param: Tensor) -> None:
-    """Raise AttachError if no mask can be made for a parameter."""
+    """Raise AttachError if a parameter cannot have a mask."""
     if is_lazy(param):
-        raise AttachError(name, "its shape is not known yet; run one forward pass first")
+        raise AttachError(name, "it is lazy and has no shape yet; run one forward pass first")
     if param.is_inference():
         raise AttachError(
             name,
-            "it was made under torch.inference_mode(), so nothing may write to it later; "
-            "build or load the model outside of that",
+            "it was created under torch.inference_mode() and cannot be modified in place later; "
+            "create or load the model outside inference mode",
         )
     problem = sharded.why_not_sharded(param)
     if problem:

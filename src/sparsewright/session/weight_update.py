@@ -1,4 +1,4 @@
-"""All that a method may look at when it updates the mask of one weight."""
+"""The facts that a method can use to update the mask of one weight."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class WeightUpdate:
 
     Attributes:
         name: full name of the weight.
-        mask: bool, shaped like the weight: the mask so far; not to be written to.
-        level: level to reach, 0..1; a 0-d tensor, float64 if it was given as a number.
-        step: optimizer steps completed.
-        structure: which entries stand or fall together.
+        mask: the current mask; bool, shaped like the weight. Do not modify it.
+        level: the level to reach, 0..1; a 0-d tensor, float64 if it was given as a number.
+        step: number of completed optimizer steps.
+        structure: the structure that the new mask must follow.
     """
 
     def __init__(
@@ -41,42 +41,42 @@ class WeightUpdate:
 
     @property
     def weight(self) -> Tensor:
-        """The weight, of its dense shape; zero where `mask` is False unless it is shadowed."""
+        """Return the weight in its dense shape; zero where `mask` is False unless shadowed."""
         if self._weight is None:
             self._weight = self._parameter.storage.weight()
         return self._weight
 
     def dense_gradient(self) -> DenseGradient:
-        """Return the gradient of this step before pruning, summed over micro-batches.
+        """Return this step's gradient before pruning, summed over micro-batches.
 
         Raises:
             AlgorithmError: the algorithm does not set `needs_dense_gradient`, or the mask has
-                changed already.
+                already changed.
         """
         if self._is_free:
-            problem = "its mask has changed already; read it before the mask is given"
+            problem = "the mask has already changed; read the gradient before you return the mask"
             raise AlgorithmError(f"dense gradient of {self.name}", problem)
         if self._gradient is None:
-            problem = "to read it, set needs_dense_gradient = True in the class of the algorithm"
+            problem = "set needs_dense_gradient = True in the algorithm's class to collect it"
             raise AlgorithmError(f"dense gradient of {self.name}", problem)
         return self._gradient
 
     def gradient(self) -> Tensor:
-        """Return `dense_gradient` as one tensor, shaped like the weight."""
+        """Return the dense gradient as one tensor, shaped like the weight."""
         return self.dense_gradient().dense()
 
     def generator(self) -> torch.Generator:
-        """Return a CPU generator for this weight at this step: the same on every rank."""
+        """Return a CPU generator for this weight and step, equal on every rank."""
         return make_generator(self._seed, self.name, self.step)
 
     def random(self) -> Tensor:
-        """Return uniform numbers in [0, 1), float32, shaped like the weight.
+        """Return uniform random numbers in [0, 1), float32, shaped like the weight.
 
-        Of a sharded weight each rank gets its own part of the same numbers.
+        If the weight is sharded, each rank gets its part of the same numbers.
         """
         return uniform(self.weight, self.generator())
 
     def free(self) -> None:
-        """Free the weight and the gradient: its mask is about to change."""
+        """Free the weight and the gradient before the mask changes."""
         self._weight = self._gradient = None
         self._is_free = True
