@@ -34,7 +34,7 @@ _PYTHON_CODE = re.compile(
     r"^ *>>>.*?(?=^\s*$|\Z)|(?<=::\n)(?:\n| +.*\n)+|``?[^`]+``?|https?://\S+|\{[^{}]*\}",
     re.MULTILINE | re.DOTALL,
 )
-# Where a sentence ends: punctuation, a blank line, a list item, a table cell, a line of `Args:`.
+# Ends of sentences: punctuation, a blank line, a list item, a table cell, a line of `Args:`.
 _SENTENCE_END = re.compile(r"[.!?:;](?=\s|$)|\n\s*\n|\n\s*(?:[-*|#]|\d+\.)\s?|\||\n\s+\w+: ")
 
 
@@ -67,7 +67,7 @@ def check(text: str) -> Iterator[tuple[int, str, str]]:
         if not proselint_check.path.startswith(off):
             for found in proselint_check.check_with_flags(line):
                 words = line[slice(*found.span)].strip()
-                if re.search(r"[a-z]", words):  # not two pieces of code in a row
+                if "_" not in words:  # which stands for code
                     yield found.span[0], f"proselint {found.check_path}", words
     for rule in rules()["house"]:
         for match in re.finditer(rule["pattern"].replace(" ", r"\s+"), text, re.MULTILINE):

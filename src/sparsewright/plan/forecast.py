@@ -76,7 +76,7 @@ def _values(
     """Return a schedule's values at the update steps with the given indices."""
     schedules, wanted = copy.deepcopy(algorithm.schedules), {i for i in indices if i >= 0}
     values = {}
-    # Visit all updates only for schedules that keep state, because a run can have very many.
+    # Visit all updates only for schedules that keep state, because a run can have millions.
     for index in range(len(due)) if schedules.has_state else sorted(wanted):
         if index in wanted:
             # The shortest decimal keeps a float32 0.9 as 0.9 instead of 0.8999999762.

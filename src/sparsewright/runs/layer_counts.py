@@ -24,7 +24,7 @@ class Layer:
 
     Attributes:
         name: the weight's key in the state dict.
-        kept: entries that the mask keeps, or nonzero entries if there is no mask.
+        kept: entries that the mask keeps, or nonzero entries for a weight without a mask.
         total: all entries.
         masked: True if the state dict has a mask for the weight.
         problem: how weight and mask disagree; "" if they agree.

@@ -31,7 +31,7 @@ Route = tuple[ParamFilter, Rule]
 
 @dataclass
 class Choice:
-    """What `apply` does with each parameter of a model.
+    """Decisions of `apply` about the parameters of a model.
 
     Attributes:
         weights: every (module, parameter) pair.
