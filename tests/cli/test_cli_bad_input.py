@@ -33,28 +33,61 @@ RIGL = {"algorithm": "rigl", "sparsity": 0.9}
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"loop": {"stepz": 3}}, ["'stepz'", "'loop'", "tiny.yaml", "did you mean 'steps'?"]),
-        ({"looop": {}}, ["'looop'", "tiny.yaml", "did you mean 'loop'?"]),
-        ({"loop": {"steps": "many"}}, ["loop.steps", "'many'", "int"]),
-        ({"loop": {"steps": True}}, ["loop.steps", "bool", "int"]),
-        ({"loop": {"steps": 0}}, ["loop.steps", "from 1"]),
-        ({"optimizer": {"lr": float("nan")}}, ["optimizer.lr", "nan"]),
-        ({"optimizer": {"name": "adamv"}}, ["optimizer.name", "did you mean 'adam"]),
-        ({"optimizer": []}, ["section 'optimizer'", "mapping"]),
-        ({"model": {"heads": 3}}, ["model.heads", "divisors of model.width = 16"]),
-        ({"recipe": "charml"}, ["recipe", "'charml'", "did you mean 'charlm'?"]),
-        ({"recipe": 3}, ["recipe", "int"]),
+        (
+            {"loop": {"stepz": 3}},
+            ["section 'loop' in tiny.yaml has no option 'stepz'; did you mean 'steps'?"],
+        ),
+        ({"looop": {}}, ["unknown section 'looop' in tiny.yaml; did you mean 'loop'?"]),
+        (
+            {"loop": {"steps": "many"}},
+            ["loop.steps in tiny.yaml must be of type int; got 'many' (str)."],
+        ),
+        (
+            {"loop": {"steps": True}},
+            ["loop.steps in tiny.yaml must be of type int; got True (bool)."],
+        ),
+        ({"loop": {"steps": 0}}, ["loop.steps in tiny.yaml must be a number >= 1; got 0."]),
+        (
+            {"optimizer": {"lr": float("nan")}},
+            ["optimizer.lr in tiny.yaml must be a number from 0.0 to 1e+30; got nan."],
+        ),
+        (
+            {"optimizer": {"name": "adamv"}},
+            ["unknown optimizer.name 'adamv' in tiny.yaml; did you mean 'adam"],
+        ),
+        (
+            {"optimizer": []},
+            ["section 'optimizer' in tiny.yaml must be a mapping of keys to values; got []"],
+        ),
+        ({"model": {"heads": 3}}, ["model.heads must be a divisor of model.width = 16; got 3."]),
+        ({"recipe": "charml"}, ["unknown recipe 'charml' in tiny.yaml; did you mean 'charlm'?"]),
+        ({"recipe": 3}, ["recipe in tiny.yaml must be a name; got 3 (int)."]),
         ({"data": {"text": "no.txt"}}, ["no.txt", "No such file"]),
-        ({"data": {"dir": "x"}}, ["'dir'", "'data'", "text, validation"]),
+        (
+            {"data": {"dir": "x"}},
+            ["section 'data' in tiny.yaml has no option 'dir'; its options: text, validation"],
+        ),
         ({"trainer": {"init": {}}}, ["trainer", "init: sparsity:"]),
         (
             {"trainer": {"init": {"sparsity": 0.5}}, "sparsity": 0.5},
             ["give 'sparsity' or 'trainer", "not both"],
         ),
-        ({"sparsity": {**RIGL, "drop_fracton": 0.1}}, ["'drop_fracton'", "'drop_fraction'"]),
-        ({"sparsity": {**RIGL, "algorithm": "riggle"}}, ["'riggle'", "did you mean"]),
-        ({"sparsity": {**RIGL, "sparsity": 1.5}}, ["section 'sparsity'", "1.5"]),
-        ({"sparsity": {**RIGL, "update": "often"}}, ["update", "'often'"]),
+        (
+            {"sparsity": {**RIGL, "drop_fracton": 0.1}},
+            ["RigL has no option 'drop_fracton'; did you mean 'drop_fraction'?"],
+        ),
+        (
+            {"sparsity": {**RIGL, "algorithm": "riggle"}},
+            ["unknown algorithm 'riggle'; did you mean"],
+        ),
+        (
+            {"sparsity": {**RIGL, "sparsity": 1.5}},
+            ["section 'sparsity': sparsity must be between 0 and 1; got 1.5."],
+        ),
+        (
+            {"sparsity": {**RIGL, "update": "often"}},
+            ["update must be None, an integer, ", "got 'often' (str)."],
+        ),
         ({"sparsity": {**RIGL, "balance_out_groups": 7}}, ["(48, 16)", "into 7 equal groups"]),
         ({"sparsity": {**RIGL, "param_filter": "*conv*"}}, ["*conv*", "blocks.0.mlp.0.weight"]),
         ({"sparsity": None}, ["section 'sparsity'"]),
@@ -98,7 +131,10 @@ def test_yaml(command: Command, content: bytes, words: list[str]) -> None:
         (["--recipe", "fashion", "--text", "x"], ["'text'", "dir"]),
         (["--recipe", "fashion", "--data", "."], ["train-images-idx3-ubyte"]),
         (["--stepz", "1"], ["--stepz", "--steps"]),
-        (["--resume", "run", "--steps", "0"], ["--resume", "--until"]),
+        (
+            ["--resume", "run", "--steps", "0"],
+            ["--resume continues a run with its saved", "only with --until"],
+        ),
         (["--resume", "run", "--seed", "0"], ["--resume", "--until"]),
     ],
 )

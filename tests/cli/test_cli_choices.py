@@ -87,4 +87,4 @@ def test_a_structure_that_fits_no_weight_is_an_error_of_plan_and_train(command: 
     config = command.config(sparsity={"algorithm": "static", "structure": "3:5"})
     for done in (command("plan", config), command("train", config, "--out", "run")):
         assert done.status == 2
-        assert "whose structure fits them" in done.err
+        assert "and whose structure fits it" in done.err

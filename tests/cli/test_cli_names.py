@@ -26,7 +26,7 @@ def test_a_run_in_such_a_folder_trains_resumes_and_is_reported(command: Command)
     assert done.status == 0, done.err
     done = command("train", "--resume", NAME, "--tensorboard")
     assert done.status == 2
-    assert "r\\udcff\\udce4n: --tensorboard works with names in UTF-8 only" in done.err
+    assert "r\\udcff\\udce4n: --tensorboard requires a folder name in UTF-8" in done.err
     done = command("train", "--resume", NAME)
     assert done.status == 0, done.err
     assert (command.folder / NAME / "result.json").exists()

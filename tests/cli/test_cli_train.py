@@ -213,7 +213,7 @@ def test_interrupt_says_where_to_go_on(command: Command) -> None:
 
 def test_the_command_that_goes_on_can_be_pasted(command: Command) -> None:
     stopped = command("train", command.config(), "--out", "my run", "--until", 1)
-    _, _, text = stopped.err.partition("go on with: sparsewright ")
+    _, _, text = stopped.err.partition("resume with: sparsewright ")
     assert command(*shlex.split(text)).status == 0
     assert (command.folder / "my run/result.json").exists()
 
@@ -235,7 +235,7 @@ def test_finished_run_has_nothing_to_resume(command: Command) -> None:
     before = (command.folder / "run/metrics.jsonl").read_bytes()
     done = command("train", "--resume", "run")
     assert done.status == 0
-    assert "finished" in done.out
+    assert "is finished; run `sparsewright inspect" in done.out
     assert (command.folder / "run/metrics.jsonl").read_bytes() == before
 
 

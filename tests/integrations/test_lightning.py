@@ -341,7 +341,10 @@ def test_a_strategy_that_shards_weights_is_refused():
     class Sharding:  # what the callback reads of a trainer; a real one needs two GPUs
         strategy = FSDPStrategy(accelerator=None)
 
-    with pytest.raises(AttachError, match="FSDPStrategy: it shards"):
+    with pytest.raises(
+        AttachError,
+        match=r"FSDPStrategy: it shards weights, .*; use ddp$",
+    ):
         SparsityCallback(rigl()).setup(Sharding, nn.Module(), "fit")
 
 

@@ -120,13 +120,13 @@ def test_weights_are_pruned_after_fit(make, storage, is_first):
 
 @pytest.mark.parametrize("make", [WeightAveraging, EMAWeightAveraging])
 def test_an_average_that_masks_do_not_survive_is_refused(make):
-    with pytest.raises(AttachError, match=r"before there were masks.*use_buffers=False"):
+    with pytest.raises(AttachError, match=r"before the masks, .* were added; .*use_buffers=False"):
         fit(Net(normalised=True), rigl(), make())
-    with pytest.raises(AttachError, match="before they were compressed"):
+    with pytest.raises(AttachError, match="copied the weights before they were compressed; apply"):
         fit(Net(), rigl(storage="compressed"), make())
     sparsity, module = rigl(), Net(normalised=True)
     sparsity.apply(module)
-    with pytest.raises(AttachError, match="use_buffers=False"):
+    with pytest.raises(AttachError, match="masks are buffers; pass use_buffers=False to it"):
         fit(module, sparsity, make())
 
 

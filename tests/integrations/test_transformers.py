@@ -169,7 +169,7 @@ def test_damaged_shadows_are_refused(tmp_path, damage):
     saved = state["stateful_callbacks"]["sparsity"]
     saved["shadows"] = damage(saved["shadows"])
     path.write_text(json.dumps(state))
-    with pytest.raises(StateError, match="shadows"):
+    with pytest.raises(StateError, match="the shadows: they are not valid base64 of safetensors"):
         make_trainer(tmp_path, ste()).train(resume_from_checkpoint=True)
 
 
@@ -296,7 +296,7 @@ def test_a_new_model_of_model_init_starts_again(tmp_path):
     trainer.args.max_steps, trainer.args.save_steps = 4, 2
     trainer.train()
     again = make_trainer(tmp_path, rigl(), steps=6, model_init=lambda: make_model())
-    with pytest.raises(AttachError, match="model=model_init"):
+    with pytest.raises(AttachError, match=r"to resume, pass model=model_init\(\) to the Trainer"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

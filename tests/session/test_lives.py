@@ -77,7 +77,9 @@ def test_remove_needs_no_algorithm(make):
         assert sparse.find(each) is None
     train(model, optimizer, 2)
     assert model[0].weight.count_nonzero() > 64
-    with pytest.warns(SparsityWarning, match="the Sequential has no sparse weights; nothing was removed"):
+    with pytest.warns(
+        SparsityWarning, match="Sequential has no sparse weights; nothing was removed"
+    ):
         sparse.remove(model)
 
 

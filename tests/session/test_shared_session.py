@@ -51,7 +51,7 @@ def test_a_hook_on_the_group_is_called_once_a_step_and_one_on_a_member_for_its_o
 def test_an_algorithm_that_was_applied_alone_cannot_join():
     alone = sparse.Static(0.5)
     alone.apply(make_mlp())
-    with pytest.raises(AttachError, match="it was already applied; add it to the Group before apply"):
+    with pytest.raises(AttachError, match="already applied; add it to the Group before apply"):
         sparse.Group().add("*", alone)
     alone.remove()
     group = sparse.Group()
