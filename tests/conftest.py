@@ -1,4 +1,4 @@
-"""Settings that every test shares."""
+"""Settings shared by all tests."""
 
 import os
 
@@ -15,11 +15,11 @@ settings.register_profile(
 )
 settings.load_profile("sparsewright")
 
-# The models here are tiny: a second thread only waits.
+# The models here are tiny, so a second thread would only wait.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _same_start():
-    """Every test starts from the same global random state."""
+    """Start every test from the same global random state."""
     torch.manual_seed(0)

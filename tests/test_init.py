@@ -1,4 +1,4 @@
-"""Mask initialisers."""
+"""Mask initializers."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_checkerboard_is_as_even_as_it_can_be_along_the_last_dimension(contest, 
     density = 1 - level
     for line in mask.int():
         count = int(line.sum())
-        # Any line differs from its fair share by less than two: no clumps.
+        # The count in every line differs from the average by less than two.
         assert abs(count - density * shape[-1]) < 2
 
 

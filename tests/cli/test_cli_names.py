@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, and terminals that are not: programs do their work all the same."""
+"""The commands work with file names and terminals that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_terminal_of_another_encoding(tmp_path: Path, encoding: str) -> None:
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": ":".join(sys.path)},
         check=True,
     )
-    # Click takes a terminal of ASCII for one that is not set up, and writes UTF-8.
+    # Click treats an ASCII terminal as misconfigured, and writes UTF-8.
     out, err = (s.decode(encoding, "ignore") for s in (done.stdout, done.stderr))
     letter = "ä" if encoding == "latin-1" else "\\xe4"
     assert f"gewicht_{letter}_\\u2192.weight" in out

@@ -1,4 +1,4 @@
-"""`sparsewright plan` of configurations with mistakes in them: all are listed at once."""
+"""`sparsewright plan` lists all mistakes in a configuration in one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sparsewright train --storage compressed`: the same run, really sparse."""
+"""`sparsewright train --storage compressed` gives the same run with compressed weights."""
 
 from __future__ import annotations
 

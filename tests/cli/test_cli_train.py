@@ -1,4 +1,4 @@
-"""`sparsewright train`: what a run leaves, and that no interruption changes the result."""
+"""The command `sparsewright train`: its files, and results that no interruption changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from helpers.image_files import write_images
 
 
 def lines(run: Path, event: str) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl of one kind, without what differs: speeds, memory."""
+    """Return the lines of one kind in metrics.jsonl, without speed and memory values."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {
@@ -37,7 +37,7 @@ def lines(run: Path, event: str) -> list[dict[str, float]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Equal weights, masks and optimizer state to the bit, and equal metrics and snapshots."""
+    """Assert bit-identical weights, masks and optimizer state, and equal metrics and snapshots."""
     for name in ("model.safetensors", "config.yaml", "result.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     for event in ("step", "mask_update", "validation"):
@@ -78,7 +78,7 @@ def test_everything_in_a_run_folder_loads(command: Command) -> None:
     assert [line["step"] for line in lines(run, "step")] == list(range(1, 21))
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     peaks = [line["peak_memory_bytes"] for line in metrics if line["event"] == "step"]
-    assert 50_000_000 < peaks[0] <= peaks[-1] < 10_000_000_000  # torch alone takes 150 MB
+    assert 50_000_000 < peaks[0] <= peaks[-1] < 10_000_000_000  # torch alone uses 150 MB
     assert peaks == sorted(peaks)
     assert [line["step"] for line in lines(run, "validation")] == [10, 20]
     assert {line["step"] for line in lines(run, "mask_update")} == set(range(1, 15))
