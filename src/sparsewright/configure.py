@@ -358,6 +358,12 @@ def _attempt(
 
 
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
+    """Return the class of an algorithm from its name, or the class itself.
+
+    Raises:
+        OptionError: the name is unknown, or the class is abstract.
+        OptionTypeError: it is neither a name nor a subclass of SparsityAlgorithm.
+    """
     if isinstance(algorithm, type) and issubclass(algorithm, SparsityAlgorithm):
         if inspect.isabstract(algorithm):
             missing = ", ".join(sorted(algorithm.__abstractmethods__))
@@ -378,7 +384,7 @@ def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
 def _user_defined(
     classes: Iterable[type[SparsityAlgorithm]],
 ) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
-    """Yield name and class of all concrete subclasses outside this package, the latest last."""
+    """Yield the name and class of each concrete subclass outside this package, newest last."""
     for each in classes:
         is_own = each.__module__.partition(".")[0] == "sparsewright"
         if not is_own and not inspect.isabstract(each):

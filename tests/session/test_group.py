@@ -133,7 +133,7 @@ def test_an_empty_group_warns():
     model = make_mlp()
     with pytest.warns(SparsityWarning, match="no parameter was sparsified; available: 0.weight"):
         sparse.Group().apply(model)
-    with pytest.warns(SparsityWarning, match="the Group is empty"):
+    with pytest.warns(SparsityWarning, match="the Group is empty, so nothing is sparsified"):
         sparse.Group().apply(SGD(model.parameters(), 0.1))
 
 

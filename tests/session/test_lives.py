@@ -56,7 +56,7 @@ def test_two_algorithms_of_one_model_are_found_in_its_parts():
     first, second = sparse.Static(0.5), sparse.RigL(sparsity=0.5)
     first.apply(model[0])
     second.apply(model[2])
-    with pytest.raises(AttachError, match=r"it has several algorithms \(Static, RigL\)"):
+    with pytest.raises(AttachError, match=r"several algorithms \(Static, RigL\); pass a submodule"):
         sparse.find(model)
     assert [sparse.find(model[0]), sparse.find(model[2])] == [first, second]
 
@@ -228,7 +228,7 @@ def test_the_filter_that_shows_each_warning_comes_last():
         options = [] if flag is None else [f"-W{flag}::UserWarning"]
         command = [sys.executable, *options, "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stderr.count("the optimizer was already sparsified") == count
+        assert done.stderr.count("sparsified already") == count
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
@@ -259,5 +259,6 @@ def test_trained_models_and_masks_from_zeros_are_not_told(init_method, caplog):
 
 @pytest.mark.parametrize("call", [sparse.find, sparse.remove])
 def test_only_modules_have_algorithms(call):
-    with pytest.raises(OptionTypeError, match=f"the argument of {call.__name__}"):
+    message = f"^the argument of {call.__name__} must be a Module; got SGD"
+    with pytest.raises(OptionTypeError, match=message):
         call(SGD(make_mlp().parameters(), 0.1))

@@ -93,7 +93,7 @@ def train(
     logs = [_log_of(log)] if log else []
     if resume is not None:
         asked = (config, recipe, out, *given.values())
-        if any(value is not None and value is not False for value in asked):  # 0 is an answer
+        if any(value is not None and value is not False for value in asked):  # 0 counts as given
             raise click.UsageError(
                 "--resume continues a run with its saved configuration; "
                 "combine it only with --until, --tensorboard and --log"
