@@ -16,7 +16,10 @@ from sparsewright.cli.exit_status import reports_errors
 @click.command()
 @reports_errors
 def info() -> int:
-    """Print versions, thread count, the active kernels, and why others are inactive."""
+    """Print versions, threads and active kernels.
+
+    If the native kernels are inactive, this also prints the reason.
+    """
     facts = kernels.info()
     lines = {
         "sparsewright": sparsewright.__version__,

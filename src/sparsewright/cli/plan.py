@@ -22,7 +22,9 @@ from sparsewright.plan.plan_config import plan_file
 @click.option("--all", "shows_all", is_flag=True, help="Also list biases and norms.")
 @reports_errors
 def plan(config: Path, model: str | None, steps: int | None, as_json: bool, shows_all: bool) -> int:
-    """Show what CONFIG does, without training, and list all mistakes in it.
+    """Show what CONFIG does, without training.
+
+    If CONFIG has mistakes, this lists all of them instead.
 
     CONFIG is a configuration for `train`. With --model, it can be any YAML file whose section
     `sparsity`, or whose whole content, is a config for sparsewright.configure(). The factory

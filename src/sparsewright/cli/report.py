@@ -21,11 +21,11 @@ from sparsewright.report.command import FORMATS, write_report
 )
 @reports_errors
 def report(runs: tuple[Path, ...], kind: str, output: Path | None) -> int:
-    """Write a report on saved runs, as a self-contained HTML page or as tables.
+    """Write a report on saved runs.
 
-    RUN is a run folder. If you pass several, the report compares them. The page shows losses,
-    speed, the configuration, versions, the papers to cite, and the sparsity, churn and mask of
-    each layer.
+    RUN is a run folder. If you pass several, the report compares them. The report is a
+    self-contained HTML page, or tables in another format. The page shows losses, speed, the
+    configuration, versions, the papers to cite, and the sparsity, churn and mask of each layer.
     """
     file = write_report(list(runs), kind, output)
     if file:

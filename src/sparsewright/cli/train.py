@@ -83,12 +83,13 @@ def train(
     log: str | None,
     **given: Any,
 ) -> int:
-    """Train a sparse network and its dense baseline, and save both in a run folder.
+    """Train a sparse network and its dense baseline.
 
-    Without arguments, this trains a character-level GPT at 90% sparsity with RigL on Python's
-    language reference. CONFIG is a YAML file. Its section `sparsity` is a config for
-    sparsewright.configure() (`trainer: init: sparsity:` works too). Its other keys are `recipe`,
-    `data`, `model`, `optimizer` and `loop`, as in the config.yaml of any run folder.
+    The results are saved in a run folder. Without arguments, this trains a character-level GPT at
+    90% sparsity with RigL on Python's language reference. CONFIG is a YAML file. Its section
+    `sparsity` is a config for sparsewright.configure() (`trainer: init: sparsity:` works too). Its
+    other keys are `recipe`, `data`, `model`, `optimizer` and `loop`, as in the config.yaml of any
+    run folder.
     """
     logs = [_log_of(log)] if log else []
     if resume is not None:
