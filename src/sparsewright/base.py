@@ -69,8 +69,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             None selects the Group's storage if it is set, else the algorithm's default.
         distribution: how levels are assigned to weights: a name such as `"erk"`, a dict
             `{"type": ...}` or `{"layers": {glob: level}}`, a function `(shapes, level) -> levels`.
-        structure: which entries of a weight are pruned together: `"2:4"`, a dict `{"type": ...}`,
-            a `Structure` or a score shaper. None prunes each entry independently.
+        structure: the pattern that each mask follows: `"2:4"`, a dict `{"type": ...}`, a
+            `Structure` or a score shaper. None: unstructured masks.
         unknown: any other keyword, which raises UnknownOptionError.
 
     Attributes:

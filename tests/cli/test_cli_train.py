@@ -105,7 +105,7 @@ def test_result_shows_layers_and_the_dense_twin(command: Command) -> None:
     (row,) = [row for row in rows if row and row[0] == "blocks.0.mlp.0.weight"]
     assert row[1:4] == ["102", "1,024", "0.9004"]
     assert 0 < float(row[4].rstrip("%")) <= 60
-    assert ["validation", "sparse", "dense", "twin", "difference"] in rows
+    assert ["validation", "sparse", "dense", "difference"] in rows
     assert "step 20/20" in done.err
     assert "tokens/s" in done.err
     assert "\x1b" not in done.err + done.out
