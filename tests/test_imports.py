@@ -37,7 +37,7 @@ ROOMS = [
     {"errors"},
     {"formats", "torch_private", "wording", "events"},
 ]
-# Import paths that only re-export names, or that belong to no layer.
+# Import paths that only re-export names, or are outside this order.
 FACADES = {"__init__", "utils", "typing", "compat", "nn"}
 ALGORITHMS = {"static", "gmp", "set", "rigl"}
 

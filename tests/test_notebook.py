@@ -263,7 +263,7 @@ def test_show_of_a_mask_without_entries(axes, shape):
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True])
 def test_steps_of_a_plot(steps):
-    with pytest.raises(OptionError, match="steps of plot"):
+    with pytest.raises(OptionError, match=r"^steps must be an integer >= 1; got "):
         utils.Constant(0.5).plot(steps)
 
 
