@@ -103,7 +103,7 @@ def main():
     for level in args.levels:
         rows += measure_steps(level, args.rounds, args.width, args.layers, args.batch, args.tokens)
     rows += measure_update(args.side, 5)
-    harness.report(rows, f"train-{args.threads}")
+    harness.report(rows, f"train-{args.threads}-{harness.kernels()}")
 
 
 if __name__ == "__main__":

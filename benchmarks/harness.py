@@ -93,14 +93,14 @@ def kernels() -> str:
 
 
 def report(rows: list[Row], name: str) -> None:
-    """Print the rows and write them to `results/<name>-<instruction set>.csv`."""
+    """Print the rows and write them to `results/<name>.csv`."""
     print(f"# {machine()}")
     for row in rows:
         print(
             f"{row.benchmark:14} {row.case:44} / {row.against:22} cpu {row.ratio:7.3f}  "
             f"wall {row.wall_ratio:7.3f}  ({row.cpu_ms:.2f} ms)"
         )
-    write([asdict(row) for row in rows], f"{name}-{kernels()}")
+    write([asdict(row) for row in rows], name)
 
 
 def write(rows: list[dict[str, Any]], name: str) -> Path:

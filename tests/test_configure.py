@@ -1,4 +1,4 @@
-"""From configs to Groups: the present dialect."""
+"""Groups from configs in the current dialect."""
 
 import warnings
 
@@ -18,7 +18,7 @@ from sparsewright.utils import Constant, Cosine, Cycling, Linear, ListSchedule
 
 
 def one(config):
-    """The only algorithm of a config."""
+    """Return the only algorithm of a config."""
     group = sparse.configure(config)
     assert isinstance(group, sparse.Group)
     assert len(group) == 1
@@ -129,7 +129,7 @@ def test_filters(param_filter, expected):
 
 
 def test_a_dict_of_filters_lays_options_over_the_rest():
-    """FIX: each pattern has its own options."""
+    """FIX: each glob has its own options."""
     group = sparse.configure(
         {
             "algorithm": "static",

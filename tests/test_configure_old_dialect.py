@@ -1,4 +1,4 @@
-"""From configs to Groups: the older dialect."""
+"""Groups from configs in the older dialect."""
 
 import pytest
 from torch.optim import SGD

@@ -1,13 +1,14 @@
-"""What version 0.1 wrote is read, and gone on with as it would have: masks and weights.
+"""Files of version 0.1 load, and their runs continue with the same masks and weights.
 
 The files are in `fixtures/version_0_1`, with the script that wrote them:
 
-- `loops/*.pt`: state dicts of loops in plain PyTorch, and the model's at the end;
-- `configs/*.yaml`: a config in each dialect, and the state of a model trained under it;
-- `stopped_*`, `finished_*`: a run folder as it was stopped, and as it was when it finished;
-- `compressed.safetensors`, `packed.pt`: a model's state in each compact form, and as it is.
+- `loops/*.pt`: state dicts from plain PyTorch loops, and the model's state at the end;
+- `configs/*.yaml`: a config in each dialect, and the state of a model trained with it;
+- `stopped_*`, `finished_*`: a run folder after a stop, and after the run finished;
+- `compressed.safetensors`, `packed.pt`: a model's state in each compact form, and unchanged.
 
-Masks are compared exactly. Weights too where this machine rounds as that one did, else to 1e-6.
+The tests compare masks exactly. They compare weights exactly if this machine rounds like the one
+that wrote the files, and to 1e-6 otherwise.
 """
 
 import json
@@ -26,7 +27,7 @@ ALIKE = earlier.rounding() == (earlier.FOLDER / "rounding.txt").read_text().stri
 
 
 def assert_equal(state, expected):
-    """Compare two states of a model."""
+    """Assert that two states of a model are equal."""
     assert sorted(state) == sorted(expected)
     tolerance = 0 if ALIKE else 1e-6
     for name, tensor in expected.items():
@@ -66,7 +67,7 @@ def test_compact_files():
 
 @pytest.fixture
 def command(tmp_path):
-    """The command in a folder with copies of all files."""
+    """Return the command in a folder with copies of all files."""
     shutil.copytree(earlier.FOLDER, tmp_path, dirs_exist_ok=True)
     return Command(tmp_path)
 

@@ -12,7 +12,7 @@ from sparsewright.session.representation import constructor_options
 
 
 class Own(sparse.SET):
-    """An algorithm with an option of its own, and one that it takes out of the rest."""
+    """An algorithm with its own option `strength`, and one option that it pops from the rest."""
 
     def __init__(self, strength: float = 1.0, **options) -> None:
         self.taken_out = options.pop("taken_out", None)

@@ -1,4 +1,4 @@
-"""Imports point down only, and importing the library loads little."""
+"""Import rules: imports only point down, and importing the library loads few packages."""
 
 import ast
 import subprocess
@@ -10,14 +10,14 @@ import pytest
 import sparsewright
 
 ROOT = Path(sparsewright.__file__).parent
-NOT_EVERYWHERE = {"fcntl", "resource"}  # the standard library has it on some systems only
+NOT_EVERYWHERE = {"fcntl", "resource"}  # part of the standard library on some systems only
 OPTIONAL = {
     *("click", "rich", "yaml", "safetensors", "lightning", "transformers"),
     *("matplotlib", "plotly"),
 }
 OPTIONAL_IN_TORCH = {"torch.utils.tensorboard"}
 
-# From the top down: a file may import from rooms below its own, and from its own room.
+# Ordered from top to bottom: a file may import from its own package and from those below it.
 PROGRAMS = [{"cli"}, {"plan"}, {"runs"}, {"recipes", "report", "integrations"}]
 ROOMS = [
     *PROGRAMS,
@@ -37,7 +37,7 @@ ROOMS = [
     {"errors"},
     {"formats", "torch_private", "wording", "events"},
 ]
-# Import paths that only re-export, or that belong to no room.
+# Import paths that only re-export names, or are outside this order.
 FACADES = {"__init__", "utils", "typing", "compat", "nn"}
 ALGORITHMS = {"static", "gmp", "set", "rigl"}
 
@@ -59,7 +59,7 @@ IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
 
 def imports_of(path):
-    """`(module, names, node)` of every import statement in a file."""
+    """Yield `(module, names, node)` for every import statement in a file."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -71,7 +71,7 @@ def imports_of(path):
 
 
 def rooms_imported(path):
-    """The rooms of sparsewright that a file imports from."""
+    """Yield the packages of sparsewright from which a file imports."""
     for module, names, _ in imports_of(path):
         top, _, rest = module.partition(".")
         if top != "sparsewright":
@@ -94,7 +94,7 @@ def test_imports_point_down(path):
     for room in set(rooms_imported(path)) - {own}:
         if own in FACADES:
             assert not is_program(room), f"{own} imports {room}"
-        elif room in FACADES:  # programs use the facade, as a user does
+        elif room in FACADES:  # programs use the facade, as users do
             assert is_program(own), f"{own} imports the facade {room}"
         else:
             assert height(room) < height(own), f"{own} imports {room}"
@@ -169,7 +169,7 @@ def test_no_file_has_two_jobs():
 
 
 def packages_loaded(statement):
-    """Top-level packages that a statement loads in a fresh interpreter."""
+    """Return the top-level packages that a statement loads in a new interpreter."""
     code = (
         "import sys; before = set(sys.modules)\n"
         f"{statement}\n"

@@ -70,7 +70,7 @@ def test_checkerboard_is_as_even_as_it_can_be_along_the_last_dimension(contest, 
     density = 1 - level
     for line in mask.int():
         count = int(line.sum())
-        # An even spread gives each line its share, to within less than two connections.
+        # The count in every line differs from the average by less than two.
         assert abs(count - density * shape[-1]) < 2
 
 

@@ -1,4 +1,4 @@
-"""Scalars for any logger: what they are, when they come, and TensorBoard files that read back."""
+"""Metrics for any logger: values, logging steps, and TensorBoard files that read back."""
 
 import builtins
 import re
@@ -16,7 +16,7 @@ from sparsewright.metrics import TensorBoard, log_metrics
 
 
 def run(sparsity, every=1):
-    """Model, optimizer and the list that the log of a sparsified training fills."""
+    """Train a sparsified model; return it, the optimizer and the list of logged scalars."""
     model = make_mlp()
     optimizer = SGD(model.parameters(), 0.1)
     sparsity.apply(model)
@@ -30,7 +30,7 @@ def run(sparsity, every=1):
 
 
 def two_algorithms():
-    """A sparsified model, a Group with one algorithm for each layer, and an optimizer to apply."""
+    """Return a sparsified model, a Group with one algorithm per layer, and an optimizer."""
     model = make_mlp()
     group = sparse.Group([("0.*", sparse.Static(0.5)), ("2.*", sparse.Static(0.5))])
     group.apply(model)
@@ -141,7 +141,7 @@ def test_several_optimizers_report_what_they_step():
 
 
 def test_an_update_waits_for_the_optimizer_that_is_logged():
-    """With every=2, an update of the second optimizer survives a logged step of the first."""
+    """With every=2, a logged step of the first optimizer keeps an update of the second."""
     model, sparsity = make_mlp(), sparse.SET(sparsity=0.5, update={"steps": [1]})
     sparsity.apply(model)
     first, second = SGD(model[0].parameters(), 0.1), SGD(model[2].parameters(), 0.1)
@@ -282,7 +282,7 @@ def test_without_tensorboard_the_error_names_the_extra(monkeypatch, tmp_path):
 
 
 def test_the_loop_stays_as_it_is():
-    """Logging changes no weight, whatever the log does with what it gets."""
+    """Logging changes no weight, even if the log function changes its arguments."""
     weights = []
     for log in (False, True):
         model, sparsity = make_mlp(), sparse.RigL(sparsity=0.5, update=2)

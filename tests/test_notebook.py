@@ -1,4 +1,4 @@
-"""In a notebook: text that reads back, tables, figures."""
+"""Notebook output: representations that read back, tables, and figures."""
 
 import builtins
 import copy
@@ -23,7 +23,7 @@ from matplotlib import pyplot
 
 
 class Shrink(sparse.SET):
-    """A user's algorithm with an option of its own."""
+    """A user's algorithm with its own option."""
 
     def __init__(self, rate, *, floor=0.1, **options):
         super().__init__(**options)
@@ -59,7 +59,7 @@ ALGORITHMS = [
 
 
 def trained(algorithm):
-    """The algorithm after some training, and the model."""
+    """Return the algorithm after some training, and the model."""
     algorithm, model = copy.deepcopy(algorithm), make_mlp(hidden=16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sparse.errors.SparsityWarning)
@@ -118,7 +118,7 @@ def test_text_of_the_parts_reads_back(schedule):
 
 
 class Cells(HTMLParser):
-    """The tables of a document, as rows of text; fails on a tag that is not a table's."""
+    """Collect the tables of a document as rows of text; fail on tags of other elements."""
 
     def __init__(self, text):
         super().__init__()
@@ -263,7 +263,7 @@ def test_show_of_a_mask_without_entries(axes, shape):
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True])
 def test_steps_of_a_plot(steps):
-    with pytest.raises(OptionError, match="steps of plot"):
+    with pytest.raises(OptionError, match=r"^steps must be an integer >= 1; got "):
         utils.Constant(0.5).plot(steps)
 
 

@@ -1,4 +1,4 @@
-"""The public names: `__all__` equals reality, and what is documented exists where it should."""
+"""Public names: `__all__` lists every public name, and documented names exist."""
 
 import ast
 import importlib
@@ -83,7 +83,7 @@ METHODS = {
 
 
 def load(name):
-    """A module by its path (`sparsewright.configure` as an attribute is a function)."""
+    """Return a module by its path (the attribute `sparsewright.configure` is a function)."""
     importlib.import_module(name)
 
     return sys.modules[name]
@@ -114,7 +114,7 @@ def test_what_a_public_module_defines_without_underscore_is_in_all(name):
         and (inspect.isclass(value) or inspect.isfunction(value))
         and value.__module__ == name
     }
-    # Helpers that others in the library call.
+    # Helpers that other modules of the library call.
     helpers = {
         "call_init_method",
         "reads_weights",
@@ -165,13 +165,13 @@ def test_documented_methods_exist(cls):
 
 
 def objects():
-    """Every public object and public method of the public modules, by dotted name."""
+    """Yield every public object and public method of the public modules, by dotted name."""
     for module_name in DOCUMENTED:
         module = load(module_name)
         yield module_name, module
         for name in module.__all__:
             value = getattr(module, name)
-            is_alias = isinstance(value, types.GenericAlias)  # in Python 3.10 a class too
+            is_alias = isinstance(value, types.GenericAlias)  # also a class in Python 3.10
             if is_alias or not (inspect.isclass(value) or inspect.isfunction(value)):
                 continue
             yield f"{module_name}.{name}", value

@@ -1,4 +1,4 @@
-"""Public signatures have named types: `Any` stands only where nothing better is known."""
+"""Public signatures use named types; `Any` is allowed only where no better type exists."""
 
 import ast
 import inspect
@@ -9,8 +9,8 @@ import pytest
 
 from test_public_names import DOCUMENTED, load
 
-# Axes of matplotlib, which may be missing; values in state dicts and in an optimizer's state, which
-# torch itself calls Any.
+# Matplotlib's axes, as matplotlib may be missing; and values in state dicts and optimizer states,
+# which torch annotates as Any too.
 ANY = {
     *("HyperParameterSchedule.plot: ax", "HyperParameterSchedule.plot: return"),
     *("UpdateSchedule.plot: ax", "UpdateSchedule.plot: return"),
@@ -26,15 +26,15 @@ ANY = {
 
 
 def parts(hint):
-    """A type and all types that it is made of."""
+    """Yield a type and all types that it contains."""
     yield hint
     for inner in hint if isinstance(hint, list) else typing.get_args(hint):
         yield from parts(inner)
 
 
 def is_any(annotation, module):
-    """Whether an annotation is, has, or names something that has `Any` in it."""
-    if not isinstance(annotation, str):  # evaluated already, as those of a TypedDict
+    """Return whether an annotation contains `Any`, directly or through a named type."""
+    if not isinstance(annotation, str):  # already evaluated, as in a TypedDict
         text = getattr(annotation, "__forward_arg__", None)
         return is_any(text, module) if text else typing.Any in parts(annotation)
     names = [node.id for node in ast.walk(ast.parse(annotation)) if isinstance(node, ast.Name)]
@@ -43,7 +43,7 @@ def is_any(annotation, module):
 
 
 def functions(value):
-    """Everything of a public object that can be called or read: functions of the library."""
+    """Yield the functions, methods and property accessors of a public object."""
     members = dict(inspect.getmembers(value)) if inspect.isclass(value) else {}
     shown = [m for name, m in members.items() if name[0] != "_" or name in ("__init__", "__call__")]
     for member in (value, *shown):
@@ -53,7 +53,7 @@ def functions(value):
 
 
 def annotations(value):
-    """Name, annotation and module of each parameter, result and attribute of a public object."""
+    """Yield name, annotation and module of each parameter, result and attribute."""
     for function in functions(value):
         for parameter, annotation in function.__annotations__.items():
             yield f"{function.__qualname__}: {parameter}", annotation, function.__module__

@@ -1,4 +1,4 @@
-"""What the library relies on in torch without torch's promise: one test for each function."""
+"""The private names of torch that the library uses, with one test for each function."""
 
 import ast
 import math
@@ -24,7 +24,7 @@ OVERRIDDEN = {"_load_from_state_dict", "_save_to_state_dict"}  # nn.Module's own
 
 @pytest.fixture
 def process_group():
-    """One process that is a group of its own."""
+    """Create a process group with one process."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
@@ -136,7 +136,7 @@ def test_map_tensors():
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_counting_flops(device):
-    """2 operations a term, and the weight is among the tensors, whatever `Linear` is made of."""
+    """Each term counts 2 operations, and the weight is among the tensors for each layer type."""
     counted = []
     linear, conv = nn.Linear(3, 5, device=device), nn.Conv2d(2, 4, 3, device=device)
     with torch_private.counting_flops(
@@ -169,7 +169,7 @@ def test_has_step_hooks():
 @pytest.mark.parametrize("factor", [1.0, math.inf], ids=["finite", "overflow"])
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
 def test_is_skipped(make, factor):
-    """A fused optimizer is called after an overflow too, and its hooks can tell."""
+    """A fused optimizer runs its hooks after an overflow too, and they can detect the overflow."""
     param, seen = nn.Parameter(torch.ones(3)), []
     optimizer, scaler = make([param], lr=0.1, fused=True), torch.amp.GradScaler("cpu", 4.0)
     optimizer.register_step_post_hook(lambda *_: seen.append(torch_private.is_skipped(optimizer)))
@@ -209,7 +209,7 @@ def test_move_hooks():
 
 
 def test_call_load_hooks():
-    """The same hooks with the same arguments as when torch loads a module."""
+    """The function calls the same hooks with the same arguments as torch does."""
     linear, seen = nn.Linear(2, 2), []
     linear.register_load_state_dict_pre_hook(lambda *args: seen.append(args))
     linear.load_state_dict(linear.state_dict())
@@ -256,7 +256,7 @@ def test_root_of_apply():
 
 @pytest.mark.usefixtures("process_group")
 def test_hide_from_ddp_and_show_to_ddp():
-    """Which buffers the wrapper sends is asked of the wrapper."""
+    """The wrapper itself lists the buffers that it broadcasts."""
 
     def sent(model):
         return [id(buffer) for buffer in DistributedDataParallel(model).modules_buffers]
@@ -279,7 +279,7 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if not path.stem.endswith("
 
 
 def private_names(node):
-    """The private names that a node of a syntax tree reads from another library."""
+    """Yield the private names that a syntax node reads from another library."""
     names = []
     if isinstance(node, ast.Attribute):
         names = [node.attr]
@@ -293,7 +293,7 @@ def is_private(name):
 
 
 def own_names():
-    """Every name that a file of the library gives to something."""
+    """Return every name that a file of the library defines."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):

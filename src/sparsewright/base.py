@@ -1,4 +1,4 @@
-"""The base of every sparsity algorithm."""
+"""Base class of all sparsity algorithms."""
 
 from __future__ import annotations
 
@@ -50,45 +50,45 @@ __all__ = ["SparseParameter", "SparsityAlgorithm"]
 
 
 class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, Resumable):
-    """Makes weights of a model sparse, and keeps them so while an optimizer trains it.
+    """Make the weights of a model sparse and keep them sparse during training.
 
     ::
 
-        sparsity.apply(model)          # masks on the weights
-        sparsity.apply(optimizer)      # follows its steps; the loop stays as it is
+        sparsity.apply(model)          # adds masks to the weights
+        sparsity.apply(optimizer)      # follows its steps; your loop stays unchanged
 
     Args:
-        sparsity: fraction pruned, 0..1: a number, a schedule, a dict `{"type": ...}`, a list
-            (cycling), a function of the step, or a mapping `{parameter: any of these}`. Scheduled
-            values are clamped to 0..1. None: the level of the structure, if it has only one.
+        sparsity: fraction of pruned entries, 0..1: a number, a schedule, a dict `{"type": ...}`, a
+            list (cycling), a function of the step, or a mapping from parameters to any of these.
+            Scheduled values are clamped to 0..1. None: the only level of the structure.
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
             `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
-        storage: how weights are held: `"masked"`, `"compressed"` (`apply` compresses where it can)
-            or `"shadowed"` (the optimizer trains dense weights, all others see them pruned); None:
-            as the Group says, else the algorithm's own.
-        distribution: which weight gets which level: a name such as `"erk"`, a dict
+        storage: how weights are stored: `"masked"`, `"compressed"` (`apply` compresses where it
+            can) or `"shadowed"` (the optimizer trains dense weights, the model uses pruned ones).
+            None selects the Group's storage if it is set, else the algorithm's default.
+        distribution: how levels are assigned to weights: a name such as `"erk"`, a dict
             `{"type": ...}` or `{"layers": {glob: level}}`, a function `(shapes, level) -> levels`.
-        structure: which entries of a weight stand or fall together: `"2:4"`, a dict
-            `{"type": ...}`, a `Structure` or a score shaper; None: each entry by itself.
-        unknown: any other keyword is an error.
+        structure: the pattern that each mask follows: `"2:4"`, a dict `{"type": ...}`, a
+            `Structure` or a score shaper. None: unstructured masks.
+        unknown: any other keyword, which raises UnknownOptionError.
 
     Attributes:
-        name: what configurations call it.
-        paper: where it comes from, such as `"arXiv:1911.11134"`; "" if it needs no source.
-        needs_dense_gradient: whether updates read the gradient of pruned connections too.
-        selections: for estimates of cost, the entries (`"all"`, `"live"`, `"pruned"`) that each
-            selection of a mask update chooses from, and what it ranks them by (`"weight"`,
+        name: the algorithm's name in configurations.
+        paper: the source, such as `"arXiv:1911.11134"`; "" if it needs no source.
+        needs_dense_gradient: whether updates also read the gradient of pruned connections.
+        selections: for cost estimates, the entries (`"all"`, `"live"`, `"pruned"`) that each
+            selection of a mask update chooses from, and the score that ranks them (`"weight"`,
             `"gradient"`, `"random"`).
-        session: what holds all that is on models and optimizers; a Group's algorithms share one.
+        session: the attachments to models and optimizers; a Group's algorithms share one.
         init_method: the function that makes the first mask.
         seed: the seed.
-        schedules: by name, the schedules that move, and are saved, with the run.
+        schedules: the schedules by name; they advance, and are saved, with the run.
 
     Raises:
-        LevelError: a level outside 0..1, or one that the structure cannot hold.
-        OptionError, OptionTypeError: an option that is not understood, or does not go with others.
-        UnknownOptionError: a keyword that is not an option, with the nearest that is.
+        LevelError: a level is outside 0..1, or the structure does not support it.
+        OptionError, OptionTypeError: an option is invalid or does not work with another one.
+        UnknownOptionError: a keyword is not an option; the message suggests a similar option.
     """
 
     name: ClassVar[str] = ""
@@ -127,20 +127,20 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
 
     @property
     def algorithms(self) -> list[SparsityAlgorithm]:
-        """The distinct algorithms of a Group, in order; any other algorithm is its own only one."""
+        """Return the distinct algorithms of a Group, in order; for other algorithms, `[self]`."""
         return list({id(algorithm): algorithm for _, algorithm in self._routes}.values())
 
     @property
     def is_single(self) -> bool:
-        """Whether it decides masks itself; a Group leaves that to its algorithms."""
+        """Return whether this algorithm computes masks itself; a Group does not."""
         return len(self._routes) == 1 and self._routes[0][1] is self
 
     @property
     def sparsity(self) -> Mapping[Tensor, HyperParameterSchedule]:
-        """Parameter -> schedule of its level.
+        """Return a mapping from each parameter to the schedule of its level.
 
         Raises:
-            AttachError: of a Group, which has no level of its own; index it.
+            AttachError: this is a Group, which has no level of its own; use `group[i].sparsity`.
         """
         if not self.is_single:
             name = type(self).__name__
@@ -152,24 +152,24 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     def apply(self, obj: nn.Module | Optimizer, replace: bool = False) -> None:
         """Sparsify a module or an optimizer.
 
-        A module's masks are computed at once. An optimizer may come before or after the module,
-        and there may be several; each steps its own parameters. With master weights, sparsify the
-        module that the optimizer steps; working copies are sparse automatically.
+        For a module, this call computes the masks. You can apply optimizers before or after the
+        module, and you can apply several; each one steps its own parameters. With master weights,
+        sparsify the module that the optimizer steps; working copies are sparse automatically.
 
-        A model that has masks already, such as a copy of a sparse one, keeps them: a higher level
-        prunes them further by magnitude, a lower one that is constant grows them.
+        A model that already has masks, such as a copy of a sparse model, keeps them. A higher
+        level prunes them further by magnitude, and a lower constant level grows them.
 
         Args:
             obj: the module or the optimizer.
-            replace: take any other algorithm off the module first; its masks stay.
+            replace: remove any other algorithm from the module first; its masks stay.
 
         Raises:
-            OptionTypeError: neither a Module nor an Optimizer.
-            AttachError: a parameter that cannot have a mask, or that another algorithm has.
+            OptionTypeError: `obj` is neither a Module nor an Optimizer.
+            AttachError: a parameter cannot have a mask, or belongs to another algorithm.
         """
         self._gather()
         if isinstance(obj, nn.Module):
-            options = {"replace": True} if replace else {}  # a subclass need not know of it
+            options = {"replace": True} if replace else {}  # a subclass may not accept it
             with all_or_nothing(self.session, obj), outside_inference_mode():
                 self.sparsify_module(obj, **options)
                 self.initialize()
@@ -183,38 +183,38 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             raise OptionTypeError("the argument of apply", obj, "a Module or an Optimizer")
 
     def _gather(self) -> None:
-        """Take algorithms back that another Group has taken over and does not use.
+        """Reclaim algorithms that were also added to another Group, which does not use them.
 
         Raises:
-            AttachError: another Group has applied one of them.
+            AttachError: another Group has applied one of the algorithms.
         """
         if not self.is_single:
             for algorithm in self.algorithms:
                 if algorithm.session is not self.session and algorithm.is_attached:
                     name = type(algorithm).__name__
-                    raise AttachError(name, "another Group that holds it was applied")
+                    raise AttachError(name, "it was already applied as part of another Group")
                 algorithm.session = self.session
 
     def __call__(self, obj: nn.Module | Optimizer) -> None:
-        """Let `model.apply(sparsity)` do the same as `sparsity.apply(model)`.
+        """Make `model.apply(sparsity)` equivalent to `sparsity.apply(model)`.
 
-        `nn.Module.apply` calls this for every submodule, children first; all visits but that of
-        the module it was called on are ignored.
+        `nn.Module.apply` calls this for every submodule, children first. Only the call for the
+        module on which the user called `apply` has an effect.
         """
         if not isinstance(obj, nn.Module) or root_of_apply(self, obj) is obj:
             self.apply(obj)
 
     def sparsify_module(self, module: nn.Module, replace: bool = False) -> None:
-        """Attach each parameter below `module` to the first algorithm whose filter picks it.
+        """Attach each parameter of `module` to the first algorithm whose filter matches it.
 
-        An algorithm that is not in a Group picks by `default_sparse_param_filter`. Under that
-        filter the roles of weights count first: embeddings and what is tied to them, norms, output
-        heads, vectors of any shape, frozen weights, routers and adapters stay dense; and so does a
-        weight that the option `structure` does not fit.
+        An algorithm outside a Group uses `default_sparse_param_filter`. With that filter, the
+        following weights stay dense: embeddings and weights tied to them, norms, output heads,
+        vectors of any shape, frozen weights, routers, adapters, and weights that do not fit the
+        option `structure`.
 
         Args:
             module: the module.
-            replace: take any other algorithm off it first; its masks stay.
+            replace: remove any other algorithm from the module first; its masks stay.
         """
         attach_routed(self.session, module, self._routes, replace)
         self.session.before_forward(module, self.initialize)
@@ -227,9 +227,9 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             param: the parameter, any shape.
 
         Raises:
-            AttachError: its shape is not known yet, or it is sharded in a way not supported.
-            MissingOptionError: the levels were given by parameter, and it is not among them.
-            ShapeError: the structure does not fit its shape.
+            AttachError: its shape is not known yet, or its sharding is not supported.
+            MissingOptionError: levels were given by parameter, but not for this parameter.
+            ShapeError: its shape does not fit the structure.
         """
         check_weight(name, param)
         if self._own_levels and not param.is_meta and param not in self._own_levels:
@@ -241,52 +241,51 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
 
     @outside_inference_mode()
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
-        """Attach one parameter: a mask buffer on its module, hooks on its gradient.
+        """Attach one parameter: add a mask buffer to its module and hooks to its gradient.
 
         Args:
-            module: the module that owns the parameter, or one above it.
+            module: the module that owns the parameter, or one of its parents.
             name: full name; its last part is the parameter's name in its module.
             param: the parameter, any shape.
 
         Raises:
-            AttachError: `param` is not in `module`, or cannot have a mask; or, of a Group, no
-                filter picks it.
+            AttachError: `param` is not in `module`, cannot have a mask, or matches no filter.
         """
         owner, param_name = find_owner(module, name, param)
         rule = self if self.is_single else self._pick(name, param)
         rule.check_parameter(name, dense_form(owner, param))
-        # By name: `load_state_dict(assign=True)` and `to_empty` put another tensor in its place.
+        # Keep the name, as `load_state_dict(assign=True)` and `to_empty` replace the tensor.
         level = rule._own_levels.get(param, "sparsity")
         parameter = attach_parameter(self.session, rule, owner, param_name, name)
         rule._level_names[parameter.name] = level
         self.session.before_forward(module, self.initialize)
 
     def _pick(self, name: str, param: Tensor) -> SparsityAlgorithm:
-        """The first algorithm whose filter picks a parameter."""
+        """Return the first algorithm whose filter matches a parameter."""
         for param_filter, algorithm in self._routes:
             if param_filter(name, param):
                 return algorithm
-        raise AttachError(name, f"no filter of the {type(self).__name__} picks it")
+        raise AttachError(name, f"it matches no filter of the {type(self).__name__}")
 
     def sparsify_optimizer(self, optimizer: Optimizer) -> None:
-        """Follow an optimizer: after each of its steps, `update(optimizer)` runs."""
+        """Follow an optimizer, so that `update(optimizer)` runs after each of its steps."""
         if not self.algorithms:
-            warn(f"the {type(self).__name__} is empty; nothing is sparsified")
+            warn(f"the {type(self).__name__} is empty, so nothing is sparsified")
             return
         if self.session.follow_optimizer(optimizer, self.algorithms):
             self.session.after_state_change()
         else:
-            warn("the optimizer was sparsified already; nothing changes")
+            warn("the optimizer was already sparsified; this call changes nothing")
 
     @outside_inference_mode()
     def initialize(self) -> None:
-        """Compute the masks that are not there yet, prune the weights, and hook the gradients."""
+        """Compute the missing masks, prune the weights, and add hooks to the gradients."""
         initialize(self.session, self.algorithms)
         for parameter in self.sparse_params.values():
             parameter.rule.csx_annotate_sparsity(parameter)
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
-        """The mask before the first step: the init method at the level of step 0."""
+        """Return the mask before the first step: the init method at the level of step 0."""
         try:
             return call_init_method(
                 self.init_method,
@@ -301,16 +300,16 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
 
     @outside_inference_mode()
     def remove(self, optimizer: Optimizer | None = None) -> None:
-        """Take everything off the model and its optimizers: hooks, buffers, attributes.
+        """Remove all hooks, buffers and attributes from the model and its optimizers.
 
-        The weights keep their zeros, and train on as dense weights. `step` and the schedules stay
-        as they are: what is applied afterwards continues from there.
+        The weights keep their zeros and continue to train as dense weights. `step` and the
+        schedules keep their values, so a later `apply` continues from there.
 
         Args:
-            optimizer: stop following this one only, such as one that another has replaced.
+            optimizer: only stop following this optimizer, for example after replacing it.
 
         Raises:
-            AttachError: an optimizer that is not followed.
+            AttachError: the optimizer is not followed.
         """
         if optimizer is None:
             for name in self.sparse_params:
@@ -320,54 +319,55 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             self.session.remove_optimizer(optimizer, self.algorithms)
 
     attached = attached
-    """`with sparsity.attached(model, optimizer):` is sparse inside the block."""
+    """Context manager: `with sparsity.attached(model, optimizer):` is sparse inside the block."""
 
     @abstractmethod
     def update(self, optimizer: Optimizer | None = None) -> None:
-        """Do what follows an optimizer step; called by hand only if `autoupdate` is False.
+        """Run the work after an optimizer step; call it yourself only if `autoupdate` is False.
 
         Args:
-            optimizer: the one that stepped; None: all parameters have been stepped.
+            optimizer: the optimizer that stepped; None means that all parameters were stepped.
         """
 
     def schedule_of(self, parameter: SparseParameter) -> str:
-        """Return the name of the schedule of a parameter's level."""
+        """Return the name of the schedule for a parameter's level."""
         return self._level_names.get(parameter.name, "sparsity")
 
     def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
-        """Return the level of a parameter at a step, 0..1; a 0-d tensor."""
+        """Return the level of a parameter at a step, 0..1, as a 0-d tensor."""
         asked = self.schedules.value(self.schedule_of(parameter), step)
         return self._levels.of(parameter, asked, self._own_parameters)
 
     def update_steps(self, until: int) -> Sequence[int]:
         """Return the steps among `0..until` at which masks are made or changed, ascending.
 
-        Step 0 is before the first step: training starts sparse if it is among them.
+        If step 0 is among them, masks are made before the first step and training starts sparse.
         """
         return [0]
 
     @property
     def planned_steps(self) -> int | None:
-        """Length of a run that the updates are made for, in steps; None if nothing limits it."""
+        """Return the run length, in steps, that the updates imply; None if it has no limit."""
         return None
 
     def _own_parameters(self) -> Iterable[SparseParameter]:
+        """Return the sparse parameters of this algorithm."""
         return self.sparse_params.values()
 
     def _is_due(self, step: int) -> bool:
-        """Whether masks change at a step."""
+        """Return whether masks change at a step."""
         return False
 
     def prune_weight(self, sparse_param: SparseParameter) -> None:
-        """Set the weight to zero where its mask is False."""
+        """Set a weight to zero where its mask is False."""
         sparse_param.prune()
 
     def _grad_hook(self, p: Tensor, grad: Tensor) -> Tensor:
-        """Prune a gradient that has just been accumulated.
+        """Prune a gradient after it was accumulated.
 
         Args:
             p: the weight.
-            grad: its gradient, shaped like it.
+            grad: its gradient, with the same shape.
 
         Returns:
             The pruned gradient.
@@ -380,20 +380,20 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     def csx_annotate_sparsity(self, param: SparseParameter) -> None:
         """Record the smallest, largest and last level on a sparse parameter, as capacity hints.
 
-        Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last), each 0..1; nothing if
-        the level has no formula (a function of the step) and there is no last update step.
+        Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last level), each 0..1.
+        Annotates nothing if the level is a function of the step and updates never end.
         """
         names = "min_sparsity", "max_sparsity", "sparsity"
         for name, value in zip(names, param.rule.level_bounds(param), strict=False):
             param.annotate(name, value)
 
     def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:
-        """Return the smallest, largest and last level of a parameter; nothing if not known."""
+        """Return the smallest, largest and last level of a parameter; empty if unknown."""
         asked = self.schedules.min_max_end(self.schedule_of(parameter), *self._level_steps())
         return self._levels.bounds(parameter, asked, self._own_parameters)
 
     def _level_steps(self) -> tuple[int, int | None]:
-        """First and last step at which a level is used; None: there is no last."""
+        """Return the first and last step that use a level; the last is None if there is none."""
         return 0, 0
 
     __repr__ = describe

@@ -1,7 +1,7 @@
-"""For programs that call `optimizer.apply(sparsity)`.
+"""Support for programs that call `optimizer.apply(sparsity)`.
 
-Importing this module gives `torch.optim.Optimizer` the method `apply`; `uninstall()` takes it back.
-Nothing else in sparsewright changes torch.
+Importing this module adds the method `apply` to `torch.optim.Optimizer`, and `uninstall()` removes
+it. No other module of sparsewright changes torch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def _apply(self: Optimizer, fn: Callable[[Optimizer], Any]) -> Optimizer:
 
 
 def install() -> None:
-    """Give `torch.optim.Optimizer` the method `apply(fn)`. Importing the module does it."""
-    # This module exists to add the method, so the type of torch cannot know it.
+    """Add the method `apply(fn)` to `torch.optim.Optimizer`, as importing this module does."""
+    # torch's own type does not declare the method that this module adds.
     Optimizer.apply = _apply  # type: ignore[attr-defined]
 
 
 def uninstall() -> None:
-    """Take the method away again."""
+    """Remove the method `apply` from `torch.optim.Optimizer`."""
     if getattr(Optimizer, "apply", None) is _apply:
         del Optimizer.apply  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Build a Group from a config section: a dict, a list or a number, as in a YAML file."""
+"""Build a Group from a config section, such as a section of a YAML file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from sparsewright.session.representation import constructor_options
 __all__ = ["configure", "default_sparse_param_filter"]
 
 _NESTING = ("groups", "params")
-_DEEPEST = 16  # a config that contains itself has no end
+_DEEPEST = 16  # a config that contains itself is endless
 _ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
-# What else the methods are called; the nearest spelling would say nothing, or mislead.
+# Other names of the methods, for which the most similar spelling would mislead.
 _SYNONYMS = {
     **dict.fromkeys(("magnitude", "magnitude_pruning", "gradual", "gradual_magnitude"), "gmp"),
     **dict.fromkeys(("prune", "pruning", "agp", "zhu_gupta", "polynomial"), "gmp"),
@@ -46,14 +46,14 @@ _SYNONYMS = {
     **dict.fromkeys(("dynamic", "dst", "rigging", "rigged_lottery", "gradient_growth"), "rigl"),
     **dict.fromkeys(("straight_through", "srste", "sr_ste"), "ste"),
 }
-_CHOICES = ("storage", "distribution", "structure")  # of any algorithm, whatever its constructor
+_CHOICES = ("storage", "distribution", "structure")  # options that every algorithm accepts
 
 
 ENTRY_KEYS = {
     *("algorithm", "type", "param_filter", "param_name_patterns", "sparsity_schedule", *_NESTING),
     *(key for make in ALL for key in constructor_options(make) if key != "sparsity"),
 }
-"""Keys that an entry of a section `sparsity` may have, and a file of sections has not."""
+"""Keys that an entry of a section `sparsity` may have, but a file of sections may not."""
 
 ConfigLike = float | Mapping[str, object] | Sequence[Mapping[str, object]]
 """A config section: a number, a dict (one entry) or a list of dicts."""
@@ -68,24 +68,28 @@ def configure(config: ConfigLike | None) -> Group | None:
 
     Args:
         config: a number (static sparsity at that level), a dict (one entry), or a list of dicts.
-            Keys of a dict: `algorithm` (a name in any case, the name of any subclass of
-            `SparsityAlgorithm` that has been defined, or the class), `param_filter` (a glob, a
-            list of globs, a function `(name, param) -> bool`; a dict `{glob: options}` lays each
-            glob's options over the rest; missing: `default_sparse_param_filter`, after the roles
-            of weights in the model, see "Sparsify my model" in the documentation), and the options
-            of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`, `drop_fraction`,
-            `balance_in_groups`, `balance_out_groups`, `seed`, `storage`, `distribution`,
-            `structure`. Entries nested under `groups` or `params` are flattened, the outer keys
-            being their defaults.
+            A dict has these keys:
+
+            - `algorithm`: a name in any case, the name of a subclass of `SparsityAlgorithm` that
+              has been defined, or the class.
+            - `param_filter`: a glob, a list of globs, a function `(name, param) -> bool`, or a
+              dict `{glob: options}` whose options override those of the entry. By default
+              `default_sparse_param_filter`, together with the roles of weights in the model; see
+              "Sparsify my model" in the documentation.
+            - the options of the algorithm: `sparsity` (or `schedule`), `update`, `init_method`,
+              `drop_fraction`, `balance_in_groups`, `balance_out_groups`, `seed`, `storage`,
+              `distribution`, `structure`.
+            - `groups` or `params`: a list of nested entries, which are flattened. The outer keys
+              are their defaults.
 
     Returns:
-        A Group whose entries are in the order of the config; None for what says that there is no
-        sparsity: `sparsity: null` in YAML, which is None, or `{"sparsity": None}`.
+        A Group whose entries are in the order of the config. None if the config is None
+        (`sparsity: null` in YAML) or `{"sparsity": None}`.
 
     Raises:
-        OptionError: an unknown key, algorithm or value (names it and the nearest valid one), a
-            missing option, or options that do not work together.
-        OptionTypeError: a value of the wrong type.
+        OptionError: a key, algorithm or value is unknown (the message suggests a similar one), an
+            option is missing, or options do not work together.
+        OptionTypeError: a value has the wrong type.
 
     >>> configure({"algorithm": "set", "sparsity": 0.9, "update": {"steps": [100, 200]}})
     Group([(default_sparse_param_filter, SET(sparsity=0.9, update=ListSchedule([100, 200])))])
@@ -110,10 +114,10 @@ def _is_null(config: Any) -> bool:
 def read_routes(
     config: Any, report: Report
 ) -> Iterator[tuple[str, ParamFilter | None, SparsityAlgorithm | None]]:
-    """Yield the pairs of a config's Group, in order, each with its place in the config.
+    """Yield the pairs of a config's Group in order, each with its place in the config.
 
-    A wrong part is reported, then left out; a filter or an algorithm that is wrong as a whole is
-    None.
+    Each mistake is reported and the wrong option is ignored. A filter or an algorithm that cannot
+    be built at all is None.
 
     Args:
         config: as for `configure`, but not None.
@@ -135,7 +139,7 @@ def read_routes(
 
 
 def _present_dialect(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry in the present keys; warn if it uses older ones."""
+    """Return an entry with the current keys; warn if it uses deprecated ones."""
     if is_old_dialect(entry):
         warnings.warn(
             "the keys param_name_patterns and sparsity_schedule are deprecated; "
@@ -154,7 +158,7 @@ def _present_dialect(entry: dict[str, Any]) -> dict[str, Any]:
 def _entries(
     config: Any, place: str, defaults: Mapping[str, Any], report: Report, depth: int = 0
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Flatten a config into dicts, one per entry, each with its place."""
+    """Flatten a config into one dict per entry, each with its place."""
     if depth > _DEEPEST:
         deepest = f"at most {_DEEPEST} levels of {' or '.join(_NESTING)} deep"
         report(place, OptionError("sparsity", config, deepest))
@@ -190,7 +194,7 @@ def _entries(
 
 
 def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults without those that `config` gives under their other name."""
+    """Return the defaults without those that `config` overrides under an alias."""
     aliases = () if is_old_dialect({**defaults, **config}) else _ALIASES
     hidden = {old for old, new in aliases if new in config}
     hidden |= {new for old, new in aliases if old in config}
@@ -200,7 +204,7 @@ def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) 
 def _split_filters(
     place: str, entry: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield the entry's filter and options, once per pattern if each has its own options."""
+    """Yield an entry's filter and options, once for each glob that has its own options."""
     options = dict(entry)
     param_filter = options.pop("param_filter", None)
     if not isinstance(param_filter, Mapping):
@@ -219,7 +223,7 @@ def _split_filters(
 
 
 def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options under their present names: `type` is `algorithm`, `schedule` is `sparsity`."""
+    """Return options under their current names: `type` is `algorithm`, `schedule` is `sparsity`."""
     renamed = dict(options)
     for old, new in _ALIASES:
         if old in renamed:
@@ -232,7 +236,7 @@ def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
 def _make_algorithm(
     place: str, options: Mapping[str, Any], report: Report
 ) -> SparsityAlgorithm | None:
-    """Build the algorithm of an entry; report wrong options and go on without them."""
+    """Build the algorithm of an entry; report wrong options and ignore them."""
     try:
         options = _rename(options)
     except SparsewrightError as error:
@@ -253,9 +257,10 @@ def _make_algorithm(
 
 
 def _check_the_rest(place: str, options: Mapping[str, Any], report: Report) -> None:
-    """Report what else is wrong with an entry whose algorithm is not known.
+    """Report the other mistakes of an entry whose algorithm is unknown.
 
-    That is what the algorithm objects to that takes most of its options with the fewest mistakes.
+    These are the mistakes for the algorithm that accepts most of the options, with the fewest
+    mistakes.
     """
     known = dict.fromkeys(key for make in ALL for key in constructor_options(make))
     for key in options:
@@ -269,7 +274,7 @@ def _check_the_rest(place: str, options: Mapping[str, Any], report: Report) -> N
 def _try(
     place: str, make: type[SparsityAlgorithm], options: Mapping[str, Any]
 ) -> tuple[int, int, list[Exception]]:
-    """Return how many options an algorithm does not take, how many mistakes remain, and these."""
+    """Return the number of unsupported options, the number of other mistakes, and the mistakes."""
     taken = constructor_options(make)
     own = {key: value for key, value in options.items() if key in taken}
     mistakes: list[Exception] = []
@@ -284,7 +289,7 @@ def _try(
 def _make(
     place: str, make: type[SparsityAlgorithm], options: dict[str, Any], report: Report
 ) -> SparsityAlgorithm | None:
-    """Build an algorithm of a class; report wrong options and go on without them."""
+    """Build an algorithm of a class; report wrong options and ignore them."""
     taken = constructor_options(make)
     allowed = dict.fromkeys([*taken, *_CHOICES])
     for key in [key for key in options if key not in allowed]:
@@ -305,7 +310,7 @@ def _make(
 def _construct(
     place: str, make: type[SparsityAlgorithm], options: dict[str, Any], report: Report
 ) -> SparsityAlgorithm | None:
-    """Call the constructor; as long as it raises, report, and set aside the option at fault."""
+    """Call the constructor; report each error and retry without the offending option."""
     for _ in range(len(options) + 2):
         made = _attempt(make, options)
         if isinstance(made, SparsityAlgorithm):
@@ -321,14 +326,17 @@ def _construct(
 
 
 def _fault(made: object) -> object:
-    """Return what tells one mistake from another: of a missing option, which one it is."""
+    """Return a key that identifies a mistake: the missing option, or the whole message."""
     return made.what if isinstance(made, MissingOptionError) else str(made)
 
 
 def _without(
     make: type[SparsityAlgorithm], options: dict[str, Any], name: str
 ) -> dict[str, Any] | None:
-    """Return options without one of them, a valid level for the level; None: it is required."""
+    """Return options without one of them; None if it is required.
+
+    The option `sparsity` is replaced by a valid level instead.
+    """
     defaults = constructor_options(make)
     rest = {key: value for key, value in options.items() if key != name}
     if name == "sparsity" and name in defaults:
@@ -342,14 +350,20 @@ def _without(
 def _attempt(
     make: type[SparsityAlgorithm], options: dict[str, Any]
 ) -> SparsityAlgorithm | Exception:
-    """Return what a constructor makes of options, or the error that it raises."""
+    """Return the algorithm that a constructor makes from options, or the error that it raises."""
     try:
         return make(**options)
-    except Exception as error:  # a user's class may raise anything; the caller reports it
+    except Exception as error:  # a user's class may raise anything
         return error
 
 
 def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
+    """Return the class of an algorithm from its name, or the class itself.
+
+    Raises:
+        OptionError: the name is unknown, or the class is abstract.
+        OptionTypeError: it is neither a name nor a subclass of SparsityAlgorithm.
+    """
     if isinstance(algorithm, type) and issubclass(algorithm, SparsityAlgorithm):
         if inspect.isabstract(algorithm):
             missing = ", ".join(sorted(algorithm.__abstractmethods__))
@@ -370,7 +384,7 @@ def _find_algorithm(algorithm: Any) -> type[SparsityAlgorithm]:
 def _user_defined(
     classes: Iterable[type[SparsityAlgorithm]],
 ) -> Iterator[tuple[str, type[SparsityAlgorithm]]]:
-    """Yield name and class of all concrete subclasses outside this package, the latest last."""
+    """Yield the name and class of each concrete subclass outside this package, newest last."""
     for each in classes:
         is_own = each.__module__.partition(".")[0] == "sparsewright"
         if not is_own and not inspect.isabstract(each):

@@ -1,4 +1,4 @@
-"""The base of algorithms whose masks change while training: one step, in order."""
+"""Base class of algorithms whose masks change during training."""
 
 from __future__ import annotations
 
@@ -32,26 +32,27 @@ logger = logging.getLogger("sparsewright")
 
 
 class DynamicSparsityAlgorithm(SparsityAlgorithm):
-    """Masks that change at the steps of an update schedule. A subclass writes `update_mask`.
+    """Change masks at the steps of an update schedule; a subclass implements `update_mask`.
 
-    After each optimizer step the counter becomes n, and masks change iff the update schedule is
-    true at n. If it is true at step 0, training starts sparse, from the init method; otherwise it
-    starts dense and the first update sparsifies.
+    After each optimizer step the step counter becomes n, and masks change if and only if the
+    update schedule is true at n. If the schedule is true at step 0, training starts sparse with
+    the mask of the init method. Otherwise training starts dense and the first update sparsifies.
 
-    A method that looks at all weights together writes `update_masks` instead.
+    A method that needs all weights together implements `update_masks` instead.
 
     Args:
-        sparsity: level, 0..1, as for `SparsityAlgorithm`.
-        update: None (every step), an int (every so many steps), a dict with `freq`, `start`, `stop`
+        sparsity: sparsity level, 0..1, as for `SparsityAlgorithm`.
+        update: None (every step), an int (every n steps), a dict with `freq`, `start`, `stop`
             (exclusive) or with `steps`, an `UpdateSchedule`, or a function `step -> bool`.
-        init_method: the mask at step 0, as for `SparsityAlgorithm`.
+        init_method: makes the mask at step 0, as for `SparsityAlgorithm`.
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Attributes:
-        needs_dense_gradient: a subclass sets it True to have `dense_gradient` on update steps.
-        needs_gradient: whether the mask of a weight without a gradient stays; a subclass that
-            looks at weights alone sets it False. The mask of a frozen weight always stays.
-        selections: a subclass that does not choose its mask anew, by |w|, says what it does.
+        needs_dense_gradient: True in a subclass that reads `dense_gradient` on update steps.
+        needs_gradient: whether a weight without a gradient keeps its mask. A subclass that reads
+            only weights sets it to False. A frozen weight always keeps its mask.
+        selections: the selections of one update, as for `SparsityAlgorithm`. A subclass that does
+            not select from all entries by |w| overrides it.
         update_schedule: the update schedule.
     """
 
@@ -73,12 +74,12 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
                 logger.warning("%s of %s %s", name, type(self).__name__, problem)
 
     def update_masks(self, updates: Sequence[WeightUpdate]) -> Iterable[Tensor]:
-        """Yield the new mask of each weight, in order; by default that of `update_mask`.
+        """Yield the new mask of each weight, in order; by default the result of `update_mask`.
 
-        Each mask is put in place before the next one is asked for.
+        Each mask is in place before the next one is requested.
 
         Args:
-            updates: the weights that are due, with all that may be looked at.
+            updates: the weights to update, each with the data that an update may read.
         """
         for update in updates:
             self._updating = update
@@ -92,32 +93,33 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         """Return the new mask of one weight.
 
         Args:
-            p: the weight, zero where `mask` is False; a shadowed weight is dense.
-            mask: bool, shaped like `p`: the mask so far; not to be written to.
-            sparsity: level to reach, 0..1; a 0-d tensor, float64 if it was given as it is.
+            p: the weight, which is zero where `mask` is False; a shadowed weight is dense.
+            mask: the current mask, bool, shaped like `p`; do not write to it.
+            sparsity: the level to reach, 0..1, as a 0-d tensor; float64 if the user gave this
+                number, else float32.
 
         Returns:
-            Bool mask, shaped like `p`.
+            The new mask, bool, shaped like `p`.
         """
 
     @property
     def is_update_step(self) -> Tensor:
-        """Whether masks change, or changed, at the present `step`; 0-d bool tensor."""
+        """Return whether masks change, or changed, at the current `step`; a 0-d bool tensor."""
         return self.update_schedule(self.step)
 
     @property
     def starts_sparse(self) -> bool:
-        """Whether step 0 is an update step: weights are sparse before the first step."""
+        """Return whether step 0 is an update step, so that training starts with sparse weights."""
         return self._is_due(0)
 
     def scheduled(self, name: str) -> Tensor:
-        """Return the value of one of `schedules` at the step whose masks are being updated.
+        """Return the value of one of `schedules` at the step of the current update.
 
         Args:
             name: the schedule's name, such as `"drop_fraction"`.
 
         Returns:
-            0-d tensor, clamped to 0..1.
+            A 0-d tensor, clamped to 0..1.
         """
         step = self.step if self._updating is None else self._updating.step
         return self.schedules.value(name, step)
@@ -125,37 +127,41 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     def dense_gradient(self, p: Tensor) -> Tensor:
         """Return the gradient of this step before pruning, shaped like `p`.
 
-        It is summed over micro-batches, and there on update steps, inside `update_mask`, if
-        `needs_dense_gradient`.
+        The gradient is summed over micro-batches. It is available inside `update_mask` on update
+        steps, if `needs_dense_gradient` is True.
         """
         return self._updated("dense_gradient", p).gradient()
 
     def gradient_score(self, p: Tensor) -> Tensor | RowBlocks:
-        """Return `dense_gradient` as a score; that of a compressed weight is not multiplied out."""
+        """Return `dense_gradient` as a score.
+
+        For a compressed weight, the dense gradient is never materialized as a whole.
+        """
         return self._updated("gradient_score", p).dense_gradient().score()
 
     def generator(self, p: Tensor) -> torch.Generator:
-        """Return a CPU generator for this weight at this step: the same on every rank."""
+        """Return a CPU generator for this weight and step, which is the same on every rank."""
         return self._updated("generator", p).generator()
 
     def random_score(self, p: Tensor) -> Tensor:
         """Return uniform numbers in [0, 1), float32, shaped like `p`, from `generator(p)`.
 
-        Of a sharded weight each rank gets its own part of the same numbers.
+        If the weight is sharded, each rank gets its own part of the same numbers.
         """
         return self._updated("random_score", p).random()
 
     def _updated(self, what: str, p: Tensor) -> WeightUpdate:
+        """Return the current update; raise AlgorithmError outside `update_mask`."""
         if self._updating is None or self._updating.weight is not p:
-            problem = "call it inside update_mask, with the weight that update_mask was given"
+            problem = "call it inside update_mask, with the weight that update_mask received"
             raise AlgorithmError(f"{type(self).__name__}.{what}", problem)
         return self._updating
 
     def update(self, optimizer: Optimizer | None = None) -> None:
-        """Count a step, prune what it wrote and, if masks are due, change them.
+        """Count a step, prune the weights that it wrote, and change the masks if they are due.
 
         Args:
-            optimizer: the one that stepped; None: all parameters have been stepped.
+            optimizer: the optimizer that stepped; None means that all parameters were stepped.
         """
         with self.session.stepping(optimizer, [self]) as step:
             if self.session.is_due(self, step.number):
@@ -167,7 +173,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     @property
     def planned_steps(self) -> int | None:
-        """Length of a run that the update schedule is made for; None if nothing limits it."""
+        """Return the run length that the update schedule implies; None if it has no limit."""
         return self.update_schedule.planned_steps
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:

@@ -82,6 +82,7 @@ class SparsewrightError(Exception):
 def _rebuild(
     cls: type[SparsewrightError], args: tuple[Any, ...], facts: dict[str, Any]
 ) -> SparsewrightError:
+    """Return an error from its pickled message and facts."""
     error = cls.__new__(cls, *args)
     error.args = args
     vars(error).update(facts)
@@ -105,6 +106,7 @@ def warn(message: str) -> None:
 
 
 def _is_library(frame: FrameType) -> bool:
+    """Return whether a frame runs code of this library or of torch."""
     return str(frame.f_globals.get("__name__")).partition(".")[0] in ("sparsewright", "torch")
 
 
@@ -136,7 +138,7 @@ class OptionError(SparsewrightError, ValueError):
         if isinstance(allowed, str):
             text = f"{what}{place} must be {allowed}; got {show(value)}."
         elif isinstance(value, str):
-            names = f"choose from {listed(allowed)}."
+            names = f"{'choose from' if len(allowed) > 1 else 'use'} {listed(allowed)}."
             text = f"unknown {what} {show(value)}{place}{_suggest(value, allowed, meant, names)}"
         else:
             text = f"{what}{place} must be one of {listed(allowed)}; got {show(value)}."

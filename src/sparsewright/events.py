@@ -1,4 +1,4 @@
-"""What happens during a run, as plain values."""
+"""Events of a training run as plain data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ __all__ = ["MaskUpdate"]
 
 @dataclass(frozen=True)
 class MaskUpdate:
-    """One mask changed at one update step.
+    """Change of one mask at one update step.
 
     Attributes:
-        step: optimizer steps completed.
+        step: number of completed optimizer steps.
         name: full name of the sparse parameter.
-        total: entries of the weight.
-        kept: live connections after the update.
-        target: the level that was asked for, 0..1.
-        computed: the level measured from the new mask, 0..1.
-        dropped: connections live before and not after.
-        grown: connections live after and not before.
+        total: number of entries in the weight.
+        kept: number of live connections after the update.
+        target: the requested sparsity level, 0..1.
+        computed: the sparsity level of the new mask, 0..1.
+        dropped: number of connections that were live before the update and are pruned after it.
+        grown: number of connections that were pruned before the update and are live after it.
     """
 
     step: int
@@ -33,5 +33,5 @@ class MaskUpdate:
 
     @property
     def churn(self) -> float:
-        """The share of connections that changed: `(dropped + grown) / max(1, kept)`."""
+        """Return the fraction of connections that changed: `(dropped + grown) / max(1, kept)`."""
         return (self.dropped + self.grown) / max(1, self.kept)

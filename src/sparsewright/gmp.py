@@ -20,21 +20,22 @@ __all__ = ["GMP"]
 
 
 class GMP(DynamicSparsityAlgorithm):
-    """Keep the weights of largest magnitude, at a level that moves.
+    """Keep the weights with the largest magnitude while the sparsity level changes over time.
 
-    At each update `mask = top num_kept(level, n) of |w|`. A layer that the step skipped is pruned
-    too; a frozen one keeps its mask.
+    At each update, `mask = top num_kept(level, n) of |w|`. The update also prunes layers without a
+    gradient in this step. Frozen layers keep their masks.
 
     Args:
-        sparsity: a level that moves, 0..1, as for `SparsityAlgorithm`; `Cubic` is the paper's.
+        sparsity: a schedule of sparsity levels, 0..1, as for `SparsityAlgorithm`; the paper uses
+            `Cubic`.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
-        init_method: the mask at step 0 if that is an update step.
-        schedule: another name of `sparsity`.
+        init_method: makes the mask at step 0 if step 0 is an update step.
+        schedule: alias for `sparsity`.
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: a constant level.
-        ExclusiveOptionsError: both `sparsity` and `schedule`.
+        OptionError: the level is constant.
+        ExclusiveOptionsError: both `sparsity` and `schedule` were given.
 
     Source: M. Zhu, S. Gupta, "To prune, or not to prune: exploring the efficacy of pruning for
     model compression", arXiv:1710.01878, section 3.
@@ -64,5 +65,5 @@ class GMP(DynamicSparsityAlgorithm):
                 raise OptionError(f"{name} of GMP", level, "a schedule that changes", advice=advice)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
-        """Keep the `num_kept(sparsity, n)` largest |p|."""
+        """Keep the `num_kept(sparsity, n)` entries with the largest |p|."""
         return self.structure.topk(p, sparsity, magnitude=True)

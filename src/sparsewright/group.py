@@ -1,4 +1,4 @@
-"""Several algorithms, each for its own parameters."""
+"""A Group of several algorithms, each for its own parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ __all__ = ["Group"]
 
 
 class Group(SparsityAlgorithm):
-    """Ordered (filter, algorithm) pairs; a parameter goes to the first whose filter picks it.
+    """Train different parameters with different algorithms, selected by filters.
 
-    The algorithms share one session: optimizers, step, hooks and settings are those of the Group.
+    A Group is an ordered list of (filter, algorithm) pairs. Each parameter goes to the first
+    algorithm whose filter matches it. All algorithms share the optimizers, step, hooks and
+    settings of the Group.
 
     Args:
-        groups: a mapping `{filter: algorithm}` or a list of pairs; see `add` for the filters.
+        groups: a mapping `{filter: algorithm}` or a list of pairs; `add` describes the filters.
 
     Raises:
-        OptionTypeError: a filter or an algorithm of the wrong type.
+        OptionTypeError: a filter or an algorithm has the wrong type.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Group(SparsityAlgorithm):
     ) -> None:
         super().__init__(0)
         self._routes.clear()
-        self._storage = None  # that of each algorithm, until it is set
+        self._storage = None  # until it is set, each algorithm uses its own
         pairs = groups.items() if isinstance(groups, Mapping) else groups or ()
         for param_filter, algorithm in pairs:
             self.add(param_filter, algorithm)
@@ -43,13 +45,13 @@ class Group(SparsityAlgorithm):
         """Append a pair.
 
         Args:
-            filter: a glob or a list of globs, matched against the whole full name, or a function
-                `(name, param) -> bool`.
-            algorithm: any algorithm but a Group.
+            filter: a glob or a list of globs that must match the parameter's entire full name, or
+                a function `(name, param) -> bool`.
+            algorithm: any algorithm except a Group.
 
         Raises:
-            OptionTypeError: a filter or an algorithm of the wrong type.
-            AttachError: the algorithm was applied without the Group.
+            OptionTypeError: the filter or the algorithm has the wrong type.
+            AttachError: the algorithm was already applied without the Group.
         """
         if isinstance(algorithm, Group):
             advice = "Use extend() to add all algorithms of a Group."
@@ -62,10 +64,10 @@ class Group(SparsityAlgorithm):
         self._routes.append((param_filter, algorithm))
 
     def _join(self, algorithm: SparsityAlgorithm) -> None:
-        """Let an algorithm share the session, and what was set on the Group."""
+        """Give an algorithm the session and the settings of the Group."""
         if not algorithm.session.is_empty:
             name = type(algorithm).__name__
-            raise AttachError(name, "it was applied already; add it to the Group before apply")
+            raise AttachError(name, "it was already applied; add it to the Group before apply")
         if self._storage is not None:
             algorithm.storage = self._storage
         algorithm.autoupdate = algorithm.autoupdate and self._autoupdate
@@ -78,8 +80,8 @@ class Group(SparsityAlgorithm):
         """Append all pairs of another Group.
 
         Raises:
-            OptionTypeError: not a Group.
-            AttachError: the other Group was applied.
+            OptionTypeError: `group` is not a Group.
+            AttachError: the other Group was already applied.
         """
         if not isinstance(group, Group):
             raise OptionTypeError("group", group, "a Group", "Use add() to add one algorithm.")
@@ -99,7 +101,7 @@ class Group(SparsityAlgorithm):
         """Update every algorithm.
 
         Args:
-            optimizer: the one that stepped; None: all parameters have been stepped.
+            optimizer: the optimizer that stepped; None means that all parameters were stepped.
         """
         with self.session.stepping(optimizer, self.algorithms) as step:
             for algorithm in step.rules:

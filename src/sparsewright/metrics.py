@@ -1,4 +1,4 @@
-"""What a run does to its sparse weights, as scalars for any logger."""
+"""Scalar metrics of sparse weights, for any logger."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from sparsewright.session.stepping import Step
 __all__ = ["TensorBoard", "log_metrics"]
 
 LogFunction = Callable[[dict[str, float], int], object]
-"""`(scalars by name, step)`; what it returns is not used."""
+"""A function `(scalars by name, step)`; its return value is ignored."""
 
 
 def log_metrics(sparsity: SparsityAlgorithm, log: LogFunction, *, every: int = 1) -> Removable:
-    """Call `log(scalars, step)` after steps of a sparsified optimizer.
+    """Call `log(scalars, step)` after the steps of a sparsified optimizer.
 
-    Of each sparse parameter that the optimizer stepped, by its full name:
+    Each call logs these scalars for every sparse parameter that the optimizer stepped:
 
-    - `sparsity/<name>/target` and `.../actual`: the level asked for, and measured from the mask;
-    - `sparsity/<name>/churn`: `(dropped + grown) / kept` of its last mask update, if there was one
+    - `sparsity/<name>/target` and `sparsity/<name>/actual`: the requested level, and the level
+      measured from the mask;
+    - `sparsity/<name>/churn`: `(dropped + grown) / kept` of the last mask update, if there was one
       since the last call;
-    - `sparsity/<name>/grad_norm`: the L2 norm of its gradient, pruned, as the optimizer saw it.
-      The norm of a sharded gradient takes all ranks, so every rank must log.
+    - `sparsity/<name>/grad_norm`: the L2 norm of the pruned gradient that the optimizer used. The
+      norm of a sharded gradient is a collective operation, so every rank must log.
 
-    Over all of these parameters `sparsity/churn` and `sparsity/grad_norm`, and over all sparse ones
-    `sparsity/actual`. Of several optimizers each has its own call after its own steps.
-    Steps between cost next to nothing: no norm is computed.
+    Each call also logs the totals `sparsity/churn` and `sparsity/grad_norm` over these parameters,
+    and `sparsity/actual` over all sparse parameters. If there are several optimizers, each has its
+    own call after its own steps. Steps that are not logged cost almost nothing, because they
+    compute no norm.
 
     ::
 
@@ -45,15 +47,16 @@ def log_metrics(sparsity: SparsityAlgorithm, log: LogFunction, *, every: int = 1
         log_metrics(sparsity, TensorBoard("runs/1"), every=10)
 
     Args:
-        sparsity: any algorithm, or a Group, which makes one call for all of the algorithms in it.
-        log: called with a dict of floats by name, and the number of steps completed.
-        every: steps from one call to the next, >= 1.
+        sparsity: any algorithm; a Group makes one call for all of its algorithms.
+        log: a function that accepts a dict of floats by name and the number of completed steps.
+        every: number of steps between calls, >= 1.
 
     Returns:
-        A handle; its `.remove()` ends the calls.
+        A handle; call its `.remove()` to stop logging.
 
     Raises:
-        OptionTypeError, OptionError: one of them is not what it should be.
+        OptionTypeError: an argument has the wrong type.
+        OptionError: `every` is less than 1.
     """
     if not isinstance(sparsity, SparsityAlgorithm):
         raise OptionTypeError("sparsity", sparsity, "a SparsityAlgorithm")
@@ -67,7 +70,7 @@ def log_metrics(sparsity: SparsityAlgorithm, log: LogFunction, *, every: int = 1
 
 
 class _Collector:
-    """Gathers the scalars of one step from the hooks of a session."""
+    """Collect the scalars of one step from the hooks of a session."""
 
     def __init__(self, sparsity: SparsityAlgorithm, log: LogFunction, every: int) -> None:
         self.sparsity, self.log, self.every = sparsity, log, every
@@ -75,7 +78,7 @@ class _Collector:
         self.updates: dict[str, MaskUpdate] = {}
 
     def attach(self) -> Removable:
-        """Hook the algorithm, or all those of a Group at once."""
+        """Register hooks on the algorithm or the Group."""
         hooks = self.sparsity._hooks
         return HandleGroup(
             [
@@ -86,28 +89,29 @@ class _Collector:
         )
 
     def _own(self, step: Step) -> list[SparseParameter]:
-        """The parameters that were stepped, as far as they are the algorithm's."""
+        """Return the parameters of the algorithm that were stepped."""
         return [p for rule in self.sparsity.algorithms for p in step.of(rule)]
 
     def _begin(self, step: Step) -> None:
-        """The optimizer has stepped, the masks have not changed yet."""
+        """Record gradient norms after the optimizer's step and before the mask update."""
         if step.number % self.every == 0:
             for parameter in self._own(step):
                 if parameter.param.grad is not None:
                     self.norms[parameter.name] = _norm(parameter.param.grad)
 
     def _updated(self, update: MaskUpdate) -> None:
+        """Record a mask update."""
         self.updates[update.name] = update
 
     def _end(self, step: Step) -> None:
-        """The step is over."""
+        """Log the scalars at the end of a step."""
         if step.number % self.every == 0:
             scalars = self._scalars(step)
             if scalars:
                 self.log(scalars, self.sparsity.step)
 
     def _scalars(self, step: Step) -> dict[str, float]:
-        """Of every parameter that stepped, then over all of them."""
+        """Return the scalars for each parameter that was stepped, and their totals."""
         scalars: dict[str, float] = {}
         updates: list[MaskUpdate] = []
         norms: list[float] = []
@@ -126,6 +130,7 @@ class _Collector:
         return scalars | self._totals(updates, norms) if scalars else scalars
 
     def _totals(self, updates: list[MaskUpdate], norms: list[float]) -> dict[str, float]:
+        """Return the scalars over all parameters."""
         kept = total = 0
         for parameter in self.sparsity.sparse_params.values():
             kept, total = kept + parameter.kept, total + parameter.shape.numel()
@@ -139,18 +144,19 @@ class _Collector:
 
 
 def _norm(grad: Tensor) -> float:
-    """The L2 norm, of 16-bit numbers in float32."""
+    """Return the L2 norm, computed in float32 for 16-bit gradients."""
     is_short = grad.dtype in (torch.float16, torch.bfloat16)
     norm = torch.linalg.vector_norm(grad, dtype=torch.float32 if is_short else None)
     return float(whole(norm))
 
 
 class TensorBoard:
-    """Writes scalars for TensorBoard: a `log` for `log_metrics`, and a context manager.
+    """Write scalars for TensorBoard; pass it to `log_metrics`, or use it in a `with` block.
 
     Args:
-        folder: where the event files go; made if it is not there.
-        start: the first step to be written: what earlier files have from there on is not shown.
+        folder: folder for the event files; created if it does not exist.
+        start: the first step to write; TensorBoard hides what earlier files contain from this
+            step on.
 
     Raises:
         MissingPackageError: TensorBoard is not installed (extra `tensorboard`).
@@ -162,12 +168,12 @@ class TensorBoard:
         self._writer = SummaryWriter(fspath(folder), purge_step=start)
 
     def __call__(self, scalars: dict[str, float], step: int) -> None:
-        """Write scalars of one step."""
+        """Write the scalars of one step."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write out what is buffered and close the file."""
+        """Flush the buffered scalars and close the file."""
         self._writer.close()
 
     def __enter__(self) -> TensorBoard:

@@ -1,4 +1,4 @@
-"""RigL: sparse training that grows where the dense gradient is largest."""
+"""RigL: sparse training that grows connections where the dense gradient is largest."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ __all__ = ["RigL"]
 
 
 class RigL(DynamicSparsityAlgorithm):
-    """Drop the smallest weights, regrow where the dense gradient is largest in magnitude.
+    """Drop the smallest weights and regrow connections where the dense gradient is largest.
 
-    At each update the `floor((1 - drop_fraction) * live)` live connections of largest |w| stay;
-    among all other positions, those of largest |dense gradient| (of this step, summed over its
-    micro-batches) are grown until `num_kept(level, n)`.
+    Each update keeps the `floor((1 - drop_fraction) * live)` live connections with the largest
+    |w|. It then grows the positions with the largest |dense gradient| among all others until
+    `num_kept(level, n)` are live. The gradient is that of this step, summed over its
+    micro-batches.
 
     Args:
         drop_fraction: fraction of the live connections to drop, 0..1: a number, a list, a dict, a
             function of the step or a schedule.
-        balance_in_groups: divide the weight's input dimension (1) into so many groups, each with
-            its own equal share of connections, in the initial mask, the drop and the growth: the
-            same as `structure=Groups(inputs=...)`.
-        balance_out_groups: the same for the output dimension (0).
-        sparsity: level, 0..1, as for `SparsityAlgorithm`.
+        balance_in_groups: number of groups along the weight's input dimension (1). Each group has
+            an equal share of the connections in the initial mask, the drop and the growth. This
+            is equivalent to `structure=Groups(inputs=...)`.
+        balance_out_groups: number of groups along the output dimension (0).
+        sparsity: sparsity level, 0..1, as for `SparsityAlgorithm`.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
-        init_method: the mask at step 0.
+        init_method: makes the mask at step 0.
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        MissingOptionError: no level; the first argument is the drop fraction.
-        ExclusiveOptionsError: both kinds of groups, or groups and a structure.
-        ShapeError: on applying, a dimension that the groups do not divide.
+        MissingOptionError: `sparsity` was not given; the first argument is the drop fraction.
+        ExclusiveOptionsError: both kinds of groups were given, or groups and a structure.
+        ShapeError: raised by `apply` if the number of groups does not divide the dimension.
 
     Source: U. Evci et al., "Rigging the lottery: making all tickets winners", arXiv:1911.11134,
     algorithm 1.
@@ -82,6 +83,6 @@ class RigL(DynamicSparsityAlgorithm):
         self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
-        """Drop by magnitude, grow by dense gradient."""
+        """Drop connections by magnitude and grow others by dense gradient."""
         drop, score = self.scheduled("drop_fraction"), self.gradient_score(p)
         return self.structure.drop_and_grow(p, mask, sparsity, drop, score)

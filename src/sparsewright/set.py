@@ -1,4 +1,4 @@
-"""Sparse evolutionary training."""
+"""Sparse evolutionary training (SET)."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ __all__ = ["SET"]
 
 
 class SET(DynamicSparsityAlgorithm):
-    """Drop the smallest weights, regrow at random.
+    """Drop the smallest weights and regrow connections at random.
 
-    At each update the `floor((1 - drop_fraction) * live)` live connections of largest |w| stay;
-    among all other positions, random ones are grown until `num_kept(level, n)`.
+    Each update keeps the `floor((1 - drop_fraction) * live)` live connections with the largest
+    |w|. It then grows random connections among all other positions until `num_kept(level, n)`
+    are live.
 
     Args:
         drop_fraction: fraction of the live connections to drop, 0..1: a number, a list, a dict, a
             function of the step or a schedule.
-        sparsity: level, 0..1, as for `SparsityAlgorithm`.
+        sparsity: sparsity level, 0..1, as for `SparsityAlgorithm`.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
-        init_method: the mask at step 0.
+        init_method: makes the mask at step 0.
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        MissingOptionError: no level; the first argument is the drop fraction.
+        MissingOptionError: `sparsity` was not given; the first argument is the drop fraction.
 
     Source: D. C. Mocanu et al., "Scalable training of artificial neural networks with adaptive
     sparse connectivity inspired by network science", arXiv:1707.04780, algorithm 1.
@@ -60,6 +61,6 @@ class SET(DynamicSparsityAlgorithm):
         self.schedules.add("drop_fraction", drop_fraction)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
-        """Drop by magnitude, grow at random."""
+        """Drop connections by magnitude and grow others at random."""
         drop, score = self.scheduled("drop_fraction"), self.random_score(p)
         return self.structure.drop_and_grow(p, mask, sparsity, drop, score)

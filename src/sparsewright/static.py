@@ -1,4 +1,4 @@
-"""One mask for the whole run."""
+"""Static sparsity: one mask for the whole run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["Static"]
 
 
 class Static(SparsityAlgorithm):
-    """One mask for the whole run.
+    """Keep one mask for the whole run.
 
     Args:
-        sparsity: a constant level, `0 <= sparsity < 1`: an int, a float, or a constant schedule;
-            or a mapping `{parameter: level}`. None: only with `init_method="from_zeros"`, where
-            the zeros of the weight are the mask and no level is asked for, or with a structure
-            that has one level.
-        init_method: how the mask is made, as for `SparsityAlgorithm`.
+        sparsity: a constant level, `0 <= sparsity < 1`: an int, a float, a constant schedule, or a
+            mapping `{parameter: level}`. It may be None in two cases: with
+            `init_method="from_zeros"`, which prunes exactly the zeros of the weight, or with a
+            structure that has only one level.
+        init_method: makes the mask, as for `SparsityAlgorithm`.
         choices: `seed`, `distribution`, `structure` and `storage`, as for `SparsityAlgorithm`.
 
     Raises:
-        OptionError: a schedule that is not constant.
-        LevelError: a level outside 0 <= sparsity < 1.
+        OptionError: the level is a schedule that is not constant.
+        LevelError: the level is outside `0 <= sparsity < 1`.
     """
 
     name: ClassVar[str] = "static"
@@ -54,10 +54,10 @@ class Static(SparsityAlgorithm):
                 raise LevelError(f"{name} of Static", level, "at least 0 and less than 1")
 
     def update(self, optimizer: Optimizer | None = None) -> None:
-        """Count a step and prune what it wrote.
+        """Count a step and prune the weights that it wrote.
 
         Args:
-            optimizer: the one that stepped; None: all parameters have been stepped.
+            optimizer: the optimizer that stepped; None means that all parameters were stepped.
         """
         with self.session.stepping(optimizer, [self]):
             pass

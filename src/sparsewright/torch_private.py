@@ -1,9 +1,9 @@
-"""The private names of torch that the library needs, one function each.
+"""Access to torch's private names, one function for each.
 
-A new torch breaks this file only. Each function has a test in `tests/test_torch_private.py`.
+A new version of torch can break only this file. `tests/test_torch_private.py` tests each function.
 
-The dicts `_parameters`, `_buffers` and `_modules` of a module are used where they are needed: every
-extension of torch reads them, and no public name gives an entry with its owner at that cost.
+Other files do read a module's dicts `_parameters`, `_buffers` and `_modules`. Every extension of
+torch reads them, and the public names that find an entry with its owner are slower.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"  # DistributedDataParallel reads it
+_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"  # read by DistributedDataParallel
 _MODULE_HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
     *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
 )
-# By the name of the class: to import torch's compiler takes a second.
+# Keyed by class name, because importing torch's compiler takes a second.
 _WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
@@ -39,7 +39,7 @@ _WRAPPERS = {
         "_checkpoint_wrapped_module"
     ),
 }
-"""Classes that wrap a whole module: the name they give it."""
+"""Wrapper classes, and the name under which each one stores its module."""
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ Count = Callable[[Sequence[Tensor], int], None]
 
 
 def backward_pass() -> int:
-    """Return the number of the backward pass that is running; -1 outside of one."""
+    """Return the number of the running backward pass, or -1 if none is running."""
     number: int = torch._C._current_graph_task_id()
     return number
 
@@ -59,28 +59,28 @@ def version(tensor: Tensor) -> int:
 
 
 def accumulation_hooks(param: Tensor) -> list[Callable[..., None]]:
-    """Return the hooks that are called when a Parameter's gradient has been accumulated."""
+    """Return the hooks that run after a Parameter's gradient is accumulated."""
     return list((getattr(param, "_post_accumulate_grad_hooks", None) or {}).values())
 
 
 def memory_id(tensor: Tensor) -> int:
-    """Return a number that all views of one tensor share, also on the meta device."""
+    """Return a number that all views of a tensor share; works on the meta device too."""
     number: int = tensor.untyped_storage()._cdata
     return number
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Return whether a transform of `torch.func`, or forward-mode autograd, follows a tensor."""
+    """Return whether a `torch.func` transform or forward-mode autograd tracks a tensor."""
     is_wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return is_wrapped or torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def is_recorded() -> bool:
-    """Return whether `torch.jit.trace` or `make_fx` records torch's operations.
+    """Return whether `torch.jit.trace` or `make_fx` is recording torch's operations.
 
-    A kernel of ours would not be in the record. `torch.compile` and `torch.export` are told of it
-    as an operator, so for them this is False, except inside of a transform of `torch.func`, for
-    which the operator has no rule.
+    Such a recording would miss our kernels. `torch.compile` and `torch.export` know our kernels as
+    operators, so this returns False for them, except inside a `torch.func` transform, for which
+    the operators have no rule.
     """
     if torch.compiler.is_compiling():
         is_transforming: bool = torch._C._are_functorch_transforms_active()
@@ -90,30 +90,30 @@ def is_recorded() -> bool:
 
 
 def not_compiled(fn: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Let a function run as it is where `torch.compile` compiles its caller.
+    """Exclude a function from compilation when `torch.compile` compiles its caller.
 
-    Like `torch.compiler.disable`, which imports torch's compiler at once.
+    This works like `torch.compiler.disable`, but does not import torch's compiler.
     """
     disabled: Callable[Given, Result] = _disable_dynamo(fn)
     return disabled
 
 
 def shares_memory(tensor: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are views of the same memory; False for those without any."""
+    """Return whether two tensors are views of the same memory; False if one has no memory."""
     try:
         return memory_id(tensor) == memory_id(other)
-    except (NotImplementedError, RuntimeError):  # sparse tensors, and those inside of vmap
+    except (NotImplementedError, RuntimeError):  # sparse tensors, and tensors inside vmap
         return False
 
 
 def may_overlap(tensor: Tensor) -> bool:
-    """Return whether several entries of a tensor may be one place in memory, as in an expanded."""
+    """Return whether entries of a tensor may share memory, as in an expanded tensor."""
     overlap: int = torch._debug_has_internal_overlap(tensor)
     return overlap != 0
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Return nested tuples, lists and dicts with `fn` of each tensor in them."""
+    """Apply `fn` to each tensor in nested tuples, lists and dicts, and return the result."""
     return tree_map(lambda leaf: fn(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
@@ -122,14 +122,16 @@ def counting_flops(formulas: Formulas, count: Count) -> Iterator[None]:
     """Call `count(tensors, flops)` for each operator in the block that has a formula.
 
     Args:
-        formulas: `torch.utils.flop_counter.flop_registry`; its module takes 20 ms to import.
-        count: is given the operator's tensor arguments and its FLOPs.
+        formulas: `torch.utils.flop_counter.flop_registry`; importing its module takes 20 ms.
+        count: receives the operator's tensor arguments and its FLOPs.
     """
     with _Counting(formulas, count):
         yield
 
 
 class _Counting(TorchDispatchMode):
+    """Count the FLOPs of each operator that has a formula."""
+
     def __init__(self, formulas: Formulas, count: Count) -> None:
         TorchDispatchMode.__init__(self)
         self.formulas, self.count = formulas, count
@@ -152,23 +154,23 @@ class _Counting(TorchDispatchMode):
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Return whether `Optimizer.__init__` ran, so that step hooks can be registered."""
+    """Return whether `Optimizer.__init__` ran, which step hooks require."""
     return "_optimizer_step_post_hooks" in vars(optimizer)
 
 
 def step_pre_hooks(optimizer: Optimizer) -> OrderedDict[int, Any]:
-    """Return the hooks that run before each step, in order."""
+    """Return an optimizer's hooks that run before each step, in order."""
     hooks: OrderedDict[int, Any] = vars(optimizer)["_optimizer_step_pre_hooks"]
     return hooks
 
 
 def has_load_hooks(optimizer: Optimizer) -> bool:
-    """Return whether hooks on loading a state dict can be registered."""
+    """Return whether an optimizer supports hooks on loading a state dict."""
     return "_optimizer_load_state_dict_post_hooks" in vars(optimizer)
 
 
 def step_without_hooks(optimizer: Optimizer, closure: Callable[[], Tensor]) -> None:
-    """Call the step of an optimizer, without any hook; with the closure if it takes one."""
+    """Call an optimizer's step without its hooks; pass the closure if the step accepts one."""
     step: Any = type(optimizer).step
     if getattr(step, "hooked", False):
         step = step.__wrapped__
@@ -178,8 +180,8 @@ def step_without_hooks(optimizer: Optimizer, closure: Callable[[], Tensor]) -> N
 
 @contextmanager
 def without_compilation() -> Iterator[None]:
-    """Let functions that are compiled run as they were written, inside the block."""
-    if "torch._dynamo" in sys.modules:  # else none was: to import it takes a second
+    """Run compiled functions without compilation inside the block."""
+    if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes a second
         with torch.compiler.set_stance("force_eager"):
             yield
     else:
@@ -187,34 +189,34 @@ def without_compilation() -> Iterator[None]:
 
 
 def is_skipped(optimizer: Optimizer) -> bool:
-    """Return whether a fused step under a `GradScaler` did nothing, after an overflow."""
+    """Return whether a fused step under a `GradScaler` was skipped because of an overflow."""
     found_inf: Any = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)
 
 
 def move_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Give a module the user's hooks on another: the same dicts, so that handles stay valid."""
+    """Move the user's hooks to another module; sharing the dicts keeps the handles valid."""
     for hooks in _MODULE_HOOKS:
         setattr(new, hooks, getattr(old, hooks))
 
 
 def call_load_hooks(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Call the hooks that run before a module loads its part of a state dict."""
+    """Call a module's hooks that run before it loads its part of a state dict."""
     for hook in module._load_state_dict_pre_hooks.values():
         hook(state_dict, prefix, *rest)
 
 
 def wrapped_name(module: nn.Module) -> str | None:
-    """Return the name under which a wrapper (compile, DDP, EMA) holds its module; else None."""
+    """Return the name under which a wrapper (compile, DDP, EMA) stores its module, or None."""
     names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
     return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 
 def root_of_apply(fn: object, module: nn.Module) -> nn.Module:
-    """Return the module on which the user called `module.apply(fn)`; `module` if called directly.
+    """Return the module on which the user called `apply(fn)`; `module` if called directly.
 
-    `nn.Module.apply` visits children first and does not pass on where it was called. The outermost
-    of its frames that carries `fn` knows.
+    `nn.Module.apply` visits children first and does not tell them where it was called. The
+    outermost of its frames that has `fn` knows the root.
     """
     root = module
     frame: FrameType | None = sys._getframe()
@@ -226,7 +228,7 @@ def root_of_apply(fn: object, module: nn.Module) -> nn.Module:
 
 
 def hide_from_ddp(module: nn.Module, names: Sequence[str]) -> None:
-    """Keep buffers out of what data parallelism sends at every forward."""
+    """Exclude buffers from what data parallelism broadcasts in every forward pass."""
     if names:
         setattr(module, _IGNORED_BY_DDP, [*getattr(module, _IGNORED_BY_DDP, []), *names])
 

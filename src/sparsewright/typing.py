@@ -1,4 +1,4 @@
-"""Named types of options, hooks and functions, for annotations in your own code.
+"""Type names of options, hooks and functions, for annotations in your own code.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Documented import path of schedules, score shapers and mask builders; they live elsewhere."""
+"""Public import path for schedules, score shapers and mask builders."""
 
 from sparsewright.core.masks import (
     make_mask_drop_minimum,

@@ -1,4 +1,4 @@
-"""What each algorithm keeps, drops and grows."""
+"""The connections that each algorithm keeps, drops and grows."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def live(mask):
 
 
 def update_once(algorithm, weight, gradient):
-    """Masks before and after one step at learning rate 0 whose dense gradient is given."""
+    """Return the masks before and after one step at learning rate 0 with a given dense gradient."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -78,7 +78,7 @@ def test_set_grows_uniformly():
         )
         _, after, _ = update_once(algorithm, weight, torch.ones(6, 10))
         counts[list(after)] += 1
-    # Of equal weights 0..4 stay; 25 of the other 55 are grown: 400 * 25 / 55 = 181.8 +- 10.
+    # Weights 0..4 stay, as all are equal. 25 of the other 55 grow: 400 * 25 / 55 = 181.8 +- 10.
     assert (counts[:5] == 400).all()
     assert (counts[5:] - 181.8).abs().max() < 50
 
@@ -179,7 +179,7 @@ def test_training_starts_sparse_if_step_0_is_an_update_step(update, starts_spars
     "level", [0, 0.5, Constant(0.5), {"type": "constant", "value": 0.5}, torch.tensor(0.5)]
 )
 def test_static_takes_any_constant_level(level):
-    """FIX: integers and constant schedules are levels as well."""
+    """FIX: integers and constant schedules are also valid levels."""
     algorithm, model = sparse.Static(level), make_mlp()
     algorithm.apply(model)
     assert int(model[0].weight_mask.sum()) == (128 if level == 0 else 64)

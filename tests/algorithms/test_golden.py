@@ -1,4 +1,4 @@
-"""The numbers that the reference implementation gives, and the two facts where we differ."""
+"""Comparison with the reference implementation, and the two intended differences."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ TABLES, TRAJECTORIES = REFERENCE["tables"], REFERENCE["trajectories"]
 
 
 def decode(entry):
-    """A tensor or a mask of the reference file."""
+    """Return a tensor or a mask from the reference file."""
     shape = entry["shape"]
     if "bits" in entry:
         packed = np.frombuffer(base64.b64decode(entry["bits"]), dtype=np.uint8)
@@ -31,7 +31,7 @@ def decode(entry):
 
 
 def shaper_of(entry):
-    """The score shaper that the reference file names, such as `["InputGroupScoreShaper", 4]`."""
+    """Return the score shaper for an entry such as `["InputGroupScoreShaper", 4]`."""
     if entry["shaper"] is None:
         return None
     name, groups = entry["shaper"]
@@ -79,7 +79,7 @@ def test_checkerboard(shape, level, mask):
 
 
 def replay(run, momentum=0.9):
-    """Train the reference's model with plain SGD; masks by step and the model."""
+    """Train the reference's model with plain SGD; return its masks by step and the model."""
     layers = {}
     for name in ("fc1", "fc2", "fc3"):
         weight = decode(run["init_weights"][f"{name}.weight"])
@@ -117,7 +117,7 @@ def replay(run, momentum=0.9):
 def test_trajectories(name):
     run = TRAJECTORIES[name]
     history, losses, model = replay(run)
-    # The file lists the masks of step 1 whether they changed or not.
+    # The file always lists the masks of step 1, even if they did not change.
     expected = [(0, run["init_masks"]), *run["masks"][1:]]
     assert run["masks"][0] == [1, run["init_masks"]]
     assert [step for step, _ in history] == [step for step, _ in expected]
@@ -155,7 +155,7 @@ def test_large_counts_are_the_exact_decimal_product(level, n, kind):
 
 
 def test_float32_arithmetic_would_be_off():
-    """The fact that the exact product corrects is a fact."""
+    """Float32 arithmetic gives a wrong count, which the exact product corrects."""
     level, n = 0.9, 123_456_789
     in_float32 = int(torch.floor((1 - torch.tensor(level)) * torch.tensor(float(n))))
     assert num_kept(level, n) == 12_345_678
@@ -164,7 +164,7 @@ def test_float32_arithmetic_would_be_off():
 
 @pytest.mark.parametrize("algorithm", ["set", "rigl"])
 def test_a_cosine_drop_fraction_moves(algorithm):
-    """FIX: in the reference it stays at its first value."""
+    """FIX: in the reference, the fraction stays at its first value."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 25, bias=False))
     sparsity = sparse.configure(
@@ -182,8 +182,8 @@ def test_a_cosine_drop_fraction_moves(algorithm):
     sparsity.register_mask_update_hook(lambda event: dropped.append(event.dropped))
     parameter = sparsity.sparse_params["0.weight"]
     for _ in range(10):
-        # Live weights are equal and the dense gradient of the live is smallest: what is dropped
-        # is not regrown, by RigL.
+        # All live weights are equal and their dense gradient is the smallest, so RigL does not
+        # regrow dropped connections.
         with torch.no_grad():
             parameter.param.copy_(parameter.mask.float())
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""STE against a straight-through estimator written out, and what shadowed storage promises."""
+"""STE compared with a plain straight-through estimator, and guarantees of shadowed storage."""
 
 import copy
 import io
@@ -21,7 +21,7 @@ every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIM
 
 
 class Masked(nn.Module):
-    """`x (w * mask)ᵀ + b` with a dense w, whose gradient is that at the masked weight."""
+    """A layer `x (w * mask)ᵀ + b` with a dense w, whose gradient is taken at the masked weight."""
 
     def __init__(self, linear, structure, level):
         super().__init__()
@@ -39,7 +39,7 @@ class Masked(nn.Module):
 
 
 def straight_through(structure, level, make, steps, freq):
-    """Masked weights after each step of the reference, and the dense ones after the last."""
+    """Return the reference's masked weights after each step, and its dense weights at the end."""
     mlp = make_mlp()
     layers = [Masked(mlp[i], sparse.structures.make_structure(structure), level) for i in (0, 2)]
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1])

@@ -28,7 +28,7 @@ def test_speedups_are_those_of_steps_over_dense(tmp_path, monkeypatch):
         harness.Row("train", "step 8x128 80%", "masked", 0.4, 0.5, 1, 1),
         harness.Row("train", "bytes 80%", "dense", 0.1, 0.1, 1, 1),
     ]
-    harness.report(rows, "train-1")
+    harness.report(rows, f"train-1-{harness.kernels()}")
     path = tmp_path / f"train-1-{harness.kernels()}.csv"
     assert [tuple(values) for values in picture.speedups(path)] == [(80, 95), (2.0, 5.0)]
 

@@ -1,4 +1,4 @@
-"""Small programs as users write them, each of which broke an earlier version; they exit 0."""
+"""Small user programs that failed with an earlier version; each must exit with status 0."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Every command on one run with all four choices."""
+"""Every command, on a run that uses all four choices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MLP, QKV = "blocks.0.mlp.0.weight", "blocks.0.attention.qkv.weight"
 
 @pytest.fixture
 def config(command: Command) -> Path:
-    """The example, for a run of 20 steps."""
+    """Return the example, for a run of 20 steps."""
     section = yaml.safe_load(EXAMPLE.read_text())["sparsity"]
     for entry in section:
         entry["update"] = {"freq": 3, "stop": 15}
@@ -87,4 +87,4 @@ def test_a_structure_that_fits_no_weight_is_an_error_of_plan_and_train(command: 
     config = command.config(sparsity={"algorithm": "static", "structure": "3:5"})
     for done in (command("plan", config), command("train", config, "--out", "run")):
         assert done.status == 2
-        assert "whose structure fits them" in done.err
+        assert "and whose structure fits it" in done.err

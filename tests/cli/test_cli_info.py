@@ -1,4 +1,4 @@
-"""`sparsewright info` as a real process."""
+"""The command `sparsewright info`, as a process."""
 
 import os
 import subprocess

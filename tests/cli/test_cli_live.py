@@ -1,4 +1,4 @@
-"""Watching a run: the bar on a terminal, plain lines elsewhere, TensorBoard, any other log."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, TensorBoard, custom logs."""
 
 from __future__ import annotations
 

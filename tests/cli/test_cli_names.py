@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, and terminals that are not: programs do their work all the same."""
+"""The commands work with file names and terminals that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_run_in_such_a_folder_trains_resumes_and_is_reported(command: Command)
     assert done.status == 0, done.err
     done = command("train", "--resume", NAME, "--tensorboard")
     assert done.status == 2
-    assert "r\\udcff\\udce4n: --tensorboard works with names in UTF-8 only" in done.err
+    assert "r\\udcff\\udce4n: --tensorboard requires a folder name in UTF-8" in done.err
     done = command("train", "--resume", NAME)
     assert done.status == 0, done.err
     assert (command.folder / NAME / "result.json").exists()
@@ -61,7 +61,7 @@ def test_a_terminal_of_another_encoding(tmp_path: Path, encoding: str) -> None:
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": ":".join(sys.path)},
         check=True,
     )
-    # Click takes a terminal of ASCII for one that is not set up, and writes UTF-8.
+    # Click treats an ASCII terminal as misconfigured, and writes UTF-8.
     out, err = (s.decode(encoding, "ignore") for s in (done.stdout, done.stderr))
     letter = "ä" if encoding == "latin-1" else "\\xe4"
     assert f"gewicht_{letter}_\\u2192.weight" in out

@@ -1,4 +1,4 @@
-"""`sparsewright plan`: what a configuration will do."""
+"""The command `sparsewright plan`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_biases_and_norms_are_listed_only_if_asked_for(command: Command) -> None
     config = command.config()
     full, short = command("plan", config, "--all").out, command("plan", config).out
     reasons = "at most one of its dimensions", "it belongs to a normalization layer"
-    lines = [line for line in full.splitlines() if line.strip() != "than 1"]  # of a wrapped cell
+    lines = [line for line in full.splitlines() if line.strip() != "than 1"]  # a wrapped cell
     hidden = [line.split() for line in lines if any(reason in line for reason in reasons)]
     total = sum(int(line[1]) for line in hidden)
     (row,) = [line for line in short.splitlines() if "--all" in line]
@@ -156,13 +156,13 @@ def test_factories_that_need_numbers_lazy_ones_and_modules(plan) -> None:
 def test_tied_weights_count_once_and_frozen_ones_have_no_gradient(plan) -> None:
     section = {"algorithm": "rigl", "sparsity": 0.9, "param_filter": "body.*", "update": 100}
     planned = as_json(plan(section, "models:Tied", "--json"))
-    # The tied weight with its gradient and two moments; the frozen weight without, and its mask.
+    # The tied weight has a gradient and two moments; the frozen weight has only a mask.
     assert planned["bytes"]["dense"] == 100 * 16 + 100 * 4
     assert planned["bytes"]["start"] == planned["bytes"]["last update"] == 100 * 16 + 100 * 5
     rows = [line.split() for line in plan(section, "models:Tied").out.splitlines()]
     (row,) = [row for row in rows if row[:1] == ["all"] and row[1] != "sparse"]
     assert row[:3] == ["all", "110", "110"]
-    # Per pass 2 x 8 x 100: the tied weight in two products of three passes, the frozen one in two.
+    # 2 x 8 x 100 per pass: two products of three passes (tied), one of two passes (frozen).
     product, share = 2 * 8 * 100, 0.1
     tied = as_json(plan(section, "models:tied_with_inputs", "--json"))
     assert tied["flops"]["dense"] == product * (2 * 3 + 2)
@@ -197,7 +197,7 @@ def test_an_algorithm_of_the_users_own(plan) -> None:
     assert as_json(plan(mine, "models:mlp", "--json"))["entries"][0]["updates"] == 333
     found = lines_of(plan({**mine, "rate": 2, "update": 0}))
     assert len(found) == 2
-    assert "freq of update = 0" in found[0]
+    assert "freq must be an integer >= 1; got 0." in found[0]
     assert found[1] == "error: sparsity: ValueError: rate 2 is too high"
     (line,) = lines_of(plan({"algorithm": "Mine", "sparsity": 0.5}))
     assert "TypeError" in line

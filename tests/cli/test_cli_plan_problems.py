@@ -1,4 +1,4 @@
-"""`sparsewright plan` of configurations with mistakes in them: all are listed at once."""
+"""`sparsewright plan` lists all mistakes in a configuration in one run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_all_problems_of_all_entries_in_one_run(plan) -> None:
         ("sparsity[1]", "update has no option 'frq'; did you mean 'freq'?"),
         ("sparsity[1]", "drop_fraction must be between 0 and 1; got -1.0."),
         ("sparsity[1]", "unknown init_method 'topq'; did you mean 'topk'?"),
-        ("sparsity[1]", "'2.weigth'", "Similar names: 2.weight."),
+        ("sparsity[1]", "'2.weigth'", "Similar names: 2.weight, "),
         ("sparsity[2]", "unknown algorithm 'rigel'; did you mean 'rigl'?"),
         ("sparsity[3]", "sparsity of GMP must be", "For a constant level, use Static."),
         ("sparsity[3]", "unknown storage 'small'", "masked, compressed"),
@@ -68,7 +68,7 @@ def test_all_problems_of_a_train_config(command: Command) -> None:
         "error: optimizer.name: ",
         "error: loop.stpes: ",
         "error: loop.clip: ",
-        "error: model: model.heads must be a divisor of model.width = 128; got 5.",
+        "error: model: model.heads must be a divisor of model.width = 16; got 5.",
         "nothere.txt: cannot be read",
     ):
         assert [line for line in found if part in line], (part, found)

@@ -1,4 +1,4 @@
-"""`sparsewright report` as a real process, on runs that `sparsewright train` made."""
+"""The command `sparsewright report`, as a process, on runs of `sparsewright train`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_report_of_a_run_in_training(command: Command) -> None:
     assert command("train", config, "--out", "run", "--until", 7).status == 0
     assert command("report", "run").status == 0
     assert "not finished" in (command.folder / "run/report.html").read_text()
-    # A report in the folder does not disturb the resumed run.
+    # A report in the run folder does not break a later command.
     assert command("train", "--resume", "run").status == 0
 
 

@@ -1,4 +1,4 @@
-"""`sparsewright train`: what a run leaves, and that no interruption changes the result."""
+"""The command `sparsewright train`: its files, and results that no interruption changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from helpers.image_files import write_images
 
 
 def lines(run: Path, event: str) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl of one kind, without what differs: speeds, memory."""
+    """Return the lines of one kind in metrics.jsonl, without speed and memory values."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {
@@ -37,7 +37,7 @@ def lines(run: Path, event: str) -> list[dict[str, float]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Equal weights, masks and optimizer state to the bit, and equal metrics and snapshots."""
+    """Assert bit-identical weights, masks and optimizer state, and equal metrics and snapshots."""
     for name in ("model.safetensors", "config.yaml", "result.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     for event in ("step", "mask_update", "validation"):
@@ -78,7 +78,7 @@ def test_everything_in_a_run_folder_loads(command: Command) -> None:
     assert [line["step"] for line in lines(run, "step")] == list(range(1, 21))
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     peaks = [line["peak_memory_bytes"] for line in metrics if line["event"] == "step"]
-    assert 50_000_000 < peaks[0] <= peaks[-1] < 10_000_000_000  # torch alone takes 150 MB
+    assert 50_000_000 < peaks[0] <= peaks[-1] < 10_000_000_000  # torch alone uses 150 MB
     assert peaks == sorted(peaks)
     assert [line["step"] for line in lines(run, "validation")] == [10, 20]
     assert {line["step"] for line in lines(run, "mask_update")} == set(range(1, 15))
@@ -105,7 +105,7 @@ def test_result_shows_layers_and_the_dense_twin(command: Command) -> None:
     (row,) = [row for row in rows if row and row[0] == "blocks.0.mlp.0.weight"]
     assert row[1:4] == ["102", "1,024", "0.9004"]
     assert 0 < float(row[4].rstrip("%")) <= 60
-    assert ["validation", "sparse", "dense", "twin", "difference"] in rows
+    assert ["validation", "sparse", "dense", "difference"] in rows
     assert "step 20/20" in done.err
     assert "tokens/s" in done.err
     assert "\x1b" not in done.err + done.out
@@ -213,7 +213,7 @@ def test_interrupt_says_where_to_go_on(command: Command) -> None:
 
 def test_the_command_that_goes_on_can_be_pasted(command: Command) -> None:
     stopped = command("train", command.config(), "--out", "my run", "--until", 1)
-    _, _, text = stopped.err.partition("go on with: sparsewright ")
+    _, _, text = stopped.err.partition("resume with: sparsewright ")
     assert command(*shlex.split(text)).status == 0
     assert (command.folder / "my run/result.json").exists()
 
@@ -235,7 +235,7 @@ def test_finished_run_has_nothing_to_resume(command: Command) -> None:
     before = (command.folder / "run/metrics.jsonl").read_bytes()
     done = command("train", "--resume", "run")
     assert done.status == 0
-    assert "finished" in done.out
+    assert "is finished; run `sparsewright inspect" in done.out
     assert (command.folder / "run/metrics.jsonl").read_bytes() == before
 
 

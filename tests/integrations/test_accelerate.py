@@ -1,4 +1,4 @@
-"""Accelerate needs no plug-in: optimizers before or after `prepare`, state with `save_state`."""
+"""Accelerate works without a callback: with `prepare` and `save_state`."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sparsewright.errors import AttachError
 
 @pytest.fixture(autouse=True)
 def _new_accelerator():
-    """Accelerators of one process share their settings."""
+    """Reset the settings that all Accelerators of a process share."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -28,7 +28,7 @@ def group():
 
 
 def prepared(order, sparsity, **options):
-    """An accelerator, and a sparse model and optimizer prepared by it."""
+    """Return an Accelerator, and a sparse model and optimizer that it prepared."""
     accelerator = Accelerator(cpu=True, **options)
     model = make_mlp()
     optimizer = torch.optim.AdamW(model.parameters(), 0.05, weight_decay=0.1)
@@ -87,7 +87,7 @@ def test_the_order_of_prepare_and_apply_makes_no_difference():
 
 
 class WithoutHooks(torch.optim.Optimizer):
-    """A wrapper that has no hooks, and hides what it wraps."""
+    """An optimizer wrapper that has no hooks and hides its inner optimizer."""
 
     def __init__(self, optimizer):
         self.hidden = lambda: optimizer

@@ -1,4 +1,4 @@
-"""What is sparse by default in known models: a table. They have no weights (meta device)."""
+"""Tables of the default sparse layers in known models, built on the meta device."""
 
 import re
 
@@ -84,7 +84,7 @@ BERT |= each("encoder.layer.*.attention.self.", "query", "key", "value")
 CONVNEXT = each("encoder.stages.*.", "downsampling_layer.*")
 CONVNEXT |= each("encoder.stages.*.layers.*.", "dwconv", "pwconv1", "pwconv2")
 
-# By layer; "*" stands for a number. What is not a `weight` has its own name at the end.
+# Listed by layer; "*" stands for a number. Parameters other than `weight` end with their name.
 TABLE = {
     "nanoGPT": (NanoGPT, each("transformer.", *NANO)),
     "nanoGPT, not tied": (lambda: NanoGPT(is_tied=False), each("transformer.", *NANO)),

@@ -1,4 +1,4 @@
-"""The example scripts, each as a process of its own on its real input."""
+"""The example scripts, each as a process on its real input."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from helpers.script_process import run_script
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STRICT = [
     "-Werror",
-    # Lightning 2.6 under torch 2.13, and its advice on runs as small as these.
+    # Warnings of Lightning 2.6 with torch 2.13, and its advice for such small runs.
     "-Wignore:`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning",
     "-Wignore:The 'train_dataloader' does not have many workers:UserWarning",
 ]
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(name, folder, *arguments):
-    """What an example prints, with warnings as errors."""
+    """Return the output of an example, run with warnings as errors."""
     return run_script(EXAMPLES / f"{name}.py", folder, *STRICT, arguments=arguments)
 
 
@@ -31,7 +31,7 @@ def digits(out):
 
 
 def agreements(out):
-    """The correlations that a MiniLM example prints, in order."""
+    """Return the correlations that a MiniLM example prints, in order."""
     return [float(number) for number in re.findall(r" (0\.\d{3})$", out, re.MULTILINE)]
 
 

@@ -20,7 +20,7 @@ from sparsewright.integrations.lightning import SparsityCallback
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
-        # Lightning 2.6 under torch 2.13, and its advice on runs as small as these.
+        # Warnings of Lightning 2.6 with torch 2.13, and its advice for such small runs.
         r"`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning:lightning",
         r".*does not have many workers:lightning.pytorch.utilities.warnings.PossibleUserWarning",
         r"Found keys that are not in the model state dict:UserWarning:lightning",
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 class Plain(LightningModule):
-    """A module that knows nothing of sparsity."""
+    """A module without any code for sparsity."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Evaluated(Plain):
 
 
 class LayersInSetup(Plain):
-    """A module that gets its layers late."""
+    """A module that creates its layers in a hook."""
 
     def __init__(self):
         LightningModule.__init__(self)
@@ -122,7 +122,7 @@ def trainer(folder, sparsity, steps, *callbacks, **options):
 
 
 def assert_same_run(first, second):
-    """Weights, masks, optimizers and algorithms of two (module, sparsity) are bit-equal."""
+    """Assert that two pairs (module, sparsity) are bit-identical in all their state."""
     for module, sparsity in (first, second):
         optimizers = module.trainer.optimizers
         assert_pruned(sparsity, *optimizers)
@@ -262,7 +262,7 @@ def test_a_second_run_logs_at_its_own_steps(tmp_path):
 
 
 class Fails(Callback):
-    """Fails so many times in one of its hooks."""
+    """A callback that fails a given number of times in one of its hooks."""
 
     def __init__(self, hook, times):
         self.times = times
@@ -278,7 +278,7 @@ class Fails(Callback):
 def test_a_setup_that_failed_leaves_nothing_behind(tmp_path, is_told):
     def failing(sparsity, times):
         run = trainer(tmp_path, sparsity, 2, Fails("setup", times), enable_checkpointing=False)
-        if not is_told:  # nobody after this callback hears of the first exception
+        if not is_told:  # callbacks after this one do not see the first exception
             run.callbacks.insert(0, Fails("on_exception", times))
         return run
 
@@ -338,10 +338,13 @@ def test_the_state_of_another_algorithm_is_refused(tmp_path):
 def test_a_strategy_that_shards_weights_is_refused():
     from lightning.pytorch.strategies import FSDPStrategy
 
-    class Sharding:  # what the callback reads of a trainer; a real one needs two GPUs
+    class Sharding:  # the attributes that the callback reads; a real one needs two GPUs
         strategy = FSDPStrategy(accelerator=None)
 
-    with pytest.raises(AttachError, match="FSDPStrategy: it shards"):
+    with pytest.raises(
+        AttachError,
+        match=r"FSDPStrategy: it shards weights, .*; use ddp$",
+    ):
         SparsityCallback(rigl()).setup(Sharding, nn.Module(), "fit")
 
 
@@ -364,7 +367,7 @@ torch.save({{"state": state, "step": sparsity.step}}, f"rank{{run.global_rank}}.
 
 @pytest.mark.slow
 def test_masks_and_weights_are_equal_on_both_ranks(tmp_path):
-    """Two processes, each with its own half of the data; RigL scores the averaged gradient."""
+    """In two processes with half of the data each, RigL scores the averaged gradient."""
     script = DDP.format(folders=[str(Path(__file__).parents[level]) for level in (0, 1)])
     run_script(script, tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))

@@ -1,4 +1,4 @@
-"""The Lightning callback beside callbacks that put averages into the module."""
+"""The Lightning callback together with callbacks that average weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparsewright.integrations.lightning import SparsityCallback
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
-        # Lightning 2.6 under torch 2.13, and its advice on runs as small as these.
+        # Warnings of Lightning 2.6 with torch 2.13, and its advice for such small runs.
         r"`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning:lightning",
         r".*does not have many workers:lightning.pytorch.utilities.warnings.PossibleUserWarning",
         r"Swapping scheduler:UserWarning",
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 class Net(LightningModule):
-    """A module that notes the weights that it is validated with."""
+    """A module that records the weights at validation."""
 
     def __init__(self, normalised=False):
         super().__init__()
@@ -57,7 +57,7 @@ class Net(LightningModule):
 
 
 class Average(Callback):
-    """What users write: a shadow of each weight, copied back when training ends."""
+    """A typical user callback: it averages each weight and copies the average back at the end."""
 
     def __init__(self, hook):
         self.averages = {}
@@ -82,7 +82,7 @@ CALLBACKS = {
 
 
 def fit(module, sparsity, *callbacks, is_first=True):
-    """Fit for 3 epochs of 4 steps, masks moving until step 8."""
+    """Fit for 3 epochs of 4 steps; masks change until step 8."""
     data = DataLoader(TensorDataset(batch(0, 16, 8)), batch_size=4)
     every = [SparsityCallback(sparsity), *callbacks]
     trainer = Trainer(
@@ -120,13 +120,13 @@ def test_weights_are_pruned_after_fit(make, storage, is_first):
 
 @pytest.mark.parametrize("make", [WeightAveraging, EMAWeightAveraging])
 def test_an_average_that_masks_do_not_survive_is_refused(make):
-    with pytest.raises(AttachError, match=r"before there were masks.*use_buffers=False"):
+    with pytest.raises(AttachError, match=r"before the masks, .* were added; .*use_buffers=False"):
         fit(Net(normalised=True), rigl(), make())
-    with pytest.raises(AttachError, match="before they were compressed"):
+    with pytest.raises(AttachError, match="copied the weights before they were compressed; apply"):
         fit(Net(), rigl(storage="compressed"), make())
     sparsity, module = rigl(), Net(normalised=True)
     sparsity.apply(module)
-    with pytest.raises(AttachError, match="use_buffers=False"):
+    with pytest.raises(AttachError, match="masks are buffers; pass use_buffers=False to it"):
         fit(module, sparsity, make())
 
 

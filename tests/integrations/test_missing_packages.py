@@ -1,4 +1,4 @@
-"""A plug-in without its package says which extra brings it."""
+"""Importing an integration without its package names the extra to install."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A callback in the style of the documented Model Zoo ones runs with its import changed."""
+"""A callback in the style of the documented Model Zoo runs after changing its import."""
 
 from pathlib import Path
 

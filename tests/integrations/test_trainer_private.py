@@ -1,4 +1,4 @@
-"""What the integrations rely on in trainers without their promise: one test for each function."""
+"""The undocumented parts of trainers that the integrations use, one test for each function."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from sparsewright.integrations import trainer_private
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
-        # Lightning 2.6 under torch 2.13, and its advice on runs as small as these.
+        # Warnings of Lightning 2.6 with torch 2.13, and its advice for such small runs.
         r"`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning:lightning",
         r".*does not have many workers:lightning.pytorch.utilities.warnings.PossibleUserWarning",
     )
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 class Small(LightningModule):
-    """Two layers with an optimizer each, which makes two of Lightning's global steps a batch."""
+    """Two layers with one optimizer each, so that a batch has two of Lightning's global steps."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class Small(LightningModule):
 
 
 class Recorder(Logger):
-    """Notes the step of each log, and `logged_step` at that moment."""
+    """A logger that records the step of each log, and `logged_step` at that time."""
 
     name, version = "recorder", 0
 
@@ -117,7 +117,7 @@ def test_logged_step(tmp_path):
 
 
 def test_saved_state(tmp_path):
-    """A state under a name of its own is in the file as it was when that was written."""
+    """The file contains the state under its own key, as of the time of writing."""
 
     class Exported(ExportableState):
         def state(self):
@@ -126,7 +126,7 @@ def test_saved_state(tmp_path):
     state, now = TrainerState(stateful_callbacks=[Exported()]), {"step": 3, "levels": [0.5, None]}
     assert trainer_private.saved_state(state, "sparsity") is None
     trainer_private.save_later(state, "sparsity", lambda: dict(now))
-    assert trainer_private.saved_state(state, "sparsity") is None  # nothing was saved yet
+    assert trainer_private.saved_state(state, "sparsity") is None  # nothing is saved yet
     path = str(tmp_path / "state.json")
     for step in (3, 4):
         now["step"] = step

@@ -1,4 +1,4 @@
-"""The callback of transformers' Trainer, with real trainers and a small real model."""
+"""The callback for transformers' Trainer, with real trainers and a small real model."""
 
 import base64
 import json
@@ -112,14 +112,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, make, options):
 
 
 def in_order(state):
-    """A state with the keys of its dicts in the order of a file of JSON."""
+    """Return a state whose dict keys have the order of a JSON file."""
     if isinstance(state, dict):
         return {key: in_order(state[key]) for key in sorted(state)}
     return [in_order(each) for each in state] if isinstance(state, list) else state
 
 
 def resume(folder, make, dtype=torch.float32, **options):
-    """Resume in the middle, and compare with an uninterrupted run."""
+    """Resume in the middle of a run, and compare with an uninterrupted run."""
     whole = make()
     first = make_trainer(folder, whole, model=make_model().to(dtype), **options)
     first.train()
@@ -150,7 +150,7 @@ def test_shadows_are_resumed_too(tmp_path, make, options):
 
 
 def test_a_checkpoint_at_the_end_of_an_epoch_has_its_own_shadows(tmp_path):
-    """Whatever decides to save, and whenever."""
+    """Checkpoints contain the state for every save strategy."""
     sparsity = ste()
     options = {"save_strategy": "epoch", "logging_strategy": "epoch"}
     make_trainer(tmp_path, sparsity, steps=20, **options).train()
@@ -169,12 +169,12 @@ def test_damaged_shadows_are_refused(tmp_path, damage):
     saved = state["stateful_callbacks"]["sparsity"]
     saved["shadows"] = damage(saved["shadows"])
     path.write_text(json.dumps(state))
-    with pytest.raises(StateError, match="shadows"):
+    with pytest.raises(StateError, match="the shadows: they are not valid base64 of safetensors"):
         make_trainer(tmp_path, ste()).train(resume_from_checkpoint=True)
 
 
 def load_state(folder):
-    """The algorithm's state in a checkpoint."""
+    """Return the algorithm's state in a checkpoint."""
     state = json.loads((folder / "trainer_state.json").read_text())
     saved = state["stateful_callbacks"]["sparsity"]
     packed = safetensors.torch.load(base64.b64decode(saved["shadows"]))
@@ -203,7 +203,7 @@ def test_only_the_weights_of_linear_layers_are_sparse_and_follow_every_step(tmp_
 
 
 class Reporter(TrainerCallback):
-    """What a callback added later is told."""
+    """A callback that is added later and records the logs."""
 
     def __init__(self):
         self.logs = []
@@ -236,7 +236,7 @@ def test_what_is_logged_at_the_end_of_epochs(tmp_path):
     options = {"logging_strategy": "epoch", "eval_strategy": "steps", "eval_steps": 5}
     trainer = make_trainer(tmp_path, sparsity, steps=20, **options)
     trainer.train()
-    logged = trainer.state.log_history  # ten steps an epoch
+    logged = trainer.state.log_history  # ten steps per epoch
     first, second = (row for row in logged if "loss" in row)
     assert 0 < first["sparsity/churn"] <= 0.6
     assert second["sparsity/actual"] == 0.5
@@ -247,7 +247,7 @@ def test_what_is_logged_at_the_end_of_epochs(tmp_path):
 
 
 class CountsMore(TrainerCallback):
-    """The Trainer counts steps that the optimizer skips, as under a gradient scaler."""
+    """A callback that makes the Trainer count skipped steps, as with a gradient scaler."""
 
     def on_pre_optimizer_step(self, args, state, control, **rest):
         if state.global_step in (1, 7):
@@ -255,7 +255,7 @@ class CountsMore(TrainerCallback):
 
 
 def test_what_is_logged_is_of_the_step_that_is_logged(tmp_path):
-    """Though the algorithm made steps before, and the Trainer counts some that it skips."""
+    """Logs have the right step, though the algorithm trained before and steps were skipped."""
     sparsity, reporter = rigl(), Reporter()
     trainer = make_trainer(tmp_path, sparsity, steps=4, logging_steps=6)
     trainer.train()
@@ -296,7 +296,7 @@ def test_a_new_model_of_model_init_starts_again(tmp_path):
     trainer.args.max_steps, trainer.args.save_steps = 4, 2
     trainer.train()
     again = make_trainer(tmp_path, rigl(), steps=6, model_init=lambda: make_model())
-    with pytest.raises(AttachError, match="model=model_init"):
+    with pytest.raises(AttachError, match=r"to resume, pass model=model_init\(\) to the Trainer"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

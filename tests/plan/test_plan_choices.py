@@ -106,17 +106,26 @@ def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(
     assert problems == [Problem("sparsity", expected)]
     _, problems = plan_of(tmp_path, {**section, "structure": "1:5"}, "small")
     (problem,) = problems
-    assert problem.message.endswith("and whose structure fits them")
+    assert (
+        "param_filter matches at least one of 0.weight, 2.weight, 4.weight and whose structure"
+        in (problem.message)
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distribution": {"layers": {"body*": 0.5}}}, "body*"),
-        ({"distribution": {"type": "erk", "dense": ["0.*", "4.*"], "budget": "all"}}, "up to"),
+        (
+            {"distribution": {"layers": {"body*": 0.5}}},
+            "a key of layers must be a glob that matches a sparse weight; got 'body*'.",
+        ),
+        (
+            {"distribution": {"type": "erk", "dense": ["0.*", "4.*"], "budget": "all"}},
+            "sparsity must be at most ",
+        ),
         (
             {"structure": "2:4", "sparsity": {"type": "linear", "init": 0, "slope": 0.1}},
-            "up to 0.5",
+            "sparsity must be at most 0.5, the level of NM(2, 4); got",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_hook_on_the_group_is_called_once_a_step_and_one_on_a_member_for_its_o
 def test_an_algorithm_that_was_applied_alone_cannot_join():
     alone = sparse.Static(0.5)
     alone.apply(make_mlp())
-    with pytest.raises(AttachError, match="applied already"):
+    with pytest.raises(AttachError, match="already applied; add it to the Group before apply"):
         sparse.Group().add("*", alone)
     alone.remove()
     group = sparse.Group()
@@ -225,7 +225,7 @@ def test_a_group_takes_its_algorithms_back():
     model, optimizer = attach(first)
     train(model, optimizer, 2)
     assert (first.step, first.num_sparse_params) == (2, 2)
-    with pytest.raises(AttachError, match="another Group"):
+    with pytest.raises(AttachError, match="already applied as part of another Group"):
         second.apply(make_mlp())
     first.remove()
     assert list(model.state_dict()) == list(make_mlp().state_dict())

@@ -161,7 +161,7 @@ def test_the_wrapper_may_be_applied_after_what_is_inside():
     assert sparsity.step == 3
     assert sparsity.state_dict()["steps"] == [3]
     assert_pruned(sparsity)
-    with pytest.warns(sparse.errors.SparsityWarning, match="sparsified already"):
+    with pytest.warns(sparse.errors.SparsityWarning, match="optimizer was already sparsified"):
         sparsity.apply(outer)
 
 

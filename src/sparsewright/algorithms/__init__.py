@@ -1,4 +1,4 @@
-"""Algorithms: one method a file; those with a documented import path of their own have it there."""
+"""The sparsity algorithms."""
 
 from sparsewright.algorithms.ste import STE
 from sparsewright.base import SparsityAlgorithm
@@ -10,4 +10,4 @@ from sparsewright.static import Static
 __all__ = ["ALL", "GMP", "SET", "STE", "RigL", "Static"]
 
 ALL: tuple[type[SparsityAlgorithm], ...] = (Static, GMP, SET, RigL, STE)
-"""The algorithms that configurations know by their `name`."""
+"""The algorithms that a configuration can refer to by `name`."""

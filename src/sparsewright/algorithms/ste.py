@@ -1,4 +1,4 @@
-"""Straight-through training of a dense weight that everybody sees pruned."""
+"""Straight-through training: the optimizer trains dense weights, the model uses pruned ones."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ __all__ = ["STE"]
 
 
 class STE(DynamicSparsityAlgorithm):
-    """Keep the weights of largest magnitude, and train those that are pruned along with them.
+    """Keep the weights with the largest magnitude, and train the pruned weights too.
 
-    The loss is that of `w * mask`, `mask = top num_kept(level, n) of |w|`; its gradient at the
-    masked weight is applied to all of w, so that a pruned connection can grow back with the value
-    that it has been given since.
+    The model computes its loss with `w * mask`, where `mask = top num_kept(level, n) of |w|`. The
+    gradient with respect to the masked weight updates all of w. A pruned connection therefore
+    continues to train, and can grow back with its updated value.
 
     Args:
-        sparsity: level, 0..1, as for `SparsityAlgorithm`.
-        update: when masks change, as for `DynamicSparsityAlgorithm`; None: after each step.
+        sparsity: sparsity level, 0..1, as for `SparsityAlgorithm`.
+        update: when masks change, as for `DynamicSparsityAlgorithm`; None means after each step.
         choices: `seed`, `distribution` and `structure`, as for `SparsityAlgorithm`; `storage` can
             only be `"shadowed"`.
 
     Raises:
-        IncompatibleOptionError: another storage, which would not keep the pruned connections.
+        IncompatibleOptionError: `storage` is not `"shadowed"`; other storages discard the values
+            of pruned connections.
 
     Source: Y. Bengio, N. Leonard, A. Courville, "Estimating or propagating gradients through
     stochastic neurons for conditional computation", arXiv:1308.3432, section 4; for N:M masks
@@ -52,5 +53,5 @@ class STE(DynamicSparsityAlgorithm):
         super().__init__(sparsity, update, "topk", **choices)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
-        """Keep the `num_kept(sparsity, n)` largest |p|, of the dense weight."""
+        """Keep the `num_kept(sparsity, n)` entries of the dense weight with the largest |p|."""
         return self.structure.topk(p, sparsity, magnitude=True)

@@ -1,7 +1,7 @@
-"""The `sparsewright` command: `plan` a run, `train` it, `inspect` a checkpoint, `report`, `info`.
+"""The `sparsewright` command with its subcommands `train`, `plan`, `inspect`, `report` and `info`.
 
-Exit status: 0 done (or stopped at --until), 1 failure, 2 usage (options, configuration, input
-named in it), 130 interrupted.
+Exit status: 0 success (also after a stop at --until), 1 failure, 2 usage error (options,
+configuration, or a file that they name), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["main"]
 @click.group()
 @click.version_option(sparsewright.__version__, prog_name="sparsewright")
 def main() -> None:
-    """Sparse training on plain PyTorch.
+    """Train sparse networks with plain PyTorch.
 
-    Exit status: 0 done, 1 failure, 2 usage (options, configuration, and input they name), 130
-    interrupted.
+    Exit status: 0 success, 1 failure, 2 usage error (options, configuration, or a file that they
+    name), 130 interrupted.
     """
 
 

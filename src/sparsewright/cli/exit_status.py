@@ -1,4 +1,4 @@
-"""How a command ends: one line about what went wrong, and an exit status."""
+"""Error output and exit status of the commands."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ _USAGE = (ConfigError, LevelError, OptionError, OptionTypeError, ReportError, Sh
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line on stderr."""
     click.echo(printable(f"warning: {message}"), err=True)
 
 
 def _escape_what_cannot_be_encoded() -> None:
-    """Names of files and of parameters may hold what a terminal's encoding does not have."""
+    """Escape characters in file and parameter names that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
-    """Give a command `--debug`, and turn what it raises into one line and an exit status."""
+    """Add `--debug` to a command, and turn its exceptions into one line and an exit status."""
 
-    @click.option("--debug", is_flag=True, help="Show tracebacks, and why parameters are skipped.")
+    @click.option("--debug", is_flag=True, help="Show tracebacks, and log skipped parameters.")
     @functools.wraps(command)
     def wrapper(*args: Any, debug: bool, **options: Any) -> None:
         warnings.showwarning = _show_warning
@@ -59,12 +60,12 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             status = INTERRUPTED
-        except Exception as error:  # the outermost frame: nothing above could handle it
+        except Exception as error:  # this is the outermost frame
             if debug:
                 traceback.print_exc()
             known = isinstance(error, SparsewrightError)
             name = "" if known else f"{type(error).__name__}: "
-            hint = "" if known or debug else " (--debug shows where)"
+            hint = "" if known or debug else " (run with --debug for a traceback)"
             click.echo(printable(f"error: {name}{error}{hint}"), err=True)
             status = MISUSE if isinstance(error, _USAGE) else FAILURE
         sys.exit(status)

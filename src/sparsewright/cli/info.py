@@ -1,4 +1,4 @@
-"""`sparsewright info`."""
+"""The command `sparsewright info`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from sparsewright.cli.exit_status import reports_errors
 @click.command()
 @reports_errors
 def info() -> int:
-    """Print versions, threads, and which kernels are active (and why others are not)."""
+    """Print versions, threads and active kernels.
+
+    If the native kernels are inactive, this also prints the reason.
+    """
     facts = kernels.info()
     lines = {
         "sparsewright": sparsewright.__version__,
@@ -24,10 +27,10 @@ def info() -> int:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "kernels": facts["active"],
-        "because": facts["why_not"],
+        "reason": facts["why_not"],
         "instruction set": facts["isa"],
-        "best of this CPU": facts["best_isa"],
-        "torch's choice": facts["cpu"],
+        "best supported": facts["best_isa"],
+        "used by torch": facts["cpu"],
         "compiler": facts["compiler"],
         "threads": facts["threads"],
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",

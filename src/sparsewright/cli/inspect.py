@@ -1,4 +1,4 @@
-"""`sparsewright inspect`."""
+"""The command `sparsewright inspect`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sparsewright.runs.layer_counts import count_layers, read_weights
 @click.argument("path", type=FILE)
 @reports_errors
 def inspect(path: Path) -> int:
-    """Show what is kept in each layer of PATH.
+    """Show how many weights each layer of PATH keeps.
 
-    PATH is a .safetensors file (compressed ones too), a state dict saved by torch.save, or a run
-    folder. The exit status is 1 if a mask and its weight disagree.
+    PATH is a .safetensors file (masked or compressed), a state dict saved with torch.save, or a
+    run folder. The exit status is 1 if a mask does not match its weight.
     """
     file, weights = read_weights(path)
     layers = count_layers(weights)

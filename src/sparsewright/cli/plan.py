@@ -1,4 +1,4 @@
-"""`sparsewright plan`."""
+"""The command `sparsewright plan`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from sparsewright.plan.plan_config import plan_file
 
 @click.command()
 @click.argument("config", type=FILE)
-@click.option("--model", metavar="MODULE:FACTORY", help="Plan for this model, not a recipe's.")
-@click.option("--steps", type=click.IntRange(1, 2**53), help="Length of the run.")
+@click.option("--model", metavar="MODULE:FACTORY", help="Plan for this model, not the recipe's.")
+@click.option("--steps", type=click.IntRange(1, 2**53), help="Number of training steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--all", "shows_all", is_flag=True, help="List biases and norms too.")
+@click.option("--all", "shows_all", is_flag=True, help="Also list biases and norms.")
 @reports_errors
 def plan(config: Path, model: str | None, steps: int | None, as_json: bool, shows_all: bool) -> int:
-    """Show what CONFIG will do, without training; list all that is wrong with it.
+    """Show what CONFIG does, without training.
 
-    CONFIG is what `train` takes. With --model it is any YAML file whose section `sparsity`, or
-    whose whole content, is what sparsewright.configure() takes; the factory is called without
-    arguments and gives a module, or (module, inputs). It is built on the meta device if it can be.
-    The exit status is 2 if anything is wrong.
+    If CONFIG has mistakes, this lists all of them instead.
+
+    CONFIG is a configuration for `train`. With --model, it can be any YAML file whose section
+    `sparsity`, or whose whole content, is a config for sparsewright.configure(). The factory
+    accepts no arguments and returns a module, or (module, inputs). The model is built on the meta
+    device if possible. The exit status is 2 if there are mistakes.
     """
     made, problems = plan_file(config, model, steps)
     if made is None:

@@ -1,4 +1,4 @@
-"""`sparsewright report`."""
+"""The command `sparsewright report`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from sparsewright.report.command import FORMATS, write_report
 
 @click.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
-@click.option("--format", "kind", type=click.Choice(list(FORMATS)), default="html")
-@click.option("-o", "--output", type=FILE, help="File to write, or -  [RUN/report.FORMAT].")
+@click.option(
+    "--format", "kind", type=click.Choice(list(FORMATS)), default="html", help="[default: html]"
+)
+@click.option(
+    "-o", "--output", type=FILE, help="File to write, or - for stdout. [default: RUN/report.FORMAT]"
+)
 @reports_errors
 def report(runs: tuple[Path, ...], kind: str, output: Path | None) -> int:
-    """Report on saved runs, as a page that works without a network, or as tables.
+    """Write a report on saved runs.
 
-    RUN is a run folder; several are compared. The page shows losses, sparsity, churn and masks
-    layer by layer, speed, configuration, versions, and the papers to cite.
+    RUN is a run folder. If you pass several, the report compares them. The report is a
+    self-contained HTML page, or tables in another format. The page shows losses, speed, the
+    configuration, versions, the papers to cite, and the sparsity, churn and mask of each layer.
     """
     file = write_report(list(runs), kind, output)
     if file:

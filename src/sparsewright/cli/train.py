@@ -1,4 +1,4 @@
-"""`sparsewright train`."""
+"""The command `sparsewright train`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sparsewright.storage import ALL as STORAGES
 
 
 class _StopRequest:
-    """While entered, the first Ctrl-C is a request; the second interrupts as usual."""
+    """Turn the first Ctrl-C in a `with` block into a request; the second interrupts as usual."""
 
     def __enter__(self) -> Callable[[], bool]:
         self.asked = False
@@ -35,9 +35,10 @@ class _StopRequest:
         return lambda: self.asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        """Record the request, and restore the previous signal handler."""
         self.asked = True
         signal.signal(signal.SIGINT, self.before)
-        click.echo("\nstopping after this step; Ctrl-C again to stop at once", err=True)
+        click.echo("\nstopping after this step; press Ctrl-C again to stop immediately", err=True)
 
     def __exit__(self, *exception: object) -> None:
         signal.signal(signal.SIGINT, self.before)
@@ -45,22 +46,32 @@ class _StopRequest:
 
 @click.command()
 @click.argument("config", type=FILE, required=False)
-@click.option("--recipe", type=click.Choice(list(RECIPES)), help="What to train  [charlm].")
-@click.option("--text", type=FILE, help="charlm: a UTF-8 text instead of CPython's reference.")
-@click.option("--data", type=FILE, help="fashion: the folder with the four idx(.gz) files.")
-@click.option("--steps", type=int, help="Optimizer steps, instead of the configuration's.")
-@click.option("--seed", type=int, help="Seed of weights, batches and default masks  [0].")
+@click.option(
+    "--recipe", type=click.Choice(list(RECIPES)), help="Recipe to train. [default: charlm]"
+)
+@click.option(
+    "--text",
+    type=FILE,
+    help="charlm: UTF-8 text to train on. [default: CPython's language reference]",
+)
+@click.option("--data", type=FILE, help="fashion: folder with the four idx(.gz) files.")
+@click.option("--steps", type=int, help="Number of optimizer steps; overrides the configuration.")
+@click.option("--seed", type=int, help="Seed for weights, batches and default masks. [default: 0]")
 @click.option(
     "--storage",
     type=click.Choice([storage.name for storage in STORAGES]),
-    help="How sparse weights are stored, instead of what the section sparsity says.",
+    help="Storage of sparse weights; overrides the section sparsity.",
 )
-@click.option("--no-baseline", is_flag=True, help="Do not train the dense twin beside it.")
-@click.option("--out", type=FILE, help="The run folder to make  [runs/RECIPE-N].")
-@click.option("--resume", type=FILE, metavar="RUN", help="Go on with the run in this folder.")
-@click.option("--tensorboard", is_flag=True, help="Write scalars into RUN/tensorboard.")
-@click.option("--log", metavar="MODULE:FUNCTION", help="Call function(scalars, step) every step.")
-@click.option("--until", type=click.IntRange(min=1), help="Stop after this step, resumably.")
+@click.option("--no-baseline", is_flag=True, help="Do not train the dense baseline.")
+@click.option("--out", type=FILE, help="Run folder to create. [default: runs/RECIPE-N]")
+@click.option("--resume", type=FILE, metavar="RUN", help="Resume the run in this folder.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard scalars to RUN/tensorboard.")
+@click.option("--log", metavar="MODULE:FUNCTION", help="Call FUNCTION(scalars, step) every step.")
+@click.option(
+    "--until",
+    type=click.IntRange(min=1),
+    help="Stop after this step; --resume continues.",
+)
 @reports_errors
 def train(
     config: Path | None,
@@ -72,25 +83,26 @@ def train(
     log: str | None,
     **given: Any,
 ) -> int:
-    """Train a sparse network beside its dense twin, into a run folder.
+    """Train a sparse network and its dense baseline.
 
-    Without arguments: a character-level GPT at 90% sparsity with RigL, on the text of Python's
-    language reference. CONFIG is a YAML file: its section `sparsity` is what
-    sparsewright.configure() takes (`trainer: init: sparsity:` works too); `recipe`, `data`,
-    `model`, `optimizer` and `loop` are as in the config.yaml of any run folder.
+    The results are saved in a run folder. Without arguments, this trains a character-level GPT at
+    90% sparsity with RigL on Python's language reference. CONFIG is a YAML file. Its section
+    `sparsity` is a config for sparsewright.configure() (`trainer: init: sparsity:` works too). Its
+    other keys are `recipe`, `data`, `model`, `optimizer` and `loop`, as in the config.yaml of any
+    run folder.
     """
     logs = [_log_of(log)] if log else []
     if resume is not None:
         asked = (config, recipe, out, *given.values())
-        if any(value is not None and value is not False for value in asked):  # 0 is an answer
+        if any(value is not None and value is not False for value in asked):  # 0 counts as given
             raise click.UsageError(
-                "--resume goes on with the run as it is; "
-                "allowed beside it: --until, --tensorboard, --log"
+                "--resume continues a run with its saved configuration; "
+                "combine it only with --until, --tensorboard and --log"
             )
         with RunFolder(resume) as folder:
             if folder.is_finished:
                 see = f"sparsewright inspect {shlex.quote(str(resume))}"
-                click.echo(printable(f"{resume} is finished; see `{see}`"))
+                click.echo(printable(f"{resume} is finished; run `{see}` to see its layers"))
                 return 0
             return _train(loop.restore(folder), folder, until, tensorboard, logs)
     resolved = RunConfig.from_file(config, recipe, _overrides(recipe, config, **given))
@@ -101,7 +113,7 @@ def train(
 
 
 def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[str, dict[str, Any]]:
-    """The options of `train` that replace keys of the configuration, by section."""
+    """Return the options of `train` that override the configuration, by section."""
     data: dict[str, Any] = {}
     if given["text"]:
         data["text"] = str(given["text"])
@@ -115,7 +127,7 @@ def _overrides(recipe: str | None, config: Path | None, **given: Any) -> dict[st
 
 
 def _log_of(spec: str) -> LogFunction:
-    """The user's function that `module:function` names."""
+    """Return the user's function that `module:function` names."""
     found = load_object(spec, "module:function, such as my_logs:send")
     if not callable(found):
         raise OptionTypeError("--log", found, "a function (scalars, step)")
@@ -130,9 +142,9 @@ def _train(
     tensorboard: bool,
     logs: list[LogFunction],
 ) -> int:
-    """Train in an open folder; show progress and the result."""
+    """Train in an open folder, and show the progress and the result."""
     if tensorboard and os.fsencode(folder.path).decode("utf-8", "ignore") != str(folder.path):
-        raise ConfigError(folder.path, "--tensorboard works with names in UTF-8 only")
+        raise ConfigError(folder.path, "--tensorboard requires a folder name in UTF-8")
     again = f"sparsewright train --resume {shlex.quote(str(folder.path))}"
     steps = training.config.loop.steps
     click.echo(printable(f"run folder: {folder.path}"), err=True)
@@ -149,11 +161,11 @@ def _train(
                 training, folder, progress, until=until, should_stop=asked, logs=logs
             )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; go on from the last checkpoint with: {again}", err=True)
+        click.echo(f"interrupted; resume from the last checkpoint with: {again}", err=True)
         return INTERRUPTED
     if not finished:
         what = "interrupted" if asked() else "stopped"
-        click.echo(f"{what} at step {training.steps_done}; go on with: {again}", err=True)
+        click.echo(f"{what} at step {training.steps_done}; resume with: {again}", err=True)
         return INTERRUPTED if asked() else 0
     print_layers(loop.layers(training))
     click.echo()

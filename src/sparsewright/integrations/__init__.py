@@ -1,4 +1,4 @@
-"""One thin file per trainer, imported only when asked for."""
+"""Callbacks for trainers of other libraries; import the one that you need."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["follow_only", "is_attached", "prune_weights"]
 
 
 def is_attached(sparsity: SparsityAlgorithm, module: nn.Module) -> bool:
-    """Whether any parameter of a module is one of the algorithm's sparse parameters."""
+    """Return whether the algorithm has any sparse parameter in a module."""
     params = {id(param) for param in module.parameters()}
     return any(id(p.param) in params for p in sparsity.sparse_params.values())
 
 
 def follow_only(sparsity: SparsityAlgorithm, optimizers: Sequence[Optimizer]) -> None:
-    """Follow a trainer's optimizers, and let those go that stepped the model before them."""
+    """Follow a trainer's optimizers, and stop following all earlier ones."""
     present = [unwrapped(optimizer) for optimizer in optimizers]
     before = [f.optimizer for f in sparsity.session.followed if f.optimizer is not None]
     for optimizer in present:
@@ -32,6 +32,6 @@ def follow_only(sparsity: SparsityAlgorithm, optimizers: Sequence[Optimizer]) ->
 
 
 def prune_weights(sparsity: SparsityAlgorithm) -> None:
-    """Prune all weights: a trainer may have put averages or a checkpoint into the model."""
+    """Prune all weights, because a trainer may have loaded averages or a checkpoint into them."""
     for parameter in sparsity.sparse_params.values():
         parameter.prune()

@@ -1,11 +1,11 @@
-"""Sparse training in Lightning: one callback.
+"""Callback for sparse training with Lightning.
 
 ::
 
     from sparsewright.integrations.lightning import SparsityCallback
 
     trainer = lightning.Trainer(callbacks=[SparsityCallback(sparsity)])
-    trainer.fit(module)  # module and configure_optimizers stay as they are
+    trainer.fit(module)  # module and configure_optimizers stay unchanged
 """
 
 from __future__ import annotations
@@ -39,20 +39,23 @@ _SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class SparsityCallback(Callback):
-    """Applies a sparsity algorithm, saves and restores it, and logs what it does.
+    """Apply a sparsity algorithm, save and restore its state, and log its metrics.
 
-    The module is sparsified when it has all of its layers (after its `setup` and
-    `configure_model`), the optimizers of `configure_optimizers` when fitting starts. Masks are in
-    the checkpoint's `state_dict`, the algorithm's state is that of the callback, so
-    `fit(ckpt_path=...)` goes on exactly where the run stopped. Every `log_every_n_steps` steps the
-    scalars of `log_metrics` go to the trainer's loggers, at the step that the trainer's own have.
+    The callback sparsifies the module once all layers exist (after `setup` and
+    `configure_model`), and the optimizers of `configure_optimizers` when fitting starts. The
+    checkpoint stores the masks in its `state_dict` and the algorithm's state as the state of this
+    callback, so `fit(ckpt_path=...)` resumes exactly where the run stopped. Every
+    `log_every_n_steps` steps, the scalars of `log_metrics` go to the trainer's loggers with the
+    same step as the trainer's own scalars.
 
     `validate`, `test` and `predict` sparsify a module only to load a checkpoint into it.
-    `MyModule.load_from_checkpoint(path, strict=False)` loads the weights, zeros included, without
-    the masks. After `ddp_spawn` the algorithm in the main process has not moved: prefer `ddp`.
+    `MyModule.load_from_checkpoint(path, strict=False)` loads the weights, including their zeros,
+    without the masks. After `ddp_spawn`, the algorithm in the main process is still in its initial
+    state, so prefer `ddp`.
 
     Args:
-        sparsity: the algorithm, or a Group. One applied to the module already stays as it is.
+        sparsity: the algorithm, or a Group. If it is already applied to the module, it stays
+            applied.
     """
 
     def __init__(self, sparsity: SparsityAlgorithm) -> None:
@@ -60,7 +63,7 @@ class SparsityCallback(Callback):
         self._logging: Removable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Sparsify the module, after its layers are there and before a checkpoint is loaded.
+        """Sparsify the module after its layers exist and before a checkpoint is loaded.
 
         Raises:
             AttachError: the strategy shards parameters.
@@ -73,33 +76,34 @@ class SparsityCallback(Callback):
 
         def sparsify() -> None:
             if stage == "fit":
-                pl_module.configure_model()  # Lightning asks that a second call does nothing
+                pl_module.configure_model()  # Lightning requires a second call to do nothing
             if not is_attached(self.sparsity, pl_module):
                 self.sparsity.apply(pl_module)
 
-        # Callbacks are set up before the module, and layers may be made in its setup.
+        # Lightning sets up callbacks before the module, whose setup may create layers.
         after_hook(pl_module, "setup" if stage == "fit" else "on_load_checkpoint", sparsify)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget a checkpoint that was not loaded, and stop logging."""
+        """Remove hooks of a checkpoint that was not loaded, stop logging, and prune."""
         self._leave(pl_module)
         self._prune(pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the module and the algorithm without hooks."""
+        """Remove the hooks from the module and the algorithm."""
         self._leave(pl_module)
 
     def _leave(self, pl_module: LightningModule) -> None:
+        """Remove all hooks of this callback."""
         forget_hooks(pl_module, "setup", "on_load_checkpoint")
         self._stop_logging()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the optimizers, and log.
+        """Follow the optimizers and start logging.
 
         Raises:
-            AttachError: a callback averages weights in a way that masks do not survive.
+            AttachError: another callback averages weights in a way that does not work with masks.
         """
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             problem = why_not_average(callback, pl_module)
@@ -112,7 +116,7 @@ class SparsityCallback(Callback):
 
             def log(scalars: dict[str, float], step: int) -> None:
                 for logger in trainer.loggers:
-                    # Not the algorithm's step: the axis of everything else, as Lightning counts it.
+                    # Lightning's own step, so that all scalars share one axis.
                     logger.log_metrics(scalars, logged_step(trainer))
 
             self._logging = log_metrics(self.sparsity, log, every=every)
@@ -120,36 +124,38 @@ class SparsityCallback(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *rest: Any
     ) -> None:
-        """Prune averages that another callback has put into the module to validate them."""
+        """Prune the averages that another callback may have loaded for validation."""
         if batch_idx == 0:
             self._prune(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune averages that another callback has put into the module."""
+        """Prune the averages that another callback may have loaded into the module."""
         self._prune(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune, after the last of all callbacks, and stop logging; the module stays sparse."""
+        """Prune after all other callbacks, and stop logging; the module stays sparse."""
         self._prune(pl_module)
         self._stop_logging()
 
     def _prune(self, pl_module: LightningModule) -> None:
+        """Prune the weights if the module is sparsified."""
         if is_attached(self.sparsity, pl_module):
             prune_weights(self.sparsity)
 
     def _stop_logging(self) -> None:
+        """Stop logging, if it was started."""
         if self._logging is not None:
             self._logging.remove()
             self._logging = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the algorithm, for the checkpoint."""
+        """Return the algorithm's state for the checkpoint."""
         return self.sparsity.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back the state of the algorithm.
+        """Load the algorithm's state.
 
         Raises:
-            StateError: it is the state of another algorithm.
+            StateError: the state belongs to another algorithm.
         """
         self.sparsity.load_state_dict(state_dict)

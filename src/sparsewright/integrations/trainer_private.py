@@ -1,7 +1,7 @@
-"""What the integrations need of trainers that these do not document, one function each.
+"""Access to undocumented parts of the trainers, one function for each.
 
-A new trainer breaks this file only. Each function has a test in
-`tests/integrations/test_trainer_private.py`.
+A new version of a trainer can break only this file. `tests/integrations/test_trainer_private.py`
+tests each function.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def after_hook(module: LightningModule, hook: str, then: Callable[[], None]) -> None:
-    """Call a function once, after Lightning's next call of one of the module's own hooks."""
-    forget_hooks(module, hook)  # of a run that ended before the hook was called
+    """Call a function once, after Lightning's next call to one of the module's hooks."""
+    forget_hooks(module, hook)  # left from a run that ended before the hook was called
     own = getattr(module, hook)
 
     def both(*args: Any, **kwargs: Any) -> None:
@@ -38,20 +38,20 @@ def forget_hooks(module: LightningModule, *hooks: str) -> None:
 
 
 def log_interval(trainer: Trainer) -> int:
-    """Return the steps between two logs of Lightning, which its class does not declare."""
+    """Return the number of steps between Lightning's logs, an undeclared attribute."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every
 
 
 def logged_step(trainer: Trainer) -> int:
-    """Return the step at which Lightning logs; with several optimizers it is not `global_step`."""
+    """Return Lightning's logging step, which differs from `global_step` for several optimizers."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def why_not_average(callback: object, module: LightningModule) -> str:
-    """Return why a sparse module does not survive a callback's average of it; "" if it does.
+    """Return why a callback that averages weights does not work with a sparse module, or "".
 
-    Lightning's callbacks pair the parameters and buffers of module and average by position.
+    Lightning's callbacks pair the module's and the average's parameters and buffers by position.
     """
     average: Any = getattr(callback, "_average_model", None)
     if not isinstance(average, nn.Module):
@@ -63,32 +63,32 @@ def why_not_average(callback: object, module: LightningModule) -> str:
 
 
 def _why_not_pair(average: AveragedModel, module: nn.Module) -> str:
-    """Return why buffers, which masks are, cannot be paired; "" if they can."""
+    """Return why the buffers, including masks, cannot be paired, or ""."""
     own, averaged = list(module.buffers()), list(average.module.buffers())
     if average.use_buffers and any(buffer.dtype == torch.bool for buffer in averaged):
-        return "it averages buffers, and masks are buffers; give it use_buffers=False"
+        return "it averages buffers, and masks are buffers; pass use_buffers=False to it"
     masks = sum(buffer.dtype == torch.bool for buffer in own)
     if len(averaged) != len(own) and (len(own) > masks or not average.use_buffers):
         return (
-            "it copied the module before there were masks, which are buffers; apply the algorithm "
-            "before fit, and give it use_buffers=False"
+            "it copied the module before the masks, which are buffers, were added; apply the "
+            "algorithm before fit, and pass use_buffers=False to the callback"
         )
     return ""
 
 
 def saved_state(state: TrainerState, key: str) -> dict[str, Any] | None:
-    """Return what `trainer_state.json` had under a name; None if it had nothing."""
+    """Return the state that `trainer_state.json` has under a key, or None."""
     found = _callbacks_of(state).get(key)
     return found if isinstance(found, dict) else None
 
 
 def save_later(state: TrainerState, key: str, make: Callable[[], dict[str, Any]]) -> None:
-    """Let `trainer_state.json` have, whenever it is written, what a function then returns."""
+    """Store a function's result in `trainer_state.json`, computed whenever the file is written."""
     _callbacks_of(state)[key] = _Later(make)
 
 
 class _Later:
-    """A value that is made when it is copied, as `TrainerState.save_to_json` does by `asdict`."""
+    """A value that is computed when `TrainerState.save_to_json` copies it with `asdict`."""
 
     def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
         self._make = make
@@ -98,6 +98,6 @@ class _Later:
 
 
 def _callbacks_of(state: TrainerState) -> dict[str, Any]:
-    """The states of callbacks by name, though they are annotated as a list."""
+    """Return the states of callbacks by name; their annotation wrongly says list."""
     states: dict[str, Any] = vars(state)["stateful_callbacks"]
     return states

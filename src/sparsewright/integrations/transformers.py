@@ -1,4 +1,4 @@
-"""Sparse training with the Trainer of Hugging Face transformers: one callback.
+"""Callback for sparse training with the Trainer of Hugging Face transformers.
 
 ::
 
@@ -35,22 +35,23 @@ _KEY = "sparsity"
 
 
 class SparsityCallback(TrainerCallback):
-    """Applies a sparsity algorithm, saves and restores it, and logs what it does.
+    """Apply a sparsity algorithm, save and restore its state, and log its metrics.
 
-    The model is sparsified when the Trainer is made, before its optimizer is; the optimizer when
-    training begins. A checkpoint has the masks in `model.safetensors` and the algorithm's state,
-    under `stateful_callbacks`, in `trainer_state.json`, so `resume_from_checkpoint` goes on exactly
-    where the run stopped. The shadows of weights that are trained dense (by STE, for one)
-    are in that file too, as base64. The overall scalars of `log_metrics` join each log of the
-    training loss (in `log_history`, on the console); `log_metrics(sparsity, wandb.log)` logs every
-    weight's.
+    The callback sparsifies the model when the Trainer is created, which is before the Trainer
+    creates the optimizer, and the optimizer when training starts. A checkpoint stores the masks in
+    `model.safetensors` and the algorithm's state in `trainer_state.json` under
+    `stateful_callbacks`, so `resume_from_checkpoint` resumes exactly where the run stopped. That
+    file also stores the dense shadows of weights (used by STE, for example) as base64. The total
+    scalars of `log_metrics` are added to each log of the training loss, in `log_history` and on
+    the console. To log the scalars of each weight, use `log_metrics(sparsity, wandb.log)`.
 
-    `from_pretrained` of such a checkpoint reports the masks as unexpected, and loads the weights
-    with their zeros. `sparsity.remove()` before `save_pretrained` leaves the masks out of the file;
-    `Static(0.5, init_method="from_zeros")` makes masks of the zeros again.
+    `from_pretrained` reports the masks of such a checkpoint as unexpected keys, and loads the
+    weights with their zeros. Call `sparsity.remove()` before `save_pretrained` to leave the masks
+    out of the file. `Static(0.5, init_method="from_zeros")` restores masks from the zeros.
 
     Args:
-        sparsity: the algorithm, or a Group. One applied to the model already stays as it is.
+        sparsity: the algorithm, or a Group. If it is already applied to the model, it stays
+            applied.
     """
 
     def __init__(self, sparsity: SparsityAlgorithm) -> None:
@@ -79,10 +80,10 @@ class SparsityCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take back the state of a checkpoint, follow the optimizer, and log.
+        """Load the state of a checkpoint, follow the optimizer, and start logging.
 
         Raises:
-            AttachError: resuming with a model made by `model_init`, after its masks were lost.
+            AttachError: training resumes with a model from `model_init`, which has lost its masks.
             StateError: the checkpoint has the state of another algorithm.
         """
         if not is_attached(self.sparsity, kwargs["model"]):
@@ -95,9 +96,10 @@ class SparsityCallback(TrainerCallback):
         self._follow(state)
 
     def _follow(self, state: TrainerState) -> None:
-        """Compute the scalars at the steps that the Trainer logs, and as few others as possible.
+        """Compute the scalars at the steps that the Trainer logs, and at few others.
 
-        The algorithm counts its own steps: of other runs too, none that a gradient scaler skips.
+        The algorithm's step count differs from the Trainer's: it includes earlier runs and excludes
+        steps that a gradient scaler skips.
         """
         self._stop_logging()
         self._ahead = state.global_step - self.sparsity.step
@@ -105,21 +107,22 @@ class SparsityCallback(TrainerCallback):
         self._logging = log_metrics(self.sparsity, self._keep_totals, every=every)
 
     def _start_again(self, model: nn.Module, state: TrainerState) -> None:
-        """`model_init` made a new model."""
+        """Sparsify the new model that `model_init` made, from the initial state."""
         if state.global_step:
-            problem = "its masks were not loaded; to resume, give the Trainer model=model_init()"
+            problem = "its masks were not loaded; to resume, pass model=model_init() to the Trainer"
             raise AttachError("the model of model_init", problem)
         self.sparsity.remove()
         self.sparsity.load_state_dict(self._start)
         self.sparsity.apply(model)
 
     def _keep_totals(self, scalars: dict[str, float], step: int) -> None:
+        """Record the scalars that are totals over all weights."""
         self._scalars.update({k: v for k, v in scalars.items() if k.count("/") == 1})
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let a checkpoint saved after this step have the state; keep in step."""
+        """Provide the state for a checkpoint after this step, and follow skipped steps."""
         save_later(state, _KEY, lambda: _to_json(self.sparsity.state_dict()))
         if state.global_step - self.sparsity.step != self._ahead:
             self._follow(state)
@@ -136,18 +139,19 @@ class SparsityCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Prune what others have put into the model, and stop logging; it stays sparse."""
+        """Prune weights that others may have written, and stop logging; the model stays sparse."""
         prune_weights(self.sparsity)
         self._stop_logging()
 
     def _stop_logging(self) -> None:
+        """Stop logging, if it was started."""
         if self._logging is not None:
             self._logging.remove()
             self._logging = None
 
 
 def _to_json(state: Mapping[str, Any]) -> dict[str, Any]:
-    """An algorithm's state with its shadows as text."""
+    """Return an algorithm's state with its shadows as text."""
     shown = dict(state)
     if "algorithms" in state:
         shown["algorithms"] = [_to_json(each) for each in state["algorithms"]]
@@ -158,10 +162,10 @@ def _to_json(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_json(shown: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse; whatever is of another form is left for `load_state_dict` to refuse.
+    """Return the inverse of `_to_json`; `load_state_dict` rejects other malformed values.
 
     Raises:
-        StateError: the text of shadows is damaged.
+        StateError: the text of the shadows is damaged.
     """
     state = dict(shown)
     if isinstance(state.get("algorithms"), list):
@@ -172,5 +176,7 @@ def _from_json(shown: Mapping[str, Any]) -> dict[str, Any]:
             packed = base64.b64decode(state["shadows"], validate=True)
             state["shadows"] = safetensors.torch.load(packed)
         except (binascii.Error, safetensors.SafetensorError) as error:
-            raise StateError("the shadows", f"they are no base64 of safetensors: {error}") from None
+            raise StateError(
+                "the shadows", f"they are not valid base64 of safetensors: {error}"
+            ) from None
     return state
