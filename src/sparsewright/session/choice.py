@@ -69,7 +69,7 @@ class Choice:
 
     def warn(self) -> None:
         """Warn about requests that had no effect."""
-        if self.already:
+        if self.already and not self.routed:
             warn(
                 "these parameters are already sparse and were left unchanged: "
                 f"{', '.join(self.already)}"
