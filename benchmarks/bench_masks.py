@@ -1,4 +1,4 @@
-"""Mask kernels compared with plain torch and numpy; prints CSV.
+"""Time of the mask kernels relative to plain torch and numpy, printed as CSV.
 
 Run: python benchmarks/bench_masks.py [--quick] [--threads N] [--only prune|select|rows]
 

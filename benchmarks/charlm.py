@@ -1,4 +1,4 @@
-"""Compare sparse methods with dense training on a small GPT, the main job of this library.
+"""Compare sparse methods with dense training on a small character-level GPT.
 
     python benchmarks/charlm.py --write docs/results.md
 

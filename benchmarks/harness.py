@@ -1,4 +1,4 @@
-"""Helpers of the benchmarks: interleaved timing, one CSV format, and the model that they train."""
+"""Helpers for the benchmarks: interleaved timing, one CSV format, and the model to train."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Measure what pruning costs a sentence-embedding model, and what 20 steps of distillation regain.
+"""Measure the quality of a pruned sentence-embedding model, without and with distillation.
 
     python benchmarks/minilm.py
 
 Prints Spearman's correlation with human ratings of word similarity (WordSim-353) for the model of
-`examples/minilm.py`: dense, pruned in one shot at several levels, and pruned by 80% and then
-trained by `examples/transformers_finetune.py`. Requires the extra `examples`.
+`examples/minilm.py`: dense, pruned in one shot to several sparsity levels, and pruned to 80% and
+then trained for 20 steps by `examples/transformers_finetune.py`. Requires the extra `examples`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train with Accelerate, which needs no plug-in: its state includes the registered algorithm."""
+"""Train with Accelerate, which needs no callback: it saves the algorithm with its own state."""
 
 import sys
 

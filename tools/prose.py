@@ -34,7 +34,7 @@ _PYTHON_CODE = re.compile(
     r"^ *>>>.*?(?=^\s*$|\Z)|(?<=::\n)(?:\n| +.*\n)+|``?[^`]+``?|https?://\S+|\{[^{}]*\}",
     re.MULTILINE | re.DOTALL,
 )
-# Ends of sentences: punctuation, a blank line, a list item, a table cell, a line of `Args:`.
+# The end of a sentence: punctuation, a blank line, a list item, a table cell, a line of `Args:`.
 _SENTENCE_END = re.compile(r"[.!?:;](?=\s|$)|\n\s*\n|\n\s*(?:[-*|#]|\d+\.)\s?|\||\n\s+\w+: ")
 
 

@@ -1,9 +1,9 @@
 """Compute the cost of sparse training on a cluster: memory, bytes moved, update time.
 
-`cost` prints a table and writes `results/scale.csv`. `rates` measures on this machine the rates
-that the times in the table need. `check` trains models that fit on this machine and compares the
-results with the predictions. A time is "not measured" if it needs a rate that was not measured or a
-bandwidth that was not given. docs/scale.md has examples and the limits of the model.
+`cost` prints a table and writes `benchmarks/results/scale.csv`. `rates` measures this machine's
+rates, from which `cost` computes times. `check` trains models that fit on this machine and compares
+the results with the predictions. A time is "not measured" if it needs a rate that was not measured
+or a bandwidth that was not given. docs/scale.md has examples and the limits of the model.
 """
 
 from __future__ import annotations

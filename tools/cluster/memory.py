@@ -1,4 +1,4 @@
-"""Bytes held by the device with the largest shard."""
+"""Memory of the device with the largest shard, in bytes."""
 
 from __future__ import annotations
 
