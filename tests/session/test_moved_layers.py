@@ -90,7 +90,7 @@ def test_a_new_head_takes_the_place_of_the_old_one(make):
     sparsity.apply(optimizer)
     train(model, optimizer, 3)
     assert_sparse(sparsity, optimizer)
-    with pytest.warns(SparsityWarning, match="unchanged: 0.weight, 2.weight$"):
+    with pytest.warns(SparsityWarning, match=r"unchanged: 0\.weight, 2\.weight$"):
         sparsity.apply(model)
 
 
