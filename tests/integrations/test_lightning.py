@@ -331,7 +331,7 @@ def test_the_state_of_another_algorithm_is_refused(tmp_path):
     run = trainer(tmp_path, sparse.SET(sparsity=0.5), 2)
     run.fit(Plain(), data())
     run.save_checkpoint(path := tmp_path / "last.ckpt")
-    with pytest.raises(StateError, match="state of RigL: it was saved by 'SET'$"):
+    with pytest.raises(StateError, match=r"state of RigL: it was saved by 'SET'$"):
         trainer(tmp_path, rigl(), 3).fit(Plain(), data(), ckpt_path=path)
 
 

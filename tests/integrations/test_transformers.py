@@ -318,7 +318,7 @@ def test_a_saved_model_loads_as_an_ordinary_one(tmp_path, capfd):
 
 def test_the_state_of_another_algorithm_is_refused(tmp_path):
     make_trainer(tmp_path, sparse.SET(sparsity=0.5), steps=5).train()
-    with pytest.raises(StateError, match="state of RigL: it was saved by 'SET'$"):
+    with pytest.raises(StateError, match=r"state of RigL: it was saved by 'SET'$"):
         make_trainer(tmp_path, rigl()).train(resume_from_checkpoint=True)
 
 
