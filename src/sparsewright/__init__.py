@@ -1,4 +1,4 @@
-"""Sparse training for PyTorch: Static, GMP, SET and RigL behind one documented API.
+"""Sparse training for PyTorch: RigL, SET, GMP, STE and static masks in your own training loop.
 
 ::
 

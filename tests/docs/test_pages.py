@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from helpers.cli_process import run_in_process
+from helpers.cli_process import Command, run_in_process
 from helpers.pages import KINDS, PAGES, ROOT, blocks, examples, links, run_page
 
 # The names that README's loops expect in the reader's program.
@@ -33,6 +33,16 @@ def test_all_code_on_a_page_runs(page, tmp_path):
     given = GIVEN.get(page.name, "")
     outcome = run_in_process(run_page, str(page), str(tmp_path), given, folder=tmp_path)
     assert outcome.status == 0, outcome.out[-3000:] + outcome.err[-6000:]
+
+
+def test_errors_on_the_page_are_those_that_plan_prints(tmp_path):
+    found = blocks(ROOT / "docs/watch.md")
+    for block in found:
+        if block.title:
+            (tmp_path / block.title).write_text(block.code)
+    (shown,) = (block.code for block in found if block.code.startswith("error:"))
+    outcome = Command(tmp_path)("plan", "wrong.yaml", "--model", "mine:make")
+    assert (outcome.status, outcome.err) == (2, shown)
 
 
 def test_blocks_are_of_kinds_that_are_run():
