@@ -27,12 +27,14 @@ class Distribution(ABC):
         needs_weights: whether the distribution reads weights, so its levels depend on the step.
         has_exact_total: whether all layers together keep exactly `num_kept(level, N)` of N entries
             when each layer is one row of single entries.
+        uses_level: whether levels depend on the requested level.
         is_uniform: whether every layer gets the requested level.
     """
 
     name: ClassVar[str]
     needs_weights: ClassVar[bool] = False
     has_exact_total: ClassVar[bool] = False
+    uses_level: bool = True
     is_uniform: bool = False
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from sparsewright.wording import close_names
 Shapes = Mapping[str, Sequence[int]]
 """A mapping `{full name: shape}`."""
 
-BUDGETS = ("sparse", "all")
+BUDGETS = ("each", "all")
 
 
 def check_dense(dense: str | Sequence[str], budget: str) -> tuple[str, ...]:
@@ -21,7 +22,7 @@ def check_dense(dense: str | Sequence[str], budget: str) -> tuple[str, ...]:
 
     Args:
         dense: one or more globs.
-        budget: `"sparse"` if the level applies to the other layers, `"all"` if it applies to all.
+        budget: `"each"` if the level applies to the other layers, `"all"` if it applies to all.
 
     Raises:
         OptionError: `budget` is unknown.
@@ -70,8 +71,22 @@ def check_budget(sparsity: Level, dense: int, total: int) -> Fraction:
     """
     pruned = Fraction(as_decimal(sparsity)) * total
     if pruned > total - dense:
-        most = (total - dense) / total
-        raise LevelError(
-            "sparsity", sparsity, f"at most {most:.6g}, because some layers stay dense"
-        )
+        raise too_sparse(sparsity, total - dense, total, "some layers stay dense")
     return pruned
+
+
+def too_sparse(sparsity: Level, most: int, total: int, reason: str) -> LevelError:
+    """Return the error for a level that would prune more entries than the layers allow.
+
+    Args:
+        sparsity: the requested level.
+        most: number of entries that can be pruned.
+        total: number of entries in all layers.
+        reason: why no more entries can be pruned, as a clause that follows "because".
+
+    >>> str(too_sparse(0.9, 2, 3, "one layer stays dense"))
+    'sparsity must be at most 0.666666, because one layer stays dense; got 0.9.'
+    """
+    # Rounded down, so that the layers can reach the level in the message.
+    highest = math.floor(Fraction(most, max(total, 1)) * 10**6) / 10**6
+    return LevelError("sparsity", sparsity, f"at most {highest:.6g}, because {reason}")
