@@ -55,3 +55,15 @@ class Distribution(ABC):
             LevelError: the layers cannot reach the requested level; the message names the nearest
                 level that they can reach.
         """
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers have their levels, as phrases for `sparsewright plan`.
+
+        Args:
+            shapes: shape of each layer's weight, by full parameter name.
+            level: requested level, 0..1.
+
+        Returns:
+            `{name: phrase}`; for a layer without a phrase, the plan gives the distribution's name.
+        """
+        return {}

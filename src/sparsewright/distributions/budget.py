@@ -58,6 +58,26 @@ def matched(what: str, globs: Iterable[str], names: Sequence[str]) -> dict[str, 
     return found
 
 
+def dense_reasons(
+    by: str, dense: str | Sequence[str], levels: Mapping[str, float], level: Level
+) -> dict[str, str]:
+    """Return why layers stay dense although the requested level is above 0, as `{name: phrase}`.
+
+    Args:
+        by: name of the distribution.
+        dense: globs of layers to keep dense.
+        levels: level of each layer. The distribution reduced the densities of all layers at level 0
+            that match no glob.
+        level: requested level, 0..1.
+    """
+    stay = matched("dense", check_dense(dense, "all"), list(levels))
+    reasons = {name: f"dense: matches {glob!r}" for name, glob in stay.items()}
+    if as_decimal(level):
+        over = [name for name, each in levels.items() if not each]
+        reasons = dict.fromkeys(over, f"dense: its {by} density would exceed 1") | reasons
+    return reasons
+
+
 def check_budget(sparsity: Level, dense: int, total: int) -> Fraction:
     """Return the number of entries that a level prunes in all layers together.
 

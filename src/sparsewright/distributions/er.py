@@ -12,7 +12,7 @@ import torch
 
 from sparsewright.core.counts import Level
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_dense, matched
+from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons, matched
 from sparsewright.distributions.proportional import scaled_levels
 from sparsewright.errors import (
     ExclusiveOptionsError,
@@ -134,5 +134,12 @@ class ER(Distribution):
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
+        return self._levels(shapes, level)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers stay dense."""
+        return dense_reasons(self.name, self.dense, self._levels(shapes, level), level)
+
+    def _levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         asked = level if self.uses_level else None
         return er(shapes, asked, epsilon=self.epsilon, dense=self.dense, budget=self.budget)

@@ -11,7 +11,7 @@ import torch
 
 from sparsewright.core.counts import Level
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_dense
+from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons
 from sparsewright.distributions.proportional import scaled_levels
 from sparsewright.errors import OptionError, OptionTypeError
 
@@ -86,4 +86,11 @@ class ERK(Distribution):
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
+        return self._levels(shapes, level)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers stay dense."""
+        return dense_reasons(self.name, self.dense, self._levels(shapes, level), level)
+
+    def _levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         return erk(shapes, level, power=self.power, dense=self.dense, budget=self.budget)

@@ -28,7 +28,7 @@ def owl(
     `2 * spread * (D - min(D)) / (max(D) - min(D)) + c`, clipped to 0..1, where the constant c makes
     the mean density of the blocks `1 - sparsity`. If all shares are equal, levels are uniform.
 
-    Each block counts once in the mean, independent of its size. Compute the scores before you prune.
+    Each block counts once in the mean, independent of its size. Compute the scores before pruning.
 
     Args:
         scores: `{block: scores of each of its weights}`, each score >= 0, of any shapes. In the

@@ -11,7 +11,13 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.distributions.budget import (
+    Shapes,
+    check_budget,
+    check_dense,
+    dense_reasons,
+    matched,
+)
 
 
 def uniform(
@@ -65,3 +71,7 @@ class Uniform(Distribution):
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
         return uniform(shapes, level, dense=self.dense, budget=self.budget)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers stay dense."""
+        return dense_reasons(self.name, self.dense, dict.fromkeys(shapes, 1.0), level)

@@ -75,3 +75,15 @@ class UniformPlus(Distribution):
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
         return uniform_plus(shapes, level)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why the first and the last layer have levels of their own."""
+        levels, names = uniform_plus(shapes, level), list(shapes)
+        reasons = {
+            name: "last layer: keeps 20%"
+            for name in names[-1:]
+            if levels[name] < max(levels.values())
+        }
+        return reasons | {
+            name: "dense: first layer, a convolution" for name in names[:1] if len(shapes[name]) > 2
+        }
