@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sparsewright.core.counts import Level
+from sparsewright.core.counts import Level, as_decimal
 
 
 class Statistics(Protocol):
@@ -55,6 +55,14 @@ class Distribution(ABC):
             LevelError: the layers cannot reach the requested level; the message names the nearest
                 level that they can reach.
         """
+
+    def check(self, shapes: Mapping[str, torch.Size], level: Level) -> None:
+        """Raise LevelError if layers of these shapes cannot reach a level with any weights.
+
+        `apply` calls this method for the levels of a schedule if the distribution reads weights.
+        Other distributions raise the error themselves when `apply` calls them.
+        """
+        as_decimal(level)
 
     def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
         """Return why layers have their levels, as phrases for `sparsewright plan`.

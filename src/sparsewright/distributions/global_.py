@@ -54,11 +54,7 @@ def global_magnitude(
     """
     _check_options(normalize, minimum)
     sizes = [weight.numel() for weight in weights.values()]
-    least = [size - num_kept(minimum, size) for size in sizes]
-    left = num_kept(sparsity, sum(sizes)) - sum(least)
-    if left < 0:
-        reason = f"every layer keeps at least a fraction {minimum} of its entries"
-        raise too_sparse(sparsity, sum(sizes) - sum(least), sum(sizes), reason)
+    least, left = _divide(sizes, sparsity, minimum)
     scores = [_score(weight, normalize) for weight in weights.values()]
     try:
         among = _beyond(scores, least) if any(least) else None
@@ -70,6 +66,20 @@ def global_magnitude(
         name: (size - count) / max(size, 1)
         for name, size, count in zip(weights, sizes, kept, strict=True)
     }
+
+
+def _divide(sizes: list[int], sparsity: Level, minimum: float) -> tuple[list[int], int]:
+    """Return the number of entries that each layer keeps at least, and how many more are kept.
+
+    Raises:
+        LevelError: `minimum` keeps more entries than `sparsity` allows.
+    """
+    least = [size - num_kept(minimum, size) for size in sizes]
+    left = num_kept(sparsity, sum(sizes)) - sum(least)
+    if left < 0:
+        reason = f"every layer keeps at least a fraction {minimum} of its entries"
+        raise too_sparse(sparsity, sum(sizes) - sum(least), sum(sizes), reason)
+    return least, left
 
 
 def _check_options(normalize: str, minimum: float) -> None:
@@ -130,3 +140,7 @@ class GlobalMagnitude(Distribution):
         """Return the level of each layer."""
         weights = {name: statistics.weight(name) for name in shapes}
         return global_magnitude(weights, level, normalize=self.normalize, minimum=self.minimum)
+
+    def check(self, shapes: Mapping[str, torch.Size], level: Level) -> None:
+        """Raise LevelError if `minimum` keeps more entries than a level allows."""
+        _divide([shape.numel() for shape in shapes.values()], level, self.minimum)

@@ -110,6 +110,7 @@ def _at(
     distribution, structure = algorithm.distribution, algorithm.structure
     shapes = {name: weight.shape for name, weight in weights.items()}
     if distribution.needs_weights and not are_known:
+        distribution.check(shapes, level)
         is_plain = all(structure.rows(shape) == (1, shape.numel()) for shape in shapes.values())
         is_exact = distribution.has_exact_total and is_plain
         whole = sum(shape.numel() for shape in shapes.values())
