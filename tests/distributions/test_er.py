@@ -111,6 +111,24 @@ def test_an_algorithm_with_epsilon_does_not_use_its_level():
     assert kept == [[320, 240]] * 2
 
 
+def test_a_rising_level_does_not_log_again(caplog):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 300))
+    rising = {"type": "linear", "init": 0.1, "slope": 0.1}
+    sparsity = sparse.GMP(rising, update=1, distribution={"type": "er", "epsilon": 3})
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with caplog.at_level(logging.INFO, "sparsewright"):
+        sparsity.apply(model)
+        sparsity.apply(optimizer)
+        first = sum("density would exceed 1" in text for text in caplog.messages)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+    assert 1 <= first <= 2
+    assert sum("density would exceed 1" in text for text in caplog.messages) == first
+    assert [p.kept for p in sparsity.sparse_params.values()] == [16, 3 * 304]
+
+
 def test_scheduled_levels_and_empty_weights():
     shapes = {"a": (10, 20), "none": (0, 5), "scalar": (), "b": torch.Size([7, 3])}
     assert er(shapes, torch.tensor(0.3)) == er(shapes, 0.3)

@@ -38,7 +38,8 @@ def count_largest_tail_scores(tensors: Sequence[Tensor], num: int) -> list[int]:
     this function and gets the same counts.
 
     Args:
-        tensors: floating point or complex, any shapes.
+        tensors: floating point or complex, any shapes. Magnitudes above 2**500, such as infinity,
+            count as 2**500, and magnitudes below 2**-511 count as 0.
         num: number of entries to count; all entries count if there are fewer.
 
     Raises:

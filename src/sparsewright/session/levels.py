@@ -44,7 +44,8 @@ class Levels:
         """
         if self.distribution.is_uniform:
             return asked
-        level = float(as_decimal(asked))
+        # A distribution that does not use the level runs only once.
+        level = float(as_decimal(asked)) if self.distribution.uses_level else 0.0
         if level != self._asked or parameter.name not in self._levels:
             self._levels, self._asked = self._divide(level, list(among())), level
         return torch.tensor(self._levels[parameter.name], dtype=torch.float64, device="cpu")
@@ -83,8 +84,9 @@ class Levels:
             for level in levels:
                 self.distribution.check(shapes, level)
             return {name: [] for name in shapes}
-        tables = [self._divide(level, weights) for level in levels]
-        return {weight.name: [table[weight.name] for table in tables] for weight in weights}
+        asked = levels if self.distribution.uses_level else [0.0] * len(levels)
+        tables = {level: self._divide(level, weights) for level in dict.fromkeys(asked)}
+        return {weight.name: [tables[level][weight.name] for level in asked] for weight in weights}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the levels that depend on the weights of an earlier step.
