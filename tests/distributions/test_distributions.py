@@ -71,6 +71,36 @@ def test_every_layer_gets_a_level(distribution, level):
 
 
 @every_distribution
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.8])
+def test_dense_layers_have_a_reason(distribution, level):
+    levels = distribution(SHAPES, level, Weights())
+    reasons = distribution.reasons(SHAPES, level)
+    assert set(reasons) <= set(SHAPES)
+    if level and not distribution.needs_weights:
+        dense = {name for name, reason in reasons.items() if reason.startswith("dense: ")}
+        assert dense == {name for name in SHAPES if levels[name] == 0}
+
+
+def test_other_reasons():
+    assert make_distribution(by_rank).reasons(SHAPES, 0.5) == dict.fromkeys(SHAPES, "by_rank")
+    assert UniformPlus().reasons({}, 0.5) == {}
+    assert Layers({"conv*": 0.5, "conv1*": 0.2}).reasons(SHAPES, 0.5) == {
+        "conv1.weight": "matches 'conv*'",
+        "conv2.weight": "matches 'conv*'",
+        "fc.weight": "",
+    }
+
+
+@every_distribution
+def test_levels_out_of_range_raise(distribution):
+    if distribution.uses_level:
+        with pytest.raises(LevelError, match=r"^sparsity must be between 0 and 1; got 1\.5\.$"):
+            distribution(SHAPES, 1.5, Weights())
+    with pytest.raises(LevelError, match=r"^sparsity must be between 0 and 1; got 1\.5\.$"):
+        distribution.check(SHAPES, 1.5)
+
+
+@every_distribution
 def test_representations_read_back(distribution):
     assert eval(repr(distribution), vars(distributions)) == distribution
 

@@ -2,8 +2,8 @@
 
 The LAMP score of an entry is its square divided by the sum of the squares of its tensor that are
 not smaller, ties in a fixed order. Within a tensor, scores have the order of |entry|, so only the
-count of each tensor has to be found. A sort would cost ten times as much as the histograms here,
-and could not run over shards.
+count of each tensor has to be found, by histograms of the squares. Sorting the tensors takes 3
+times as long (eight tensors of 500,000 float32 entries, one thread), and needs whole tensors.
 """
 
 from __future__ import annotations
