@@ -85,6 +85,13 @@ def test_a_score_at_the_bar_is_no_outlier():
     assert owl(at, 0.5, m=3.999)["at"] == pytest.approx(0.42)
 
 
+def test_bars_between_two_scores_are_not_rounded():
+    """Compare 2050 with the bar 2049.5, which float16 would round to 2050."""
+    scores = {"over": [torch.tensor([2050.0, 1025.0, 1024.0, 0.0]).half()]}
+    scores["under"] = [torch.ones(4).half()]
+    assert owl(scores, 0.5, m=2) == pytest.approx({"over": 0.42, "under": 0.58})
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_sums_of_any_type_are_exact_enough(dtype):
     scores = {"a": [torch.full((300, 300), 4.0, dtype=dtype).T], "b": [torch.ones(9, dtype=dtype)]}

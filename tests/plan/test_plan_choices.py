@@ -167,6 +167,10 @@ def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(
     [
         ({"distribution": {"layers": {"body*": 0.5}}}, "body*"),
         (
+            {"distribution": {"type": "global", "minimum": 0.2}},
+            "at most 0.796178, because every layer keeps at least a fraction 0.2",
+        ),
+        (
             {"distribution": {"type": "erk", "dense": ["0.*", "4.*"], "budget": "all"}},
             "at most 0.057324",
         ),
