@@ -45,8 +45,9 @@ DOCUMENTED = {
         *("StructureLike", "make_structure"),
     },
     "sparsewright.distributions": {
-        *("ALL", "Distribution", "Statistics", "Uniform", "ERK", "GlobalMagnitude", "Layers"),
-        *("uniform", "erk", "global_magnitude", "DistributionLike", "make_distribution"),
+        *("ALL", "Distribution", "DistributionLike", "Statistics", "make_distribution"),
+        *("Uniform", "ER", "ERK", "UniformPlus", "GlobalMagnitude", "LAMP", "Layers"),
+        *("uniform", "er", "erk", "uniform_plus", "global_magnitude", "lamp", "owl"),
     },
     "sparsewright.errors": {
         *("SparsewrightError", "SparsityWarning", "OptionError", "OptionTypeError", "LevelError"),

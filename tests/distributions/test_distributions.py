@@ -7,15 +7,24 @@ import torch
 
 from sparsewright import distributions
 from sparsewright.distributions import (
+    ER,
     ERK,
+    LAMP,
     Distribution,
     GlobalMagnitude,
     Layers,
     Uniform,
+    UniformPlus,
     make_distribution,
     uniform,
 )
-from sparsewright.errors import LevelError, MissingOptionError, OptionError, OptionTypeError
+from sparsewright.errors import (
+    IncompatibleOptionError,
+    LevelError,
+    MissingOptionError,
+    OptionError,
+    OptionTypeError,
+)
 
 SHAPES = {
     name: torch.Size(shape)
@@ -28,6 +37,7 @@ SHAPES = {
 
 WITH_ARGUMENTS = {
     Layers: [Layers({"conv*": 0.5, "*": 0.9})],
+    ER: [ER(), ER(dense="conv1.*", budget="all"), ER(epsilon=2, dense=("fc.*",))],
     ERK: [ERK(), ERK(power=0.5, dense=("conv1.*",), budget="all")],
     Uniform: [Uniform(), Uniform(dense=("conv1.*",))],
 }
@@ -58,6 +68,36 @@ def test_every_layer_gets_a_level(distribution, level):
     assert bool(weights.asked) == distribution.needs_weights
     if distribution.is_uniform:
         assert found == pytest.approx(dict.fromkeys(SHAPES, float(level)))
+
+
+@every_distribution
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.8])
+def test_dense_layers_have_a_reason(distribution, level):
+    levels = distribution(SHAPES, level, Weights())
+    reasons = distribution.reasons(SHAPES, level)
+    assert set(reasons) <= set(SHAPES)
+    if level and not distribution.needs_weights:
+        dense = {name for name, reason in reasons.items() if reason.startswith("dense: ")}
+        assert dense == {name for name in SHAPES if levels[name] == 0}
+
+
+def test_other_reasons():
+    assert make_distribution(by_rank).reasons(SHAPES, 0.5) == dict.fromkeys(SHAPES, "by_rank")
+    assert UniformPlus().reasons({}, 0.5) == {}
+    assert Layers({"conv*": 0.5, "conv1*": 0.2}).reasons(SHAPES, 0.5) == {
+        "conv1.weight": "matches 'conv*'",
+        "conv2.weight": "matches 'conv*'",
+        "fc.weight": "",
+    }
+
+
+@every_distribution
+def test_levels_out_of_range_raise(distribution):
+    if distribution.uses_level:
+        with pytest.raises(LevelError, match=r"^sparsity must be between 0 and 1; got 1\.5\.$"):
+            distribution(SHAPES, 1.5, Weights())
+    with pytest.raises(LevelError, match=r"^sparsity must be between 0 and 1; got 1\.5\.$"):
+        distribution.check(SHAPES, 1.5)
 
 
 @every_distribution
@@ -160,6 +200,10 @@ def test_what_a_function_returns_is_checked(result, error, message):
         (None, Uniform()),
         ("uniform", Uniform()),
         ("ERK", ERK()),
+        ("er", ER()),
+        ({"type": "er", "epsilon": 20}, ER(epsilon=20)),
+        ("uniform_plus", UniformPlus()),
+        ("LAMP", LAMP()),
         ("global", GlobalMagnitude()),
         ("Global_Magnitude", GlobalMagnitude()),
         ({"type": "global_magnitude", "minimum": 0.01}, GlobalMagnitude(minimum=0.01)),
@@ -179,14 +223,15 @@ def test_distributions_from_configs(given, expected):
     ("given", "error", "message"),
     [
         (
-            "ekr",
+            "erkk",
             OptionError,
-            r"^unknown distribution type 'ekr'; did you mean 'erk'\? Choose from uniform, ",
+            r"^unknown distribution type 'erkk'; did you mean 'erk'\? Choose from uniform, ",
         ),
         (
             {"power": 1},
             MissingOptionError,
-            r"^distribution needs a 'type'; got .*\. Choose from uniform, erk, global, layers\.$",
+            r"^distribution needs a 'type'; got .*\. Choose from uniform, er, erk, uniform_plus, "
+            r"global, lamp, layers\.$",
         ),
         (
             {"type": "erk", "powr": 1},
@@ -197,7 +242,7 @@ def test_distributions_from_configs(given, expected):
         (
             {"type": "erk", "budget": "every"},
             OptionError,
-            r"^unknown budget 'every'; choose from sparse, all\.$",
+            r"^unknown budget 'every'; choose from each, all\.$",
         ),
         (
             {"type": "uniform", "dense": [1]},
@@ -214,6 +259,26 @@ def test_distributions_from_configs(given, expected):
             LevelError,
             r"^minimum must be between 0 and 1; got -1\.$",
         ),
+        (
+            {"type": "er", "epsilon": 0},
+            OptionError,
+            r"^epsilon must be a number > 0; got 0\.$",
+        ),
+        (
+            {"type": "er", "epsilon": 20, "budget": "all"},
+            IncompatibleOptionError,
+            r"^budget='all' does not work with epsilon=20, which sets densities without a budget\. "
+            r"Use 'each'\.$",
+        ),
+        (
+            "OWL",
+            OptionError,
+            r"^distribution must be one of uniform, er, erk, uniform_plus, global, lamp, layers; "
+            r"got 'OWL'\. owl\(scores, sparsity\) needs scores from calibration data, which an "
+            r"algorithm does not have\. Call sparsewright\.distributions\.owl yourself, and pass "
+            r"its levels as \{'layers': \{'<block>\.\*': level\}\}\.$",
+        ),
+        ({"type": "owl", "m": 3}, OptionError, r"owl\(scores, sparsity\) needs scores"),
         ({"layers": 3}, OptionTypeError, r"^layers must be a dict \{glob: level\}; got 3"),
         (
             "layers",

@@ -7,6 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import sparsewright as sparse
 from helpers.twins import DTYPES, best, kept_exactly, levels, scores
 from sparsewright.core.counts import num_kept
 from sparsewright.distributions import global_magnitude
@@ -135,3 +136,22 @@ def test_bad_weights_and_options_raise():
         LevelError, match=r"at most 0\.5, because every layer keeps .* 0\.5 .* got 0\.9"
     ):
         global_magnitude({"a": torch.ones(4)}, 0.9, minimum=0.5)
+
+
+def test_apply_refuses_a_last_level_that_the_minimum_does_not_allow():
+    model = torch.nn.Sequential(torch.nn.Linear(10, 10), torch.nn.Linear(10, 10))
+    rising = {"type": "linear", "init": 0.0, "slope": 0.01}
+    minimum = {"type": "global", "minimum": 0.25}
+    for final in (0.75, 0.8):
+        cubic = {"type": "cubic", "init": 0.0, "final": final, "begin": 0, "end": 1000}
+        sparsity = sparse.GMP(cubic, update=100, distribution=minimum)
+        if final == 0.75:
+            sparsity.apply(model)
+            sparsity.remove()
+            continue
+        with pytest.raises(
+            LevelError, match=r"^sparsity must be at most 0\.75, because every layer keeps at least"
+        ):
+            sparsity.apply(model)
+    assert sparse.find(model) is None
+    sparse.GMP(rising, update={"freq": 10, "stop": 70}, distribution=minimum).apply(model)

@@ -84,6 +84,11 @@ def small():
     return nn.Sequential(nn.Linear(8, 32), *middle, nn.Linear(84, 4)), torch.zeros(2, 8)
 
 
+def conv_first():
+    layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(64, 10)]
+    return nn.Sequential(*layers), torch.zeros(2, 3, 6, 6)
+
+
 def small_with_weights():
     torch.manual_seed(0)
     model, inputs = small()

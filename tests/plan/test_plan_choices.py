@@ -94,6 +94,57 @@ def test_a_plan_is_what_training_does(
         assert storages == trained.storages
 
 
+@pytest.mark.parametrize(
+    ("distribution", "reasons"),
+    [
+        ("uniform", ["", "", ""]),
+        ({"type": "uniform", "dense": "2.*"}, ["by uniform", "dense: matches '2.*'", "by uniform"]),
+        ("erk", ["by erk", "by erk", "by erk"]),
+        (
+            {"type": "er", "epsilon": 3, "dense": ["4.*", "0.*"]},
+            [
+                "dense: matches '0.*'",
+                "dense: its er density would exceed 1",
+                "dense: matches '4.*'",
+            ],
+        ),
+        ("uniform_plus", ["by uniform_plus"] * 3),
+        ("lamp", ["by lamp"] * 3),
+        ({"layers": {"4.*": 0.25}}, ["", "", "matches '4.*'"]),
+    ],
+    ids=str,
+)
+def test_a_plan_gives_the_reason_for_each_level(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], distribution: object, reasons: list[str]
+) -> None:
+    section = {"algorithm": "static", "sparsity": 0.75, "distribution": distribution}
+    plan = planned(tmp_path, section)
+    assert [weight.why_level for weight in plan.sparse] == reasons
+    shown = [w["level_because"] for w in as_json(plan)["parameters"] if w["entry"]]
+    assert shown == reasons
+    print_plan(plan)
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    for weight in plan.sparse:
+        assert lines[weight.name].rstrip().endswith(weight.why_level or "0.7500")
+
+
+def test_a_plan_names_the_layers_that_uniform_plus_spares(tmp_path: Path) -> None:
+    named = {"param_filter": "*.weight", "distribution": "uniform_plus"}
+    for level, last in ((0.8, "last layer: keeps 20%"), (0.5, "by uniform_plus")):
+        section = {"algorithm": "static", "sparsity": level, **named}
+        plan = planned(tmp_path, section, "conv_first")
+        reasons = [weight.why_level for weight in plan.sparse]
+        assert reasons == ["dense: first layer, a convolution", "by uniform_plus", last]
+
+
+def test_a_plan_notes_a_level_that_is_not_used(tmp_path: Path) -> None:
+    er = {"type": "er", "epsilon": 2}
+    plan = planned(tmp_path, {"algorithm": "static", "sparsity": 0.75, "distribution": er})
+    note = "sparsity: ER(epsilon=2, dense=(), budget='each') sets the level of each weight; "
+    assert note + "the entry's sparsity is not used" in plan.notes
+
+
 def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(
     tmp_path: Path,
 ) -> None:
@@ -120,8 +171,12 @@ def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(
             "a key of layers must be a glob that matches a sparse weight; got 'body*'.",
         ),
         (
+            {"distribution": {"type": "global", "minimum": 0.2}},
+            "at most 0.796178, because every layer keeps at least a fraction 0.2",
+        ),
+        (
             {"distribution": {"type": "erk", "dense": ["0.*", "4.*"], "budget": "all"}},
-            "sparsity must be at most ",
+            "sparsity must be at most 0.057324",
         ),
         (
             {"structure": "2:4", "sparsity": {"type": "linear", "init": 0, "slope": 0.1}},
@@ -178,7 +233,7 @@ def test_counts_that_depend_on_the_weights_are_question_marks_with_an_exact_tota
     plan = planned(tmp_path, section)
     print_plan(plan)
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
-    assert rows["4.weight"][-3:] == ["?", "?", "?"]
+    assert rows["4.weight"][-5:] == ["?", "?", "?", "by", "global"]
     n = sum(w.total for w in plan.sparse)
     kept = sparse.utils.make_mask_topk_sparsity(torch.rand(n), 0.9).sum()
     assert plan.kept(0) == plan.kept(1) == kept

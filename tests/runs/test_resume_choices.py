@@ -24,6 +24,7 @@ MLP, ATTENTION = "*.mlp.*weight", "*.attention.*weight"
 SECTIONS = {
     "erk": {"algorithm": "rigl", "sparsity": 0.8, "distribution": "erk", "update": 2},
     "global, rising": {"algorithm": "gmp", "sparsity": RISING, "distribution": "global"},
+    "lamp, rising": {"algorithm": "gmp", "sparsity": RISING, "distribution": "lamp"},
     "global, from dense": {
         "algorithm": "set",
         "sparsity": 0.5,

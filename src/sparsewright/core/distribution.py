@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sparsewright.core.counts import Level
+from sparsewright.core.counts import Level, as_decimal
 
 
 class Statistics(Protocol):
@@ -27,12 +27,14 @@ class Distribution(ABC):
         needs_weights: whether the distribution reads weights, so its levels depend on the step.
         has_exact_total: whether all layers together keep exactly `num_kept(level, N)` of N entries
             when each layer is one row of single entries.
+        uses_level: whether levels depend on the requested level.
         is_uniform: whether every layer gets the requested level.
     """
 
     name: ClassVar[str]
     needs_weights: ClassVar[bool] = False
     has_exact_total: ClassVar[bool] = False
+    uses_level: bool = True
     is_uniform: bool = False
 
     @abstractmethod
@@ -53,3 +55,23 @@ class Distribution(ABC):
             LevelError: the layers cannot reach the requested level; the message names the nearest
                 level that they can reach.
         """
+
+    def check(self, shapes: Mapping[str, torch.Size], level: Level) -> None:
+        """Raise LevelError if layers of these shapes cannot reach a level with any weights.
+
+        `apply` calls this method for the levels of a schedule if the distribution reads weights.
+        Other distributions raise the error themselves when `apply` calls them.
+        """
+        as_decimal(level)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers have their levels, as phrases for `sparsewright plan`.
+
+        Args:
+            shapes: shape of each layer's weight, by full parameter name.
+            level: requested level, 0..1.
+
+        Returns:
+            `{name: phrase}`; for a layer without a phrase, the plan gives the distribution's name.
+        """
+        return {}

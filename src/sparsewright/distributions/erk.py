@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import torch
 
-from sparsewright.core.counts import Level, as_decimal
+from sparsewright.core.counts import Level
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons
+from sparsewright.distributions.proportional import scaled_levels
 from sparsewright.errors import OptionError, OptionTypeError
 
 
@@ -21,7 +22,7 @@ def erk(
     *,
     power: float = 1.0,
     dense: str | Sequence[str] = (),
-    budget: str = "sparse",
+    budget: str = "each",
 ) -> dict[str, float]:
     """Return the Erdős-Rényi-Kernel (ERK) level of each layer.
 
@@ -34,7 +35,7 @@ def erk(
         sparsity: level of the layers together, 0..1.
         power: exponent, >= 0; 0 gives uniform levels and 1 gives the paper's levels.
         dense: globs of layers that stay dense.
-        budget: `"sparse"`: `sparsity` applies to the layers that do not stay dense; `"all"`: it
+        budget: `"each"`: `sparsity` applies to the layers that do not stay dense; `"all"`: it
             applies to all layers.
 
     Returns:
@@ -53,30 +54,11 @@ def erk(
     and its code; D. Mocanu et al., arXiv:1707.04780.
     """
     _check_power(power)
-    stay = matched("dense", check_dense(dense, budget), list(shapes))
-    level = as_decimal(sparsity)
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    kept = sum(sizes[name] for name in stay)
-    if budget == "all":
-        check_budget(sparsity, kept, sum(sizes.values()))
-    counted = [name for name in shapes if budget == "all" or name not in stay]
-    left = sum(sizes[name] - math.floor(level * sizes[name]) for name in counted)
-    left -= kept if budget == "all" else 0
     ratios = {
-        name: ((sum(shape) or 1) / sizes[name]) ** power
+        name: ((sum(shape) or 1) / (math.prod(shape) or 1)) ** power
         for name, shape in shapes.items()
-        if name not in stay and sizes[name]
     }
-    scale = 0.0
-    while ratios:
-        scale = left / sum(ratio * sizes[name] for name, ratio in ratios.items())
-        largest = max(ratios.values())
-        if scale * largest <= 1:
-            break
-        for name in [name for name, ratio in ratios.items() if ratio == largest]:
-            left -= sizes[name]
-            del ratios[name]
-    return {name: 1 - scale * ratios[name] if name in ratios else 0.0 for name in shapes}
+    return scaled_levels(shapes, sparsity, ratios, dense, budget)
 
 
 def _check_power(power: float) -> None:
@@ -94,7 +76,7 @@ class ERK(Distribution):
 
     power: float = 1.0
     dense: str | Sequence[str] = ()
-    budget: str = "sparse"
+    budget: str = "each"
 
     def __post_init__(self) -> None:
         _check_power(self.power)
@@ -104,4 +86,11 @@ class ERK(Distribution):
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
+        return self._levels(shapes, level)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers stay dense."""
+        return dense_reasons(self.name, self.dense, self._levels(shapes, level), level)
+
+    def _levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         return erk(shapes, level, power=self.power, dense=self.dense, budget=self.budget)

@@ -55,6 +55,11 @@ class Layers(Distribution):
             name: float(self.layers[found[name]]) if name in found else asked for name in shapes
         }
 
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return the glob that sets each layer's level."""
+        found = matched("a key of layers", self.layers, list(shapes))
+        return {name: f"matches {found[name]!r}" if name in found else "" for name in shapes}
+
 
 class FromFunction(Distribution):
     """Compute levels with a user's function.
@@ -91,6 +96,10 @@ class FromFunction(Distribution):
                     f"a level for {name!r}", f"the result of {self!r}", value=levels
                 )
         return {name: float(as_decimal(levels[name], f"{what} for {name!r}")) for name in shapes}
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return the name of the function for each layer."""
+        return dict.fromkeys(shapes, repr(self))
 
     def __repr__(self) -> str:
         return getattr(self.function, "__qualname__", repr(self.function))

@@ -12,7 +12,8 @@ from torch import Tensor
 from sparsewright.core.counts import Level, as_decimal, num_kept
 from sparsewright.core.distribution import Distribution, Statistics
 from sparsewright.core.rows import Unstructured
-from sparsewright.errors import LevelError, OptionError, ScoreError
+from sparsewright.distributions.budget import too_sparse
+from sparsewright.errors import OptionError, ScoreError
 from sparsewright.kernels import joint, sharded
 from sparsewright.kernels.reference import NanError
 
@@ -53,23 +54,32 @@ def global_magnitude(
     """
     _check_options(normalize, minimum)
     sizes = [weight.numel() for weight in weights.values()]
-    least = [size - num_kept(minimum, size) for size in sizes]
-    left = num_kept(sparsity, sum(sizes)) - sum(least)
-    if left < 0:
-        most = 1 - sum(least) / sum(sizes)
-        reason = f"every layer keeps at least a fraction {minimum} of its entries"
-        raise LevelError("sparsity", sparsity, f"at most {most:.6g}, because {reason}")
+    least, left = _divide(sizes, sparsity, minimum)
     scores = [_score(weight, normalize) for weight in weights.values()]
     try:
         among = _beyond(scores, least) if any(least) else None
         counts = joint.count_largest(scores, left, among)
     except (NanError, ScoreError):
-        raise ScoreError(_first_with_nan(weights)) from None
+        raise ScoreError(first_with_nan(weights)) from None
     kept = [first + more for first, more in zip(least, counts, strict=True)]
     return {
         name: (size - count) / max(size, 1)
         for name, size, count in zip(weights, sizes, kept, strict=True)
     }
+
+
+def _divide(sizes: list[int], sparsity: Level, minimum: float) -> tuple[list[int], int]:
+    """Return the number of entries that each layer keeps at least, and how many more are kept.
+
+    Raises:
+        LevelError: `minimum` keeps more entries than `sparsity` allows.
+    """
+    least = [size - num_kept(minimum, size) for size in sizes]
+    left = num_kept(sparsity, sum(sizes)) - sum(least)
+    if left < 0:
+        reason = f"every layer keeps at least a fraction {minimum} of its entries"
+        raise too_sparse(sparsity, sum(sizes) - sum(least), sum(sizes), reason)
+    return least, left
 
 
 def _check_options(normalize: str, minimum: float) -> None:
@@ -92,7 +102,7 @@ def _score(weight: Tensor, normalize: str) -> Tensor:
     return sharded.from_local(score, weight) if sharded.is_sharded(weight) else score
 
 
-def _first_with_nan(weights: Mapping[str, Tensor]) -> str:
+def first_with_nan(weights: Mapping[str, Tensor]) -> str:
     """Return the name of the first weight that has NaN on any rank."""
     for name, weight in weights.items():
         has_nan = sharded.local(weight).isnan().any().long()
@@ -130,3 +140,7 @@ class GlobalMagnitude(Distribution):
         """Return the level of each layer."""
         weights = {name: statistics.weight(name) for name in shapes}
         return global_magnitude(weights, level, normalize=self.normalize, minimum=self.minimum)
+
+    def check(self, shapes: Mapping[str, torch.Size], level: Level) -> None:
+        """Raise LevelError if `minimum` keeps more entries than a level allows."""
+        _divide([shape.numel() for shape in shapes.values()], level, self.minimum)

@@ -11,11 +11,17 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.distributions.budget import (
+    Shapes,
+    check_budget,
+    check_dense,
+    dense_reasons,
+    matched,
+)
 
 
 def uniform(
-    shapes: Shapes, sparsity: Level, *, dense: str | Sequence[str] = (), budget: str = "sparse"
+    shapes: Shapes, sparsity: Level, *, dense: str | Sequence[str] = (), budget: str = "each"
 ) -> dict[str, float]:
     """Return the same level for every layer that does not stay dense.
 
@@ -23,9 +29,10 @@ def uniform(
         shapes: `{name: shape}`.
         sparsity: level, 0..1.
         dense: globs of layers that stay dense.
-        budget: `"sparse"`: `sparsity` is the level of each layer that does not stay dense.
+        budget: `"each"`: `sparsity` is the level of each layer that does not stay dense.
             `"all"`: `sparsity` is the level of all layers together, including dense layers. The
-            other layers then get the level `sparsity * N / (N - N_dense)`.
+            other layers then get the level `sparsity * N / (N - N_dense)`, where the layers have
+            N entries and the dense layers N_dense.
 
     Returns:
         `{name: level}`.
@@ -53,7 +60,7 @@ class Uniform(Distribution):
     name: ClassVar[str] = "uniform"
 
     dense: str | Sequence[str] = ()
-    budget: str = "sparse"
+    budget: str = "each"
 
     def __post_init__(self) -> None:
         self.dense = check_dense(self.dense, self.budget)
@@ -64,3 +71,7 @@ class Uniform(Distribution):
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
         return uniform(shapes, level, dense=self.dense, budget=self.budget)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers stay dense."""
+        return dense_reasons(self.name, self.dense, dict.fromkeys(shapes, 1.0), level)

@@ -50,6 +50,7 @@ class Weight:
         reason: why the parameter stays dense.
         storage: the storage class; None if the parameter stays dense.
         kind: the layer's kind, if layers of this kind can be compressed.
+        why_level: why the parameter has its level, as a phrase; "" if it has the requested level.
         why_masked: why the parameter is masked although the entry asks for compression.
         is_frozen: True if the parameter has no gradient.
         tied_to: an earlier name of the same parameter; "" if this name is the first.
@@ -63,6 +64,7 @@ class Weight:
     reason: str = ""
     storage: type[Storage] | None = None
     kind: LayerKind | None = None
+    why_level: str = ""
     why_masked: str = ""
     is_frozen: bool = False
     tied_to: str = ""

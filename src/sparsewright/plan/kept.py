@@ -66,6 +66,21 @@ def count_kept(
     return each, (start.total, end.total)
 
 
+def why_levels(
+    algorithm: SparsityAlgorithm, forecast: Forecast, weights: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Return why each weight has its level at the end of the run, as `{name: phrase}`.
+
+    The phrase is "" if the weight has the requested level.
+    """
+    distribution = algorithm.distribution
+    if distribution.is_uniform or not weights:
+        return dict.fromkeys(weights, "")
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    reasons = distribution.reasons(shapes, forecast.level[-1][1])
+    return {name: reasons.get(name, f"by {distribution.name}") for name in weights}
+
+
 def _at_start(
     algorithm: SparsityAlgorithm,
     forecast: Forecast,
@@ -95,6 +110,7 @@ def _at(
     distribution, structure = algorithm.distribution, algorithm.structure
     shapes = {name: weight.shape for name, weight in weights.items()}
     if distribution.needs_weights and not are_known:
+        distribution.check(shapes, level)
         is_plain = all(structure.rows(shape) == (1, shape.numel()) for shape in shapes.values())
         is_exact = distribution.has_exact_total and is_plain
         whole = sum(shape.numel() for shape in shapes.values())

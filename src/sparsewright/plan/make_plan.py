@@ -21,7 +21,7 @@ from sparsewright.layers import dense_form, kind_of
 from sparsewright.plan.contents import Entry, Kept, Plan, Weight
 from sparsewright.plan.forecast import Forecast
 from sparsewright.plan.held import storage_of
-from sparsewright.plan.kept import count_kept
+from sparsewright.plan.kept import count_kept, why_levels
 from sparsewright.session.choice import check_place, why_misfit
 from sparsewright.session.convert import Surroundings
 from sparsewright.session.roles import Picker
@@ -50,6 +50,7 @@ class _Route:
     algorithm: SparsityAlgorithm | None
     picked: list[str] = field(default_factory=list)
     taken: dict[str, Tensor] = field(default_factory=dict)
+    why_level: dict[str, str] = field(default_factory=dict)
 
     def why_not(self, name: str, picker: Picker) -> str:
         """Return why the filter does not select a parameter."""
@@ -90,7 +91,8 @@ def make_plan(
         if taker is None:
             weights.append(_dense(each))
         elif id(taker) in made and each.name in taker.taken:
-            weights.append(_sparse(each, *made[id(taker)], surroundings))
+            why_level = taker.why_level[each.name]
+            weights.append(_sparse(each, *made[id(taker)], why_level, surroundings))
     plan = Plan([entry for entry, _ in made.values()], weights)
     plan.notes = [
         f"{entry.place}: the number of connections kept per weight depends on the weights' values; "
@@ -174,6 +176,7 @@ def _make_entry(
         return None
     try:
         each, total = count_kept(algorithm, forecast, route.taken)
+        route.why_level = why_levels(algorithm, forecast, route.taken)
     except Exception as error:  # a user's distribution may raise anything
         report(route.place, error)
         return None
@@ -196,7 +199,11 @@ def _dense(found: _Found) -> Weight:
 
 
 def _sparse(
-    found: _Found, entry: Entry, kept: Mapping[str, Kept], surroundings: Surroundings
+    found: _Found,
+    entry: Entry,
+    kept: Mapping[str, Kept],
+    why_level: str,
+    surroundings: Surroundings,
 ) -> Weight:
     storage, why = storage_of(entry.algorithm, found.owner, found.param_name, surroundings)
     return Weight(
@@ -207,6 +214,7 @@ def _sparse(
         entry,
         storage=storage,
         kind=kind_of(found.owner),
+        why_level=why_level,
         why_masked=why,
         is_frozen=not found.param.requires_grad,
     )

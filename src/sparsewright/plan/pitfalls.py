@@ -75,6 +75,12 @@ def find_notes(plan: Plan) -> list[str]:
         for e in plan.entries
         for text in find_pitfalls(e.algorithm, e.forecast)
     ]
+    notes += [
+        f"{e.place}: {e.algorithm.distribution!r} sets the level of each weight; the entry's "
+        "sparsity is not used"
+        for e in plan.entries
+        if not e.algorithm.distribution.uses_level
+    ]
     return [*notes, *_of_empty(plan)]
 
 

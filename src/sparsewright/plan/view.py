@@ -58,6 +58,7 @@ def _weight(plan: Plan, weight: Weight) -> dict[str, Any]:
         "entry": weight.entry and weight.entry.place,
         "stays_dense_because": weight.reason,
         "storage": weight.storage and weight.storage.name,
+        "level_because": weight.why_level,
         "stays_masked_because": weight.why_masked,
         "compressed": weight.storage is CompressedStorage,
         "kept_at_start": weight.kept[0],
@@ -127,11 +128,16 @@ def _is_plain_vector(weight: Weight) -> bool:
 
 
 def _remark(weight: Weight) -> str:
-    """Return a sparse weight's storage for the table; "" if it is masked as requested."""
-    if weight.why_masked:
-        return f"masked: {weight.why_masked}"
+    """Return why a sparse weight has its level, and its storage, for the table.
+
+    A weight with the requested level is listed without a reason, and a weight that is masked as
+    requested without its storage.
+    """
     storage = weight.storage
-    return "" if storage is None or storage is MaskedStorage else storage.name
+    held = "" if storage is None or storage is MaskedStorage else storage.name
+    if weight.why_masked:
+        held = f"masked: {weight.why_masked}"
+    return "; ".join(filter(None, [weight.why_level, held]))
 
 
 def _kept(kept: Kept, total: int) -> tuple[str, str, str]:

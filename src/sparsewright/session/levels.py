@@ -44,7 +44,8 @@ class Levels:
         """
         if self.distribution.is_uniform:
             return asked
-        level = float(as_decimal(asked))
+        # A distribution that does not use the level runs only once.
+        level = float(as_decimal(asked)) if self.distribution.uses_level else 0.0
         if level != self._asked or parameter.name not in self._levels:
             self._levels, self._asked = self._divide(level, list(among())), level
         return torch.tensor(self._levels[parameter.name], dtype=torch.float64, device="cpu")
@@ -64,17 +65,28 @@ class Levels:
         levels: Sequence[float],
         among: Callable[[], Iterable[SparseParameter]],
     ) -> Sequence[float]:
-        """Return a weight's level for each given level; `[]` if it depends on weight values."""
+        """Return a weight's level for each given level; `[]` if it depends on weight values.
+
+        Raises:
+            LevelError: the distribution cannot reach a level.
+        """
         if self.distribution.is_uniform:
             return levels
-        if self.distribution.needs_weights:
-            return []
         if self._bounds_of != tuple(levels) or parameter.name not in self._bounds:
-            weights = list(among())
-            tables = [self._divide(level, weights) for level in levels]
-            self._bounds = {p.name: [table[p.name] for table in tables] for p in weights}
-            self._bounds_of = tuple(levels)
+            self._bounds, self._bounds_of = self._find_bounds(levels, list(among())), tuple(levels)
         return self._bounds[parameter.name]
+
+    def _find_bounds(
+        self, levels: Sequence[float], weights: Sequence[SparseParameter]
+    ) -> dict[str, list[float]]:
+        if self.distribution.needs_weights:
+            shapes = {weight.name: weight.shape for weight in weights}
+            for level in levels:
+                self.distribution.check(shapes, level)
+            return {name: [] for name in shapes}
+        asked = levels if self.distribution.uses_level else [0.0] * len(levels)
+        tables = {level: self._divide(level, weights) for level in dict.fromkeys(asked)}
+        return {weight.name: [tables[level][weight.name] for level in asked] for weight in weights}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the levels that depend on the weights of an earlier step.

@@ -26,7 +26,6 @@ from sparsewright.core.masks import drop_and_grow
 from sparsewright.core.random_scores import uniform
 from sparsewright.core.rows import Unstructured
 from sparsewright.core.selection import make_selection
-from sparsewright.distributions import global_magnitude
 from sparsewright.kernels.sharded import local
 from sparsewright.structures import NM
 
@@ -250,51 +249,6 @@ def contests_over_shards_equal_those_over_the_whole():
                 wrong.append(number)
         marked += int(pairs[0][0].sum())
     return [wrong, marked > 1000]
-
-
-def random_layers():
-    """Yield random layers with many ties, whole and sharded in several ways, and options."""
-    world = dist.get_world_size()
-    placed = [(mesh(), [Shard(0)]), (mesh(world // 2, 2), [Replicate(), Shard(0)])]
-    placed += [(mesh(), [Replicate()]), None]
-    generator = torch.Generator().manual_seed(3)
-
-    def draw(n):
-        return int(torch.randint(n, (), generator=generator))
-
-    for _ in range(60):
-        whole, spread, size = {}, {}, 1 + draw(20)
-        for number in range(1 + draw(4)):
-            shape = SHAPES[draw(len(SHAPES))]
-            weight = torch.randint(-size, size + 1, shape, generator=generator) / 8
-            weight = weight.to((torch.float32, torch.float64, torch.bfloat16)[draw(3)])
-            on = placed[draw(4)] if number else placed[0]
-            whole[f"{number}"] = weight
-            spread[f"{number}"] = (
-                distribute_tensor(weight, *on, src_data_rank=None) if on else weight
-            )
-        is_large = sum(weight.numel() for weight in whole.values()) > 100
-        options = {"normalize": ("none", "l2", "mean")[draw(3)], "minimum": 0.05 * is_large}
-        yield whole, spread, draw(9) / 10, options
-
-
-@case
-def levels_by_magnitude_over_shards_are_those_over_the_whole():
-    wrong, found = [], set()
-    for number, (whole, spread, level, options) in enumerate(random_layers()):
-        one, many = (global_magnitude(each, level, **options) for each in (whole, spread))
-        found |= set(one.values())
-        if one != many:
-            wrong.append(number)
-    return [wrong, len(found) > 50]
-
-
-@case
-def nan_in_one_layer_on_one_rank_is_told_to_all():
-    layers = [torch.ones(8, 4), torch.ones(8, 4)]
-    layers[1][7, 3] = torch.nan
-    spread = [distribute_tensor(each, mesh(), [Shard(0)], src_data_rank=None) for each in layers]
-    return error_of(global_magnitude, dict(zip("ab", spread, strict=True)), 0.5)
 
 
 class Flat(sparse.utils.ScoreShaper):

@@ -10,10 +10,20 @@ import sys
 
 import torch.distributed as dist
 
-from helpers.distributed import agreement_placement, agreement_replicas, agreement_shards
+from helpers.distributed import (
+    agreement_levels,
+    agreement_placement,
+    agreement_replicas,
+    agreement_shards,
+)
 from helpers.distributed.ranks import as_rank
 
-CASES = agreement_replicas.CASES | agreement_shards.CASES | agreement_placement.CASES
+CASES = (
+    agreement_replicas.CASES
+    | agreement_shards.CASES
+    | agreement_levels.CASES
+    | agreement_placement.CASES
+)
 
 
 def main():

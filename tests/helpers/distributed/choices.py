@@ -28,6 +28,13 @@ CHOICES = {
     "set by magnitude": lambda: sparse.SET(
         0.4, sparsity=[0.5, 0.6], update=3, distribution={"type": "global", "minimum": 0.05}
     ),
+    "gmp by lamp": lambda: sparse.GMP(CUBIC, update={"freq": 2, "start": 2}, distribution="lamp"),
+    "rigl by er": lambda: sparse.RigL(
+        0.4, sparsity=0.6, update=2, distribution={"type": "er", "epsilon": 2}
+    ),
+    "set by uniform_plus": lambda: sparse.SET(
+        0.4, sparsity=[0.5, 0.6], update=3, distribution="uniform_plus"
+    ),
     "static in 1:2": lambda: sparse.Static(structure="1:2"),
     "gmp in 1:2": lambda: sparse.GMP(RISING, update=2, structure="1:2"),
     "set in 1:2": lambda: sparse.SET(0.4, update=2, structure="1:2"),
