@@ -47,7 +47,7 @@ def test_setting_a_mask_prunes_all_that_follows():
     assert kept_of(sparsity)["0.weight"] == 8
     assert_pruned(sparsity, optimizer)
     with pytest.raises(
-        OptionTypeError, match=r"^the mask of 0.weight must be a bool tensor with the shape"
+        OptionTypeError, match=r"^the new mask of 0.weight must be a bool tensor with the shape"
     ):
         parameter.mask = torch.ones(16, 8)
     with pytest.raises(ShapeError, match=r"a mask for 0.weight of shape \(8, 16\)"):

@@ -34,7 +34,12 @@ def plan(config: Path, model: str | None, steps: int | None, as_json: bool, show
     made, problems = plan_file(config, model, steps)
     if made is None:
         for problem in problems:
-            click.echo(printable(f"error: {problem.place}: {problem.message}"), err=True)
+            # Most messages name their place themselves.
+            is_named = problem.message.startswith(problem.place) or (
+                f"{problem.place!r}" in problem.message
+            )
+            place = "" if is_named else f"{problem.place}: "
+            click.echo(printable(f"error: {place}{problem.message}"), err=True)
         if as_json:
             click.echo(json.dumps({"problems": [asdict(p) for p in problems]}, indent=2))
         return MISUSE
