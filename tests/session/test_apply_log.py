@@ -51,7 +51,7 @@ def test_the_summary_of_a_group_of_a_meta_model_and_of_compressed_weights(caplog
     with torch.device("meta"):
         model = make_mlp()
     sparse.Static(0.5).apply(model)
-    text = "Static: 2 sparse weights with 192 entries, masks will be created when the weights have "
+    text = "Static: 2 sparse weights with 192 entries; masks will be created when the weights have "
     assert caplog.messages[-1] == text + "data; left dense: vectors (2)"
     sparse.Static(0.5, storage="compressed").apply(make_mlp())
     assert "Static: 2 sparse weights, 96 of 192 entries kept (level 0.5000)" in caplog.messages[-1]
