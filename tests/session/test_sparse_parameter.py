@@ -51,7 +51,7 @@ def test_setting_a_mask_prunes_all_that_follows():
     ):
         parameter.mask = torch.ones(16, 8)
     with pytest.raises(
-        ShapeError, match=r"new mask of 0.weight of shape \(8, 16\): expected the weight's shape"
+        ShapeError, match=r"of shape \(8, 16\): expected the weight's shape"
     ):
         parameter.mask = torch.ones(8, 16, dtype=torch.bool)
 
@@ -64,7 +64,7 @@ def test_prune_takes_any_tensor_of_that_shape():
     assert parameter.prune(tensor) is tensor
     assert torch.equal(tensor == 0, ~parameter.mask)
     with pytest.raises(
-        ShapeError, match=r"the moment of shape \(3,\): expected the shape of 0.weight"
+        ShapeError, match=r"moment of shape \(3,\): expected the shape"
     ):
         parameter.prune(torch.ones(3), name="the moment")
     with torch.no_grad():
