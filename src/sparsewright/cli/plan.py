@@ -34,10 +34,8 @@ def plan(config: Path, model: str | None, steps: int | None, as_json: bool, show
     made, problems = plan_file(config, model, steps)
     if made is None:
         for problem in problems:
-            # Most messages name their place themselves.
-            is_named = problem.message.startswith(problem.place) or (
-                f"{problem.place!r}" in problem.message
-            )
+            # A message about a key of a section starts with the full name of the key.
+            is_named = "." in problem.place and problem.message.startswith(problem.place)
             place = "" if is_named else f"{problem.place}: "
             click.echo(printable(f"error: {place}{problem.message}"), err=True)
         if as_json:
