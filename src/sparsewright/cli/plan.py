@@ -34,10 +34,7 @@ def plan(config: Path, model: str | None, steps: int | None, as_json: bool, show
     made, problems = plan_file(config, model, steps)
     if made is None:
         for problem in problems:
-            # A message about a key of a section starts with the full name of the key.
-            is_named = "." in problem.place and problem.message.startswith(problem.place)
-            place = "" if is_named else f"{problem.place}: "
-            click.echo(printable(f"error: {place}{problem.message}"), err=True)
+            click.echo(printable(f"error: {problem.place}: {problem.message}"), err=True)
         if as_json:
             click.echo(json.dumps({"problems": [asdict(p) for p in problems]}, indent=2))
         return MISUSE
