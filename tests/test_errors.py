@@ -18,7 +18,7 @@ TREE = {
     errors.MissingOptionError: (
         ValueError,
         ("type", "update", ["freq", "list"], {"start": 5}),
-        ["update needs a 'type'; got {'start': 5}. Choose from freq, list."],
+        ["update needs the option 'type'; got {'start': 5}. Choose from freq, list."],
     ),
     errors.UnknownOptionError: (
         TypeError,
@@ -138,9 +138,9 @@ def test_errors_cross_process_boundaries(cls):
 def test_option_errors_that_have_nothing_more_to_say_are_short():
     assert str(errors.MissingOptionError("sparsity")) == "sparsity is required."
     shown = str(errors.MissingOptionError("n", "structure", "an integer"))
-    assert shown == "structure needs an 'n': an integer."
+    assert shown == "structure needs the option 'n': an integer."
     shown = str(errors.MissingOptionError("algorithm", "sparsity", ["gmp", "set"]))
-    assert shown == "sparsity needs an 'algorithm'; choose from gmp, set."
+    assert shown == "sparsity needs the option 'algorithm'; choose from gmp, set."
     assert str(errors.UnknownOptionError("Uniform", "x")) == (
         "Uniform has no option 'x'; it has no options."
     )
@@ -183,7 +183,7 @@ def test_types_are_named_once():
     for value, shown in (
         (None, "None"),
         (True, "True (bool)"),
-        (torch.zeros(2), "<Tensor of shape (2,)>"),
+        (torch.zeros(2), "<float32 Tensor of shape (2,)>"),
     ):
         text = str(errors.OptionTypeError("seed", value, "an integer", "Use 0."))
         assert text == f"seed must be an integer; got {shown}. Use 0."
@@ -192,7 +192,7 @@ def test_types_are_named_once():
 @pytest.mark.parametrize("cls", [errors.OptionError, errors.OptionTypeError])
 def test_values_are_shown_on_one_short_line(cls):
     shown = str(cls("mask", torch.zeros(1000, 3), "a bool tensor"))
-    assert shown == "mask must be a bool tensor; got <Tensor of shape (1000, 3)>."
+    assert shown == "mask must be a bool tensor; got <float32 Tensor of shape (1000, 3)>."
     shown = str(cls("sparsity", [[0.125] * 9] * 99, "a number"))
     assert len(shown) < 260
     assert "[0.125, " in shown

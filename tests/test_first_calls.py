@@ -46,7 +46,9 @@ def test_a_call_without_a_level_is_told_how_to_give_one(call: str) -> None:
     name = call.partition("(")[0] if "(" in call else "RigL"
     with pytest.raises(MissingOptionError) as caught:
         make()
-    assert str(caught.value).startswith(f"{name} needs a 'sparsity': a number from 0 to 1, ")
+    assert str(caught.value).startswith(
+        f"{name} needs the option 'sparsity': a number from 0 to 1, "
+    )
     assert str(caught.value).endswith(example)
     assert isinstance(caught.value, ValueError)
 
@@ -116,7 +118,7 @@ def test_an_algorithm_under_another_name(asked: str, meant: str) -> None:
 
 OTHERS: dict[str, tuple[dict[str, object], list[str]]] = {
     "a level": ({"sparsity": 1.5}, ["sparsity must be between 0 and 1; got 1.5."]),
-    "no level": ({}, ["needs a 'sparsity'"]),
+    "no level": ({}, ["needs the option 'sparsity'"]),
     "an update": (
         {"sparsity": 0.5, "update": "often"},
         ["update must be None, an integer, a dict (freq, start, stop or steps) or"],
@@ -126,7 +128,7 @@ OTHERS: dict[str, tuple[dict[str, object], list[str]]] = {
         {"sparsity": {"type": "cubik"}},
         ["unknown sparsity type 'cubik'; did you mean 'cubic'?"],
     ),
-    "a structure": ({"sparsity": 0.5, "structure": "2:4:6"}, ["unknown structure type '2:4:6'"]),
+    "a structure": ({"sparsity": 0.5, "structure": "2:4:6"}, ["unknown structure '2:4:6'"]),
     "of one method": (
         {"sparsity": 0.5, "drop_fraction": 3},
         ["drop_fraction must be between 0 and 1; got 3.0."],
@@ -146,7 +148,8 @@ def test_an_unknown_algorithm_still_has_its_other_mistakes_listed(
 ) -> None:
     options, expected = OTHERS[case]
     first, *others = mistakes({**algorithm, **options})
-    assert first.startswith(("unknown algorithm", "algorithm must be", "sparsity needs an 'algo"))
+    missing = "sparsity needs the option 'algo"
+    assert first.startswith(("unknown algorithm", "algorithm must be", missing))
     assert len(others) == len(expected), others
     for part in expected:
         assert any(part in text for text in others), (part, others)
@@ -155,7 +158,7 @@ def test_an_unknown_algorithm_still_has_its_other_mistakes_listed(
 @pytest.mark.parametrize("drop", [0.1, 0.6])
 def test_a_missing_level_is_one_mistake(drop: float) -> None:
     (found,) = mistakes({"algorithm": "rigl", "drop_fraction": drop})
-    assert found.startswith("RigL needs a 'sparsity': a number from 0 to 1, ")
+    assert found.startswith("RigL needs the option 'sparsity': a number from 0 to 1, ")
 
 
 def test_the_content_of_a_section_is_wanted() -> None:

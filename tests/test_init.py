@@ -155,7 +155,7 @@ def test_a_function_gets_the_level_as_a_0d_tensor():
 def test_a_function_that_returns_no_mask_raises_and_names_the_parameter():
     for wrong in (lambda p, sparsity: p, lambda p, sparsity: None):
         with pytest.raises(
-            OptionTypeError, match=r"^the mask of 0.weight must be a bool tensor with the shape"
+            OptionTypeError, match=r"^the new mask of 0.weight must be a bool tensor with the shape"
         ):
             Static(0.5, wrong).apply(torch.nn.Sequential(torch.nn.Linear(3, 3)))
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsewright.wording import article, close_names, hint, listed, show
+from sparsewright.wording import close_names, first_of, hint, listed, show
 
 
 def test_close_names():
@@ -25,13 +25,19 @@ def test_what_is_allowed_is_a_list_or_a_sentence():
     assert listed([]) == "nothing"
 
 
-def test_articles():
-    words = ["type", "algorithm", "n", "m", "unit", "first", "init", "power"]
-    assert [article(word) for word in words] == ["a", "an", "an", "an", "a", "a", "an", "a"]
+def test_long_lists_of_names_are_cut():
+    assert first_of([]) == ""
+    assert first_of(["a", "b"], most=2) == "a, b"
+    assert first_of(list("abcde"), most=2) == "a, b and 3 more"
+
+
+def test_objects_with_long_representations_are_shown_by_class():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert show([model]) == "[<Sequential>]"
 
 
 def test_values_are_shown_on_one_short_line():
-    assert show(torch.zeros(1000, 3)) == "<Tensor of shape (1000, 3)>"
+    assert show(torch.zeros(1000, 3)) == "<float32 Tensor of shape (1000, 3)>"
     assert show("a\nb") == "'a\\nb'"
     assert show(10**5000) == "<int>"
     for long in ("x" * 1000, [[0.125] * 9] * 99, {n: [n] for n in range(99)}):

@@ -191,8 +191,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         if not self.is_single:
             for algorithm in self.algorithms:
                 if algorithm.session is not self.session and algorithm.is_attached:
-                    name = type(algorithm).__name__
-                    raise AttachError(name, "it was already applied as part of another Group")
+                    problem = "it was already applied as part of another Group; create a new one"
+                    raise AttachError(type(algorithm).__name__, problem)
                 algorithm.session = self.session
 
     def __call__(self, obj: nn.Module | Optimizer) -> None:

@@ -29,6 +29,7 @@ from sparsewright.errors import (
 )
 from sparsewright.group import Group
 from sparsewright.session.representation import constructor_options
+from sparsewright.wording import close_names
 
 __all__ = ["configure", "default_sparse_param_filter"]
 
@@ -246,7 +247,9 @@ def _make_algorithm(
         if "algorithm" not in options:
             inner = options.get("sparsity")
             is_section = isinstance(inner, Mapping) and "algorithm" in inner
-            advice = "Pass only the content of its key 'sparsity'." if is_section else ""
+            near = close_names("algorithm", options)
+            advice = f"Rename {near[0]!r} to 'algorithm'." if near else ""
+            advice = "Pass only the content of its key 'sparsity'." if is_section else advice
             raise MissingOptionError("algorithm", "sparsity", list(_ALGORITHMS), options, advice)
         make = _find_algorithm(options.pop("algorithm"))
     except SparsewrightError as error:

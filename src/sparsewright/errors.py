@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from sparsewright.wording import article, hint, listed, show
+from sparsewright.wording import hint, listed, show
 
 __all__ = [
     "AlgorithmError",
@@ -166,7 +166,7 @@ class MissingOptionError(OptionError):
     ) -> None:
         super().__init__(what, value, allowed)
         self.of = of
-        thing = f"{article(what)} {what!r}" if what.isidentifier() else what
+        thing = f"the option {what!r}" if what.isidentifier() else what
         text = f"{of} needs {thing}" if of else f"{what} is required"
         given = f"; got {show(value)}" if value is not None else ""
         if isinstance(allowed, str):
@@ -254,7 +254,8 @@ class OptionTypeError(SparsewrightError, TypeError):
     def __init__(self, what: str, value: object, allowed: str, advice: str = "") -> None:
         self.what, self.value, self.allowed = what, value, allowed
         shown, kind = show(value), type(value).__name__
-        if value is not None and not shown.startswith(f"<{kind}"):
+        has_kind = shown.startswith(f"<{kind}") or f" {kind} of shape" in shown
+        if value is not None and not has_kind:
             shown += f" ({kind})"
         super().__init__(_join(f"{what} must be {allowed}; got {shown}.", advice))
 

@@ -60,9 +60,10 @@ class GMP(DynamicSparsityAlgorithm):
             sparsity = schedule
         super().__init__(sparsity, update, init_method, **choices)
         for name, level in self.schedules.items():
-            if constant_value(level) is not None:
+            if (constant := constant_value(level)) is not None:
+                allowed = "a schedule that changes, such as Cubic"
                 advice = "For a constant level, use Static."
-                raise OptionError(f"{name} of GMP", level, "a schedule that changes", advice=advice)
+                raise OptionError(f"{name} of GMP", constant, allowed, advice=advice)
 
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:
         """Keep the `num_kept(sparsity, n)` entries with the largest |p|."""

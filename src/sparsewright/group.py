@@ -38,8 +38,10 @@ class Group(SparsityAlgorithm):
         self._routes.clear()
         self._storage = None  # until it is set, each algorithm uses its own
         pairs = groups.items() if isinstance(groups, Mapping) else groups or ()
-        for param_filter, algorithm in pairs:
-            self.add(param_filter, algorithm)
+        for pair in pairs:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise OptionTypeError("an entry of groups", pair, "a pair (filter, algorithm)")
+            self.add(*pair)
 
     def add(self, filter: FilterLike, algorithm: SparsityAlgorithm) -> None:
         """Append a pair.

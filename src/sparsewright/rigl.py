@@ -12,6 +12,7 @@ from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
 from sparsewright.session.settings import Choices, LevelLike, check_keywords, level_of
 from sparsewright.structures import Groups, make_structure
+from sparsewright.structures.groups import check_groups
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,6 +79,8 @@ class RigL(DynamicSparsityAlgorithm):
             sparsity = level_of(type(self), structure, drop_fraction)
         super().__init__(sparsity, update, init_method, **choices)
         if given and "structure" not in given:
+            groups = balance_out_groups if balance_in_groups is None else balance_in_groups
+            check_groups(given[0], groups)
             self._structure = Groups(balance_in_groups, balance_out_groups)
         self.schedules.add("drop_fraction", drop_fraction)
         self.balance_in_groups, self.balance_out_groups = balance_in_groups, balance_out_groups

@@ -7,8 +7,19 @@ import reprlib
 from collections.abc import Iterable, Sequence
 
 _LONG = 160
+
+
+class _OneLine(reprlib.Repr):
+    """Shorten representations, and show only the class of an object that has several lines."""
+
+    def repr_instance(self, x: object, level: int) -> str:
+        """Return the representation of an object that is not of a builtin type."""
+        shown = super().repr_instance(x, level)
+        return f"<{type(x).__name__}>" if "\n" in shown else shown
+
+
 # Depth and width are limited because a wrong value may also be endless.
-_REPR = reprlib.Repr()
+_REPR = _OneLine()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _LONG, _LONG, _LONG
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 12
 
@@ -32,6 +43,16 @@ def listed(allowed: Sequence[str] | str) -> str:
     return allowed if isinstance(allowed, str) else ", ".join(allowed) or "nothing"
 
 
+def first_of(names: Sequence[str], most: int = 8) -> str:
+    """Return names separated by commas; if there are many, the first ones and the number of others.
+
+    >>> first_of(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    rest = len(names) - most
+    return f"{', '.join(names[:most])} and {rest} more" if rest > 0 else ", ".join(names)
+
+
 def hint(name: object, allowed: Sequence[str] | str) -> str:
     """Return `; did you mean ...?` with the most similar allowed name, or "" without one."""
     is_name = isinstance(name, str) and len(name) < _LONG and not isinstance(allowed, str)
@@ -39,24 +60,16 @@ def hint(name: object, allowed: Sequence[str] | str) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
-def article(name: str) -> str:
-    """Return "a" or "an", as a reader would say it before a name.
-
-    >>> article("type"), article("algorithm"), article("n"), article("m")
-    ('a', 'an', 'an', 'an')
-    """
-    return "an" if name[0] in "aeio" or name in tuple("fhlmnrsx") else "a"
-
-
 def show(value: object) -> str:
-    """Return a value as one line of text: the shape of a tensor, or a shortened representation.
+    """Return a value as one line of text: the dtype and shape of a tensor, or a shortened `repr`.
 
     >>> show("rigel"), show(list(range(1000)))
     ("'rigel'", '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]')
     """
     shape = getattr(value, "shape", None)
     if shape:
-        return f"<{type(value).__name__} of shape {tuple(shape)}>"
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        return f"<{f'{dtype} {type(value).__name__}'.strip()} of shape {tuple(shape)}>"
     try:
         text = " ".join(_REPR.repr(value).split())
     except ValueError:  # an integer with more digits than Python prints

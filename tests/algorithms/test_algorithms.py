@@ -196,7 +196,7 @@ def test_bad_levels_raise_at_construction():
             sparse.Static(wrong)
     for wrong in (0.5, Constant(0.5)):
         with pytest.raises(
-            OptionError, match=r"^sparsity of GMP must be a schedule that changes; .* use Static\.$"
+            OptionError, match=r"^sparsity of GMP must be a schedule that changes, .* use Static\.$"
         ):
             sparse.GMP(wrong)
     for cls in (sparse.SET, sparse.RigL):
@@ -206,7 +206,7 @@ def test_bad_levels_raise_at_construction():
     with pytest.raises(ExclusiveOptionsError, match=r"^give sparsity or schedule, not both\.$"):
         sparse.GMP([0.1], schedule=[0.1])
     with pytest.raises(
-        MissingOptionError, match=r"^Static needs a 'sparsity': .* pass sparsity=0\.9\.$"
+        MissingOptionError, match=r"^Static needs the option 'sparsity': .* pass sparsity=0\.9\.$"
     ):
         sparse.Static()
 

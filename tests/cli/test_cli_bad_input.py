@@ -108,7 +108,7 @@ def test_configuration(command: Command, sections: dict, words: list[str]) -> No
             ["c.yaml", "line 1, column 18", "'steps' is given twice"],
         ),
         (b"\xff\xfe\x00", ["c.yaml", "not a YAML file"]),
-        (b"[1, 2]", ["c.yaml: expected a mapping of sections to values, got type list"]),
+        (b"[1, 2]", ["c.yaml: expected a mapping of sections to values, got a list"]),
         (b"loop: !!python/object/apply:os.system [touch hacked]", ["c.yaml", "line 1"]),
     ],
 )
@@ -268,7 +268,7 @@ def test_damaged_versions(command: Command, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "problem"), [("nothing", "does not exist"), (".", "not a run folder")]
+    ("place", "problem"), [("nothing", "no such run folder"), (".", "not a run folder")]
 )
 def test_resume_of_no_run(command: Command, place: str, problem: str) -> None:
     assert_refused(command, command("train", "--resume", place), 1, f"{place}: {problem}")

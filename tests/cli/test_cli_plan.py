@@ -197,7 +197,7 @@ def test_an_algorithm_of_the_users_own(plan) -> None:
     assert as_json(plan(mine, "models:mlp", "--json"))["entries"][0]["updates"] == 333
     found = lines_of(plan({**mine, "rate": 2, "update": 0}))
     assert len(found) == 2
-    assert "freq must be an integer >= 1; got 0." in found[0]
+    assert "must be an integer >= 1; got 0." in found[0]
     assert found[1] == "error: sparsity: ValueError: rate 2 is too high"
     (line,) = lines_of(plan({"algorithm": "Mine", "sparsity": 0.5}))
     assert "TypeError" in line

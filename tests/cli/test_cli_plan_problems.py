@@ -79,7 +79,7 @@ def test_a_filter_that_an_earlier_entry_leaves_nothing(plan) -> None:
     (line,) = lines_of(plan([ENTRY, {**ENTRY, "param_filter": "2.weight"}]))
     assert line.startswith(
         "error: sparsity[1]: param_filter must be a filter that matches a parameter "
-        "not taken by an earlier entry; got '2.weight'."
+        "which no earlier entry matches; got '2.weight'."
     )
 
 

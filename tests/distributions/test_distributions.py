@@ -180,12 +180,12 @@ def test_a_function_of_the_users():
         (
             dict.fromkeys(SHAPES, 1.5),
             LevelError,
-            r"^the level from .* for 'conv1.weight' must be between 0 and 1; got 1\.5",
+            r"'conv1.weight' from the distribution <lambda> must be between 0 and 1; got 1\.5",
         ),
         (
             dict.fromkeys(SHAPES, None),
             OptionTypeError,
-            r"for 'conv1.weight' must be a number or .*; got None\.$",
+            r"for 'conv1.weight' from .* must be a number or .*; got None\.$",
         ),
     ],
 )
@@ -230,8 +230,8 @@ def test_distributions_from_configs(given, expected):
         (
             {"power": 1},
             MissingOptionError,
-            r"^distribution needs a 'type'; got .*\. Choose from uniform, er, erk, uniform_plus, "
-            r"global, lamp, layers\.$",
+            r"^distribution needs the option 'type'; got .*\. Choose from uniform, er, erk, "
+            r"uniform_plus, global, lamp, layers\.$",
         ),
         (
             {"type": "erk", "powr": 1},
@@ -283,7 +283,7 @@ def test_distributions_from_configs(given, expected):
         (
             "layers",
             MissingOptionError,
-            r"^distribution needs a 'layers'; got {'type'",
+            r"^distribution needs the option 'layers'; got {'type'",
         ),
         (0.5, OptionTypeError, r"^distribution must be a name, a dict .*; got 0\.5 \(float\)\.$"),
         (ERK, OptionTypeError, r"^distribution must be .*; got <class"),

@@ -35,7 +35,7 @@ def test_bits_that_do_not_fit_raise():
 def test_a_mask_of_zeros_and_ones_is_read_in_any_dtype(dtype):
     mask = torch.tensor([[True, False, True], [False, False, True]])
     assert torch.equal(read_mask(mask.to(dtype), mask.shape), mask)
-    with pytest.raises(ShapeError, match="its weight has shape"):
+    with pytest.raises(ShapeError, match="expected the weight's shape"):
         read_mask(mask.to(dtype).T, mask.shape)
 
 

@@ -114,7 +114,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "config list": (
         lambda run: (run / "config.yaml").write_text("[1]"),
-        "expected a mapping of sections to values, got type list",
+        "expected a mapping of sections to values, got a list",
     ),
     "weights": (
         lambda run: (run / "model.safetensors").write_bytes(b"\xff" * 64),

@@ -121,14 +121,17 @@ def test_members_of_the_lists_work_in_configs_repr_and_forecasts():
     ("options", "message"),
     [
         ({"sparsity": {"type": "sin", "peak": 1}}, "did you mean 'sine'.* cycling, lambda, sine"),
-        ({"sparsity": {"type": "sine"}}, r"^sparsity needs a 'peak'; got {'type': 'sine'}\.$"),
+        (
+            {"sparsity": {"type": "sine"}},
+            r"^sparsity needs the option 'peak'; got {'type': 'sine'}",
+        ),
         ({"sparsity": {"type": "sine", "peek": 1}}, "'peek'.*did you mean 'peak'"),
         ({"update": {"frist": 5}}, "'first'.* freq, start, stop, steps, first, count"),
         (
             {"update": {"first": 5, "freq": 2}},
-            r"^update accepts \(freq, start, stop\), \(steps\) or \(first, count\), but only one",
+            r"^update accepts freq/start/stop, steps or first/count, but only one",
         ),
-        ({"update": {"count": 5}}, r"^update needs a 'first'; got {'count': 5}\.$"),
+        ({"update": {"count": 5}}, r"^update needs the option 'first'; got {'count': 5}\.$"),
     ],
 )
 def test_errors_name_the_members_of_the_lists(options, message):

@@ -293,13 +293,21 @@ def test_make(given, expected):
             "^unknown schedule type 'linaer'; did you mean 'linear'",
         ),
         ({"type": 3}, OptionError, "^schedule type must be one of .*; got 3"),
-        ({"init": 0.1}, MissingOptionError, "^schedule needs a 'type'; .* constant, linear"),
+        (
+            {"init": 0.1},
+            MissingOptionError,
+            "needs the option 'type'; .* constant, linear",
+        ),
         (
             {"type": "linear", "init": 0, "slop": 1},
             OptionError,
             "^schedule 'linear' has no option 'slop'; did you mean 'slope'",
         ),
-        ({"type": "linear", "init": 0}, MissingOptionError, "^schedule needs a 'slope'; got "),
+        (
+            {"type": "linear", "init": 0},
+            MissingOptionError,
+            "needs the option 'slope'; got ",
+        ),
         (
             {"type": "linear", "init": "x", "slope": 1},
             OptionTypeError,
@@ -320,15 +328,19 @@ def test_make(given, expected):
         (
             [0.1, "a"],
             OptionTypeError,
-            "^an entry of the list of values must be a finite number; got 'a'",
+            r"^schedule\[1\] must be a finite number; got 'a'",
         ),
-        ([0.1, True], OptionTypeError, "an entry of the list of values must be .* got True"),
-        ([math.inf], OptionError, "an entry of the list of values must be .* got inf"),
+        ([0.1, True], OptionTypeError, r"^schedule\[1\] must be .* got True"),
+        ([math.inf], OptionError, r"^schedule\[0\] must be .* got inf"),
         (math.nan, OptionError, "^schedule must be a finite number; got nan"),
         ("0.5", OptionTypeError, r"^schedule must be a number, .*; got '0.5' \(str\)\.$"),
         (True, OptionTypeError, r"^schedule must be a number, .*; got True \(bool\)\.$"),
         (None, OptionTypeError, r"^schedule must be a number, .*; got None\.$"),
-        (torch.zeros(2), OptionTypeError, r"^schedule must be .*; got <Tensor of shape \(2,\)>\.$"),
+        (
+            torch.zeros(2),
+            OptionTypeError,
+            r"; got <float32 Tensor of shape \(2,\)>\.$",
+        ),
         (Linear, OptionTypeError, "^schedule must be .*; got <class"),
     ],
 )

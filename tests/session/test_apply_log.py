@@ -29,7 +29,7 @@ def test_one_line_says_what_is_sparse_and_what_is_not(caplog):
     *reasons, summary = lines(caplog, logging.INFO)
     assert summary == (
         "Static: 1 sparse weight, 16 of 64 entries kept (level 0.7500); "
-        "left dense: embeddings 1, norms 2, vectors 1, frozen weights 2"
+        "left dense: embeddings (1), norms (2), vectors (1), frozen weights (2)"
     )
     assert reasons == [
         "0.weight stays dense: it is an embedding",
@@ -51,15 +51,15 @@ def test_the_summary_of_a_group_of_a_meta_model_and_of_compressed_weights(caplog
     with torch.device("meta"):
         model = make_mlp()
     sparse.Static(0.5).apply(model)
-    text = "Static: 2 sparse weights with 192 entries, masks will be created when the weights have "
-    assert caplog.messages[-1] == text + "data; left dense: vectors 2"
+    text = "Static: 2 sparse weights with 192 entries; masks will be created when the weights have "
+    assert caplog.messages[-1] == text + "data; left dense: vectors (2)"
     sparse.Static(0.5, storage="compressed").apply(make_mlp())
     assert "Static: 2 sparse weights, 96 of 192 entries kept (level 0.5000)" in caplog.messages[-1]
 
 
 def test_nothing_sparse_is_a_warning_that_says_what_stays_dense():
     model = model_of_every_kind().requires_grad_(False)
-    with pytest.warns(SparsityWarning, match=r"no parameter .*; left dense: frozen weights 7"):
+    with pytest.warns(SparsityWarning, match=r"no parameter .*; left dense: frozen weights \(7\)"):
         sparse.Static(0.5).apply(model)
 
 
@@ -75,7 +75,7 @@ def test_a_layer_without_connections_is_named_once(caplog, storage, shape):
     for step in range(3):
         model(batch(step, 5, 64)).sum().backward()
         optimizer.step()
-    warning = f"1.weight has none of its {inputs * outputs} connections left: its level is too high"
+    warning = f"1.weight has no connections left (0 of {inputs * outputs}); lower its level"
     found = [line for line in lines(caplog, logging.WARNING) if line.startswith(warning)]
     assert len(found) == 1
 

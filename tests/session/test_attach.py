@@ -182,7 +182,7 @@ def test_a_weight_parametrized_after_apply_is_named_and_the_rest_can_be_taken_of
     torch.nn.utils.parametrizations.weight_norm(model[0])
     with pytest.raises(
         AttachError,
-        match=r"^weight: it is no longer a Parameter of this ParametrizedLinear; "
+        match=r"^weight: it is no longer a Parameter of its ParametrizedLinear; "
         r"register parametrizations before apply\(model\)$",
     ):
         train(model, optimizer, 1)

@@ -225,7 +225,7 @@ def test_a_group_takes_its_algorithms_back():
     model, optimizer = attach(first)
     train(model, optimizer, 2)
     assert (first.step, first.num_sparse_params) == (2, 2)
-    with pytest.raises(AttachError, match="already applied as part of another Group"):
+    with pytest.raises(AttachError, match="applied as part of another Group; create a new one"):
         second.apply(make_mlp())
     first.remove()
     assert list(model.state_dict()) == list(make_mlp().state_dict())

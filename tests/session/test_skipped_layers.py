@@ -132,8 +132,8 @@ def test_a_weight_that_no_optimizer_steps_is_named(
     group = trained(make(sparsity=CUBIC, update={"steps": [20]}), frozen=(1, 3), held=False)
     assert levels(group)["1.weight"] == 0
     assert warnings_of(caplog)[:2] == [
-        f"{n}.weight: no optimizer passed to apply() steps it, so its mask never changes; "
-        "pass its optimizer to apply()"
+        f"{n}.weight: its mask never changes because none of the optimizers passed to apply() "
+        "steps it; pass its optimizer too"
         for n in (1, 3)
     ]
 

@@ -47,10 +47,10 @@ def test_setting_a_mask_prunes_all_that_follows():
     assert kept_of(sparsity)["0.weight"] == 8
     assert_pruned(sparsity, optimizer)
     with pytest.raises(
-        OptionTypeError, match=r"^the mask of 0.weight must be a bool tensor with the shape"
+        OptionTypeError, match=r"^the new mask of 0.weight must be a bool tensor with the shape"
     ):
         parameter.mask = torch.ones(16, 8)
-    with pytest.raises(ShapeError, match=r"a mask for 0.weight of shape \(8, 16\)"):
+    with pytest.raises(ShapeError, match=r"of shape \(8, 16\): expected the weight's shape"):
         parameter.mask = torch.ones(8, 16, dtype=torch.bool)
 
 
@@ -61,7 +61,7 @@ def test_prune_takes_any_tensor_of_that_shape():
     tensor = torch.full((16, 8), torch.nan)
     assert parameter.prune(tensor) is tensor
     assert torch.equal(tensor == 0, ~parameter.mask)
-    with pytest.raises(ShapeError, match=r"the moment of shape \(3,\): 0.weight has shape"):
+    with pytest.raises(ShapeError, match=r"moment of shape \(3,\): expected the shape"):
         parameter.prune(torch.ones(3), name="the moment")
     with torch.no_grad():
         parameter.param.fill_(1)

@@ -281,12 +281,16 @@ def test_a_mask_of_another_shape_raises():
 
 
 def test_bad_numbers_raise():
-    with pytest.raises(OptionError, match=r"^n must be between 1 and m = 4; got 5\.$"):
+    with pytest.raises(OptionError, match=r"n:m structure must be between 1 and m = 4; got 5\.$"):
         NM(5, 4)
-    with pytest.raises(OptionError, match=r"^n must be between 1 and m = 4; got 0\.$"):
+    with pytest.raises(
+        OptionError, match=r"^n of an n:m structure must be between 1 and m = 4; got 0"
+    ):
         NM(0, 4)
-    with pytest.raises(OptionError, match=r"^m must be an integer >= 1; got 0\.$"):
+    with pytest.raises(OptionError, match=r"^m of an n:m structure must be an integer >= 1; got 0"):
         NM(1, 0)
     for wrong in (2.0, "2", True, None):
-        with pytest.raises(OptionTypeError, match=r"^n must be an integer >= 1; got "):
+        with pytest.raises(
+            OptionTypeError, match=r"^n of an n:m structure must be an integer >= 1"
+        ):
             NM(wrong, 4)

@@ -179,12 +179,12 @@ def test_structures_from_configs(given, expected):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("unstructred", OptionError, r"^unknown structure type 'unstructred'; .*'unstructured'"),
-        ("n_m", MissingOptionError, r"^structure needs an 'n'; got {'type': 'n_m'}\.$"),
+        ("unstructred", OptionError, r"^unknown structure 'unstructred'; .*'unstructured'"),
+        ("n_m", MissingOptionError, r"^structure needs the option 'n'; got {'type': 'n_m'}\.$"),
         (
             {"n": 2},
             MissingOptionError,
-            r"^structure needs a 'type'; .* Choose from unstructured, groups, n_m\.$",
+            r"^structure needs the option 'type'; .* Choose from unstructured, groups, n_m\.$",
         ),
         (
             {"type": "groups", "input": 2},
@@ -192,12 +192,16 @@ def test_structures_from_configs(given, expected):
             r"^structure 'groups' has no option 'input'; .*'inputs'",
         ),
         ({"type": 3}, OptionError, r"^structure type must be one of .*; got 3"),
-        ("5:4", OptionError, r"^n must be between 1 and m = 4; got 5\.$"),
-        ("2:4:8", OptionError, r"^unknown structure type '2:4:8'"),
+        ("5:4", OptionError, r"^n of an n:m structure must be between 1 and m = 4; got 5\.$"),
+        (
+            "2:4:8",
+            OptionError,
+            r"'2:4:8'; .* You can also give a pattern n:m, such as '2:4'\.$",
+        ),
         (
             {"type": "n_m", "n": 2, "m": "4"},
             OptionTypeError,
-            r"^m must be an integer >= 1; got '4' \(str\)\.$",
+            r"^m of an n:m structure must be an integer >= 1; got '4' \(str\)\.$",
         ),
         (124, OptionTypeError, r"^structure must be a name, .* \(quoted in YAML\), .*; got 124"),
         (NM, OptionTypeError, r"^structure must be .*; got <class"),

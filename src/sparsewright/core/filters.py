@@ -100,8 +100,12 @@ class FirstMatch:
         return named
 
 
-def make_param_filter(param_filter: object) -> ParamFilter:
+def make_param_filter(param_filter: object, what: str = "param_filter") -> ParamFilter:
     """Build a filter from a glob, a list of globs, or a function `(name, param) -> bool`.
+
+    Args:
+        param_filter: the user's option.
+        what: name of the option in error messages.
 
     Raises:
         OptionTypeError: `param_filter` has any other type.
@@ -114,7 +118,7 @@ def make_param_filter(param_filter: object) -> ParamFilter:
     elif callable(param_filter) and not isinstance(param_filter, type):
         return param_filter
     raise OptionTypeError(
-        "param_filter", param_filter, "a glob, a list of globs or a function (name, param) -> bool"
+        what, param_filter, "a glob, a list of globs or a function (name, param) -> bool"
     )
 
 

@@ -41,7 +41,7 @@ class Hooks:
             OptionTypeError: `hook` is not callable.
         """
         if not callable(hook):
-            raise OptionTypeError(f"a {kind} hook", hook, "a function")
+            raise OptionTypeError("hook", hook, "a function")
         hooks = self._hooks.setdefault(kind, OrderedDict())
         handle = RemovableHandle(hooks)
         hooks[handle.id] = hook

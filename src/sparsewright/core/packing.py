@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsewright.errors import ShapeError, StateError
+from sparsewright.errors import OptionTypeError, ShapeError, StateError
 from sparsewright.formats.mask_bits import pack_bits, unpack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.wording import show
@@ -58,7 +58,7 @@ def pack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         A new dict with the same keys. Each bool `<name>_mask` is packed by `pack_mask` if the
         dict also has a `<name>` of the same shape.
     """
-    packed = dict(state_dict)
+    packed = _copy("pack_masks", state_dict)
     for key, shape in _masks(state_dict):
         if packed[key].dtype == torch.bool and packed[key].shape == shape:
             packed[key] = pack_mask(packed[key])
@@ -71,7 +71,7 @@ def unpack_masks(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ShapeError: a packed mask has bits set beyond the entries of its weight.
     """
-    unpacked = dict(state_dict)
+    unpacked = _copy("unpack_masks", state_dict)
     for key, shape in _masks(state_dict):
         if is_packed(unpacked[key], shape):
             unpacked[key] = unpack_mask(unpacked[key], shape)
@@ -94,11 +94,19 @@ def read_mask(saved: Tensor, shape: torch.Size) -> Tensor:
     if is_packed(saved, shape):
         return unpack_mask(saved, shape)
     if saved.shape != shape:
-        raise ShapeError("a mask", saved.shape, f"its weight has shape {tuple(shape)}")
+        raise ShapeError("a mask", saved.shape, f"expected the weight's shape {tuple(shape)}")
     mask = saved != 0
     if not bool((saved == mask).all()):
         raise ShapeError("a mask", saved.shape, f"it has {saved.dtype} values other than 0 and 1")
     return mask
+
+
+def _copy(function: str, state_dict: object) -> dict[str, Any]:
+    """Return a shallow copy of a function's argument, which must be a state dict."""
+    if not isinstance(state_dict, Mapping):
+        what = f"the argument of {function}"
+        raise OptionTypeError(what, state_dict, "a state dict, such as model.state_dict()")
+    return dict(state_dict)
 
 
 def _masks(state_dict: Mapping[str, Any]) -> list[tuple[str, torch.Size]]:

@@ -43,14 +43,17 @@ def check_state(
     """
     if not isinstance(state, Mapping):
         raise StateError(what, f"expected a dict, got {type(state).__name__}")
+    saver = state.get("algorithm", own["algorithm"])
+    if saver != own["algorithm"]:
+        raise StateError(what, f"it was saved by {show(saver)}")
     missing = [key for key in own if key not in state and key not in optional]
     if missing:
-        raise StateError(what, f"missing keys: {', '.join(missing)}")
+        is_other = not any(key in state for key in own)
+        advice = "; pass the result of its state_dict()" if is_other else ""
+        raise StateError(what, f"missing keys: {', '.join(missing)}{advice}")
     unknown = [show(key) for key in state if key not in own and key not in optional]
     if unknown:
         raise StateError(what, f"unknown keys: {', '.join(unknown[:5])}")
-    if not isinstance(state["algorithm"], str) or state["algorithm"] != own["algorithm"]:
-        raise StateError(what, f"it was saved by {show(state['algorithm'])}")
     if "steps" in own:
         _check_numbers(what, state["steps"], state["seed"])
 

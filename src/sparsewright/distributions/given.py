@@ -83,19 +83,22 @@ class FromFunction(Distribution):
             OptionError: a name is missing, or is not in `shapes`.
             OptionTypeError: the function did not return `{name: level}`.
         """
-        what = f"the level from {self!r}"
+        source = f"the distribution {getattr(self.function, '__name__', repr(self))}"
         levels = self.function(shapes, float(as_decimal(level)))
         if not isinstance(levels, Mapping):
-            raise OptionTypeError(f"the result of {self!r}", levels, "a dict {name: level}")
+            raise OptionTypeError(f"the result of {source}", levels, "a dict {name: level}")
         for name in levels:
             if name not in shapes:
-                raise OptionError("layer", name, list(shapes), where=f"the result of {self!r}")
+                raise OptionError("layer", name, list(shapes), where=f"the result of {source}")
         for name in shapes:
             if name not in levels:
                 raise MissingOptionError(
-                    f"a level for {name!r}", f"the result of {self!r}", value=levels
+                    f"a level for {name!r}", f"the result of {source}", value=levels
                 )
-        return {name: float(as_decimal(levels[name], f"{what} for {name!r}")) for name in shapes}
+        return {
+            name: float(as_decimal(levels[name], f"the level for {name!r} from {source}"))
+            for name in shapes
+        }
 
     def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
         """Return the name of the function for each layer."""

@@ -152,7 +152,7 @@ def _report_idle(routes: list[_Route], found: list[_Found], report: Report) -> N
             if each.tied_to and route.filter(each.name, each.dense):
                 advice = f"{each.name} is tied to {each.tied_to}; match that name instead."
                 break
-        allowed = "a filter that matches a parameter not taken by an earlier entry"
+        allowed = "a filter that matches a parameter which no earlier entry matches"
         shown = _Shown(route.filter)
         report(route.place, OptionError("param_filter", shown, allowed, advice=advice))
 

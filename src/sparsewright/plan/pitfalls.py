@@ -8,7 +8,7 @@ from sparsewright.base import SparsityAlgorithm
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.plan.contents import Plan
 from sparsewright.plan.forecast import Forecast
-from sparsewright.schedules import UpdateSchedule
+from sparsewright.schedules import FreqSchedule, ListSchedule, UpdateSchedule
 
 _LATE = 0.95  # fraction of a run
 _MUCH = 0.01  # fraction of the connections
@@ -30,8 +30,11 @@ def _of_updates(update: UpdateSchedule, forecast: Forecast) -> Iterator[str]:
     first, last, steps = update.first_step, update.last_step, forecast.steps
     if not forecast.updates and last != 0:  # an update at step 0 only can be intended
         when = "no update step is known"
-        if first is not None:
-            when = f"the first update is due at step {first:,}"
+        due = first
+        if first == 0 and isinstance(update, FreqSchedule | ListSchedule):
+            due = update.steps(2**53)[1]  # step 0 makes the mask; it does not change one
+        if due:
+            when = f"the first update is due at step {due:,}"
         yield f"masks never change in the {steps:,} steps of the run: {when}"
     elif last is not None and last > steps:
         yield f"updates are scheduled until step {last:,}, but the run ends at step {steps:,}"

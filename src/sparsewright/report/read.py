@@ -170,5 +170,5 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(path, str(error)) from error
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ConfigError(path, f"expected a mapping of sections to values, got type {kind}")
+        raise ConfigError(path, f"expected a mapping of sections to values, got a {kind}")
     return raw.decode("utf-8", "replace"), content

@@ -109,7 +109,7 @@ def _opened(path: Path) -> Any:
         check_regular(path)
         return safetensors.safe_open(path, framework="np")
     except safetensors.SafetensorError as error:
-        raise CheckpointError(path, f"truncated or not a safetensors file: {error}") from error
+        raise CheckpointError(path, f"not a safetensors file, or truncated: {error}") from error
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
 

@@ -99,7 +99,9 @@ class RunConfig:
             value = getattr(found, section)
             value = read_section(value, raw.get(section), section, where, report)
             given = (options or {}).get(section)
-            sections[section] = read_section(value, given, section, "the command line", report)
+            sections[section] = read_section(
+                value, given, section, "the command-line options", report
+            )
         sections["loop"] = _with_threads(sections["loop"])
         sparsity = raw["sparsity"] if "sparsity" in raw else found.sparsity(sections["loop"])
         return cls(recipe=name, sparsity=sparsity, **sections)

@@ -83,7 +83,8 @@ class RunFolder:
         if not has_config or not (path / "checkpoints").is_dir():
             missing = "checkpoints/" if has_config else "config.yaml"
             there = path.exists()
-            raise RunError(path, f"not a run folder (no {missing})" if there else "does not exist")
+            problem = f"not a run folder (no {missing})" if there else "no such run folder"
+            raise RunError(path, problem)
         for name in ("checkpoints", "masks", "tensorboard"):
             if (path / name).is_symlink():
                 problem = "this is a symbolic link; replace it with a folder to resume the run"

@@ -47,8 +47,8 @@ def read_state(path: Path) -> dict[str, Any]:
         problem = "not a checkpoint, or holds objects other than tensors and plain values"
         raise CheckpointError(path, problem) from error
     except Exception as error:  # damaged bytes can raise any error in zip, pickle or torch
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
-        raise CheckpointError(path, f"truncated or not a torch file: {first}") from error
+        problem = "truncated, or not a file that torch.save wrote"
+        raise CheckpointError(path, problem) from error
     if not isinstance(state, dict):
         raise CheckpointError(path, f"expected a dict in the file, got {type(state).__name__}")
     return state

@@ -35,5 +35,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ConfigError(path, f"expected a mapping of sections to values, got type {kind}")
+        raise ConfigError(path, f"expected a mapping of sections to values, got a {kind}")
     return content

@@ -21,6 +21,7 @@ from sparsewright.schedules.updates import (
     FunctionSchedule,
     UpdateLike,
     UpdateSchedule,
+    check_int,
 )
 from sparsewright.schedules.values import Constant, Cycling, Lambda
 
@@ -53,7 +54,9 @@ def make_hyperparam_schedule(
     if isinstance(schedule, Mapping):
         return make_of_type(what, schedule, schedules.ALL)
     if isinstance(schedule, list | tuple):
-        return Cycling(schedule)
+        return Cycling(
+            [finite_number(f"{what}[{index}]", value) for index, value in enumerate(schedule)]
+        )
     if callable(schedule) and not isinstance(schedule, type):
         return Lambda(schedule)
     raise OptionTypeError(
@@ -82,11 +85,16 @@ def make_update_schedule(update: UpdateLike) -> UpdateSchedule:
     if isinstance(update, Mapping):
         return _update_from_dict(update)
     if isinstance(update, int) and not isinstance(update, bool):
+        check_int("update", update, 1)
         return FreqSchedule(freq=update)
     if callable(update) and not isinstance(update, type):
         return FunctionSchedule(update)
+    is_list = isinstance(update, list | tuple)
     raise OptionTypeError(
-        "update", update, "None, an integer, a dict (freq, start, stop or steps) or a function"
+        "update",
+        update,
+        "None, an integer, a dict (freq, start, stop or steps) or a function",
+        advice='For a list of steps, use {"steps": [...]}.' if is_list else "",
     )
 
 
@@ -104,5 +112,5 @@ def _update_from_dict(options: Mapping[str, Any]) -> UpdateSchedule:
         if set(options) <= set(parameters):
             check_complete("update", options, parameters)
             return make(**options)
-    kinds = [f"({', '.join(parameters)})" for parameters in classes.values()]
+    kinds = ["/".join(parameters) for parameters in classes.values()]
     raise ExclusiveOptionsError(kinds, "update")

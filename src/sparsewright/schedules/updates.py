@@ -91,12 +91,12 @@ class FreqSchedule(UpdateSchedule):
 
     def __init__(self, freq: int = 1, start: int | None = 0, stop: int | None = None) -> None:
         start = 0 if start is None else start
-        _check_int("freq", freq, 1)
-        _check_int("start", start, 0)
+        check_int("freq", freq, 1)
+        check_int("start", start, 0)
         if stop is not None:
-            _check_int("stop", stop, 0)
+            check_int("stop", stop, 0)
             if stop <= start:
-                raise OptionError("stop", stop, f"a step > start = {start}")
+                raise OptionError("stop", stop, f"greater than start = {start}")
         self.freq, self.start, self.stop = freq, start, stop
 
     def is_update_step(self, step: Step) -> Tensor:
@@ -152,7 +152,7 @@ class ListSchedule(UpdateSchedule):
         if not isinstance(steps, list | tuple):
             raise OptionTypeError("steps", steps, "a list of integers >= 0")
         for step in steps:
-            _check_int("an entry of steps", step, 0)
+            check_int("an entry of steps", step, 0)
         self._steps = sorted(set(steps))
 
     def is_update_step(self, step: Step) -> Tensor:
@@ -202,7 +202,8 @@ UpdateLike = UpdateSchedule | int | Mapping[str, object] | Callable[[Step], bool
 the arguments of a schedule, a function `step -> bool` or a schedule."""
 
 
-def _check_int(what: str, value: object, least: int) -> None:
+def check_int(what: str, value: object, least: int) -> None:
+    """Raise an error unless an option is an integer from `least` to 2**53."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionTypeError(what, value, f"an integer >= {least}")
     if not least <= value <= MAX_STEP:

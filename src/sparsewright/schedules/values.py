@@ -162,7 +162,7 @@ class Cubic(Formula):
     def __init__(self, init: float, final: float, begin: float, end: float) -> None:
         super().__init__(init=init, final=final, begin=begin, end=end)
         if self.end <= self.begin:
-            raise OptionError("end of Cubic", end, f"a step > begin = {begin}")
+            raise OptionError("end of Cubic", end, f"greater than begin = {begin}")
 
     def _at(self, step: Tensor) -> Tensor:
         t = ((step - self.begin) / (self.end - self.begin)).clamp(0, 1)
@@ -192,7 +192,10 @@ class Cycling(HyperParameterSchedule):
             raise OptionTypeError("values of Cycling", values, "a list of numbers")
         if not values:
             raise OptionError("values of Cycling", values, "a list with at least one number")
-        self.values = [finite_number("an entry of the list of values", value) for value in values]
+        self.values = [
+            finite_number(f"values[{index}] of Cycling", value)
+            for index, value in enumerate(values)
+        ]
         self.index = 0
 
     def compute(self, step: Step) -> Tensor:
@@ -262,6 +265,14 @@ class Lambda(HyperParameterSchedule):
         self.fn = fn
 
     def compute(self, step: Step) -> Tensor:
-        """Return `fn(step)` as a 0-d tensor."""
+        """Return `fn(step)` as a 0-d tensor.
+
+        Raises:
+            OptionTypeError: `fn` did not return a number or a tensor with one entry.
+        """
         value, device = self.fn(step), device_of(step)
-        return torch.as_tensor(value, dtype=torch.float32, device=device).reshape(())
+        try:
+            return torch.as_tensor(value, dtype=torch.float32, device=device).reshape(())
+        except (TypeError, ValueError, RuntimeError):
+            what = f"the result of {self.fn!r}"
+            raise OptionTypeError(what, value, "a number or a 0-d tensor") from None

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.filters import ParamFilter, default_sparse_param_filter, near_names
+from sparsewright.core.filters import (
+    GlobFilter,
+    ParamFilter,
+    default_sparse_param_filter,
+    near_names,
+    show_filter,
+)
 from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import dense_form
@@ -22,6 +28,7 @@ from sparsewright.session.site import holder_of
 from sparsewright.session.summary import show_left_dense
 from sparsewright.session.walk import Dense, named_weights
 from sparsewright.storage.dense import is_mask_of
+from sparsewright.wording import first_of
 
 logger = logging.getLogger("sparsewright")
 
@@ -72,18 +79,30 @@ class Choice:
         if self.already and not self.routed:
             warn(
                 "these parameters are already sparse and were left unchanged: "
-                f"{', '.join(self.already)}"
+                f"{first_of(self.already)}"
             )
         elif not self.routed:
-            available, left = ", ".join(self.names) or "none", show_left_dense(self.left_dense)
+            available, left = first_of(self.names) or "none", show_left_dense(self.left_dense)
             warn(f"no parameter was sparsified; available: {available}{left}")
         for param_filter in self.unused:
-            near = near_names(param_filter, self.names)
-            hint = f"; close names: {', '.join(near)}" if near else ""
-            warn(
-                f"the filter {param_filter!r} matched no parameter; parameters that must stay "
-                f"dense or that match an earlier filter do not count{hint}"
+            self._warn_unused(param_filter)
+
+    def _warn_unused(self, param_filter: ParamFilter) -> None:
+        """Warn that a filter picked no parameter."""
+        globs = [param_filter] if isinstance(param_filter, GlobFilter) else []
+        matched = [name for name in self.names for glob in globs if glob(name, None)]
+        if matched:
+            problem = (
+                f"the filter {param_filter!r} has no effect: an earlier filter already matches "
+                f"{first_of(matched, 3)}, or it must stay dense"
             )
+        else:
+            near = near_names(param_filter, self.names)
+            similar = f"; similar names: {', '.join(near)}" if near else ""
+            others = "parameters that must stay dense or that match an earlier filter do not count"
+            rest = similar if globs else f"; {others}"
+            problem = f"the filter {show_filter(param_filter)} matched no parameter{rest}"
+        warn(problem)
 
 
 def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choice:
@@ -116,7 +135,7 @@ def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choi
             param_filter, rule = routes[place]
             misfit = why_misfit(rule, name, dense, param_filter)
             if misfit:
-                choice.leave(name, Dense("misfits of the structure", misfit))
+                choice.leave(name, Dense("weights that do not fit the structure", misfit))
                 continue
             choice.routed.append((rule, owner, name, param))
             if holder is None:
@@ -188,6 +207,6 @@ def check_kind(what: str, module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         raise AttachError(
             what,
-            f"a TorchScript module ({type(module).__name__}) cannot have masks; pass the original "
-            "nn.Module, or a param_filter that excludes this module",
+            "TorchScript modules cannot have masks; pass the original nn.Module, or a param_filter "
+            "that excludes this module",
         )

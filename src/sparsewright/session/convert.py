@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -16,10 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsewright.core.filters import FilterLike, make_param_filter
 from sparsewright.core.inference import outside_inference_mode
-from sparsewright.errors import AttachError, LevelError, OptionError
+from sparsewright.errors import AttachError, LevelError, OptionError, OptionTypeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed, kind_of, why_not_compress
+from sparsewright.schedules.updates import check_int
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.route import logger
 from sparsewright.session.rule import Rule
@@ -89,14 +91,19 @@ def compress(
 
     Raises:
         LevelError: `min_sparsity` is outside 0..1.
-        OptionError: `where` is unknown.
+        OptionError: `where` is unknown, or `tokens` is below 1.
+        OptionTypeError: `model` is not a Module, or another argument has the wrong type.
         AttachError: the model is wrapped in DistributedDataParallel, or is sharded.
     """
+    _check_module("compress", model)
+    if not isinstance(min_sparsity, Real):
+        raise OptionTypeError("min_sparsity", min_sparsity, "a number between 0 and 1")
     if not 0 <= min_sparsity <= 1:
         raise LevelError("min_sparsity", min_sparsity)
+    check_int("tokens", tokens, 1)
     if where not in (None, "faster"):
         raise OptionError("where", where, "'faster' or None")
-    picks = make_param_filter(only) if only is not None else None
+    picks = make_param_filter(only, "only") if only is not None else None
 
     def why_not(name: str, layer: nn.Module, mask: Tensor) -> str:
         level = 1 - float(mask.sum()) / max(1, mask.numel())
@@ -111,6 +118,8 @@ def compress(
         return ""
 
     conversions = _compress_where(model, why_not)
+    if not conversions and not any(as_compressed(module) for module in model.modules()):
+        warn(f"the {type(model).__name__} has no sparse weights; nothing was compressed")
     for conversion in conversions:
         (print if verbose else logger.info)(str(conversion))
     return conversions
@@ -173,8 +182,13 @@ class Surroundings:
         if self._uses[id(module.get_parameter(param_name))] > 1:
             return "its weight is tied to another layer's weight"
         if module not in self.places:
-            return "the model itself is this layer, so it has no parent that could hold a new layer"
+            return "the model is this layer itself; to replace it, put it in an nn.Sequential"
         return ""
+
+
+def _check_module(function: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise OptionTypeError(f"the argument of {function}", model, "a Module")
 
 
 def _check_unspread(model: nn.Module) -> None:
@@ -200,7 +214,11 @@ def decompress(model: nn.Module) -> None:
 
     This is the inverse of `compress`. The values become the dense weight in the same Parameter
     object. Masks, gradients and optimizer states are converted too.
+
+    Raises:
+        OptionTypeError: `model` is not a Module.
     """
+    _check_module("decompress", model)
     places = _places(model)
     for module in list(model.modules()):
         if as_compressed(module) is not None:

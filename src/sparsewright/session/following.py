@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
-from sparsewright.errors import AttachError, warn
+from sparsewright.errors import AttachError, OptionTypeError, warn
 from sparsewright.session import replicas
 from sparsewright.session.decay import log_lost_decay
 from sparsewright.session.followed import Followed
@@ -108,6 +108,8 @@ class Following(ABC):
 
     def find_followed(self, optimizer: Optimizer | None) -> Followed | None:
         """Return the `Followed` of an optimizer or of one that it wraps, or None."""
+        if not isinstance(optimizer, Optimizer | None) and not hasattr(optimizer, "__dict__"):
+            raise OptionTypeError("optimizer", optimizer, "an Optimizer")
         members = [] if optimizer is None else family(optimizer)
         return next((f for f in self.followed if any(o in members for o in f.members)), None)
 
@@ -141,13 +143,13 @@ class Following(ABC):
             if not stepped:
                 warn(
                     "the optimizer holds no sparse parameter, so masks will not be updated; "
-                    "pass the module whose parameters it steps to apply()"
+                    "call apply() on the module that this optimizer trains"
                 )
             for parameter in self.parameters.values() if stepped else ():
                 if parameter not in stepped and parameter.rule.selections:
                     text = (
-                        "%s: no optimizer passed to apply() steps it, so its mask never changes; "
-                        "pass its optimizer to apply()"
+                        "%s: its mask never changes because none of the optimizers passed to "
+                        "apply() steps it; pass its optimizer too"
                     )
                     logger.warning(text, parameter.name)
 

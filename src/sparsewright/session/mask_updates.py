@@ -15,6 +15,7 @@ from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.rule import DynamicRule, Rule
 from sparsewright.session.weight_update import WeightUpdate
+from sparsewright.wording import show
 
 if TYPE_CHECKING:
     from sparsewright.session.session import Session
@@ -33,7 +34,7 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
     there is none.
 
     Raises:
-        AlgorithmError: `update_masks` returns more or fewer masks than weights.
+        AlgorithmError: `update_masks` returns more or fewer masks than weights, or no masks.
         ScoreError: the scores for a weight contain NaN.
     """
     parameters = step.of(rule)
@@ -41,7 +42,11 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
         _average(session, parameters)
     ready = [p for p in parameters if _is_ready(session, rule, p, step.number)]
     updates = [_update_of(session, rule, parameter, step.number) for parameter in ready]
-    masks = iter(rule.update_masks(updates))
+    made = rule.update_masks(updates)
+    if not isinstance(made, Iterable):
+        problem = f"it returned {show(made)}; return one mask per weight, in order"
+        raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem)
+    masks = iter(made)
     for parameter, update in zip(ready, updates, strict=True):
         try:
             new = next(masks)

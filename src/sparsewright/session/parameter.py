@@ -140,11 +140,13 @@ class SparseParameter:
         """
         if not isinstance(new, Tensor) or new.dtype != torch.bool:
             raise OptionTypeError(
-                f"the mask of {self.name}", new, "a bool tensor with the shape of the weight"
+                f"the new mask of {self.name}", new, "a bool tensor with the shape of the weight"
             )
         if new.shape != self.shape:
             raise ShapeError(
-                f"a mask for {self.name}", new.shape, f"the weight has shape {tuple(self.shape)}"
+                f"the new mask of {self.name}",
+                new.shape,
+                f"expected the weight's shape {tuple(self.shape)}",
             )
         change = self.storage.plan_change(new, self.optimizer_states())
 
@@ -171,8 +173,7 @@ class SparseParameter:
         if total and not self.kept and not self._was_empty:
             self._was_empty = True
             logger.warning(
-                "%s has none of its %d connections left: its level is too high for its size; lower "
-                "the level, or keep the weight dense",
+                "%s has no connections left (0 of %d); lower its level, or keep the weight dense",
                 self.name,
                 total,
             )
@@ -207,7 +208,9 @@ class SparseParameter:
         tensor = self.param if tensor is None else tensor
         if tensor.shape not in (self.shape, self.param.shape):
             what = name or "a tensor"
-            raise ShapeError(what, tensor.shape, f"{self.name} has shape {tuple(self.shape)}")
+            raise ShapeError(
+                what, tensor.shape, f"expected the shape of {self.name}, {tuple(self.shape)}"
+            )
         self.storage.prune(tensor)
         return tensor
 

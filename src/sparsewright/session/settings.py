@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, TypedDict, cast
+from typing import TYPE_CHECKING, ClassVar, TypedDict, cast
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from sparsewright.core.counts import Level
 from sparsewright.core.structure import Structure
 from sparsewright.distributions import Distribution, DistributionLike, make_distribution
 from sparsewright.errors import (
+    AlgorithmError,
     ExclusiveOptionsError,
     IncompatibleOptionError,
     MissingOptionError,
@@ -76,6 +77,14 @@ def level_of(algorithm: type, structure: Structure, drop_fraction: object = None
         raise MissingOptionError("sparsity", name, error.allowed, advice=advice) from None
 
 
+class _NotInitialized:
+    """Stand for an attribute that `SparsityAlgorithm.__init__` sets on the instance."""
+
+    def __get__(self, algorithm: object, owner: type) -> object:
+        problem = "its __init__ must call super().__init__ with the options of SparsityAlgorithm"
+        raise AlgorithmError(owner.__name__, problem)
+
+
 class Settings(ABC):
     """Settings of an algorithm. Setting one on a Group sets it for all its algorithms.
 
@@ -87,6 +96,8 @@ class Settings(ABC):
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
+    if not TYPE_CHECKING:
+        _routes = _NotInitialized()
 
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.session.parametrized import keeps_zeros
+from sparsewright.wording import first_of
 
 logger = logging.getLogger("sparsewright")
 
@@ -29,10 +30,10 @@ def log_summary(
     text = f"{name}: {len(parameters)} sparse weight{'s' if len(parameters) != 1 else ''}"
     if all(p.is_initialized for p in parameters):
         kept = sum(p.kept for p in parameters)
-        level = 1 - kept / max(total, 1)
-        text += f", {kept:,} of {total:,} entries kept (level {level:.4f})"
+        if total:
+            text += f", {kept:,} of {total:,} entries kept (level {1 - kept / total:.4f})"
     else:
-        text += f" with {total:,} entries, masks will be created when the weights have data"
+        text += f" with {total:,} entries; masks will be created when the weights have data"
     logger.info("%s%s", text, show_left_dense(left_dense))
 
 
@@ -40,9 +41,9 @@ def show_left_dense(left_dense: Mapping[str, int]) -> str:
     """Return the end of a sentence that lists counts by kind; "" if there are none.
 
     >>> show_left_dense({"norms": 2, "": 1, "embeddings": 1})
-    '; left dense: norms 2, embeddings 1'
+    '; left dense: norms (2), embeddings (1)'
     """
-    shown = ", ".join(f"{kind} {count}" for kind, count in left_dense.items() if kind)
+    shown = ", ".join(f"{kind} ({count})" for kind, count in left_dense.items() if kind)
     return f"; left dense: {shown}" if shown else ""
 
 
@@ -65,7 +66,7 @@ def warn_of_picked(
             "frozen weights become sparse because a param_filter picks them: %s; "
             "to keep them dense, exclude them from the filter"
         )
-        logger.warning(text, ", ".join(frozen))
+        logger.warning(text, first_of(frozen))
     for name, owner, _ in weights:
         if not keeps_zeros(owner, name.rpartition(".")[2]):
             text = (

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from sparsewright import kernels
 from sparsewright.core.packing import read_mask
-from sparsewright.errors import SparsewrightError
+from sparsewright.errors import AttachError, SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.kernels import sharded
 from sparsewright.storage.states import States
@@ -70,8 +70,11 @@ class DenseStorage(Storage):
         If the weight has left the meta device, the buffer is first created on the weight's device.
         """
         module, (last, at) = self._module(), self._last
-        mask = last if module is None else module._buffers[self._mask_name]
-        assert mask is not None
+        mask = last if module is None else module._buffers.get(self._mask_name)
+        if mask is None:
+            layer = type(module).__name__
+            problem = f"this buffer of a {layer} was deleted; to train dense weights, call remove()"
+            raise AttachError(self._mask_name, problem)
         if module is None:
             return mask
         if mask is last and id(module._parameters.get(self.param_name)) == at:

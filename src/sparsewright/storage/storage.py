@@ -121,7 +121,7 @@ class Storage(ABC):
             layer = type(module).__name__
             raise AttachError(
                 self.param_name,
-                f"it is no longer a Parameter of this {layer}; "
+                f"it is no longer a Parameter of its {layer}; "
                 "register parametrizations before apply(model)",
             )
         if sharded.is_sharded(param):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sparsewright.core.options import make_of_type
 from sparsewright.core.rows import Unstructured, as_structure
 from sparsewright.core.structure import ScoreShaper, Structure
-from sparsewright.errors import OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.structures.groups import Groups
 from sparsewright.structures.n_m import NM
 
@@ -37,7 +37,13 @@ def make_structure(structure: StructureLike) -> Structure:
         return as_structure(structure)
     if isinstance(structure, str):
         ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", structure)
-        return NM(*map(int, ratio.groups())) if ratio else make_structure({"type": structure})
+        if ratio:
+            return NM(*map(int, ratio.groups()))
+        names = [each.name for each in ALL]
+        if structure.lower() not in names:
+            advice = "You can also give a pattern n:m, such as '2:4'."
+            raise OptionError("structure", structure, names, advice=advice)
+        return make_structure({"type": structure})
     if isinstance(structure, Mapping):
         return make_of_type("structure", structure, ALL)
     raise OptionTypeError(

@@ -50,11 +50,11 @@ class NM(Structure):
     def __init__(self, n: int, m: int) -> None:
         for what, value in (("n", n), ("m", m)):
             if isinstance(value, bool) or not isinstance(value, int):
-                raise OptionTypeError(what, value, "an integer >= 1")
+                raise OptionTypeError(f"{what} of an n:m structure", value, "an integer >= 1")
         if m < 1:
-            raise OptionError("m", m, "an integer >= 1")
+            raise OptionError("m of an n:m structure", m, "an integer >= 1")
         if not 1 <= n <= m:
-            raise OptionError("n", n, f"between 1 and m = {m}")
+            raise OptionError("n of an n:m structure", n, f"between 1 and m = {m}")
         self.n, self.m = n, m
         self._own = (m - n) / m
         self._groups = _Neighbours(m)
