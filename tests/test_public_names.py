@@ -41,7 +41,7 @@ DOCUMENTED = {
         *("make_mask_topk_sparsity", "make_mask_drop_minimum", "make_mask_grow_maximum"),
     },
     "sparsewright.structures": {
-        *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM"),
+        *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM", "FanIn"),
         *("StructureLike", "make_structure"),
     },
     "sparsewright.distributions": {

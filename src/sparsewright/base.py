@@ -292,7 +292,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
                 self.init_method,
                 parameter.param,
                 self.level_at(parameter, 0),
-                score_shaper=self.structure,
+                score_shaper=self.structure_of(parameter.name),
                 device=parameter.param.device,
                 generator=make_generator(self.seed, parameter.name, 0),
             )

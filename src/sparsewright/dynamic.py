@@ -66,7 +66,6 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         **choices: Unpack[Choices],
     ) -> None:
         self.update_schedule = make_update_schedule(update)
-        self._updating: WeightUpdate | None = None
         super().__init__(sparsity, init_method, **choices)
         for name, level in self.schedules.items():
             if problem := why_not_reached(level, self.update_schedule):

@@ -88,6 +88,8 @@ def make_selection(structure: Structure, tensor: Tensor) -> Selection:
     if not sharded.is_sharded(tensor):
         return _Whole(structure, tensor.shape)
     at, part = sharded.shards_of(tensor), sharded.local(tensor)
+    # Ranks with an empty part must raise the error that the others raise.
+    structure.part(at.shape, 0, min(at.height, at.shape[0]))
     share = structure.part(at.shape, at.first, part.shape[0])
     if share.units is None:
         return _WholeRows(share.structure, tensor)

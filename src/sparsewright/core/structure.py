@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -128,8 +128,22 @@ class Structure(ScoreShaper):
         """
 
     @abstractmethod
-    def num_kept(self, shape: torch.Size, sparsity: Level) -> int:
-        """Return the number of entries that a weight of this shape keeps at a level."""
+    def num_kept(self, shape: torch.Size, sparsity: Level) -> int | None:
+        """Return the number of entries that a weight of this shape keeps at a level.
+
+        None means that the number also depends on the scores.
+        """
+
+    def for_weights(self, names: Sequence[str]) -> Mapping[str, Structure]:
+        """Return the structure of each weight of an algorithm, by default this one for all.
+
+        Args:
+            names: full names of all the weights.
+
+        Raises:
+            OptionError: a glob of the structure matches no name.
+        """
+        return dict.fromkeys(names, self)
 
     @abstractmethod
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
@@ -146,6 +160,13 @@ class Structure(ScoreShaper):
         Raises:
             ScoreError: a score is NaN.
         """
+
+    def sample(self, score: Tensor, sparsity: Level) -> Tensor:
+        """Keep the highest of scores that say nothing about the weight, such as random numbers.
+
+        Initial masks use this method. By default it is `topk`.
+        """
+        return self.topk(score, sparsity)
 
     @abstractmethod
     def drop(

@@ -11,7 +11,8 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.core.filters import matched
+from sparsewright.distributions.budget import Shapes, check_budget, check_dense
 
 
 def uniform(

@@ -57,12 +57,14 @@ class Shards:
 
     Attributes:
         group: ranks that each hold a part; None: every rank holds the whole tensor.
+        height: number of rows on each rank, except that the last ranks can have fewer or none.
     """
 
     shape: torch.Size
     group: dist.ProcessGroup | None
     index: int
     first: int
+    height: int
 
 
 def shards_of(tensor: Any) -> Shards:
@@ -75,7 +77,7 @@ def shards_of(tensor: Any) -> Shards:
     mesh, placements = tensor.device_mesh, tensor.placements
     spread = [dim for dim, placement in enumerate(placements) if type(placement) is not replicate]
     if not spread:
-        return Shards(tensor.shape, None, 0, 0)
+        return Shards(tensor.shape, None, 0, 0, tensor.shape[0] if tensor.ndim else 1)
     if len(spread) > 1 or type(placements[spread[0]]) is not shard or placements[spread[0]].dim:
         raise ValueError(
             f"its placements are {tuple(placements)}; use Shard(0) in one mesh dimension and "
@@ -84,7 +86,7 @@ def shards_of(tensor: Any) -> Shards:
     index = mesh.get_local_rank(spread[0])
     rows = -(-tensor.shape[0] // mesh.size(spread[0]))  # as torch.chunk divides
     first = min(index * rows, tensor.shape[0])
-    return Shards(tensor.shape, mesh.get_group(spread[0]), index, first)
+    return Shards(tensor.shape, mesh.get_group(spread[0]), index, first, rows)
 
 
 def why_not_sharded(tensor: Tensor) -> str:
@@ -157,6 +159,11 @@ def all_finite(tensor: Tensor) -> bool:
     """Return whether every entry of a tensor is finite on all ranks."""
     bad = (~entries_finite(local(tensor))).long()
     return not int(sum_over(bad, group_of(tensor)))
+
+
+def has_nan(tensor: Tensor, group: dist.ProcessGroup | None) -> bool:
+    """Return whether a part of a tensor contains NaN on any rank of a group."""
+    return bool(int(sum_over(tensor.isnan().any().long(), group)))
 
 
 def count_rows(mask: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:

@@ -51,7 +51,7 @@ def count_kept(
 
     Raises:
         LevelError: the structure, or the distribution over these weights, cannot reach a level.
-        OptionError: a glob of the distribution matches no weight.
+        OptionError: a glob of the distribution or of the structure matches no weight.
     """
     are_there = not any(weight.is_meta for weight in weights.values())
     start = _at_start(algorithm, forecast, weights, are_there)
@@ -102,5 +102,9 @@ def _at(
     levels: Mapping[str, float] = dict.fromkeys(shapes, level)
     if not distribution.is_uniform:
         levels = distribution(shapes, level, _Given(weights))
-    counts = {name: structure.num_kept(shape, levels[name]) for name, shape in shapes.items()}
-    return Counts(counts, sum(counts.values()))
+    structures = structure.for_weights(list(shapes))
+    counts = {
+        name: structures[name].num_kept(shape, levels[name]) for name, shape in shapes.items()
+    }
+    known = [count for count in counts.values() if count is not None]
+    return Counts(counts, sum(known) if len(known) == len(counts) else None)

@@ -97,7 +97,10 @@ def _why_late(rule: DynamicRule, parameter: SparseParameter, step: int) -> str:
     if step != rule.update_schedule.last_step:
         return ""
     level = rule.level_at(parameter, step)
-    if rule.structure.num_kept(parameter.shape, level) == parameter.kept:
+    if rule.structure_of(parameter.name).num_kept(parameter.shape, level) in (
+        None,
+        parameter.kept,
+    ):
         return ""
     held = f"{parameter.computed_sparsity:.3f}"
     return f"; after the last update its level is {held} instead of {float(level):.3f}"
@@ -109,7 +112,8 @@ def _update_of(
     """Return the facts that the algorithm may use to update one mask."""
     gradient = session.tap_of(parameter).gradient() if rule.needs_dense_gradient else None
     level = rule.level_at(parameter, step)
-    return WeightUpdate(parameter, level, step, rule.seed, rule.structure, gradient)
+    structure = rule.structure_of(parameter.name)
+    return WeightUpdate(parameter, level, step, rule.seed, structure, gradient)
 
 
 def _change(

@@ -24,6 +24,7 @@ from sparsewright.session.levels import Levels
 from sparsewright.session.replicas import ReplicaGroup, check_process_group
 from sparsewright.session.representation import constructor_options
 from sparsewright.session.session import Session
+from sparsewright.session.weight_update import WeightUpdate
 from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
 
@@ -87,6 +88,7 @@ class Settings(ABC):
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
+    _updating: WeightUpdate | None = None
 
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike
@@ -94,6 +96,7 @@ class Settings(ABC):
         """Store the choices that were passed to a constructor."""
         self._levels = Levels(make_distribution(distribution))
         self._structure = make_structure(structure)
+        self._structures: dict[str, Structure] = {}
         self._is_structure_given = structure is not None
         self._autoupdate = True
         self._storage: str | None = (
@@ -166,14 +169,29 @@ class Settings(ABC):
 
     @property
     def structure(self) -> Structure:
-        """Return the structure, which decides which entries are kept or pruned together."""
-        return self._structure
+        """Return the structure, which decides which entries are kept or pruned together.
+
+        Inside `update_mask`, this is the structure of the weight that is being updated.
+        """
+        return self._structure if self._updating is None else self._updating.structure
 
     @structure.setter
     def structure(self, value: StructureLike) -> None:
         made = make_structure(value)
         self._check_choices(self.distribution, made)
         self._structure, self._is_structure_given = made, value is not None
+        self._structures = {}
+
+    def structure_of(self, name: str) -> Structure:
+        """Return the structure of one weight, by full name.
+
+        Raises:
+            OptionError: a glob of the structure matches none of the algorithm's weights.
+        """
+        if name not in self._structures:
+            own = [p.name for p in self.session.parameters.values() if id(p.rule) == id(self)]
+            self._structures = dict(self._structure.for_weights(own))
+        return self._structures[name]
 
     @property
     def skips_misfits(self) -> bool:
@@ -187,7 +205,7 @@ class Settings(ABC):
     @property
     def score_shaper(self) -> Structure:
         """Return the structure. You can set any score shaper, which must fit every weight."""
-        return self._structure
+        return self.structure
 
     @score_shaper.setter
     def score_shaper(self, value: StructureLike) -> None:

@@ -9,10 +9,11 @@ from sparsewright.core.options import make_of_type
 from sparsewright.core.rows import Unstructured, as_structure
 from sparsewright.core.structure import ScoreShaper, Structure
 from sparsewright.errors import OptionTypeError
+from sparsewright.structures.fan_in import FanIn
 from sparsewright.structures.groups import Groups
 from sparsewright.structures.n_m import NM
 
-ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM)
+ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM, FanIn)
 """The structures that a config can name. To add one, write its file and add it here."""
 
 StructureLike = str | Mapping[str, object] | ScoreShaper | None
@@ -37,7 +38,10 @@ def make_structure(structure: StructureLike) -> Structure:
         return as_structure(structure)
     if isinstance(structure, str):
         ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", structure)
-        return NM(*map(int, ratio.groups())) if ratio else make_structure({"type": structure})
+        if ratio is None:
+            return make_structure({"type": structure})
+        n, m = map(int, ratio.groups())
+        return NM(n, m)
     if isinstance(structure, Mapping):
         return make_of_type("structure", structure, ALL)
     raise OptionTypeError(
