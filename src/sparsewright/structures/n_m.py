@@ -11,7 +11,13 @@ from torch import Tensor
 from sparsewright.core.counts import Level, as_decimal, num_kept
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.selection import make_selection
-from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
+from sparsewright.core.structure import (
+    RowBlocks,
+    Share,
+    Structure,
+    check_same_shape,
+    check_shard,
+)
 from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
 
 _ROUNDING = Decimal("0.000001")  # tolerance for levels that were computed in float32
@@ -19,7 +25,7 @@ _WHOLE = Unstructured()
 
 
 class NM(Structure):
-    """Keep n of every m consecutive entries along the input dimension (1).
+    """Keep n of every m consecutive entries along the input dimension.
 
     In a convolution, a group is m input channels at one output channel and one kernel position.
     The level is `1 - n/m`, and you can leave it out. A schedule can also rise to this level. At a
@@ -57,7 +63,11 @@ class NM(Structure):
             raise OptionError("n", n, f"between 1 and m = {m}")
         self.n, self.m = n, m
         self._own = (m - n) / m
-        self._groups = _Neighbours(m)
+
+    @property
+    def _groups(self) -> _Neighbours:
+        """Return the groups as rows that compete independently."""
+        return _Neighbours(self.m).with_dims(self.out_dim, self.in_dim)
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         """Return `(groups, m)`."""
@@ -72,8 +82,10 @@ class NM(Structure):
         return self._groups.expand(chosen, shape)
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return the part with its own groups; each group lies on one rank."""
+        """Return the part with its own groups; each group must lie on one rank."""
         self.rows(shape)
+        if self.in_dim == 0:
+            check_shard(shape, first, count, self.m, "groups")
         return Share(self, None)
 
     def level(self, asked: Level | None) -> Level:
@@ -172,7 +184,7 @@ class NM(Structure):
 
 
 class _Neighbours(RowStructure):
-    """Rows of m consecutive entries along dimension 1."""
+    """Rows of m consecutive entries along the input dimension."""
 
     name: ClassVar[str] = "neighbours"
 
@@ -182,21 +194,23 @@ class _Neighbours(RowStructure):
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         if len(shape) < 2:
             raise ShapeError("a weight", shape, "it has no input dimension")
-        if shape[1] % self._m:
+        size = shape[self.in_dim]
+        if size % self._m:
             raise ShapeError(
                 "a weight",
                 shape,
-                f"its input dimension {shape[1]} is not divisible by m = {self._m}",
+                f"its input dimension {size} is not divisible by m = {self._m}",
             )
         return shape.numel() // self._m, self._m
 
     def pool(self, tensor: Tensor) -> Tensor:
         rows = self.rows(tensor.shape)
-        return tensor.movedim(1, -1).reshape(rows)
+        return tensor.movedim(self.in_dim, -1).reshape(rows)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        last = [shape[0], *shape[2:], shape[1]]
-        return chosen.reshape(last).movedim(-1, 1).contiguous()
+        dim = self.in_dim
+        last = [*shape[:dim], *shape[dim + 1 :], shape[dim]]
+        return chosen.reshape(last).movedim(-1, dim).contiguous()
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
         return Share(self, None)
