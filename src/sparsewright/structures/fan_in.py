@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import ClassVar
@@ -14,8 +15,9 @@ from sparsewright.core.filters import as_globs, matched
 from sparsewright.core.rows import RowStructure, Unstructured
 from sparsewright.core.selection import make_selection
 from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
-from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError, ShapeError
+from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError
 from sparsewright.kernels import sharded
+from sparsewright.structures.sides import check_side
 
 _WHOLE = Unstructured()
 
@@ -82,12 +84,16 @@ class FanIn(Structure):
             raise MissingOptionError(
                 "ablate", "structure 'fan_in' with exempt", "a number between 0 and 1"
             )
-        self._rows = _Outputs()
+
+    @property
+    def _rows(self) -> _Outputs:
+        """Return the rows without ablation, for this structure's dimensions."""
+        return _Outputs().with_dims(self.out_dim, self.in_dim)
 
     def for_weights(self, names: Sequence[str]) -> Mapping[str, Structure]:
         """Return the structure of each weight: weights that `exempt` matches have no ablation."""
         exempt = matched("exempt", self.exempt, names)
-        plain = FanIn()
+        plain = FanIn().with_dims(self.out_dim, self.in_dim)
         return {name: plain if name in exempt else self for name in names}
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
@@ -103,7 +109,7 @@ class FanIn(Structure):
         return self._rows.expand(chosen, shape)
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return the part with its own neurons; each neuron lies on one rank."""
+        """Return the part's own neurons; if they lie along dimension 1, a part of each neuron."""
         return self._rows.part(shape, first, count)
 
     def level(self, asked: Level | None) -> Level:
@@ -208,18 +214,21 @@ class _Outputs(RowStructure):
     name: ClassVar[str] = "outputs"
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
-        if len(shape) < 2:
-            raise ShapeError("a weight", shape, "it has no input dimension")
-        return shape[0], shape[1:].numel()
+        check_side(shape, "input", 1)
+        dim = self.out_dim
+        return shape[dim], math.prod([*shape[:dim], *shape[dim + 1 :]])
 
     def pool(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(self.rows(tensor.shape))
+        return tensor.movedim(self.out_dim, 0).reshape(self.rows(tensor.shape))
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        return chosen.reshape(shape)
+        dim = self.out_dim
+        rest = [*shape[:dim], *shape[dim + 1 :]]
+        return chosen.reshape(shape[dim], *rest).movedim(0, dim).contiguous()
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        return Share(self, None)
+        rows, n = self.rows(shape)
+        return Share(self, None if self.out_dim == 0 else [n * count // max(shape[0], 1)] * rows)
 
     def __repr__(self) -> str:
         return "_Outputs()"
@@ -238,7 +247,7 @@ class _Update:
         self.rows, self.whole = make_selection(structure, like), make_selection(_WHOLE, like)
         self.budget = num_kept(sparsity, like.numel())
         self._bar = max(1, int(Decimal(str(ablate)) * self.rows.n))
-        self._device, self._group = sharded.local(like).device, sharded.group_of(like)
+        self._device = sharded.local(like).device
 
     def saliency(self, salient: Tensor) -> Tensor:
         """Return the number of salient entries of each neuron: int64 `[rows]` on the CPU."""
@@ -251,7 +260,7 @@ class _Update:
         """
         n = self.rows.n
         histogram = torch.bincount(saliency, minlength=n + 1).to(self._device)
-        found = sharded.sum_over(histogram, self._group).cpu()
+        found = sharded.sum_over(histogram, self.rows.group).cpu()
         at_least = found.flip(0).cumsum(0).flip(0)  # number of neurons with each saliency or more
         place = self.budget // max(n, 1)
         bar = min(self._bar, max(int((at_least > place).sum()) - 1, 0))

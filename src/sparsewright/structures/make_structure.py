@@ -9,11 +9,13 @@ from sparsewright.core.options import make_of_type
 from sparsewright.core.rows import Unstructured, as_structure
 from sparsewright.core.structure import ScoreShaper, Structure
 from sparsewright.errors import OptionTypeError
+from sparsewright.structures.block import Block
+from sparsewright.structures.channel import Channel
 from sparsewright.structures.fan_in import FanIn
 from sparsewright.structures.groups import Groups
 from sparsewright.structures.n_m import NM
 
-ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM, FanIn)
+ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM, Block, Channel, FanIn)
 """The structures that a config can name. To add one, write its file and add it here."""
 
 StructureLike = str | Mapping[str, object] | ScoreShaper | None

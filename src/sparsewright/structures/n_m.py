@@ -11,7 +11,13 @@ from torch import Tensor
 from sparsewright.core.counts import Level, as_decimal, num_kept
 from sparsewright.core.rows import Unstructured
 from sparsewright.core.selection import Selection, make_selection
-from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
+from sparsewright.core.structure import (
+    RowBlocks,
+    Share,
+    Structure,
+    check_same_shape,
+    check_shard,
+)
 from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
 from sparsewright.structures.tiles import SIDE, Tiles
 
@@ -20,7 +26,7 @@ _WHOLE = Unstructured()
 
 
 class NM(Structure):
-    """Keep n of every m consecutive entries along the input dimension (1).
+    """Keep n of every m consecutive entries along the input dimension.
 
     In a convolution, a group is m input channels at one output channel and one kernel position.
     The level is `1 - n/m`, and you can leave it out. A schedule can also rise to this level. At a
@@ -79,7 +85,13 @@ class NM(Structure):
             raise OptionError("m of a transposable structure", m, f"{SIDE}", advice=advice)
         self.n, self.m, self.transposable = n, m, transposable
         self._own = (m - n) / m
-        self._groups: _Groups = Tiles(n) if transposable else _Neighbours(n, m)
+
+    @property
+    def _groups(self) -> _Groups:
+        """Return the groups for this structure's dimensions."""
+        if self.transposable:
+            return Tiles(self.n, self.out_dim)
+        return _Neighbours(self.n, self.m, self.in_dim)
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         """Return `(groups, m)`, or `(tiles, 16)` for a transposable mask."""
@@ -94,12 +106,10 @@ class NM(Structure):
         return self._groups.expand(chosen, shape)
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return the part with its own groups.
-
-        Raises:
-            ShapeError: a tile of a transposable mask lies on more than one rank.
-        """
-        self._groups.check_part(shape, first, count)
+        """Return the part with its own groups; each group must lie on one rank."""
+        self.rows(shape)
+        if self.transposable or self.in_dim == 0:
+            check_shard(shape, first, count, self.m, "tiles" if self.transposable else "groups")
         return Share(self, None)
 
     def level(self, asked: Level | None) -> Level:
@@ -212,9 +222,6 @@ class _Groups(Protocol):
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[groups, entries]` in the weight's shape."""
 
-    def check_part(self, shape: torch.Size, first: int, count: int) -> None:
-        """Raise ShapeError if a group lies on more than one rank."""
-
     def best(
         self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
     ) -> Tensor:
@@ -233,32 +240,31 @@ class _Groups(Protocol):
 
 
 class _Neighbours:
-    """Groups of m consecutive entries along dimension 1."""
+    """Groups of m consecutive entries along the input dimension."""
 
-    def __init__(self, n: int, m: int) -> None:
-        self._n, self._m = n, m
+    def __init__(self, n: int, m: int, in_dim: int) -> None:
+        self._n, self._m, self._dim = n, m, in_dim
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         if len(shape) < 2:
             raise ShapeError("a weight", shape, "it has no input dimension")
-        if shape[1] % self._m:
+        size = shape[self._dim]
+        if size % self._m:
             raise ShapeError(
                 "a weight",
                 shape,
-                f"its input dimension {shape[1]} is not divisible by m = {self._m}",
+                f"its input dimension {size} is not divisible by m = {self._m}",
             )
         return shape.numel() // self._m, self._m
 
     def pool(self, tensor: Tensor) -> Tensor:
         rows = self.rows(tensor.shape)
-        return tensor.movedim(1, -1).reshape(rows)
+        return tensor.movedim(self._dim, -1).reshape(rows)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        last = [shape[0], *shape[2:], shape[1]]
-        return chosen.reshape(last).movedim(-1, 1).contiguous()
-
-    def check_part(self, shape: torch.Size, first: int, count: int) -> None:
-        self.rows(shape)
+        dim = self._dim
+        last = [*shape[:dim], *shape[dim + 1 :], shape[dim]]
+        return chosen.reshape(last).movedim(-1, dim).contiguous()
 
     def best(
         self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool

@@ -20,23 +20,25 @@ _FINITE, _INFINITE, _FIRST = 39, 44, 49
 
 
 class Tiles:
-    """Choose the best valid pattern of each 4x4 tile of outputs (dim 0) and inputs (dim 1).
+    """Choose the best valid pattern of each 4x4 tile of outputs and inputs (dimensions 0 and 1).
 
     A pattern is valid if it has n entries in every row and every column: 24 patterns for n = 1
     and n = 3, 90 for n = 2. In a convolution, each kernel position has its own tiles.
 
     Args:
         n: number of live entries in each row and each column of a tile, 1..4.
+        out_dim: dimension of the outputs, 0 or 1.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, out_dim: int) -> None:
         self._n = n
+        self._sides = ("input", "output") if out_dim else ("output", "input")
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         """Return `(tiles, 16)`."""
         if len(shape) < 2:
             raise ShapeError("a weight", shape, "it has no input dimension")
-        for side, size in zip(("output", "input"), shape, strict=False):
+        for side, size in zip(self._sides, shape, strict=False):
             if size % SIDE:
                 problem = (
                     f"its {side} dimension {size} is not divisible by {SIDE}, the size of a tile"
@@ -47,27 +49,15 @@ class Tiles:
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the tensor as `[tiles, 16]`; a tile has its entries in ascending flat index."""
         rows = self.rows(tensor.shape)
-        outputs, inputs, *kernel = tensor.shape
-        tiles = tensor.reshape(outputs // SIDE, SIDE, inputs // SIDE, SIDE, math.prod(kernel))
+        height, width, *kernel = tensor.shape
+        tiles = tensor.reshape(height // SIDE, SIDE, width // SIDE, SIDE, math.prod(kernel))
         return tiles.permute(0, 2, 4, 1, 3).reshape(rows)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[tiles, 16]` in the weight's shape."""
-        outputs, inputs, *kernel = shape
-        tiles = chosen.reshape(outputs // SIDE, inputs // SIDE, math.prod(kernel), SIDE, SIDE)
+        height, width, *kernel = shape
+        tiles = chosen.reshape(height // SIDE, width // SIDE, math.prod(kernel), SIDE, SIDE)
         return tiles.permute(0, 3, 1, 4, 2).reshape(shape)
-
-    def check_part(self, shape: torch.Size, first: int, count: int) -> None:
-        """Raise ShapeError if a tile lies on more than one rank."""
-        self.rows(shape)
-        if first % SIDE or count % SIDE:
-            raise ShapeError(
-                "a sharded weight",
-                shape,
-                f"a rank holds its outputs {first} to {first + count}, which cuts through tiles of "
-                f"{SIDE}; use as many ranks as divide its output dimension {shape[0]} into "
-                f"multiples of {SIDE}",
-            )
 
     def best(
         self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
