@@ -87,6 +87,7 @@ class Settings(ABC):
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
+    _structure_now: Structure | None = None  # the structure of the weight that is being updated
 
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike
@@ -166,8 +167,11 @@ class Settings(ABC):
 
     @property
     def structure(self) -> Structure:
-        """Return the structure, which decides which entries are kept or pruned together."""
-        return self._structure
+        """Return the structure, which decides which entries are kept or pruned together.
+
+        Inside `update_mask` it has the output and input dimensions of the weight.
+        """
+        return self._structure_now or self._structure
 
     @structure.setter
     def structure(self, value: StructureLike) -> None:
@@ -187,7 +191,7 @@ class Settings(ABC):
     @property
     def score_shaper(self) -> Structure:
         """Return the structure. You can set any score shaper, which must fit every weight."""
-        return self._structure
+        return self.structure
 
     @score_shaper.setter
     def score_shaper(self, value: StructureLike) -> None:
