@@ -66,6 +66,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         **choices: Unpack[Choices],
     ) -> None:
         self.update_schedule = make_update_schedule(update)
+        self._updating: WeightUpdate | None = None
         super().__init__(sparsity, init_method, **choices)
         for name, level in self.schedules.items():
             if problem := why_not_reached(level, self.update_schedule):
@@ -80,11 +81,11 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             updates: the weights that are due, with all that may be looked at.
         """
         for update in updates:
-            self._updating = update
+            self._updating, self._structure_now = update, update.structure
             try:
                 yield self.update_mask(update.weight, update.mask, update.level)
             finally:
-                self._updating = None
+                self._updating = self._structure_now = None
 
     @abstractmethod
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from helpers.choices import possible_counts
 from sparsewright import structures
-from sparsewright.core.counts import num_kept
 from sparsewright.core.rows import ShaperRows
 from sparsewright.errors import (
     ExclusiveOptionsError,
@@ -63,15 +63,6 @@ def level_of(structure):
         return structure.level(0.5)
     except LevelError:
         return structure.level(None)
-
-
-def possible_counts(structure, shape, level):
-    """Return the numbers of entries that a weight can keep at a level."""
-    kept = structure.num_kept(torch.Size(shape), level)
-    if kept is not None:
-        return [kept]
-    budget = num_kept(level, math.prod(shape))  # neurons with an equal share of it each
-    return range(budget - structure.rows(torch.Size(shape))[0] + 1, budget + 1)
 
 
 @every_structure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsewright.errors import AlgorithmError, AttachError, ScoreError
+from sparsewright.errors import AlgorithmError, AttachError, ScoreError, ShapeError
 from sparsewright.events import MaskUpdate
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
@@ -50,6 +50,8 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
             raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem) from None
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
+        except ShapeError as error:
+            raise ShapeError(update.name, error.shape, error.problem) from None
         _change(session, rule, parameter, update, new)
     if next(masks, None) is not None:
         problem = (
@@ -97,10 +99,8 @@ def _why_late(rule: DynamicRule, parameter: SparseParameter, step: int) -> str:
     if step != rule.update_schedule.last_step:
         return ""
     level = rule.level_at(parameter, step)
-    if rule.structure_of(parameter.name).num_kept(parameter.shape, level) in (
-        None,
-        parameter.kept,
-    ):
+    expected = parameter.structure.num_kept(parameter.shape, level)
+    if expected is None or expected == parameter.kept:
         return ""
     held = f"{parameter.computed_sparsity:.3f}"
     return f"; after the last update its level is {held} instead of {float(level):.3f}"
@@ -112,8 +112,7 @@ def _update_of(
     """Return the facts that the algorithm may use to update one mask."""
     gradient = session.tap_of(parameter).gradient() if rule.needs_dense_gradient else None
     level = rule.level_at(parameter, step)
-    structure = rule.structure_of(parameter.name)
-    return WeightUpdate(parameter, level, step, rule.seed, structure, gradient)
+    return WeightUpdate(parameter, level, step, rule.seed, parameter.structure, gradient)
 
 
 def _change(

@@ -24,7 +24,6 @@ from sparsewright.session.levels import Levels
 from sparsewright.session.replicas import ReplicaGroup, check_process_group
 from sparsewright.session.representation import constructor_options
 from sparsewright.session.session import Session
-from sparsewright.session.weight_update import WeightUpdate
 from sparsewright.storage import ALL
 from sparsewright.structures import StructureLike, make_structure
 
@@ -88,7 +87,7 @@ class Settings(ABC):
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
-    _updating: WeightUpdate | None = None
+    _structure_now: Structure | None = None  # the structure of the weight that is being updated
 
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike
@@ -171,9 +170,10 @@ class Settings(ABC):
     def structure(self) -> Structure:
         """Return the structure, which decides which entries are kept or pruned together.
 
-        Inside `update_mask`, this is the structure of the weight that is being updated.
+        Inside `update_mask`, this is the structure of the weight that is being updated, with its
+        output and input dimensions.
         """
-        return self._structure if self._updating is None else self._updating.structure
+        return self._structure_now or self._structure
 
     @structure.setter
     def structure(self, value: StructureLike) -> None:
@@ -183,7 +183,7 @@ class Settings(ABC):
         self._structures = {}
 
     def structure_of(self, name: str) -> Structure:
-        """Return the structure of one weight, by full name.
+        """Return the structure of one weight, by full name, for a weight that is (out, in, ...).
 
         Raises:
             OptionError: a glob of the structure matches none of the algorithm's weights.
