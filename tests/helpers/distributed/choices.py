@@ -36,7 +36,7 @@ CHOICES = {
     "rigl with ablation by erk": lambda: sparse.RigL(
         0.4, sparsity=0.6, update=2, distribution="erk", structure=ABLATING
     ),
-    "gmp with ablation": lambda: sparse.GMP(CUBIC, update=2, structure=ABLATING),
+    "ablation in gmp": lambda: sparse.GMP(CUBIC, update=2, structure=ABLATING),
     "set with equal fan-in": lambda: sparse.SET(0.4, sparsity=0.6, update=2, structure="fan_in"),
     "ste with ablation": lambda: sparse.STE(0.6, update=2, structure=ABLATING),
     "group of rigl in 2:4 and set by erk": lambda: sparse.Group(
