@@ -83,9 +83,7 @@ class NM(Structure):
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
         """Return the part with its own groups; each group must lie on one rank."""
-        self.rows(shape)
-        if self.in_dim == 0:
-            check_shard(shape, first, count, self.m, "groups")
+        self._groups.part(shape, first, count)
         return Share(self, None)
 
     def level(self, asked: Level | None) -> Level:
@@ -213,6 +211,9 @@ class _Neighbours(RowStructure):
         return chosen.reshape(last).movedim(-1, dim).contiguous()
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
+        self.rows(shape)
+        if self.in_dim == 0:
+            check_shard(shape, first, count, self._m, "groups")
         return Share(self, None)
 
     def __repr__(self) -> str:
