@@ -77,8 +77,6 @@ class Block(RowStructure):
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the blocks' scores as `[1, blocks]`; for a mask, whether an entry is live."""
         shape, (_, blocks) = tensor.shape, self.rows(tensor.shape)
-        if not blocks:
-            return tensor.new_zeros(1, 0)
         high, wide = self._stored()
         combine: Callable[[Tensor, Tensor], Tensor] = torch.add
         if tensor.dtype == torch.bool:
@@ -89,6 +87,8 @@ class Block(RowStructure):
             tensor = tensor.double().square()
         elif tensor.is_floating_point() and tensor.dtype.itemsize < 4:
             tensor = tensor.float()
+        if not blocks:  # an empty part of a sharded weight needs the same dtype as the others
+            return tensor.new_zeros(1, 0)
         strips = _fold(tensor.reshape(shape[0] // high, high, -1), combine)
         pooled = _fold(strips.reshape(blocks, wide * shape[2:].numel(), 1), combine).reshape(1, -1)
         if tensor.dtype == torch.bool or self.pooling in ("max", "sum"):

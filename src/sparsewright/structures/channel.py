@@ -74,11 +74,11 @@ class Channel(RowStructure):
         entries = tensor.reshape(before, channels, after)
         if tensor.dtype == torch.bool:
             return entries.any(0).any(1).unsqueeze(0)
-        if not tensor.numel():
-            return torch.zeros(1, channels, device=tensor.device)
         sizes = entries.abs()
         is_short = sizes.dtype != torch.float64 and self.norm in (1, math.inf)
         dtype = torch.float32 if is_short else torch.float64
+        if not tensor.numel():
+            return torch.zeros(1, channels, dtype=dtype, device=tensor.device)
         norms: Tensor = torch.linalg.vector_norm(sizes, self.norm, dim=(0, 2), dtype=dtype)
         return norms.unsqueeze(0)
 

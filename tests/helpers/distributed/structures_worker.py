@@ -93,7 +93,7 @@ def nan_on_one_rank(mesh):
 
 def refused_by_apply(mesh):
     """Return the error of `apply` on a model whose shards cut blocks, and what is left on it."""
-    model = nn.Sequential(nn.Linear(8, 4 * dist.get_world_size() - 4))
+    model = nn.Sequential(nn.Linear(8, 12))
     fully_shard(model, mesh=mesh)
     sparsity = sparse.Static(0.5, structure={"type": "block", "shape": [4, 4]})
     try:
