@@ -41,7 +41,8 @@ DOCUMENTED = {
         *("make_mask_topk_sparsity", "make_mask_drop_minimum", "make_mask_grow_maximum"),
     },
     "sparsewright.structures": {
-        *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM", "FanIn"),
+        *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM"),
+        *("Block", "Channel", "FanIn"),
         *("StructureLike", "make_structure"),
     },
     "sparsewright.distributions": {

@@ -29,10 +29,10 @@ class RigL(DynamicSparsityAlgorithm):
     Args:
         drop_fraction: fraction of the live connections to drop, 0..1: a number, a list, a dict, a
             function of the step or a schedule.
-        balance_in_groups: divide the weight's input dimension (1) into so many groups, each with
+        balance_in_groups: divide the weight's input dimension into so many groups, each with
             its own equal share of connections, in the initial mask, the drop and the growth: the
             same as `structure=Groups(inputs=...)`.
-        balance_out_groups: the same for the output dimension (0).
+        balance_out_groups: the same for the output dimension.
         sparsity: level, 0..1, as for `SparsityAlgorithm`.
         update: when masks change, as for `DynamicSparsityAlgorithm`.
         init_method: the mask at step 0.

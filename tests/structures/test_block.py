@@ -169,6 +169,17 @@ def test_pooling_does_not_depend_on_the_layout(pool):
     assert torch.equal(torch.cat(parts, 1), units)
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_large_weights_are_pooled_slab_by_slab(pool):
+    score = torch.rand(1000, 200, 2, generator=torch.Generator().manual_seed(0))
+    tiles = score.double().reshape(250, 4, 40, 10).transpose(1, 2).reshape(-1, 40)
+    expected = {"mean": tiles.mean(1), "max": tiles.amax(1), "l2": tiles.norm(dim=1)}
+    expected["sum"] = tiles.sum(1)
+    found = Block((4, 5), pool).pool(score)
+    torch.testing.assert_close(found[0].double(), expected[pool])
+    assert torch.equal(Block((4, 5), pool).pool(score > 0.99), (tiles > 0.99).any(1)[None])
+
+
 class InRows:
     """A matrix in blocks of three rows, as a compressed layer gives its gradient."""
 

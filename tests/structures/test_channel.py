@@ -105,6 +105,15 @@ def test_filters_and_inputs_are_blocks_as_wide_as_the_weight(axis):
     assert torch.equal(Channel(axis).topk(weight, 0.5), block.topk(weight, 0.5))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_large_weights_are_pooled_slab_by_slab(axis, norm):
+    score = torch.randn(1000, 200, 2, generator=torch.Generator().manual_seed(0))
+    flat = score.double().transpose(0, axis).flatten(1)
+    expected = torch.linalg.vector_norm(flat, norm, dim=1)
+    torch.testing.assert_close(Channel(axis, norm).pool(score)[0], expected)
+
+
 @pytest.mark.parametrize("norm", [2, 3, 8])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_norms_of_tiny_and_huge_scores_keep_their_order(norm, scale):

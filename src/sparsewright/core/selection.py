@@ -92,10 +92,10 @@ def make_selection(structure: Structure, tensor: Tensor) -> Selection:
     if not sharded.is_sharded(tensor):
         return _Whole(structure, tensor.shape)
     at, part = sharded.shards_of(tensor), sharded.local(tensor)
+    # The last ranks have smaller parts, which may fit when those of the others do not. Each rank
+    # checks the first part, so that all raise the same error.
+    structure.part(at.shape, 0, at.height)
     share = structure.part(at.shape, at.first, part.shape[0])
-    if not part.shape[0]:
-        # An empty part always fits. Ask for a full one, so that all ranks raise the same error.
-        structure.part(at.shape, 0, at.height)
     if share.norm is not None:
         return _Divided(structure, share.structure, share.norm, tensor)
     if share.units is None:

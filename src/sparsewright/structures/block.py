@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsewright.core.rows import RowStructure
 from sparsewright.core.structure import Share, check_shard
 from sparsewright.errors import OptionError, OptionTypeError, ShapeError
-from sparsewright.structures.sides import check_side, divisors_around
+from sparsewright.structures.sides import check_side, divisors_around, slab_height
 
 _POOLS = ("mean", "max", "l2", "sum")
 
@@ -77,23 +77,35 @@ class Block(RowStructure):
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the blocks' scores as `[1, blocks]`; for a mask, whether an entry is live."""
         shape, (_, blocks) = tensor.shape, self.rows(tensor.shape)
-        if not blocks:
-            return tensor.new_zeros(1, 0)
         high, wide = self._stored()
+        if not blocks:  # an empty part of a sharded weight has the same dtype as the others
+            return self._fold(tensor.new_zeros(1, 1, 1), wide=1)[:0].reshape(1, 0)
+        rows = tensor.reshape(shape[0] // high, high, -1)
+        entries = wide * shape[2:].numel()
+        pooled = [self._fold(part, entries) for part in rows.split(slab_height(rows))]
+        units = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
+        if tensor.dtype != torch.bool and self.pooling == "mean":
+            units = units / self._entries(shape)
+        return units.reshape(1, -1)
+
+    def _fold(self, rows: Tensor, wide: int) -> Tensor:
+        """Return the scores of whole rows of blocks, up to the divisor of the mean.
+
+        Args:
+            rows: entries, `[rows of blocks, height of a block, entries of a row]`.
+            wide: number of entries that a block has in a row.
+        """
         combine: Callable[[Tensor, Tensor], Tensor] = torch.add
-        if tensor.dtype == torch.bool:
+        if rows.dtype == torch.bool:
             combine = torch.logical_or
         elif self.pooling == "max":
             combine = torch.maximum
         elif self.pooling == "l2":
-            tensor = tensor.double().square()
-        elif tensor.is_floating_point() and tensor.dtype.itemsize < 4:
-            tensor = tensor.float()
-        strips = _fold(tensor.reshape(shape[0] // high, high, -1), combine)
-        pooled = _fold(strips.reshape(blocks, wide * shape[2:].numel(), 1), combine).reshape(1, -1)
-        if tensor.dtype == torch.bool or self.pooling in ("max", "sum"):
-            return pooled
-        return pooled.sqrt() if self.pooling == "l2" else pooled / self._entries(shape)
+            rows = rows.double().square()
+        elif rows.is_floating_point() and rows.dtype.itemsize < 4:
+            rows = rows.float()
+        units = _fold(_fold(rows, combine).reshape(-1, wide, 1), combine)
+        return units.sqrt() if self.pooling == "l2" and units.dtype != torch.bool else units
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[1, blocks]` in the weight's shape."""

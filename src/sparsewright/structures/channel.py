@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsewright.core.rows import RowStructure
 from sparsewright.core.structure import Share
 from sparsewright.errors import OptionError, OptionTypeError
-from sparsewright.structures.sides import check_side
+from sparsewright.structures.sides import check_side, slab_height
 
 _NORM = "a number > 0, or inf"
 
@@ -20,8 +20,8 @@ class Channel(RowStructure):
     """Keep or prune all entries of an output, or of an input; all channels of a weight compete.
 
     Of n channels, the `num_kept(level, n)` with the highest norm stay. The score of channel c is
-    `sum(|s|**norm) ** (1 / norm)` over its entries' scores s; `norm=inf` is the largest |s|. Sums
-    are float64, except for float32 if `norm` is 1 and the scores are float32 or shorter.
+    `sum(|s|**norm) ** (1 / norm)` over its entries' scores s, in float64; `norm=inf` is the
+    largest |s|.
 
     The mask sets channels to zero. The layer keeps its size.
 
@@ -69,18 +69,23 @@ class Channel(RowStructure):
 
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the channels' norms as `[1, channels]`; for a mask, whether an entry is live."""
-        (_, channels), dim = self.rows(tensor.shape), self._dim
-        before, after = tensor.shape[:dim].numel(), tensor.shape[dim + 1 :].numel()
-        entries = tensor.reshape(before, channels, after)
+        (_, channels), is_first = self.rows(tensor.shape), self._dim == 0
         if tensor.dtype == torch.bool:
-            return entries.any(0).any(1).unsqueeze(0)
-        if not tensor.numel():
-            return torch.zeros(1, channels, device=tensor.device)
-        sizes = entries.abs()
-        is_short = sizes.dtype != torch.float64 and self.norm in (1, math.inf)
-        dtype = torch.float32 if is_short else torch.float64
-        norms: Tensor = torch.linalg.vector_norm(sizes, self.norm, dim=(0, 2), dtype=dtype)
-        return norms.unsqueeze(0)
+            live = tensor if is_first else tensor.any(0)
+            return live.reshape(channels, live.numel() // max(channels, 1)).any(1).unsqueeze(0)
+        found = torch.zeros(channels, dtype=torch.float64, device=tensor.device)
+        start = 0
+        for slab in tensor.split(slab_height(tensor)) if tensor.numel() else ():
+            into = found[start : start + len(slab)] if is_first else found
+            sizes = slab.abs().reshape(1 if is_first else len(slab), len(into), -1)
+            if self.norm == math.inf:
+                torch.maximum(into, sizes.amax((0, 2)).double(), out=into)
+            elif self.norm == 1:
+                into += sizes.sum((0, 2), dtype=torch.float64)
+            else:
+                into += sizes.double().pow_(self.norm).sum((0, 2))
+            start += len(slab)
+        return found.pow_(1 if self.norm == math.inf else 1 / self.norm).unsqueeze(0)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[1, channels]` in the weight's shape."""

@@ -41,8 +41,8 @@ class FanIn(Structure):
     3. Each active neuron gets `budget // active` connections: first the largest |w| of K in its
        row, then the largest growth scores.
 
-    The average saliency is at most `budget / N` of the inputs, so choose `ablate` below the density.
-    Well above it, only the neurons that the budget needs stay, almost dense.
+    The average saliency is at most `budget / N` of the inputs, so choose `ablate` well below the
+    density. Above it, only the neurons that the budget needs stay, almost dense.
 
     A later update can activate an ablated neuron again, if G has enough entries in its row.
     `topk` uses the same steps, with K the `budget` entries with the highest scores; if it ranks by

@@ -25,8 +25,8 @@ class Groups(RowStructure):
     Give `inputs` or `outputs`, not both.
 
     Args:
-        inputs: number of groups of input features; must divide dimension 1.
-        outputs: number of groups of output features; must divide dimension 0.
+        inputs: number of groups of input features; must divide the input dimension.
+        outputs: number of groups of output features; must divide the output dimension.
 
     Raises:
         ExclusiveOptionsError: both `inputs` and `outputs` are given.

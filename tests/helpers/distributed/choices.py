@@ -48,6 +48,15 @@ CHOICES = {
     "rigl by magnitude, from dense": lambda: sparse.RigL(
         0.4, sparsity=0.6, update={"freq": 2, "start": 2}, distribution="global"
     ),
+    "rigl in blocks": lambda: sparse.RigL(
+        0.4, sparsity=0.6, update=2, structure={"type": "block", "shape": [1, 2]}
+    ),
+    "set in outputs by erk": lambda: sparse.SET(
+        0.4, sparsity=0.4, update=3, structure="channel", distribution="erk"
+    ),
+    "gmp in inputs": lambda: sparse.GMP(
+        RISING, update=2, structure={"type": "channel", "axis": 1, "norm": 2}
+    ),
     "set in groups": lambda: sparse.SET(0.4, sparsity=0.6, update=2, structure=HALVES),
     "rigl, shadowed": lambda: sparse.RigL(0.4, sparsity=0.6, update=2, storage="shadowed"),
     "ste": lambda: sparse.STE(0.6),
