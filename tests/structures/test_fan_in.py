@@ -224,6 +224,16 @@ def test_grow(data, shape, level, ablate):
     assert torch.equal(FanIn(ablate).grow(score, mask, level), as_mask(shape, new))
 
 
+def test_growth_leaves_neurons_with_connections_active():
+    """The first neuron has one connection, which is below the bar of two; the fifth grows two."""
+    mask, score = torch.zeros(6, 4, dtype=torch.bool), torch.zeros(6, 4)
+    mask[0, 3] = mask[1:4, :3] = True
+    score[4, 2:] = 1
+    grown = FanIn(0.5).grow(score, mask, 0.5)
+    assert fan_ins(grown) == [2, 3, 3, 3, 2, 0]
+    assert not (mask & ~grown).any()
+
+
 def test_a_dense_level_keeps_everything():
     score = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     for structure in (FanIn(), FanIn(0.3), FanIn(1)):
