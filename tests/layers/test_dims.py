@@ -188,3 +188,35 @@ def test_input_groups_of_a_transposed_convolution():
         assert parameter.mask.reshape(4, -1).sum(1).tolist() == [2 * 4 * 9 // 2] * 4
     shaper = sparse.utils.InputGroupScoreShaper(4)
     assert shaper(torch.zeros(3, 8))[0].shape == (4, 6)
+
+
+def test_a_compressed_layer_has_the_dims_of_its_dense_class(monkeypatch):
+    """A compressed class need not derive from the dense class, as `SparseLinear` does not."""
+
+    class Kind(SparseConvTranspose2dKind):
+        compressed = layers.SparseLinear
+
+    monkeypatch.setattr(layers, "KINDS", (Kind(),))
+    layer = layers.SparseLinear.from_linear(nn.Linear(4, 8), torch.ones(8, 4, dtype=torch.bool))
+    assert layers.dims_of(layer, "values") == (1, 0)
+
+
+def test_an_existing_mask_is_adjusted_along_the_inputs():
+    model = nn.Sequential(nn.ConvTranspose2d(8, 4, 3))
+    model[0].register_buffer("weight_mask", torch.rand(8, 4, 3, 3) < 0.5)
+    sparsity = sparse.SET(structure="2:4")
+    sparsity.apply(model)
+    assert (rows_of_inputs(model[0].weight_mask).sum(1) == 2).all()
+
+
+def test_a_missed_final_level_is_that_of_the_layers_channels(caplog):
+    """Without a gradient at the last update, a mask stays; only a wrong level is a warning."""
+    model = nn.Sequential(nn.ConvTranspose2d(5, 3, 2))
+    options = {"update": {"freq": 1, "stop": 2}, "structure": "channel"}
+    sparsity = sparse.SET(sparsity=0.5, **options)
+    sparsity.apply(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    optimizer.step()
+    assert sparsity.sparse_params["0.weight"].kept == 1 * 5 * 4
+    assert "mask not updated" not in caplog.text
