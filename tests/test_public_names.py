@@ -42,6 +42,7 @@ DOCUMENTED = {
     },
     "sparsewright.structures": {
         *("ALL", "Structure", "RowStructure", "Unstructured", "Groups", "NM"),
+        *("Block", "Channel", "FanIn"),
         *("StructureLike", "make_structure"),
     },
     "sparsewright.distributions": {

@@ -19,7 +19,6 @@ from sparsewright.errors import (
     MissingOptionError,
     OptionTypeError,
     ScoreError,
-    ShapeError,
     warn,
 )
 from sparsewright.init import InitMethod, call_init_method, make_init_method
@@ -28,9 +27,11 @@ from sparsewright.schedules.schedule import HyperParameterSchedule
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
+from sparsewright.session.choice import check_fits
 from sparsewright.session.convert import compress_own
 from sparsewright.session.own_parameters import OwnParameters
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.placed import weight_dims
 from sparsewright.session.representation import describe, describe_html
 from sparsewright.session.rng import make_generator
 from sparsewright.session.route import (
@@ -229,15 +230,10 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         Raises:
             AttachError: its shape is not known yet, or its sharding is not supported.
             MissingOptionError: levels were given by parameter, but not for this parameter.
-            ShapeError: its shape does not fit the structure.
         """
         check_weight(name, param)
         if self._own_levels and not param.is_meta and param not in self._own_levels:
             raise MissingOptionError(f"a level for {name!r}", "the dict of levels by parameter")
-        try:
-            self.structure.rows(param.shape)
-        except ShapeError as error:
-            raise ShapeError(name, param.shape, error.problem) from None
 
     @outside_inference_mode()
     def sparsify_parameter(self, module: nn.Module, name: str, param: nn.Parameter) -> None:
@@ -250,10 +246,13 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
 
         Raises:
             AttachError: `param` is not in `module`, cannot have a mask, or matches no filter.
+            ShapeError: its shape does not fit the structure.
         """
         owner, param_name = find_owner(module, name, param)
-        rule = self if self.is_single else self._pick(name, param)
-        rule.check_parameter(name, dense_form(owner, param))
+        rule, dense = self if self.is_single else self._pick(name, param), dense_form(owner, param)
+        rule.check_parameter(name, dense)
+        structure = rule.structure.with_dims(*weight_dims(owner, param_name, module))
+        check_fits(structure, name, dense)
         # Keep the name, as `load_state_dict(assign=True)` and `to_empty` replace the tensor.
         level = rule._own_levels.get(param, "sparsity")
         parameter = attach_parameter(self.session, rule, owner, param_name, name)
@@ -291,7 +290,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
                 self.init_method,
                 parameter.param,
                 self.level_at(parameter, 0),
-                score_shaper=self.structure,
+                score_shaper=parameter.structure,
                 device=parameter.param.device,
                 generator=make_generator(self.seed, parameter.name, 0),
             )

@@ -82,11 +82,11 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             updates: the weights to update, each with the data that an update may read.
         """
         for update in updates:
-            self._updating = update
+            self._updating, self._structure_now = update, update.structure
             try:
                 yield self.update_mask(update.weight, update.mask, update.level)
             finally:
-                self._updating = None
+                self._updating = self._structure_now = None
 
     @abstractmethod
     def update_mask(self, p: Tensor, mask: Tensor, sparsity: Tensor) -> Tensor:

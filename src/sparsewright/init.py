@@ -17,6 +17,7 @@ from torch import Tensor
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.masks import make_mask_topk_sparsity
 from sparsewright.core.random_scores import uniform
+from sparsewright.core.rows import as_structure
 from sparsewright.core.structure import ScoreShaper
 from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.kernels import sharded
@@ -48,7 +49,7 @@ def random(
     Returns:
         Bool mask with p's shape.
     """
-    return make_mask_topk_sparsity(uniform(p, generator, device), sparsity, score_shaper)
+    return as_structure(score_shaper).sample(uniform(p, generator, device), sparsity)
 
 
 def topk(
@@ -140,7 +141,7 @@ def checkerboard(
     score = -remainder.double().to(device or p.device)
     if sharded.is_sharded(p):
         score = sharded.from_local(score, p)
-    return make_mask_topk_sparsity(score, sparsity, score_shaper)
+    return as_structure(score_shaper).sample(score, sparsity)
 
 
 _METHODS: dict[str, InitMethod] = {

@@ -93,6 +93,15 @@ EXPECTED = {
     "nan_in_one_layer_on_one_rank_is_told_to_all_by_lamp": "ScoreError: b contains NaN",
     "nan_in_one_layer_on_one_rank_is_told_to_all": "ScoreError: b contains NaN",
     "nan_in_a_group_on_one_rank_is_told_to_all": "ScoreError: score contains NaN",
+    "nan_in_a_tile_on_one_rank_is_told_to_all": "ScoreError: score contains NaN",
+    "tiles_on_two_ranks_are_told_to_all": [
+        "ShapeError: a sharded weight of shape (12, 4): its shards have 6 rows, which cuts tiles "
+        "of 4 rows apart; use a size that divides 6, or another number of ranks",
+        "ShapeError: a sharded weight of shape (4, 4): its shards have 2 rows, which cuts tiles "
+        "of 4 rows apart; use a size that divides 2, or another number of ranks",
+    ],
+    "tiles_of_a_sharded_model_are_valid_after_every_update": [True, True],
+    "an_update_with_ablation_sends_counts_only": [True, True, True],
     "nan_on_one_rank_is_told_to_all": "ScoreError: score contains NaN",
 }
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
+
+import torch
 
 import sparsewright as sparse
 from sparsewright import algorithms, distributions, layers, schedules, storage, structures
+from sparsewright.core.counts import num_kept
 from sparsewright.errors import OptionError
 
 RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 5}
@@ -31,7 +35,11 @@ def configs_of(members):
     return {m.name: {"type": m.name, **ARGUMENTS.get(m.name, {})} for m in members}
 
 
-STRUCTURES = configs_of(structures.ALL)
+STRUCTURES = {
+    **configs_of(structures.ALL),
+    "transposable n_m": {"type": "n_m", "n": 2, "m": 4, "transposable": True},
+    "fan_in with ablation": {"type": "fan_in", "ablate": 0.3},
+}
 DISTRIBUTIONS = configs_of(distributions.ALL)
 SCHEDULES = configs_of(schedules.ALL)
 STORAGES = [member.name for member in storage.ALL]
@@ -49,6 +57,15 @@ def config_of(algorithm, **choices):
     given = {"algorithm": algorithm, "sparsity": 0.5, **options, **choices}
     rising = {**given, "sparsity": RISING}
     return rising if not is_valid(given) and is_valid(rising) else given
+
+
+def possible_counts(structure, shape, level):
+    """Return the numbers of entries that a weight can keep at a level."""
+    kept = structure.num_kept(torch.Size(shape), level)
+    if kept is not None:
+        return [kept]
+    budget = num_kept(level, math.prod(shape))  # neurons with an equal share of it each
+    return range(budget - structure.rows(torch.Size(shape))[0] + 1, budget + 1)
 
 
 def is_valid(config):

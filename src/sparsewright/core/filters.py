@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sparsewright.errors import OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.wording import close_names
 
 ParamFilter = Callable[[str, Tensor], bool]
@@ -65,6 +65,47 @@ class GlobFilter:
 
     def __repr__(self) -> str:
         return repr(self.patterns[0] if len(self.patterns) == 1 else self.patterns)
+
+
+def as_globs(what: str, globs: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the globs of an option that accepts one glob or several.
+
+    Args:
+        what: name of the option in error messages.
+        globs: a glob, or a list of globs.
+
+    Raises:
+        OptionTypeError: `globs` has any other type.
+
+    >>> as_globs("dense", "head.*"), as_globs("dense", [])
+    (('head.*',), ())
+    """
+    found = [globs] if isinstance(globs, str) else globs
+    if not isinstance(found, list | tuple) or not all(isinstance(glob, str) for glob in found):
+        raise OptionTypeError(what, globs, "a glob or a list of globs")
+    return tuple(found)
+
+
+def matched(what: str, globs: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """Return the first matching glob of each name that has one, as `{name: glob}`.
+
+    Args:
+        what: name of the option that has the globs, for error messages.
+        globs: the globs in order of precedence.
+        names: full names of the layers' weights.
+
+    Raises:
+        OptionError: a glob matches no name.
+    """
+    found: dict[str, str] = {}
+    for glob in globs:
+        picked = [name for name in names if GlobFilter([glob])(name, None)]
+        if not picked:
+            near = close_names(glob, names, 3)
+            advice = f"Similar names: {', '.join(near)}." if near else ""
+            raise OptionError(what, glob, "a glob that matches a sparse weight", advice=advice)
+        found = dict.fromkeys(picked, glob) | found
+    return found
 
 
 class FirstMatch:

@@ -60,7 +60,10 @@ class RowStructure(Structure):
         live = selection.pool(mask)
         kept = num_kept_each(drop_fraction, selection.count(live), selection.n)
         chosen = selection.select(score, kept, live, magnitude=magnitude)
-        return selection.expand(chosen), kept.to(mask.device)
+        new = selection.expand(chosen)
+        if selection.is_pooled:  # pruned entries of a live unit stay pruned
+            new = new.logical_and(mask)
+        return new, kept.to(mask.device)
 
     def grow(
         self,
@@ -106,7 +109,7 @@ class RowStructure(Structure):
 def _grown(selection: Selection, score: Tensor | RowBlocks, num: Tensor, among: Tensor) -> Tensor:
     """Mark the `num` largest |score| of each row."""
     if not isinstance(score, Tensor):
-        if selection.rows == 1:
+        if selection.rows == 1 and not selection.is_pooled:
             return _select_blocks(score, int(num), among)
         score = score.dense()
     return selection.select(score, num, among, magnitude=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sparsewright import kernels
@@ -20,11 +21,14 @@ class Selection(ABC):
         rows: number of rows. If each row of a sharded weight lies on one rank, it counts only
             the rows on this rank.
         n: number of units in each row, over all ranks.
+        is_pooled: whether a unit can have several entries.
+        group: ranks among which the rows are divided; None: this rank counts all rows.
     """
 
     rows: int
     n: int
-    _is_pooled: bool
+    is_pooled: bool
+    group: dist.ProcessGroup | None = None
 
     @abstractmethod
     def pool(self, tensor: Tensor) -> Tensor:
@@ -62,7 +66,7 @@ class Selection(ABC):
         Raises:
             ScoreError: a candidate's score is NaN.
         """
-        if magnitude and (self._is_pooled or score.is_complex()):
+        if magnitude and (self.is_pooled or score.is_complex()):
             score, magnitude = score.abs(), False
         try:
             return self._select(self.pool(score), num, among, magnitude)
@@ -88,7 +92,12 @@ def make_selection(structure: Structure, tensor: Tensor) -> Selection:
     if not sharded.is_sharded(tensor):
         return _Whole(structure, tensor.shape)
     at, part = sharded.shards_of(tensor), sharded.local(tensor)
+    # The last ranks have smaller parts, which may fit when those of the others do not. Each rank
+    # checks the first part, so that all raise the same error.
+    structure.part(at.shape, 0, at.height)
     share = structure.part(at.shape, at.first, part.shape[0])
+    if share.norm is not None:
+        return _Divided(structure, share.structure, share.norm, tensor)
     if share.units is None:
         return _WholeRows(share.structure, tensor)
     return _Spread(structure, share.structure, list(share.units), tensor)
@@ -100,7 +109,7 @@ class _Whole(Selection):
     def __init__(self, structure: Structure, shape: torch.Size) -> None:
         self._structure, self._shape = structure, shape
         self.rows, self.n = structure.rows(shape)
-        self._is_pooled = self.rows * self.n != shape.numel()
+        self.is_pooled = self.rows * self.n != shape.numel()
 
     def pool(self, tensor: Tensor) -> Tensor:
         return self._structure.pool(tensor)
@@ -124,7 +133,7 @@ class _WholeRows(Selection):
         self._like, self._at = like, sharded.shards_of(like)
         self._own = _Whole(structure, sharded.local(like).shape)
         self.rows, self.n = self._own.rows, self._own.n
-        self._is_pooled = self._own._is_pooled
+        self.is_pooled, self.group = self._own.is_pooled, self._at.group
 
     def pool(self, tensor: Tensor) -> Tensor:
         return self._own.pool(_own_part(tensor, self._at))
@@ -163,7 +172,7 @@ class _Spread(Selection):
         self._within, self._lengths = within, lengths
         self._part = sharded.local(like).shape
         self.rows, self.n = structure.rows(self._at.shape)
-        self._is_pooled = self.rows * self.n != self._at.shape.numel()
+        self.is_pooled = self.rows * self.n != self._at.shape.numel()
 
     def pool(self, tensor: Tensor) -> Tensor:
         return self._within.pool(_own_part(tensor, self._at)).reshape(-1)
@@ -182,6 +191,37 @@ class _Spread(Selection):
         return sharded.select(
             score, self._lengths, each.tolist(), among, magnitude, at.group, at.index
         )
+
+
+class _Divided(Selection):
+    """Select in a sharded weight if each rank has a part of every unit.
+
+    Each rank computes the scores of all units and makes the same choice.
+    """
+
+    def __init__(self, structure: Structure, within: Structure, norm: float, like: Tensor) -> None:
+        self._like, self._at = like, sharded.shards_of(like)
+        self._within, self._norm = within, norm
+        self._part = sharded.local(like).shape
+        self.rows, self.n = structure.rows(self._at.shape)
+        self.is_pooled = True
+
+    def pool(self, tensor: Tensor) -> Tensor:
+        own = self._within.pool(_own_part(tensor, self._at))
+        if own.dtype == torch.bool:
+            return sharded.sum_over(own.long(), self._at.group) > 0
+        return sharded.norm_over(own, self._norm, self._at.group)
+
+    def expand(self, chosen: Tensor) -> Tensor:
+        return sharded.from_local(self._within.expand(chosen, self._part), self._like)
+
+    def count(self, chosen: Tensor) -> Tensor:
+        return kernels.count_rows(chosen).cpu()
+
+    def _select(
+        self, score: Tensor, num: int | Tensor, among: Tensor | None, magnitude: bool
+    ) -> Tensor:
+        return kernels.select(score, num, among, magnitude)
 
 
 def _own_part(tensor: Tensor, at: sharded.Shards) -> Tensor:

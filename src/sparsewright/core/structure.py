@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from sparsewright.core.counts import Level
 from sparsewright.errors import ShapeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Unshaper = Callable[[Tensor], Tensor]
 
@@ -55,10 +59,13 @@ class Share:
         structure: structure that pools and expands this rank's part.
         units: number of units that this part has of each row of the weight, in the order in which
             `structure` pools them; None: each row lies on one rank.
+        norm: set if this part has some entries of every unit. The score of a unit is then the norm
+            of this order, a number > 0 or inf, over the scores of its parts on all ranks.
     """
 
     structure: Structure
     units: Sequence[int] | None
+    norm: float | None = None
 
 
 class Structure(ScoreShaper):
@@ -72,10 +79,27 @@ class Structure(ScoreShaper):
     Attributes:
         name: value of `type` in a config.
         has_one_level: whether the structure supports only one constant level.
+        out_dim: dimension of the weight that holds the outputs.
+        in_dim: dimension of the weight that holds the inputs.
     """
 
     name: ClassVar[str]
     has_one_level: ClassVar[bool] = False
+    out_dim: int = 0
+    in_dim: int = 1
+
+    def with_dims(self, out_dim: int, in_dim: int) -> Self:
+        """Return this structure for weights with outputs and inputs in the given dimensions.
+
+        Args:
+            out_dim: dimension of the outputs, 0 or 1.
+            in_dim: dimension of the inputs, the other one of the two.
+        """
+        if (out_dim, in_dim) == (self.out_dim, self.in_dim):
+            return self
+        other = copy.copy(self)
+        other.out_dim, other.in_dim = out_dim, in_dim
+        return other
 
     @abstractmethod
     def rows(self, shape: torch.Size) -> tuple[int, int]:
@@ -128,8 +152,22 @@ class Structure(ScoreShaper):
         """
 
     @abstractmethod
-    def num_kept(self, shape: torch.Size, sparsity: Level) -> int:
-        """Return the number of entries that a weight of this shape keeps at a level."""
+    def num_kept(self, shape: torch.Size, sparsity: Level) -> int | None:
+        """Return the number of entries that a weight of this shape keeps at a level.
+
+        None means that the number also depends on the scores.
+        """
+
+    def for_weights(self, names: Sequence[str]) -> Mapping[str, Structure]:
+        """Return the structure of each weight of an algorithm, by default this one for all.
+
+        Args:
+            names: full names of all the weights.
+
+        Raises:
+            OptionError: a glob of the structure matches no name.
+        """
+        return dict.fromkeys(names, self)
 
     @abstractmethod
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
@@ -146,6 +184,13 @@ class Structure(ScoreShaper):
         Raises:
             ScoreError: a score is NaN.
         """
+
+    def sample(self, score: Tensor, sparsity: Level) -> Tensor:
+        """Keep the highest of scores that say nothing about the weight, such as random numbers.
+
+        Initial masks use this method. By default it is `topk`.
+        """
+        return self.topk(score, sparsity)
 
     @abstractmethod
     def drop(
@@ -207,3 +252,25 @@ def check_same_shape(score: Tensor, mask: Tensor) -> None:
     """
     if score.shape != mask.shape:
         raise ShapeError("a mask", mask.shape, f"the score has shape {tuple(score.shape)}")
+
+
+def check_shard(shape: torch.Size, first: int, count: int, size: int, what: str) -> None:
+    """Check that a shard starts and ends between units.
+
+    Args:
+        shape: shape of the whole weight.
+        first: first index of the shard in dimension 0.
+        count: size of the shard in dimension 0.
+        size: size of a unit in dimension 0.
+        what: plural noun for the units in the error message.
+
+    Raises:
+        ShapeError: a unit lies on several ranks.
+    """
+    if first % size or count % size:
+        raise ShapeError(
+            "a sharded weight",
+            shape,
+            f"its shards have {count} rows, which cuts {what} of {size} rows apart; use a size "
+            f"that divides {count}, or another number of ranks",
+        )

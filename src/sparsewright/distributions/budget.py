@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from sparsewright.core.counts import Level, as_decimal
-from sparsewright.core.filters import GlobFilter
-from sparsewright.errors import LevelError, OptionError, OptionTypeError
-from sparsewright.wording import close_names
+from sparsewright.core.filters import as_globs, matched
+from sparsewright.errors import LevelError, OptionError
 
 Shapes = Mapping[str, Sequence[int]]
 """A mapping `{full name: shape}`."""
@@ -30,32 +29,7 @@ def check_dense(dense: str | Sequence[str], budget: str) -> tuple[str, ...]:
     """
     if budget not in BUDGETS:
         raise OptionError("budget", budget, BUDGETS)
-    globs = [dense] if isinstance(dense, str) else dense
-    if not isinstance(globs, list | tuple) or not all(isinstance(glob, str) for glob in globs):
-        raise OptionTypeError("dense", dense, "a glob or a list of globs")
-    return tuple(globs)
-
-
-def matched(what: str, globs: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-    """Return the first matching glob of each name that has one, as `{name: glob}`.
-
-    Args:
-        what: name of the option that has the globs, for error messages.
-        globs: the globs in order of precedence.
-        names: full names of the layers' weights.
-
-    Raises:
-        OptionError: a glob matches no name.
-    """
-    found: dict[str, str] = {}
-    for glob in globs:
-        picked = [name for name in names if GlobFilter([glob])(name, None)]
-        if not picked:
-            near = close_names(glob, names, 3)
-            advice = f"Similar names: {', '.join(near)}." if near else ""
-            raise OptionError(what, glob, "a glob that matches a sparse weight", advice=advice)
-        found = dict.fromkeys(picked, glob) | found
-    return found
+    return as_globs("dense", dense)
 
 
 def dense_reasons(

@@ -12,7 +12,8 @@ import torch
 
 from sparsewright.core.counts import Level
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons, matched
+from sparsewright.core.filters import matched
+from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons
 from sparsewright.distributions.proportional import scaled_levels
 from sparsewright.errors import (
     ExclusiveOptionsError,

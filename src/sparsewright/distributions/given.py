@@ -10,7 +10,7 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import matched
+from sparsewright.core.filters import matched
 from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError
 
 LevelFunction = Callable[[Mapping[str, torch.Size], float], Mapping[str, float]]

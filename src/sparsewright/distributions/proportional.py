@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sparsewright.core.counts import Level, as_decimal
-from sparsewright.distributions.budget import Shapes, check_budget, check_dense, matched
+from sparsewright.core.filters import matched
+from sparsewright.distributions.budget import Shapes, check_budget, check_dense
 
 
 def scaled_levels(

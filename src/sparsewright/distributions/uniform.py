@@ -11,13 +11,8 @@ import torch
 
 from sparsewright.core.counts import Level, as_decimal
 from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import (
-    Shapes,
-    check_budget,
-    check_dense,
-    dense_reasons,
-    matched,
-)
+from sparsewright.core.filters import matched
+from sparsewright.distributions.budget import Shapes, check_budget, check_dense, dense_reasons
 
 
 def uniform(

@@ -5,6 +5,7 @@ No rank ever holds more than its shard. Every rank of the group must enter each 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,12 +58,14 @@ class Shards:
 
     Attributes:
         group: ranks that each hold a part; None: every rank holds the whole tensor.
+        height: number of rows on rank 0; the last ranks can have fewer.
     """
 
     shape: torch.Size
     group: dist.ProcessGroup | None
     index: int
     first: int
+    height: int
 
 
 def shards_of(tensor: Any) -> Shards:
@@ -75,7 +78,7 @@ def shards_of(tensor: Any) -> Shards:
     mesh, placements = tensor.device_mesh, tensor.placements
     spread = [dim for dim, placement in enumerate(placements) if type(placement) is not replicate]
     if not spread:
-        return Shards(tensor.shape, None, 0, 0)
+        return Shards(tensor.shape, None, 0, 0, tensor.shape[:1].numel())
     if len(spread) > 1 or type(placements[spread[0]]) is not shard or placements[spread[0]].dim:
         raise ValueError(
             f"its placements are {tuple(placements)}; use Shard(0) in one mesh dimension and "
@@ -84,7 +87,7 @@ def shards_of(tensor: Any) -> Shards:
     index = mesh.get_local_rank(spread[0])
     rows = -(-tensor.shape[0] // mesh.size(spread[0]))  # as torch.chunk divides
     first = min(index * rows, tensor.shape[0])
-    return Shards(tensor.shape, mesh.get_group(spread[0]), index, first)
+    return Shards(tensor.shape, mesh.get_group(spread[0]), index, first, rows)
 
 
 def why_not_sharded(tensor: Tensor) -> str:
@@ -153,10 +156,39 @@ def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return counts
 
 
+def norm_over(norms: Tensor, norm: float, group: dist.ProcessGroup | None) -> Tensor:
+    """Return the norm of vectors that are spread over the ranks of a group.
+
+    Args:
+        norms: norm of each vector's part on this rank, any shape, floating point.
+        norm: order of the norm, a number > 0 or inf.
+        group: ranks that hold the parts; None: this rank holds them all.
+
+    Returns:
+        Norm of each vector, float64, equal on all ranks; NaN if it is NaN on any rank.
+    """
+    is_nan = sum_over(norms.isnan().long(), group) > 0
+    own = norms.double().nan_to_num(posinf=math.inf)
+    largest = own.clone()
+    if group is not None:
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    total = largest
+    if norm != math.inf:
+        # Divide by the largest part, so that powers neither overflow nor vanish.
+        scale = largest.where((largest > 0) & largest.isfinite(), 1)
+        total = sum_over((own / scale).pow(norm), group).pow(1 / norm) * scale
+    return total.masked_fill(is_nan, math.nan)
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Return whether every entry of a tensor is finite on all ranks."""
     bad = (~entries_finite(local(tensor))).long()
     return not int(sum_over(bad, group_of(tensor)))
+
+
+def has_nan(tensor: Tensor, group: dist.ProcessGroup | None) -> bool:
+    """Return whether a part of a tensor contains NaN on any rank of a group."""
+    return bool(int(sum_over(tensor.isnan().any().long(), group)))
 
 
 def count_rows(mask: Tensor, lengths: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:

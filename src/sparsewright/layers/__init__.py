@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsewright.layers.compressed_layer import CompressedLayer
 from sparsewright.layers.csr_linear import SparseLinear, SparseLinearKind
+from sparsewright.layers.dims import dims_of_layer
 from sparsewright.layers.kind import LayerKind
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SparseLinear",
     "as_compressed",
     "dense_form",
+    "dims_of",
     "kind_of",
     "shown_name",
     "why_not_compress",
@@ -60,3 +62,9 @@ def dense_form(module: nn.Module, param: nn.Parameter) -> Tensor:
     if layer is not None and param is layer.values:
         return torch.empty(layer.weight_shape, dtype=param.dtype, device="meta")
     return param
+
+
+def dims_of(module: nn.Module, param_name: str) -> tuple[int, int]:
+    """Return the output and the input dimension of a weight of a layer, dense or compressed."""
+    kind = kind_of(module) if as_compressed(module) is not None else None
+    return dims_of_layer(type(module) if kind is None else kind.dense, param_name)

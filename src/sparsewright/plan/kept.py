@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.counts import num_kept
+from sparsewright.core.structure import Structure
 from sparsewright.init import from_zeros, name_of_init_method
 from sparsewright.plan.contents import Kept
 from sparsewright.plan.forecast import Forecast
@@ -40,7 +41,10 @@ class _Given:
 
 
 def count_kept(
-    algorithm: SparsityAlgorithm, forecast: Forecast, weights: Mapping[str, Tensor]
+    algorithm: SparsityAlgorithm,
+    forecast: Forecast,
+    weights: Mapping[str, Tensor],
+    structures: Mapping[str, Structure],
 ) -> tuple[Mapping[str, Kept], Kept]:
     """Return the live connections of each weight and of all weights, at the start and the end.
 
@@ -48,20 +52,21 @@ def count_kept(
         algorithm: the entry's algorithm.
         forecast: the algorithm's forecast.
         weights: all weights of the entry by full name; may be on the meta device.
+        structures: structure of each weight.
 
     Raises:
         LevelError: the structure, or the distribution over these weights, cannot reach a level.
         OptionError: a glob of the distribution matches no weight.
     """
     are_there = not any(weight.is_meta for weight in weights.values())
-    start = _at_start(algorithm, forecast, weights, are_there)
+    start = _at_start(algorithm, forecast, weights, structures, are_there)
     end = start
     if forecast.updates:
         # The distribution runs again only when the level changes. With a constant level, the
         # layer levels computed from the initial weights stay.
         is_fixed = constant_value(algorithm.schedules["sparsity"]) is not None
         is_known = are_there and is_fixed and forecast.starts_sparse
-        end = _at(algorithm, forecast.level[-1][1], weights, is_known)
+        end = _at(algorithm, forecast.level[-1][1], weights, structures, is_known)
     each = {name: (start.each[name], end.each[name]) for name in weights}
     return each, (start.total, end.total)
 
@@ -85,6 +90,7 @@ def _at_start(
     algorithm: SparsityAlgorithm,
     forecast: Forecast,
     weights: Mapping[str, Tensor],
+    structures: Mapping[str, Structure],
     are_there: bool,
 ) -> Counts:
     """Count the connections of the initial masks.
@@ -97,26 +103,33 @@ def _at_start(
     init = name_of_init_method(algorithm.init_method)
     if init == name_of_init_method(from_zeros) or callable(init):
         return Counts(dict.fromkeys(weights), None)
-    return _at(algorithm, forecast.level[0][1], weights, are_there)
+    return _at(algorithm, forecast.level[0][1], weights, structures, are_there)
 
 
 def _at(
-    algorithm: SparsityAlgorithm, level: float, weights: Mapping[str, Tensor], are_known: bool
+    algorithm: SparsityAlgorithm,
+    level: float,
+    weights: Mapping[str, Tensor],
+    structures: Mapping[str, Structure],
+    are_known: bool,
 ) -> Counts:
     """Count the connections of the masks at one level.
 
     `are_known` means that the distribution will see exactly these weights.
     """
-    distribution, structure = algorithm.distribution, algorithm.structure
+    distribution = algorithm.distribution
     shapes = {name: weight.shape for name, weight in weights.items()}
     if distribution.needs_weights and not are_known:
         distribution.check(shapes, level)
-        is_plain = all(structure.rows(shape) == (1, shape.numel()) for shape in shapes.values())
+        is_plain = all(
+            structures[n].rows(shape) == (1, shape.numel()) for n, shape in shapes.items()
+        )
         is_exact = distribution.has_exact_total and is_plain
         whole = sum(shape.numel() for shape in shapes.values())
         return Counts(dict.fromkeys(shapes), num_kept(level, whole) if is_exact else None)
     levels: Mapping[str, float] = dict.fromkeys(shapes, level)
     if not distribution.is_uniform:
         levels = distribution(shapes, level, _Given(weights))
-    counts = {name: structure.num_kept(shape, levels[name]) for name, shape in shapes.items()}
-    return Counts(counts, sum(counts.values()))
+    counts = {n: structures[n].num_kept(shape, levels[n]) for n, shape in shapes.items()}
+    known = [count for count in counts.values() if count is not None]
+    return Counts(counts, sum(known) if len(known) == len(counts) else None)

@@ -16,6 +16,7 @@ from sparsewright.core.filters import (
     near_names,
     show_filter,
 )
+from sparsewright.core.structure import Structure
 from sparsewright.errors import OptionError, Report, SparsewrightError
 from sparsewright.layers import dense_form, kind_of
 from sparsewright.plan.contents import Entry, Kept, Plan, Weight
@@ -24,6 +25,7 @@ from sparsewright.plan.held import storage_of
 from sparsewright.plan.kept import count_kept, why_levels
 from sparsewright.session.choice import check_place, why_misfit
 from sparsewright.session.convert import Surroundings
+from sparsewright.session.placed import weight_dims
 from sparsewright.session.roles import Picker
 from sparsewright.session.walk import named_weights
 
@@ -35,6 +37,7 @@ class _Found:
     name: str
     owner: nn.Module
     param_name: str
+    dims: tuple[int, int]
     param: nn.Parameter
     dense: Tensor
     tied_to: str
@@ -51,6 +54,7 @@ class _Route:
     picked: list[str] = field(default_factory=list)
     taken: dict[str, Tensor] = field(default_factory=dict)
     why_level: dict[str, str] = field(default_factory=dict)
+    structures: dict[str, Structure] = field(default_factory=dict)
 
     def why_not(self, name: str, picker: Picker) -> str:
         """Return why the filter does not select a parameter."""
@@ -111,7 +115,8 @@ def _parameters(model: nn.Module) -> list[_Found]:
         tied_to = other if other != name else ""
         dense = dense_form(owner, param)
         reason = why_dense.reason if why_dense else ""
-        found.append(_Found(name, owner, param_name, param, dense, tied_to, reason))
+        dims = weight_dims(owner, param_name, model)
+        found.append(_Found(name, owner, param_name, dims, param, dense, tied_to, reason))
     return found
 
 
@@ -129,12 +134,13 @@ def _take(routes: list[_Route], found: _Found, picker: Picker, report: Report) -
     route.picked.append(name)
     if route.algorithm is None or route.filter is None:
         return route
+    structure = route.algorithm.structure.with_dims(*found.dims)
     try:
-        found.why_dense = why_misfit(route.algorithm, name, dense, route.filter)
+        found.why_dense = why_misfit(route.algorithm, structure, name, dense, route.filter)
         if found.why_dense:
             return None
         check_place(found.owner, found.param_name, found.param, name)
-        route.taken[name] = dense
+        route.taken[name], route.structures[name] = dense, structure
     except SparsewrightError as error:
         report(route.place, error)
     return route
@@ -175,7 +181,12 @@ def _make_entry(
     if route.filter is None or algorithm is None or forecast is None:
         return None
     try:
-        each, total = count_kept(algorithm, forecast, route.taken)
+        own = algorithm.structure.for_weights(list(route.taken))
+        structures = {
+            name: own[name].with_dims(each.out_dim, each.in_dim)
+            for name, each in route.structures.items()
+        }
+        each, total = count_kept(algorithm, forecast, route.taken, structures)
         route.why_level = why_levels(algorithm, forecast, route.taken)
     except Exception as error:  # a user's distribution may raise anything
         report(route.place, error)

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsewright.core.hooks import Hooks
 from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.state_dicts import check_state, load_all
+from sparsewright.core.structure import Structure
 from sparsewright.errors import StateError, warn
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.levels import Levels
@@ -39,6 +40,7 @@ class Resumable(ABC):
     session: Session
     _hooks: Hooks
     _levels: Levels
+    _structures: dict[str, Structure]
     _level_names: dict[str, str]
     _routes: list[Any]
 
@@ -153,12 +155,18 @@ class Resumable(ABC):
         """Rename parameters: old full name -> new full name."""
         self._level_names = {new.get(name, name): by for name, by in self._level_names.items()}
         self._levels.rename(new)
+        self._structures = {new.get(name, name): each for name, each in self._structures.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the options and state for a copy or a pickle, without what is attached."""
         state = vars(self).copy()
         del state["session"]
-        return {**state, "_level_names": {}, "_steps": list(self.session.counter.steps)}
+        return {
+            **state,
+            "_level_names": {},
+            "_structures": {},
+            "_steps": list(self.session.counter.steps),
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy that is not attached to anything; warn if its model is copied with it."""

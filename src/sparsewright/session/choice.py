@@ -17,10 +17,12 @@ from sparsewright.core.filters import (
     near_names,
     show_filter,
 )
+from sparsewright.core.structure import Structure
 from sparsewright.errors import AttachError, ShapeError, warn
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers import dense_form
 from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.placed import weight_dims
 from sparsewright.session.roles import Picker
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
@@ -133,7 +135,8 @@ def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choi
             choice.leave(name, why or picker.why_not(name))
         else:
             param_filter, rule = routes[place]
-            misfit = why_misfit(rule, name, dense, param_filter)
+            structure = rule.structure.with_dims(*weight_dims(owner, param_name, module))
+            misfit = why_misfit(rule, structure, name, dense, param_filter)
             if misfit:
                 choice.leave(name, Dense("weights that do not fit the structure", misfit))
                 continue
@@ -147,11 +150,14 @@ def choose(session: Session, module: nn.Module, routes: Sequence[Route]) -> Choi
     return choice
 
 
-def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) -> str:
+def why_misfit(
+    rule: Rule, structure: Structure, name: str, param: Tensor, param_filter: ParamFilter
+) -> str:
     """Return why a parameter that a filter picks stays dense; "" if it can become sparse.
 
     Args:
         rule: the algorithm that the filter chooses.
+        structure: the algorithm's structure, with the dimensions of this parameter.
         name: full name of the parameter.
         param: the parameter, in its dense shape.
         param_filter: the filter. If it is the default filter and `rule.skips_misfits` is True, a
@@ -163,11 +169,20 @@ def why_misfit(rule: Rule, name: str, param: Tensor, param_filter: ParamFilter) 
     """
     try:
         rule.check_parameter(name, param)
+        check_fits(structure, name, param)
     except ShapeError as error:
         if param_filter is default_sparse_param_filter and rule.skips_misfits:
             return error.problem
         raise
     return ""
+
+
+def check_fits(structure: Structure, name: str, param: Tensor) -> None:
+    """Raise ShapeError if a structure does not fit a parameter's shape."""
+    try:
+        structure.rows(param.shape)
+    except ShapeError as error:
+        raise ShapeError(name, param.shape, error.problem) from None
 
 
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:

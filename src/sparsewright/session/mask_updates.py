@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparsewright.errors import AlgorithmError, AttachError, ScoreError
+from sparsewright.errors import AlgorithmError, AttachError, ScoreError, ShapeError
 from sparsewright.events import MaskUpdate
 from sparsewright.kernels.sharded import all_finite
 from sparsewright.session.parameter import SparseParameter
@@ -55,6 +55,8 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
             raise AlgorithmError(f"{type(rule).__name__}.update_masks", problem) from None
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {update.name} at step {step.number}") from None
+        except ShapeError as error:
+            raise ShapeError(update.name, error.shape, error.problem) from None
         _change(session, rule, parameter, update, new)
     if next(masks, None) is not None:
         problem = (
@@ -102,7 +104,8 @@ def _why_late(rule: DynamicRule, parameter: SparseParameter, step: int) -> str:
     if step != rule.update_schedule.last_step:
         return ""
     level = rule.level_at(parameter, step)
-    if rule.structure.num_kept(parameter.shape, level) == parameter.kept:
+    expected = parameter.structure.num_kept(parameter.shape, level)
+    if expected is None or expected == parameter.kept:
         return ""
     held = f"{parameter.computed_sparsity:.3f}"
     return f"; after the last update its level is {held} instead of {float(level):.3f}"
@@ -114,7 +117,7 @@ def _update_of(
     """Return the facts that the algorithm may use to update one mask."""
     gradient = session.tap_of(parameter).gradient() if rule.needs_dense_gradient else None
     level = rule.level_at(parameter, step)
-    return WeightUpdate(parameter, level, step, rule.seed, rule.structure, gradient)
+    return WeightUpdate(parameter, level, step, rule.seed, parameter.structure, gradient)
 
 
 def _change(

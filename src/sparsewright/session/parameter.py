@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.interrupts import finish
 from sparsewright.core.plots import show_mask
+from sparsewright.core.structure import Structure
 from sparsewright.errors import OptionTypeError, ShapeError
+from sparsewright.session.placed import weight_dims
 from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States, forget_history, state_of
@@ -90,6 +92,13 @@ class SparseParameter:
         return self.storage.shape
 
     @property
+    def structure(self) -> Structure:
+        """Return the algorithm's structure, with the output and input dimensions of this weight."""
+        root = self.rule.session.roots.of(self.name)
+        dims = weight_dims(self.module, self.storage.param_name, root)
+        return self.rule.structure_of(self.name).with_dims(*dims)
+
+    @property
     def mask(self) -> Tensor:
         """Return the mask: bool, shaped like the weight, True for live connections.
 
@@ -115,7 +124,11 @@ class SparseParameter:
         """Compute the first mask, unless the mask was already computed, set or loaded."""
         if not self.is_initialized and not self.param.is_meta:
             self.storage.start_dense()
-            self.change_mask(self.rule._make_mask(self))
+            try:
+                mask = self.rule._make_mask(self)
+            except ShapeError as error:
+                raise ShapeError(self.name, error.shape, error.problem) from None
+            self.change_mask(mask)
             self.storage.prune_gathered()  # a forward pass may already be running
             self.is_pristine = True
 

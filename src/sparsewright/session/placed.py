@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from sparsewright.layers import dense_form
+from sparsewright.layers import dense_form, dims_of
 from sparsewright.session.walk import named_modules, named_weights
 from sparsewright.torch_private import memory_id
 
@@ -77,6 +77,23 @@ def placed_weights(model: nn.Module) -> list[PlacedWeight]:
         dense = dense_form(owner, param)
         placed.append(PlacedWeight(name, path, layer, owner, own, param, dense))
     return placed
+
+
+def weight_dims(owner: nn.Module, param_name: str, root: nn.Module | None) -> tuple[int, int]:
+    """Return the output and the input dimension of a weight.
+
+    Args:
+        owner: module that holds the parameter: a layer or one of its parametrizations.
+        param_name: name of the parameter in its owner.
+        root: module that contains the layer; needed if the owner is a parametrization.
+    """
+    if isinstance(owner, ParametrizationList):
+        for layer in () if root is None else root.modules():
+            lists = layer._modules.get("parametrizations")
+            for name, each in lists.items() if isinstance(lists, nn.ModuleDict) else ():
+                if each is owner:
+                    return dims_of(layer, name)
+    return dims_of(owner, param_name)
 
 
 def has_class(module: nn.Module, pattern: re.Pattern[str]) -> bool:

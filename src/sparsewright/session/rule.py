@@ -56,6 +56,9 @@ class Rule(Protocol):
     def structure(self) -> Structure:
         """Return the structure of its masks."""
 
+    def structure_of(self, name: str) -> Structure:
+        """Return the structure of one weight's masks, by full name."""
+
     @property
     def skips_misfits(self) -> bool:
         """Return whether the default filter skips weights that the structure does not fit."""

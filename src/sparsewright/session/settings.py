@@ -98,6 +98,7 @@ class Settings(ABC):
     _own_levels: dict[Tensor, str]
     if not TYPE_CHECKING:
         _routes = _NotInitialized()
+    _structure_now: Structure | None = None  # the structure of the weight that is being updated
 
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike
@@ -105,6 +106,7 @@ class Settings(ABC):
         """Store the choices that were passed to a constructor."""
         self._levels = Levels(make_distribution(distribution))
         self._structure = make_structure(structure)
+        self._structures: dict[str, Structure] = {}
         self._is_structure_given = structure is not None
         self._autoupdate = True
         self._storage: str | None = (
@@ -177,14 +179,30 @@ class Settings(ABC):
 
     @property
     def structure(self) -> Structure:
-        """Return the structure, which decides which entries are kept or pruned together."""
-        return self._structure
+        """Return the structure, which decides which entries are kept or pruned together.
+
+        Inside `update_mask`, this is the structure of the weight that is being updated, with its
+        output and input dimensions.
+        """
+        return self._structure_now or self._structure
 
     @structure.setter
     def structure(self, value: StructureLike) -> None:
         made = make_structure(value)
         self._check_choices(self.distribution, made)
         self._structure, self._is_structure_given = made, value is not None
+        self._structures = {}
+
+    def structure_of(self, name: str) -> Structure:
+        """Return the structure of one weight, by full name, for a weight that is (out, in, ...).
+
+        Raises:
+            OptionError: a glob of the structure matches none of the algorithm's weights.
+        """
+        if name not in self._structures:
+            own = [p.name for p in self.session.parameters.values() if id(p.rule) == id(self)]
+            self._structures = dict(self._structure.for_weights(own))
+        return self._structures[name]
 
     @property
     def skips_misfits(self) -> bool:
@@ -198,7 +216,7 @@ class Settings(ABC):
     @property
     def score_shaper(self) -> Structure:
         """Return the structure. You can set any score shaper, which must fit every weight."""
-        return self._structure
+        return self.structure
 
     @score_shaper.setter
     def score_shaper(self, value: StructureLike) -> None:

@@ -39,7 +39,7 @@ def take_over(parameter: SparseParameter) -> None:
         return
     before, weight = parameter.kept, parameter.storage.weight()
     score = uniform(weight, make_generator(rule.seed, parameter.name, 0))
-    new = drop_and_grow(weight, parameter.mask, level, 0.0, score, rule.structure)
+    new = drop_and_grow(weight, parameter.mask, level, 0.0, score, parameter.structure)
     changes = parameter.change_mask(new)
     if any(changes):
         logger.info(

@@ -16,8 +16,7 @@ from sparsewright.errors import (
     OptionTypeError,
     ShapeError,
 )
-
-_SIDES = ("output", "input")
+from sparsewright.structures.sides import check_side, divisors_around
 
 
 class Groups(RowStructure):
@@ -26,8 +25,8 @@ class Groups(RowStructure):
     Give `inputs` or `outputs`, not both.
 
     Args:
-        inputs: number of groups of input features; must divide dimension 1.
-        outputs: number of groups of output features; must divide dimension 0.
+        inputs: number of groups of input features; must divide the input dimension.
+        outputs: number of groups of output features; must divide the output dimension.
 
     Raises:
         ExclusiveOptionsError: both `inputs` and `outputs` are given.
@@ -53,21 +52,24 @@ class Groups(RowStructure):
             )
         self.inputs, self.outputs = inputs, outputs
         if inputs is not None:
-            self._dim, self._groups = 1, check_groups("inputs", inputs)
+            self._side, self._groups = "input", check_groups("inputs", inputs)
         else:
-            self._dim, self._groups = 0, check_groups("outputs", outputs)
+            self._side, self._groups = "output", check_groups("outputs", outputs)
+
+    @property
+    def _dim(self) -> int:
+        """Return the dimension of the weight that is divided."""
+        return self.in_dim if self._side == "input" else self.out_dim
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         """Return `(groups, numel / groups)`."""
-        side, dim = _SIDES[self._dim], self._dim
-        if len(shape) <= dim:
-            raise ShapeError("a weight", shape, f"it has no {side} dimension")
-        if shape[dim] % self._groups:
+        size = check_side(shape, self._side, self._dim)
+        if size % self._groups:
             raise ShapeError(
                 "a weight",
                 shape,
-                f"its {side} dimension {shape[dim]} cannot be divided into {self._groups} equal "
-                f"groups; use {_divisors_around(shape[dim], self._groups)}",
+                f"its {self._side} dimension {size} cannot be divided into {self._groups} equal "
+                f"groups; use {divisors_around(size, self._groups)}",
             )
         return self._groups, shape.numel() // self._groups
 
@@ -90,7 +92,8 @@ class Groups(RowStructure):
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
         """Return the part's share of each group.
 
-        Each part has entries of every group of inputs, but only of some groups of outputs.
+        Each part has entries of every group along dimension 1, but only of some groups along
+        dimension 0.
         """
         rows, n = self.rows(shape)
         if self._dim == 1:
@@ -100,7 +103,7 @@ class Groups(RowStructure):
         return Share(Unstructured(), within.tolist())
 
     def __repr__(self) -> str:
-        return f"Groups({'inputs' if self._dim else 'outputs'}={self._groups})"
+        return f"Groups({self._side}s={self._groups})"
 
 
 def check_groups(what: str, groups: int | None) -> int:
@@ -110,10 +113,3 @@ def check_groups(what: str, groups: int | None) -> int:
     if groups < 1:
         raise OptionError(what, groups, "an integer >= 1")
     return groups
-
-
-def _divisors_around(size: int, groups: int) -> str:
-    """Return the divisors of a size that are closest to a number, below and above it."""
-    below = next((n for n in range(min(groups, size), 0, -1) if size % n == 0), None)
-    above = next((n for n in range(groups, size + 1) if size % n == 0), None)
-    return " or ".join(str(n) for n in (below, above) if n is not None)

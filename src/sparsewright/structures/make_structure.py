@@ -9,10 +9,13 @@ from sparsewright.core.options import make_of_type
 from sparsewright.core.rows import Unstructured, as_structure
 from sparsewright.core.structure import ScoreShaper, Structure
 from sparsewright.errors import OptionError, OptionTypeError
+from sparsewright.structures.block import Block
+from sparsewright.structures.channel import Channel
+from sparsewright.structures.fan_in import FanIn
 from sparsewright.structures.groups import Groups
 from sparsewright.structures.n_m import NM
 
-ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM)
+ALL: tuple[type[Structure], ...] = (Unstructured, Groups, NM, Block, Channel, FanIn)
 """The structures that a config can name. To add one, write its file and add it here."""
 
 StructureLike = str | Mapping[str, object] | ScoreShaper | None
@@ -38,7 +41,8 @@ def make_structure(structure: StructureLike) -> Structure:
     if isinstance(structure, str):
         ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", structure)
         if ratio:
-            return NM(*map(int, ratio.groups()))
+            n, m = map(int, ratio.groups())
+            return NM(n, m)
         names = [each.name for each in ALL]
         if structure.lower() not in names:
             advice = "You can also give a pattern n:m, such as '2:4'."

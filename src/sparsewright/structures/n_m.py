@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from sparsewright.core.counts import Level, as_decimal, num_kept
-from sparsewright.core.rows import RowStructure, Unstructured
-from sparsewright.core.selection import make_selection
-from sparsewright.core.structure import RowBlocks, Share, Structure, check_same_shape
+from sparsewright.core.rows import Unstructured
+from sparsewright.core.selection import Selection, make_selection
+from sparsewright.core.structure import (
+    RowBlocks,
+    Share,
+    Structure,
+    check_same_shape,
+    check_shard,
+)
 from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
+from sparsewright.structures.tiles import SIDE, Tiles
 
 _ROUNDING = Decimal("0.000001")  # tolerance for levels that were computed in float32
 _WHOLE = Unstructured()
 
 
 class NM(Structure):
-    """Keep n of every m consecutive entries along the input dimension (1).
+    """Keep n of every m consecutive entries along the input dimension.
 
     In a convolution, a group is m input channels at one output channel and one kernel position.
     The level is `1 - n/m`, and you can leave it out. A schedule can also rise to this level. At a
@@ -29,25 +36,41 @@ class NM(Structure):
     `drop_fraction` applies to all live connections of the weight, not to each group, because a
     group with two live connections cannot drop 30% of them. Growth then fills each group.
 
+    With `transposable=True`, both the weight and its transpose are n:4, so the backward pass can
+    use n:4 kernels too: a group is a tile of 4 outputs and 4 inputs with n live entries in each row
+    and each column. Of all valid patterns, each tile gets the one with the largest sum of scores.
+    A mask update drops as above. Each tile then gets the valid pattern that includes all its
+    remaining connections and has the largest sum of growth scores. If there are connections
+    outside of valid patterns, because training started dense or the level rises, a tile keeps
+    those of the valid pattern that includes the most of them, and then the largest sum of |w|.
+
     Args:
         n: number of entries to keep in each group, 1..m.
         m: number of entries in a group; must divide the weight's input dimension.
+        transposable: also keep n of every m consecutive outputs (dimension 0), which m must divide
+            too. Requires m = 4.
 
     Raises:
-        OptionError: a number is out of range.
-        OptionTypeError: a number is not an integer.
+        OptionError: a number is out of range, or m is not 4 for a transposable mask.
+        OptionTypeError: a number is not an integer, or `transposable` is not a bool.
 
     >>> NM(2, 4).topk(torch.tensor([[1.0, 4.0, 3.0, 2.0]]), 0.5)
     tensor([[False,  True,  True, False]])
+    >>> NM(2, 4, transposable=True).topk(torch.arange(16.0).reshape(4, 4) % 5, 0.5).int()
+    tensor([[0, 0, 1, 1],
+            [1, 0, 0, 1],
+            [1, 1, 0, 0],
+            [0, 1, 1, 0]], dtype=torch.int32)
 
     Source: A. Zhou et al., "Learning N:M fine-grained structured sparse neural networks from
-    scratch", arXiv:2102.04010.
+    scratch", arXiv:2102.04010; for transposable masks I. Hubara et al., "Accelerated sparse neural
+    training: a provable and efficient method to find N:M transposable masks", arXiv:2102.08124.
     """
 
     name: ClassVar[str] = "n_m"
     has_one_level: ClassVar[bool] = True
 
-    def __init__(self, n: int, m: int) -> None:
+    def __init__(self, n: int, m: int, transposable: bool = False) -> None:
         for what, value in (("n", n), ("m", m)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise OptionTypeError(f"{what} of an n:m structure", value, "an integer >= 1")
@@ -55,25 +78,38 @@ class NM(Structure):
             raise OptionError("m of an n:m structure", m, "an integer >= 1")
         if not 1 <= n <= m:
             raise OptionError("n of an n:m structure", n, f"between 1 and m = {m}")
-        self.n, self.m = n, m
+        if not isinstance(transposable, bool):
+            raise OptionTypeError("transposable", transposable, "True or False")
+        if transposable and m != SIDE:
+            advice = "The best pattern is found by trying all patterns of a 4x4 tile."
+            raise OptionError("m of a transposable structure", m, f"{SIDE}", advice=advice)
+        self.n, self.m, self.transposable = n, m, transposable
         self._own = (m - n) / m
-        self._groups = _Neighbours(m)
+
+    @property
+    def _groups(self) -> _Groups:
+        """Return the groups for this structure's dimensions."""
+        if self.transposable:
+            return Tiles(self.n, self.out_dim)
+        return _Neighbours(self.n, self.m, self.in_dim)
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return `(groups, m)`."""
+        """Return `(groups, m)`, or `(tiles, 16)` for a transposable mask."""
         return self._groups.rows(shape)
 
     def pool(self, tensor: Tensor) -> Tensor:
-        """Return the tensor as `[groups, m]`."""
+        """Return the tensor as `[groups, m]`, or as `[tiles, 16]` for a transposable mask."""
         return self._groups.pool(tensor)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        """Return `[groups, m]` in the weight's shape."""
+        """Return the units from `pool` in the weight's shape."""
         return self._groups.expand(chosen, shape)
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        """Return the part with its own groups; each group lies on one rank."""
+        """Return the part with its own groups; each group must lie on one rank."""
         self.rows(shape)
+        if self.transposable or self.in_dim == 0:
+            check_shard(shape, first, count, self.m, "tiles" if self.transposable else "groups")
         return Share(self, None)
 
     def level(self, asked: Level | None) -> Level:
@@ -98,9 +134,9 @@ class NM(Structure):
         Raises:
             LevelError: the level is above `1 - n/m`.
         """
-        groups, _ = self.rows(shape)
+        self.rows(shape)
         if self._is_own(sparsity):
-            return groups * self.n
+            return shape.numel() // self.m * self.n
         if as_decimal(sparsity) > self._own:
             raise LevelError("sparsity", sparsity, f"at most {self._own:g}, the level of {self}")
         return num_kept(sparsity, shape.numel())
@@ -108,7 +144,8 @@ class NM(Structure):
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
         """Keep the n highest scores of each group; below `1 - n/m`, also the highest others."""
         self.num_kept(score.shape, sparsity)
-        winners = self._groups.topk(score, self._own, magnitude=magnitude)
+        groups = make_selection(self, score)
+        winners = groups.expand(self._groups.best(groups, score, None, magnitude=magnitude))
         if self._is_own(sparsity):
             return winners
         return _WHOLE.grow(score, winners, sparsity, magnitude=magnitude)
@@ -131,8 +168,10 @@ class NM(Structure):
         magnitude: bool = False,
     ) -> Tensor:
         """Fill each group to n; below `1 - n/m`, then fill the whole weight to the level."""
-        target = self.num_kept(score.shape, sparsity)
-        filled = self._groups.grow(score, mask, self._own, live=live, magnitude=magnitude)
+        check_same_shape(score, mask)
+        target, groups = self.num_kept(score.shape, sparsity), make_selection(self, score)
+        kept = groups.pool(mask)
+        filled = groups.expand(self._groups.fill(groups, score, kept, live, magnitude=magnitude))
         if self._is_own(sparsity):
             return filled
         whole = make_selection(_WHOLE, score)
@@ -155,7 +194,7 @@ class NM(Structure):
         check_same_shape(weight, mask)
         target, places = (self.num_kept(weight.shape, s) for s in (sparsity, self._own))
         groups, whole = make_selection(self, weight), make_selection(_WHOLE, weight)
-        first = groups.select(weight, self.n, groups.pool(mask), magnitude=True)
+        first = self._groups.best(groups, weight, groups.pool(mask), magnitude=True)
         live, best = whole.pool(mask), whole.pool(groups.expand(first))
         num_best = int(whole.count(best))
         # Leave room for growth to fill every group to n.
@@ -168,38 +207,79 @@ class NM(Structure):
         return self.grow(score, whole.expand(kept), sparsity, magnitude=True)
 
     def __repr__(self) -> str:
-        return f"NM({self.n}, {self.m})"
+        return f"NM({self.n}, {self.m}{', transposable=True' if self.transposable else ''})"
 
 
-class _Neighbours(RowStructure):
-    """Rows of m consecutive entries along dimension 1."""
+class _Groups(Protocol):
+    """Groups of entries, in each of which N:M makes its choice."""
 
-    name: ClassVar[str] = "neighbours"
+    def rows(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the number of groups and the entries in each."""
 
-    def __init__(self, m: int) -> None:
-        self._m = m
+    def pool(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as `[groups, entries]`."""
+
+    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
+        """Return `[groups, entries]` in the weight's shape."""
+
+    def best(
+        self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
+    ) -> Tensor:
+        """Mark the entries of the best valid mask, or those of them that are in `among`."""
+
+    def fill(
+        self,
+        selection: Selection,
+        score: Tensor,
+        kept: Tensor,
+        live: Tensor | int | None,
+        *,
+        magnitude: bool,
+    ) -> Tensor:
+        """Add the best entries to those that are kept, until the mask is valid."""
+
+
+class _Neighbours:
+    """Groups of m consecutive entries along the input dimension."""
+
+    def __init__(self, n: int, m: int, in_dim: int) -> None:
+        self._n, self._m, self._dim = n, m, in_dim
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         if len(shape) < 2:
             raise ShapeError("a weight", shape, "it has no input dimension")
-        if shape[1] % self._m:
+        size = shape[self._dim]
+        if size % self._m:
             raise ShapeError(
                 "a weight",
                 shape,
-                f"its input dimension {shape[1]} is not divisible by m = {self._m}",
+                f"its input dimension {size} is not divisible by m = {self._m}",
             )
         return shape.numel() // self._m, self._m
 
     def pool(self, tensor: Tensor) -> Tensor:
         rows = self.rows(tensor.shape)
-        return tensor.movedim(1, -1).reshape(rows)
+        return tensor.movedim(self._dim, -1).reshape(rows)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        last = [shape[0], *shape[2:], shape[1]]
-        return chosen.reshape(last).movedim(-1, 1).contiguous()
+        dim = self._dim
+        last = [*shape[:dim], *shape[dim + 1 :], shape[dim]]
+        return chosen.reshape(last).movedim(-1, dim).contiguous()
 
-    def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        return Share(self, None)
+    def best(
+        self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
+    ) -> Tensor:
+        return selection.select(score, self._n, among, magnitude=magnitude)
 
-    def __repr__(self) -> str:
-        return f"_Neighbours({self._m})"
+    def fill(
+        self,
+        selection: Selection,
+        score: Tensor,
+        kept: Tensor,
+        live: Tensor | int | None,
+        *,
+        magnitude: bool,
+    ) -> Tensor:
+        counts = selection.count(kept) if live is None else torch.as_tensor(live, device="cpu")
+        missing = (self._n - counts.expand(selection.rows)).clamp(min=0)
+        return selection.select(score, missing, ~kept, magnitude=magnitude).logical_or_(kept)

@@ -27,7 +27,7 @@ from sparsewright.core.random_scores import uniform
 from sparsewright.core.rows import Unstructured
 from sparsewright.core.selection import make_selection
 from sparsewright.kernels.sharded import local
-from sparsewright.structures import NM
+from sparsewright.structures import NM, FanIn
 
 CASES, case = make_cases()
 
@@ -184,12 +184,16 @@ def norms_of_sharded_gradients_are_those_of_the_whole():
     return [len(differences), max(differences) < 1e-6, min(logged[0]) > 0]
 
 
-SHAPES = [(1,), (7,), (2, 3), (6, 4), (13, 8), (12, 2, 3), (3, 50), (64, 64)]
+SHAPES = [(1,), (7,), (2, 3), (6, 4), (13, 8), (12, 2, 3), (3, 50), (64, 64), (16, 8, 2), (4, 8)]
 SHAPERS = {
     "all": lambda shape: None,
     "in": lambda shape: sparse.utils.InputGroupScoreShaper(2),
     "out": lambda shape: sparse.utils.OutputGroupScoreShaper(3),
     "2:4": lambda shape: NM(2, 4),
+    "tiles": lambda shape: NM(2, 4, transposable=True),
+    "fan-in": lambda shape: FanIn(),
+    "ablation": lambda shape: FanIn(0.5),
+    "ablation, inputs first": lambda shape: FanIn(0.5).with_dims(1, 0),
 }
 
 
@@ -203,12 +207,15 @@ def random_contests():
     def draw(n):
         return int(torch.randint(n, (), generator=generator))
 
-    for number in range(200):
+    for number in range(300):
         shape = SHAPES[draw(len(SHAPES))]
         kinds = ["all"]
         kinds += ["in"] if len(shape) > 1 and shape[1] % 2 == 0 else []
         kinds += ["out"] if shape[0] % 3 == 0 else []
         kinds += ["2:4"] if len(shape) > 1 and shape[1] % 4 == 0 else []
+        fits = len(shape) > 1 and shape[1] % 4 == 0 and shape[0] % (4 * world) == 0
+        kinds += ["tiles"] * 3 if fits else []
+        kinds += [kind for kind in SHAPERS if "a" in kind[:3] and len(shape) > 1 and kind != "all"]
         shaper = SHAPERS[kinds[draw(len(kinds))]](shape)
         dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16)[draw(4)]
         spread = 1 + draw(40)
@@ -268,6 +275,65 @@ def nan_in_a_group_on_one_rank_is_told_to_all():
     score[7, 3] = torch.nan
     spread = distribute_tensor(score, mesh(), [Shard(0)], src_data_rank=None)
     return error_of(sparse.utils.make_mask_topk_sparsity, spread, 0.5, NM(2, 4))
+
+
+@case
+def nan_in_a_tile_on_one_rank_is_told_to_all():
+    score = torch.ones(8, 4)
+    score[7, 3] = torch.nan
+    spread = distribute_tensor(score, mesh(), [Shard(0)], src_data_rank=None)
+    tiles = NM(2, 4, transposable=True)
+    return error_of(sparse.utils.make_mask_topk_sparsity, spread, 0.5, tiles)
+
+
+@case
+def tiles_on_two_ranks_are_told_to_all():
+    """Cut through tiles of 12 rows; of 4 rows, one rank has all."""
+    found = []
+    for rows in (12, 4):
+        spread = distribute_tensor(torch.ones(rows, 4), mesh(), [Shard(0)], src_data_rank=None)
+        tiles = NM(2, 4, transposable=True)
+        found.append(error_of(sparse.utils.make_mask_topk_sparsity, spread, 0.5, tiles))
+    return found
+
+
+@case
+def tiles_of_a_sharded_model_are_valid_after_every_update():
+    model = fully_shard(make_mlp(outputs=8), mesh=mesh())
+    tiles = NM(2, 4, transposable=True)
+    model, optimizer = attach(sparse.RigL(0.4, update=1, structure=tiles), model, wrap=False)
+    seen = []
+    for number in range(4):
+        step(model, optimizer, number)
+        seen.append(model[0].weight_mask.full_tensor())
+    are_valid = [
+        bool((NM(2, 4).pool(side).sum(1) == 2).all()) for mask in seen for side in (mask, mask.T)
+    ]
+    return [all(are_valid), not torch.equal(seen[0], seen[-1])]
+
+
+@case
+def an_update_with_ablation_sends_counts_only():
+    """Update a weight of 262,144 entries: ranks exchange no entries and no list of neurons."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 512, bias=False))
+    with torch.no_grad():
+        model[0].weight[:200] *= 1e-3
+    fully_shard(model, mesh=mesh())
+    sparsity = sparse.RigL(0.3, sparsity=0.5, update=1, structure=FanIn(0.3), init_method="topk")
+    model, optimizer = attach(sparsity, model, wrap=False, lr=1e-5)
+    sent = []
+    for name in ("all_reduce", "all_gather", "broadcast", "all_gather_into_tensor"):
+        setattr(dist, name, counted(sent, getattr(dist, name)))
+    for number in range(2):
+        optimizer.zero_grad()
+        model(batch(number, 4, 512)).pow(2).mean().backward()
+        sent.clear()
+        optimizer.step()
+    (mask,) = (p.mask.full_tensor() for p in sparsity.sparse_params.values())
+    counts = set(mask.sum(1).tolist()) - {0}
+    active = int(mask.any(1).sum())
+    return [max(sent) <= 2048, counts == {131072 // active}, 257 <= active < 512]
 
 
 @case

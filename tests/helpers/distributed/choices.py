@@ -6,6 +6,7 @@ import sparsewright as sparse
 from helpers.cases import COSINE, CUBIC
 
 RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 9}
+ABLATING = {"type": "fan_in", "ablate": 0.3}
 HALVES = {"type": "groups", "inputs": 2}
 
 
@@ -39,6 +40,12 @@ CHOICES = {
     "gmp in 1:2": lambda: sparse.GMP(RISING, update=2, structure="1:2"),
     "set in 1:2": lambda: sparse.SET(0.4, update=2, structure="1:2"),
     "rigl in 1:2": lambda: sparse.RigL(0.4, update=2, structure="1:2"),
+    "rigl with ablation by erk": lambda: sparse.RigL(
+        0.4, sparsity=0.6, update=2, distribution="erk", structure=ABLATING
+    ),
+    "ablation in gmp": lambda: sparse.GMP(CUBIC, update=2, structure=ABLATING),
+    "set with equal fan-in": lambda: sparse.SET(0.4, sparsity=0.6, update=2, structure="fan_in"),
+    "ste with ablation": lambda: sparse.STE(0.6, update=2, structure=ABLATING),
     "group of rigl in 2:4 and set by erk": lambda: sparse.Group(
         [
             (is_first_linear, sparse.RigL(0.4, update=2, structure="2:4")),
@@ -47,6 +54,15 @@ CHOICES = {
     ),
     "rigl by magnitude, from dense": lambda: sparse.RigL(
         0.4, sparsity=0.6, update={"freq": 2, "start": 2}, distribution="global"
+    ),
+    "rigl in blocks": lambda: sparse.RigL(
+        0.4, sparsity=0.6, update=2, structure={"type": "block", "shape": [1, 2]}
+    ),
+    "set in outputs by erk": lambda: sparse.SET(
+        0.4, sparsity=0.4, update=3, structure="channel", distribution="erk"
+    ),
+    "gmp in inputs": lambda: sparse.GMP(
+        RISING, update=2, structure={"type": "channel", "axis": 1, "norm": 2}
     ),
     "set in groups": lambda: sparse.SET(0.4, sparsity=0.6, update=2, structure=HALVES),
     "rigl, shadowed": lambda: sparse.RigL(0.4, sparsity=0.6, update=2, storage="shadowed"),
