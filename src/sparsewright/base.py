@@ -27,11 +27,10 @@ from sparsewright.schedules.schedule import HyperParameterSchedule
 from sparsewright.schedules.schedule_set import ScheduleSet
 from sparsewright.session.algorithm_state import Resumable
 from sparsewright.session.attached import attached
-from sparsewright.session.choice import check_fits
+from sparsewright.session.choice import check_fits_in
 from sparsewright.session.convert import compress_own
 from sparsewright.session.own_parameters import OwnParameters
 from sparsewright.session.parameter import SparseParameter
-from sparsewright.session.placed import weight_dims
 from sparsewright.session.representation import describe, describe_html
 from sparsewright.session.rng import make_generator
 from sparsewright.session.route import (
@@ -251,8 +250,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         owner, param_name = find_owner(module, name, param)
         rule, dense = self if self.is_single else self._pick(name, param), dense_form(owner, param)
         rule.check_parameter(name, dense)
-        structure = rule.structure.with_dims(*weight_dims(owner, param_name, module))
-        check_fits(structure, name, dense)
+        check_fits_in(module, rule, owner, param_name, name, dense)
         # Keep the name, as `load_state_dict(assign=True)` and `to_empty` replace the tensor.
         level = rule._own_levels.get(param, "sparsity")
         parameter = attach_parameter(self.session, rule, owner, param_name, name)

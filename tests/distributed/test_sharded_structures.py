@@ -50,10 +50,11 @@ def test_nan_on_one_rank_raises_on_all(found):
 
 def test_apply_refuses_shards_that_cut_blocks_and_attaches_nothing(found):
     count = math.ceil(12 / found["world"])
-    assert found["refused"] == (
+    message = (
         f"0.weight of shape (12, 8): its shards have {count} rows, which cuts blocks of 4 rows "
         f"apart; use a size that divides {count}, or another number of ranks | []"
     )
+    assert found["refused"] == [message, message]
 
 
 def test_transposed_convolutions_train_as_in_one_process(found):

@@ -220,3 +220,16 @@ def test_a_missed_final_level_is_that_of_the_layers_channels(caplog):
     optimizer.step()
     assert sparsity.sparse_params["0.weight"].kept == 1 * 5 * 4
     assert "mask not updated" not in caplog.text
+
+
+def test_a_parametrized_weight_may_fit_along_its_inputs_only():
+    model = nn.Sequential(spectral_norm(nn.ConvTranspose2d(8, 6, 2)))
+    sparsity = sparse.RigL(structure="2:4", update=1)
+    sparsity.apply(model)
+    (parameter,) = sparsity.sparse_params.values()
+    for _ in train(model, sparsity):
+        assert (rows_of_inputs(parameter.mask).sum(1) == 2).all()
+    other = nn.Sequential(spectral_norm(nn.ConvTranspose2d(6, 8, 2)))
+    name, weight = "0.parametrizations.weight.original", other[0].parametrizations.weight.original
+    with pytest.raises(ShapeError, match=rf"^{name} of shape .*: its input dimension 6 is not"):
+        sparse.Static(structure="2:4").sparsify_parameter(other, name, weight)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsewright.core.filters import (
     GlobFilter,
@@ -183,6 +184,19 @@ def check_fits(structure: Structure, name: str, param: Tensor) -> None:
         structure.rows(param.shape)
     except ShapeError as error:
         raise ShapeError(name, param.shape, error.problem) from None
+
+
+def check_fits_in(
+    root: nn.Module, rule: Rule, owner: nn.Module, param_name: str, name: str, param: Tensor
+) -> None:
+    """Raise ShapeError if an algorithm's structure does not fit a parameter below a module.
+
+    A parametrization does not know its layer. If it is itself the root, the check is left to the
+    first selection, which knows the model.
+    """
+    if root is not owner or not isinstance(owner, ParametrizationList):
+        structure = rule.structure.with_dims(*weight_dims(owner, param_name, root))
+        check_fits(structure, name, param)
 
 
 def check_place(module: nn.Module, param_name: str, param: Tensor, name: str) -> None:

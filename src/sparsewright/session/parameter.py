@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from sparsewright.core.inference import outside_inference_mode
 from sparsewright.core.interrupts import finish
 from sparsewright.core.plots import show_mask
+from sparsewright.core.selection import make_selection
 from sparsewright.core.structure import Structure
 from sparsewright.errors import OptionTypeError, ShapeError
+from sparsewright.kernels.sharded import is_sharded
 from sparsewright.session.placed import weight_dims
 from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
@@ -125,6 +127,8 @@ class SparseParameter:
         if not self.is_initialized and not self.param.is_meta:
             self.storage.start_dense()
             try:
+                if is_sharded(self.param):  # check the shards even if training starts dense
+                    make_selection(self.structure, self.param)
                 mask = self.rule._make_mask(self)
             except ShapeError as error:
                 raise ShapeError(self.name, error.shape, error.problem) from None

@@ -93,15 +93,21 @@ def nan_on_one_rank(mesh):
 
 
 def refused_by_apply(mesh):
-    """Return the error of `apply` on a model whose shards cut blocks, and what is left on it."""
-    model = nn.Sequential(nn.Linear(8, 12))
-    fully_shard(model, mesh=mesh)
-    sparsity = sparse.Static(0.5, structure={"type": "block", "shape": [4, 4]})
-    try:
-        sparsity.apply(model)
-    except ShapeError as error:
-        return agreed(f"{error} | {list(dict(model.named_buffers()))}")
-    return agreed("no error")
+    """Return the errors of `apply` on models whose shards cut blocks, and what is left on them."""
+    blocks, found = {"type": "block", "shape": [4, 4]}, []
+    rising = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 2, "end": 9}
+    for sparsity in (
+        sparse.Static(0.5, structure=blocks),
+        sparse.GMP(rising, update={"freq": 2, "start": 2}, structure=blocks),  # starts dense
+    ):
+        model = nn.Sequential(nn.Linear(8, 12))
+        fully_shard(model, mesh=mesh)
+        try:
+            sparsity.apply(model)
+            found.append(agreed("no error"))
+        except ShapeError as error:
+            found.append(agreed(f"{error} | {list(dict(model.named_buffers()))}"))
+    return found
 
 
 def train_transposed(mesh):
