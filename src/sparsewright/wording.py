@@ -68,7 +68,7 @@ def show(value: object) -> str:
     """
     shape = getattr(value, "shape", None)
     if shape:
-        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.").lstrip("<>|=")
         return f"<{f'{dtype} {type(value).__name__}'.strip()} of shape {tuple(shape)}>"
     try:
         text = " ".join(_REPR.repr(value).split())

@@ -209,7 +209,7 @@ def test_what_is_compressed_and_why_the_rest_is_not(tmp_path: Path, model: str) 
     reason = "its weight is tied to another layer's weight"
     assert [w.why_masked for w in tied.sparse] == [reason, ""]
     alone = planned(tmp_path, section, "thirds")
-    assert alone.sparse[0].why_masked.startswith("the model itself is this layer")
+    assert alone.sparse[0].why_masked.startswith("the model is this layer itself")
 
 
 def test_costs_of_a_shadowed_weight(tmp_path: Path) -> None:

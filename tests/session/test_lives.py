@@ -259,6 +259,6 @@ def test_trained_models_and_masks_from_zeros_are_not_told(init_method, caplog):
 
 @pytest.mark.parametrize("call", [sparse.find, sparse.remove])
 def test_only_modules_have_algorithms(call):
-    message = f"^the argument of {call.__name__} must be a Module; got SGD"
+    message = f"^the argument of {call.__name__} must be a Module; got <SGD>"
     with pytest.raises(OptionTypeError, match=message):
         call(SGD(make_mlp().parameters(), 0.1))

@@ -44,7 +44,7 @@ def check_state(
     if not isinstance(state, Mapping):
         raise StateError(what, f"expected a dict, got {type(state).__name__}")
     saver = state.get("algorithm", own["algorithm"])
-    if saver != own["algorithm"]:
+    if not isinstance(saver, str) or saver != own["algorithm"]:
         raise StateError(what, f"it was saved by {show(saver)}")
     missing = [key for key in own if key not in state and key not in optional]
     if missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypedDict, cast
+from typing import Any, ClassVar, TypedDict, cast
 
 from torch import Tensor
 
@@ -81,6 +81,8 @@ class _NotInitialized:
     """Stand for an attribute that `SparsityAlgorithm.__init__` sets on the instance."""
 
     def __get__(self, algorithm: object, owner: type) -> object:
+        if algorithm is None:  # the attribute of the class
+            return self
         problem = "its __init__ must call super().__init__ with the options of SparsityAlgorithm"
         raise AlgorithmError(owner.__name__, problem)
 
@@ -96,9 +98,8 @@ class Settings(ABC):
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
-    if not TYPE_CHECKING:
-        _routes = _NotInitialized()
     _structure_now: Structure | None = None  # the structure of the weight that is being updated
+    _routes: Any = _NotInitialized()
 
     def _choose(
         self, storage: str | None, distribution: DistributionLike, structure: StructureLike
