@@ -309,7 +309,7 @@ def test_a_mask_of_another_shape_raises():
         (
             {"exempt": ["head.*"]},
             MissingOptionError,
-            r"^structure 'fan_in' with exempt needs an 'ablate': a number between 0 and 1\.$",
+            r"^structure 'fan_in' with exempt needs the option 'ablate': a number between 0 and 1\.$",
         ),
     ],
 )
