@@ -309,7 +309,8 @@ def test_a_mask_of_another_shape_raises():
         (
             {"exempt": ["head.*"]},
             MissingOptionError,
-            r"^structure 'fan_in' with exempt needs the option 'ablate': a number between 0 and 1\.$",
+            r"^structure 'fan_in' with exempt needs the option 'ablate': a number between 0 "
+            r"and 1\.$",
         ),
     ],
 )
