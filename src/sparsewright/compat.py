@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 __all__ = ["install", "uninstall"]
 
+_Patched: Any = Optimizer  # torch does not declare the method that this module adds
+
 
 def _apply(self: Optimizer, fn: Callable[[Optimizer], Any]) -> Optimizer:
     """Call `fn(optimizer)` and return the optimizer, as `nn.Module.apply` does for modules."""
@@ -22,14 +24,13 @@ def _apply(self: Optimizer, fn: Callable[[Optimizer], Any]) -> Optimizer:
 
 def install() -> None:
     """Add the method `apply(fn)` to `torch.optim.Optimizer`, as importing this module does."""
-    # torch's own type does not declare the method that this module adds.
-    Optimizer.apply = _apply  # type: ignore[attr-defined]
+    _Patched.apply = _apply
 
 
 def uninstall() -> None:
     """Remove the method `apply` from `torch.optim.Optimizer`."""
     if getattr(Optimizer, "apply", None) is _apply:
-        del Optimizer.apply  # type: ignore[attr-defined]
+        del _Patched.apply
 
 
 install()

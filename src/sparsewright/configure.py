@@ -356,7 +356,7 @@ def _attempt(
     """Return the algorithm that a constructor makes from options, or the error that it raises."""
     try:
         return make(**options)
-    except Exception as error:  # a user's class may raise anything
+    except Exception as error:  # runs a user's __init__; the caller reports the error
         return error
 
 

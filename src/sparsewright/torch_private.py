@@ -102,7 +102,7 @@ def shares_memory(tensor: Tensor, other: Tensor) -> bool:
     """Return whether two tensors are views of the same memory; False if one has no memory."""
     try:
         return memory_id(tensor) == memory_id(other)
-    except (NotImplementedError, RuntimeError):  # sparse tensors, and tensors inside vmap
+    except (NotImplementedError, RuntimeError):  # no storage: sparse; inside vmap
         return False
 
 

@@ -41,7 +41,7 @@ def rows_of(folder):
 @pytest.mark.parametrize("script", RUNS)
 def test_runs_and_writes_its_results(script, tmp_path):
     if script == "bench_memory.py" and not Path("/proc/self/clear_refs").exists():
-        pytest.skip("peak memory is reset through /proc, which this system lacks")
+        pytest.skip("peak memory is reset through /proc/self/clear_refs, which only Linux has")
     run(script, tmp_path, *RUNS[script])
     rows = rows_of(tmp_path)
     assert rows

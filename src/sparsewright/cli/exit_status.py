@@ -60,7 +60,7 @@ def reports_errors(command: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             status = INTERRUPTED
-        except Exception as error:  # this is the outermost frame
+        except Exception as error:  # the last frame: print one line, not a traceback
             if debug:
                 traceback.print_exc()
             known = isinstance(error, SparsewrightError)

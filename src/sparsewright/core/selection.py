@@ -103,7 +103,19 @@ def make_selection(structure: Structure, tensor: Tensor) -> Selection:
     return _Spread(structure, share.structure, list(share.units), tensor)
 
 
-class _Whole(Selection):
+class _AllUnits(Selection):
+    """Select if this rank has the scores of all units."""
+
+    def count(self, chosen: Tensor) -> Tensor:
+        return kernels.count_rows(chosen).cpu()
+
+    def _select(
+        self, score: Tensor, num: int | Tensor, among: Tensor | None, magnitude: bool
+    ) -> Tensor:
+        return kernels.select(score, num, among, magnitude)
+
+
+class _Whole(_AllUnits):
     """Select in a weight that is not sharded; units are `[rows, n]`."""
 
     def __init__(self, structure: Structure, shape: torch.Size) -> None:
@@ -116,14 +128,6 @@ class _Whole(Selection):
 
     def expand(self, chosen: Tensor) -> Tensor:
         return self._structure.expand(chosen, self._shape)
-
-    def count(self, chosen: Tensor) -> Tensor:
-        return kernels.count_rows(chosen).cpu()
-
-    def _select(
-        self, score: Tensor, num: int | Tensor, among: Tensor | None, magnitude: bool
-    ) -> Tensor:
-        return kernels.select(score, num, among, magnitude)
 
 
 class _WholeRows(Selection):
@@ -193,7 +197,7 @@ class _Spread(Selection):
         )
 
 
-class _Divided(Selection):
+class _Divided(_AllUnits):
     """Select in a sharded weight if each rank has a part of every unit.
 
     Each rank computes the scores of all units and makes the same choice.
@@ -214,14 +218,6 @@ class _Divided(Selection):
 
     def expand(self, chosen: Tensor) -> Tensor:
         return sharded.from_local(self._within.expand(chosen, self._part), self._like)
-
-    def count(self, chosen: Tensor) -> Tensor:
-        return kernels.count_rows(chosen).cpu()
-
-    def _select(
-        self, score: Tensor, num: int | Tensor, among: Tensor | None, magnitude: bool
-    ) -> Tensor:
-        return kernels.select(score, num, among, magnitude)
 
 
 def _own_part(tensor: Tensor, at: sharded.Shards) -> Tensor:

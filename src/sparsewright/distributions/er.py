@@ -11,10 +11,9 @@ from typing import ClassVar
 import torch
 
 from sparsewright.core.counts import Level
-from sparsewright.core.distribution import Distribution, Statistics
 from sparsewright.core.filters import matched
-from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons
-from sparsewright.distributions.proportional import scaled_levels
+from sparsewright.distributions.budget import Shapes, check_dense
+from sparsewright.distributions.proportional import Proportional, scaled_levels
 from sparsewright.errors import (
     ExclusiveOptionsError,
     IncompatibleOptionError,
@@ -113,7 +112,7 @@ def _check_epsilon(epsilon: float, budget: str) -> None:
 
 
 @dataclass
-class ER(Distribution):
+class ER(Proportional):
     """Use Erdős-Rényi (ER) levels, as the function `er` returns them.
 
     With `epsilon`, the levels depend on the shapes only, and the algorithm's level is not used.
@@ -131,16 +130,7 @@ class ER(Distribution):
             _check_epsilon(self.epsilon, self.budget)
         self.uses_level = self.epsilon is None
 
-    def __call__(
-        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
-    ) -> Mapping[str, float]:
+    def levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         """Return the level of each layer."""
-        return self._levels(shapes, level)
-
-    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
-        """Return why layers stay dense."""
-        return dense_reasons(self.name, self.dense, self._levels(shapes, level), level)
-
-    def _levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         asked = level if self.uses_level else None
         return er(shapes, asked, epsilon=self.epsilon, dense=self.dense, budget=self.budget)

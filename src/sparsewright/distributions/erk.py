@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 
 from sparsewright.core.counts import Level
-from sparsewright.core.distribution import Distribution, Statistics
-from sparsewright.distributions.budget import Shapes, check_dense, dense_reasons
-from sparsewright.distributions.proportional import scaled_levels
+from sparsewright.distributions.budget import Shapes, check_dense
+from sparsewright.distributions.proportional import Proportional, scaled_levels
 from sparsewright.errors import OptionError, OptionTypeError
 
 
@@ -69,7 +68,7 @@ def _check_power(power: float) -> None:
 
 
 @dataclass
-class ERK(Distribution):
+class ERK(Proportional):
     """Use Erdős-Rényi-Kernel (ERK) levels, as the function `erk` returns them."""
 
     name: ClassVar[str] = "erk"
@@ -82,15 +81,6 @@ class ERK(Distribution):
         _check_power(self.power)
         self.dense = check_dense(self.dense, self.budget)
 
-    def __call__(
-        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
-    ) -> Mapping[str, float]:
+    def levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         """Return the level of each layer."""
-        return self._levels(shapes, level)
-
-    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
-        """Return why layers stay dense."""
-        return dense_reasons(self.name, self.dense, self._levels(shapes, level), level)
-
-    def _levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
         return erk(shapes, level, power=self.power, dense=self.dense, budget=self.budget)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from sparsewright.core.counts import Level, as_decimal
+from sparsewright.core.distribution import Distribution, Statistics
 from sparsewright.core.filters import matched
-from sparsewright.distributions.budget import Shapes, check_budget, check_dense
+from sparsewright.distributions.budget import Shapes, check_budget, check_dense, dense_reasons
 
 
 def scaled_levels(
@@ -58,3 +62,27 @@ def scaled_levels(
             left -= sizes[name]
             del scaled[name]
     return {name: 1 - scale * scaled[name] if name in scaled else 0.0 for name in shapes}
+
+
+class Proportional(Distribution):
+    """Use levels that depend on the shapes only and leave some layers dense.
+
+    Attributes:
+        dense: globs of layers that stay dense.
+    """
+
+    dense: str | Sequence[str]
+
+    @abstractmethod
+    def levels(self, shapes: Mapping[str, torch.Size], level: Level) -> dict[str, float]:
+        """Return the level of each layer, as `{name: level}`."""
+
+    def __call__(
+        self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
+    ) -> Mapping[str, float]:
+        """Return the level of each layer."""
+        return self.levels(shapes, level)
+
+    def reasons(self, shapes: Mapping[str, torch.Size], level: Level) -> Mapping[str, str]:
+        """Return why layers stay dense."""
+        return dense_reasons(self.name, self.dense, self.levels(shapes, level), level)

@@ -18,6 +18,7 @@ from sparsewright.errors import AttachError, needs
 from sparsewright.integrations import follow_only, is_attached, prune_weights
 from sparsewright.integrations.trainer_private import (
     after_hook,
+    callbacks_of,
     forget_hooks,
     log_interval,
     logged_step,
@@ -105,7 +106,7 @@ class SparsityCallback(Callback):
         Raises:
             AttachError: another callback averages weights in a way that does not work with masks.
         """
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             problem = why_not_average(callback, pl_module)
             if problem:
                 raise AttachError(type(callback).__name__, problem)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import Callback, LightningModule, Trainer
     from transformers import TrainerState
 
 
@@ -37,10 +37,19 @@ def forget_hooks(module: LightningModule, *hooks: str) -> None:
         vars(module).pop(hook, None)
 
 
-def log_interval(trainer: Trainer) -> int:
-    """Return the number of steps between Lightning's logs, an undeclared attribute."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+def log_interval(trainer: Any) -> int:
+    """Return the number of steps between the logs of a Lightning Trainer.
+
+    `Trainer` does not declare this attribute.
+    """
+    every: int = trainer.log_every_n_steps
     return every
+
+
+def callbacks_of(trainer: Any) -> list[Callback]:
+    """Return the callbacks of a Lightning Trainer, which does not declare this attribute."""
+    callbacks: list[Callback] = trainer.callbacks
+    return callbacks
 
 
 def logged_step(trainer: Trainer) -> int:

@@ -188,7 +188,7 @@ def _make_entry(
         }
         each, total = count_kept(algorithm, forecast, route.taken, structures)
         route.why_level = why_levels(algorithm, forecast, route.taken)
-    except Exception as error:  # a user's distribution may raise anything
+    except Exception as error:  # runs a user's distribution; the plan lists its error
         report(route.place, error)
         return None
     whole = sum(weight.numel() for weight in route.taken.values())

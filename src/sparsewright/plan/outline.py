@@ -58,7 +58,7 @@ def build(factory: Factory, where: str) -> Outline:
             try:
                 with torch.device("meta"):
                     made = factory()
-            except Exception:  # the factory may read values, which meta tensors do not have
+            except Exception:  # it may fail on meta tensors only, so try real ones
                 made = factory()  # an error raised here is reported
     except SparsewrightError:
         raise

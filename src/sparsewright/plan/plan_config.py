@@ -226,7 +226,7 @@ def _forecasts(routes: Routes, steps: int, report: Report) -> dict[int, Forecast
         if algorithm is not None:
             try:
                 found[id(algorithm)] = forecast(algorithm, steps)
-            except Exception as error:  # a user's schedule can raise any exception
+            except Exception as error:  # runs a user's schedule; the plan lists its error
                 report(place, error)
     return found
 
@@ -236,7 +236,7 @@ def _fill_lazy(outline: Outline, notes: list[str]) -> None:
     if outline.inputs is not None and any(is_lazy(p) for p in outline.model.parameters()):
         try:
             run(outline)
-        except Exception as error:  # the user's model can raise any exception
+        except Exception as error:  # runs the user's forward(); the plan notes its error
             notes.append(f"the shapes of lazy parameters are unknown: {one_line(error)}")
 
 
@@ -250,7 +250,7 @@ def _count(plan: Plan, outline: Outline, per: str) -> None:
             counted = {name: weights[name] for name in names if weights[name].ndim > 1}
             plan.flops, plan.per = count_flops(outline, counted), per
             return
-        except Exception as error:  # the user's model can raise any exception
+        except Exception as error:  # runs the user's forward(); the plan notes its error
             plan.notes.append(f"FLOPs cannot be counted: the forward pass raised {one_line(error)}")
     else:
         text = "FLOPs cannot be counted without inputs; return (model, inputs) from the factory"

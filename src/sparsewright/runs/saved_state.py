@@ -46,7 +46,7 @@ def read_state(path: Path) -> dict[str, Any]:
         # torch's own message is long, and explains how to turn the safety check off.
         problem = "not a checkpoint, or holds objects other than tensors and plain values"
         raise CheckpointError(path, problem) from error
-    except Exception as error:  # damaged bytes can raise any error in zip, pickle or torch
+    except Exception as error:  # zip, pickle and torch document no errors for bad bytes
         problem = "truncated, or not a file that torch.save wrote"
         raise CheckpointError(path, problem) from error
     if not isinstance(state, dict):

@@ -287,7 +287,7 @@ class Training:
             self.churn = Churn({str(k): [int(n), float(x)] for k, (n, x) in state["churn"].items()})
             self.history.load(state["history"])
             self.validation = {str(k): float(v) for k, v in state["validation"].items()}
-        except Exception as error:  # a damaged file can raise any error here
+        except Exception as error:  # the file is untrusted: any key can have any type
             reason = " ".join(str(error).split())
             raise CheckpointError(where, f"does not fit the model: {reason}") from error
         self.steps_done = step

@@ -61,14 +61,14 @@ class HyperParameterSchedule(ABC):
         """
         return None
 
-    def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - few have state
+    def update(self, is_update_step: Tensor | bool) -> None:  # noqa: B027 - a hook: stateless schedules inherit it
         """Advance the schedule's state. The algorithm calls this once after each step.
 
         Args:
             is_update_step: whether masks were due for an update at the step.
         """
 
-    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - few have one
+    def visit_state(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - a hook, as `update`
         """Replace every state tensor `t` by `fn(t)`."""
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:

@@ -54,7 +54,7 @@ def _declared(model: nn.Module) -> Iterator[nn.Module]:
             if callable(getattr(type(module), method, None)):
                 try:
                     head = getattr(module, method)()
-                except Exception:  # a user's method with this name may require arguments
+                except Exception:  # not the convention: it needs arguments, or has no head
                     continue
                 heads = head if isinstance(head, tuple | list | nn.ModuleList) else [head]
                 yield from (each for each in heads if isinstance(each, nn.Module))

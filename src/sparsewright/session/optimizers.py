@@ -78,7 +78,7 @@ class StepHandle:
 
         # `step` refers to the handle, because the reverse would keep the optimizer alive.
         vars(step)["handle"] = self
-        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+        vars(optimizer)["step"] = MethodType(step, optimizer)
 
     def remove(self) -> None:
         """Restore the original `step`."""

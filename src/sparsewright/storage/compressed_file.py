@@ -136,7 +136,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except OSError:
         raise
-    except Exception as error:  # a bad header can make the parser or torch raise anything
+    except Exception as error:  # safetensors documents no errors for bad bytes
         raise CheckpointError(path, f"not a safetensors file, or truncated: {error}") from error
 
 

@@ -106,7 +106,7 @@ def read(tensor: Tensor) -> Tensor | None:
         return tensor
     try:
         dense: Tensor = tensor.dequantize()
-    except Exception:  # a third-party operator can raise anything
+    except Exception:  # the subclass may not implement the operator
         return None
     return dense if type(dense) is Tensor else None
 
@@ -184,7 +184,7 @@ class Toy:
             warnings.simplefilter("ignore")
             try:
                 return self._stepped(seed, transform, pruned)
-            except Exception as error:  # a third-party optimizer can raise anything
+            except Exception as error:  # runs a third-party step(); ProbeError has its error
                 first = next(iter(str(error).splitlines()), "")
                 raise ProbeError(f"{type(error).__name__}: {first}") from error
 

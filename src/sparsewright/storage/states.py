@@ -262,7 +262,7 @@ def _prune_foreign(tensor: Tensor, mask: Tensor) -> bool:
     try:
         if dense is not None:
             tensor.copy_(dense.masked_fill(~mask, 0))
-    except Exception:  # a third-party operator can raise anything
+    except Exception:  # the subclass may not implement the operator
         return False
     return dense is not None
 

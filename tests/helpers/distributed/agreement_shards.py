@@ -115,7 +115,14 @@ def an_update_of_shards_sends_counts_only():
     model = nn.Sequential(nn.Linear(512, 512, bias=False))
     fully_shard(model, mesh=mesh())
     sparsity = sparse.RigL(0.3, sparsity=0.9, update=1)
-    model, optimizer = attach(sparsity, model, wrap=False, lr=1e-3)
+    sent = sent_by_update(sparsity, model, 1e-3)
+    kept = [p.kept for p in sparsity.sparse_params.values()]
+    return [max(sent) <= 2048, len(sent) < 20, kept]
+
+
+def sent_by_update(sparsity, model, lr):
+    """Train two steps; return the number of entries of each collective of the second update."""
+    model, optimizer = attach(sparsity, model, wrap=False, lr=lr)
     sent = []
     for name in ("all_reduce", "all_gather", "broadcast", "all_gather_into_tensor"):
         setattr(dist, name, counted(sent, getattr(dist, name)))
@@ -124,8 +131,7 @@ def an_update_of_shards_sends_counts_only():
         model(batch(number, 4, 512)).pow(2).mean().backward()
         sent.clear()
         optimizer.step()
-    kept = [p.kept for p in sparsity.sparse_params.values()]
-    return [max(sent) <= 2048, len(sent) < 20, kept]
+    return sent
 
 
 def counted(sent, function):
@@ -321,15 +327,7 @@ def an_update_with_ablation_sends_counts_only():
         model[0].weight[:200] *= 1e-3
     fully_shard(model, mesh=mesh())
     sparsity = sparse.RigL(0.3, sparsity=0.5, update=1, structure=FanIn(0.3), init_method="topk")
-    model, optimizer = attach(sparsity, model, wrap=False, lr=1e-5)
-    sent = []
-    for name in ("all_reduce", "all_gather", "broadcast", "all_gather_into_tensor"):
-        setattr(dist, name, counted(sent, getattr(dist, name)))
-    for number in range(2):
-        optimizer.zero_grad()
-        model(batch(number, 4, 512)).pow(2).mean().backward()
-        sent.clear()
-        optimizer.step()
+    sent = sent_by_update(sparsity, model, 1e-5)
     (mask,) = (p.mask.full_tensor() for p in sparsity.sparse_params.values())
     counts = set(mask.sum(1).tolist()) - {0}
     active = int(mask.any(1).sum())
