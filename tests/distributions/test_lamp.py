@@ -1,11 +1,11 @@
-"""LAMP levels, compared with scores in exact fractions and with sorted float64 scores."""
+"""LAMP levels, compared with scores over exact sums, rounded once, and with sorted scores."""
 
 import math
 from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sparsewright as sparse
@@ -41,16 +41,20 @@ def wide_layers(draw):
 
 
 def ranked(weights):
-    """Return `(score, layer, flat index)` of every entry in the order in which they are kept."""
+    """Return `(score, layer, flat index)` of every entry in the order in which they are kept.
+
+    Squares and their sums are float64: a square that a sum absorbs does not change the score.
+    """
     found = []
     for number, weight in enumerate(weights.values()):
         flat = [min(abs(value), 2.0**500) for value in weight.flatten().tolist()]
         order = sorted(range(len(flat)), key=lambda index: (-flat[index], index))
         total = Fraction(0)
         for index in order:
-            square = Fraction(flat[index]) ** 2
+            square = Fraction(flat[index] ** 2)
             total += square
-            found.append((square / total if total else Fraction(0), number, index))
+            rounded = Fraction(float(total))
+            found.append((square / rounded if total else Fraction(0), number, index))
     # The sort is stable, so ties keep the order of layers, then of places.
     return sorted(found, key=lambda each: -each[0])
 
@@ -71,7 +75,11 @@ def check(weights, level):
     assert kept == total
 
 
+ABSORBED = {"0": torch.tensor([0.0, 1, 1, 1, math.inf]), "1": torch.tensor([1.0, math.inf])}
+
+
 @given(layers(), levels)
+@example(ABSORBED, 0.3)
 def test_the_largest_scores_of_all_layers_stay(weights, level):
     check(weights, level)
 
