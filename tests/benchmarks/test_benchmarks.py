@@ -21,6 +21,8 @@ RUNS = {
     "bench_linear.py": ["--rounds", "2", "--levels", "0.9", "--tokens", "16", "--side", "64"],
     "bench_train.py": [*SMALL, "--rounds", "2", "--levels", "0.9", "--batch", "1", "--tokens", "8",
                        "--side", "64"],
+    "bench_structures.py": ["--rounds", "2", "--side", "32", "--channels", "32", "--layers", "3",
+                            "--width", "16"],
 }  # fmt: skip
 
 

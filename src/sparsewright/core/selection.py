@@ -31,8 +31,13 @@ class Selection(ABC):
     group: dist.ProcessGroup | None = None
 
     @abstractmethod
-    def pool(self, tensor: Tensor) -> Tensor:
-        """Return the units of a tensor that has the weight's shape and sharding."""
+    def pool(self, tensor: Tensor, *, magnitude: bool = False) -> Tensor:
+        """Return the units of a tensor, or of its magnitude.
+
+        Args:
+            tensor: shaped and sharded like the weight.
+            magnitude: pool |tensor|.
+        """
 
     @abstractmethod
     def expand(self, chosen: Tensor) -> Tensor:
@@ -66,10 +71,11 @@ class Selection(ABC):
         Raises:
             ScoreError: a candidate's score is NaN.
         """
-        if magnitude and (self.is_pooled or score.is_complex()):
+        if magnitude and score.is_complex():
             score, magnitude = score.abs(), False
+        units = self.pool(score, magnitude=magnitude and self.is_pooled)
         try:
-            return self._select(self.pool(score), num, among, magnitude)
+            return self._select(units, num, among, magnitude and not self.is_pooled)
         except kernels.NanError:
             raise ScoreError from None
 
@@ -123,8 +129,8 @@ class _Whole(_AllUnits):
         self.rows, self.n = structure.rows(shape)
         self.is_pooled = self.rows * self.n != shape.numel()
 
-    def pool(self, tensor: Tensor) -> Tensor:
-        return self._structure.pool(tensor)
+    def pool(self, tensor: Tensor, *, magnitude: bool = False) -> Tensor:
+        return _pool(self._structure, tensor, magnitude)
 
     def expand(self, chosen: Tensor) -> Tensor:
         return self._structure.expand(chosen, self._shape)
@@ -139,8 +145,8 @@ class _WholeRows(Selection):
         self.rows, self.n = self._own.rows, self._own.n
         self.is_pooled, self.group = self._own.is_pooled, self._at.group
 
-    def pool(self, tensor: Tensor) -> Tensor:
-        return self._own.pool(_own_part(tensor, self._at))
+    def pool(self, tensor: Tensor, *, magnitude: bool = False) -> Tensor:
+        return self._own.pool(_own_part(tensor, self._at), magnitude=magnitude)
 
     def expand(self, chosen: Tensor) -> Tensor:
         return sharded.from_local(self._own.expand(chosen), self._like)
@@ -178,8 +184,8 @@ class _Spread(Selection):
         self.rows, self.n = structure.rows(self._at.shape)
         self.is_pooled = self.rows * self.n != self._at.shape.numel()
 
-    def pool(self, tensor: Tensor) -> Tensor:
-        return self._within.pool(_own_part(tensor, self._at)).reshape(-1)
+    def pool(self, tensor: Tensor, *, magnitude: bool = False) -> Tensor:
+        return _pool(self._within, _own_part(tensor, self._at), magnitude).reshape(-1)
 
     def expand(self, chosen: Tensor) -> Tensor:
         own = chosen.reshape(self._within.rows(self._part))
@@ -210,14 +216,18 @@ class _Divided(_AllUnits):
         self.rows, self.n = structure.rows(self._at.shape)
         self.is_pooled = True
 
-    def pool(self, tensor: Tensor) -> Tensor:
-        own = self._within.pool(_own_part(tensor, self._at))
+    def pool(self, tensor: Tensor, *, magnitude: bool = False) -> Tensor:
+        own = _pool(self._within, _own_part(tensor, self._at), magnitude)
         if own.dtype == torch.bool:
             return sharded.sum_over(own.long(), self._at.group) > 0
         return sharded.norm_over(own, self._norm, self._at.group)
 
     def expand(self, chosen: Tensor) -> Tensor:
         return sharded.from_local(self._within.expand(chosen, self._part), self._like)
+
+
+def _pool(structure: Structure, tensor: Tensor, magnitude: bool) -> Tensor:
+    return structure.pool_magnitude(tensor) if magnitude else structure.pool(tensor)
 
 
 def _own_part(tensor: Tensor, at: sharded.Shards) -> Tensor:

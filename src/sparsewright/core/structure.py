@@ -121,6 +121,13 @@ class Structure(ScoreShaper):
             ShapeError: the structure does not support the shape.
         """
 
+    def pool_magnitude(self, tensor: Tensor) -> Tensor:
+        """Return `pool(tensor.abs())`.
+
+        A structure whose units have several entries can override it to avoid the copy.
+        """
+        return self.pool(tensor.abs())
+
     @abstractmethod
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[rows, units]` in the weight's shape; each entry gets the value of its unit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sparsewright.kernels import native, reference
@@ -19,7 +20,9 @@ __all__ = [
     "NanError",
     "count_changes",
     "count_rows",
+    "expand_blocks",
     "info",
+    "pool_blocks",
     "prune_",
     "prune_many_",
     "select",
@@ -158,6 +161,78 @@ def count_changes(old: Tensor, new: Tensor, *, threads: int | None = None) -> tu
         native.note_fallback("count_changes", reason)
         return reference.count_changes(old, new)
     return native.count_changes(old, new, threads=threads)
+
+
+def pool_blocks(
+    tensor: Tensor,
+    pooling: str = "sum",
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+) -> Tensor:
+    """Reduce each block of a weight to one value.
+
+    Entries are combined in a fixed order, so the result is the same on any device, for any
+    instruction set and thread count. First the `high` entries of each column are combined, then
+    the `wide` results: neighbors in pairs, then pairs in pairs, and so on; a last value without a
+    neighbor goes on unchanged.
+
+    Args:
+        tensor: real numbers or bool, `[down, high, across, wide]`; block (d, a) has the entries
+            `[d, :, a, :]`.
+        pooling: `"sum"`, `"squares"` (the sum of the squares) or `"max"` (NaN if a score is NaN).
+        magnitude: pool |score|, otherwise the scores.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+
+    Returns:
+        `[down, across]`: float64, 0 for blocks without entries; for a bool tensor bool, whether
+        an entry is True.
+
+    Raises:
+        TypeError: the scores are complex.
+        ValueError: the tensor does not have four dimensions, or `pooling` is unknown.
+
+    >>> import torch
+    >>> pool_blocks(torch.tensor([[1.0, -2.0, 3.0, 4.0]]).reshape(1, 1, 2, 2))
+    tensor([[3., 7.]], dtype=torch.float64)
+    """
+    reference.check_blocks(tensor, pooling)
+    reason = native.why_not(tensor)
+    if not reason and not (tensor.is_floating_point() or tensor.dtype == torch.bool):
+        reason = "dtypes"
+    if not reason and tensor.numel():
+        return native.pool_blocks(tensor, pooling, magnitude, threads=threads)
+    if reason:
+        native.note_fallback("pool_blocks", reason)
+    return reference.pool_blocks(tensor, pooling, magnitude)
+
+
+def expand_blocks(chosen: Tensor, high: int, wide: int, *, threads: int | None = None) -> Tensor:
+    """Repeat the flag of each block for all its entries.
+
+    Args:
+        chosen: bool `[down, across]`.
+        high: number of rows of a block.
+        wide: number of entries of a block in a row.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+
+    Returns: bool `[down, high, across, wide]`.
+
+    Raises:
+        TypeError: `chosen` is not bool.
+        ValueError: `chosen` is not two-dimensional.
+
+    >>> import torch
+    >>> expand_blocks(torch.tensor([[True, False]]), 1, 2)
+    tensor([[[[ True,  True],
+              [False, False]]]])
+    """
+    reference.check_rows(chosen)
+    reason = native.why_not(chosen)
+    if reason:
+        native.note_fallback("expand_blocks", reason)
+        return reference.expand_blocks(chosen, high, wide)
+    return native.expand_blocks(chosen, high, wide, threads=threads)
 
 
 def uniform_(tensor: Tensor, key: int, first: int = 0, *, threads: int | None = None) -> Tensor:

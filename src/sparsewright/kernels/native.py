@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sparsewright.kernels.reference import raise_nan
 
-_ABI = 4
+_ABI = 5
 
 _fallbacks: Counter[tuple[str, str]] = Counter()
 
@@ -201,3 +201,32 @@ def uniform_(
 ) -> None:
     """Fill a tensor with the native kernel."""
     _module.uniform_(tensor, key, first, threads, isa or _isa)
+
+
+def pool_blocks(
+    tensor: Tensor,
+    pooling: str = "sum",
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Tensor:
+    """Pool the blocks of a tensor that has entries with the native kernel."""
+    tensor = tensor.detach().contiguous()
+    shape = tensor.shape[0], tensor.shape[2]
+    if tensor.dtype == torch.bool:
+        mask = tensor.new_empty(shape)
+        _module.pool_mask(tensor, mask, threads, isa or _isa)
+        return mask
+    out = tensor.new_empty(shape, dtype=torch.float64)
+    _module.pool_scores(tensor, pooling, magnitude, out, threads, isa or _isa)
+    return out
+
+
+def expand_blocks(
+    chosen: Tensor, high: int, wide: int, *, threads: int | None = None, isa: str | None = None
+) -> Tensor:
+    """Expand the flags of blocks with the native kernel, which is the same for all `isa`."""
+    out = chosen.new_empty(chosen.shape[0], high, chosen.shape[1], wide)
+    _module.expand_blocks(chosen.contiguous(), out, threads)
+    return out

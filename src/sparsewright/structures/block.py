@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sparsewright import kernels
 from sparsewright.core.rows import RowStructure
 from sparsewright.core.structure import Share, check_shard
 from sparsewright.errors import OptionError, OptionTypeError, ShapeError
-from sparsewright.structures.sides import check_side, divisors_around, slab_height
+from sparsewright.structures.sides import check_side, divisors_around
 
-_POOLS = ("mean", "max", "l2", "sum")
+_POOLS = {"mean": "sum", "max": "max", "l2": "squares", "sum": "sum"}
 
 
 class Block(RowStructure):
@@ -28,8 +29,8 @@ class Block(RowStructure):
     - `l2`: `sqrt(sum(s**2))`, which ignores the sign
     - `sum`: `sum(s)`, the same order as `mean`
 
-    Sums are float32, or float64 if the scores are; those of `l2` are float64. Entries are always
-    added in the same order, so scores do not depend on the device.
+    Sums are float64. Entries are always added in the same order, so scores do not depend on the
+    device.
 
     Args:
         shape: height h and width w of a block, in outputs and inputs; h must divide the weight's
@@ -76,45 +77,34 @@ class Block(RowStructure):
 
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the blocks' scores as `[1, blocks]`; for a mask, whether an entry is live."""
-        shape, (_, blocks) = tensor.shape, self.rows(tensor.shape)
-        high, wide = self._stored()
-        if not blocks:  # an empty part of a sharded weight has the same dtype as the others
-            return self._fold(tensor.new_zeros(1, 1, 1), wide=1)[:0].reshape(1, 0)
-        rows = tensor.reshape(shape[0] // high, high, -1)
-        entries = wide * shape[2:].numel()
-        pooled = [self._fold(part, entries) for part in rows.split(slab_height(rows))]
-        units = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
-        if tensor.dtype != torch.bool and self.pooling == "mean":
-            units = units / self._entries(shape)
+        return self._pool(tensor, magnitude=False)
+
+    def pool_magnitude(self, tensor: Tensor) -> Tensor:
+        """Return the blocks' scores of |tensor| as `[1, blocks]`."""
+        return self._pool(tensor, magnitude=True)
+
+    def _pool(self, tensor: Tensor, *, magnitude: bool) -> Tensor:
+        self.rows(tensor.shape)
+        blocks = tensor.reshape(self._split(tensor.shape))
+        units = kernels.pool_blocks(blocks, _POOLS[self.pooling], magnitude)
+        if tensor.dtype != torch.bool:
+            if self.pooling == "mean":
+                units = units / self._entries(tensor.shape)
+            elif self.pooling == "l2":
+                units = units.sqrt()
         return units.reshape(1, -1)
-
-    def _fold(self, rows: Tensor, wide: int) -> Tensor:
-        """Return the scores of whole rows of blocks, up to the divisor of the mean.
-
-        Args:
-            rows: entries, `[rows of blocks, height of a block, entries of a row]`.
-            wide: number of entries that a block has in a row.
-        """
-        combine: Callable[[Tensor, Tensor], Tensor] = torch.add
-        if rows.dtype == torch.bool:
-            combine = torch.logical_or
-        elif self.pooling == "max":
-            combine = torch.maximum
-        elif self.pooling == "l2":
-            rows = rows.double().square()
-        elif rows.is_floating_point() and rows.dtype.itemsize < 4:
-            rows = rows.float()
-        units = _fold(_fold(rows, combine).reshape(-1, wide, 1), combine)
-        return units.sqrt() if self.pooling == "l2" and units.dtype != torch.bool else units
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[1, blocks]` in the weight's shape."""
-        if not shape.numel():
-            return chosen.new_zeros(shape)
+        down, high, across, wide = self._split(shape)
+        return kernels.expand_blocks(chosen.reshape(down, across), high, wide).reshape(shape)
+
+    def _split(self, shape: torch.Size) -> tuple[int, int, int, int]:
+        """Return the weight's shape as rows of blocks, height, blocks in a row, and width."""
         high, wide = self._stored()
-        down, across, entries = shape[0] // high, shape[1] // wide, wide * shape[2:].numel()
-        blocks = chosen.reshape(down, 1, across, 1).expand(down, high, across, entries)
-        return blocks.reshape(shape).contiguous()
+        if not shape.numel():
+            return 0, high, 0, wide
+        return shape[0] // high, high, shape[1] // wide, wide * shape[2:].numel()
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
         """Return the part's own blocks; a rank must have whole blocks only."""
@@ -150,18 +140,3 @@ def _check_shape(shape: object) -> tuple[int, int]:
     if min(sides) < 1:
         raise OptionError("shape", shape, allowed)
     return sides[0], sides[1]
-
-
-def _fold(tensor: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Combine the n slices of a tensor `[a, n, b]` pair by pair, to `[a, b]`.
-
-    The order depends on n only. A reduction by torch adds in an order of its own for each device
-    and layout, and takes up to four times as long for short rows.
-    """
-    while tensor.shape[1] > 1:
-        even = tensor.shape[1] // 2 * 2
-        pairs = combine(tensor[:, 0:even:2], tensor[:, 1:even:2])
-        if even < tensor.shape[1]:
-            pairs[:, -1] = combine(pairs[:, -1], tensor[:, -1])
-        tensor = pairs
-    return tensor[:, 0]

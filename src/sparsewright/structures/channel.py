@@ -8,12 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparsewright import kernels
 from sparsewright.core.rows import RowStructure
 from sparsewright.core.structure import Share
 from sparsewright.errors import OptionError, OptionTypeError
-from sparsewright.structures.sides import check_side, slab_height
+from sparsewright.structures.sides import check_side
 
 _NORM = "a number > 0, or inf"
+_POOLS = {1: "sum", 2: "squares", math.inf: "max"}
+_SLAB = 1 << 17  # entries whose powers are computed at a time
 
 
 class Channel(RowStructure):
@@ -69,29 +72,37 @@ class Channel(RowStructure):
 
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the channels' norms as `[1, channels]`; for a mask, whether an entry is live."""
-        (_, channels), is_first = self.rows(tensor.shape), self._dim == 0
-        if tensor.dtype == torch.bool:
-            live = tensor if is_first else tensor.any(0)
-            return live.reshape(channels, live.numel() // max(channels, 1)).any(1).unsqueeze(0)
-        found = torch.zeros(channels, dtype=torch.float64, device=tensor.device)
-        start = 0
-        for slab in tensor.split(slab_height(tensor)) if tensor.numel() else ():
-            into = found[start : start + len(slab)] if is_first else found
-            sizes = slab.abs().reshape(1 if is_first else len(slab), len(into), -1)
-            if self.norm == math.inf:
-                torch.maximum(into, sizes.amax((0, 2)).double(), out=into)
-            elif self.norm == 1:
-                into += sizes.sum((0, 2), dtype=torch.float64)
-            else:
-                into += sizes.double().pow_(self.norm).sum((0, 2))
-            start += len(slab)
-        return found.pow_(1 if self.norm == math.inf else 1 / self.norm).unsqueeze(0)
+        self.rows(tensor.shape)
+        channels = tensor.reshape(self._split(tensor.shape))
+        if tensor.dtype == torch.bool or self.norm in _POOLS:
+            found = kernels.pool_blocks(channels, _POOLS.get(self.norm, "max"))
+        else:
+            found = self._sums_of_powers(channels)
+        if tensor.dtype != torch.bool and self.norm not in (1, math.inf):
+            found = found.pow_(1 / self.norm)
+        return found.reshape(1, -1)
+
+    def _sums_of_powers(self, channels: Tensor) -> Tensor:
+        dim = 2 if self._dim else 0  # that holds the channels
+        size = max(_SLAB * channels.shape[dim] // max(channels.numel(), 1), 1)
+        slabs = channels.detach().split(size, dim)
+        sums = [kernels.pool_blocks(slab.abs().double().pow_(self.norm)) for slab in slabs]
+        return torch.cat(sums, min(dim, 1))
+
+    def pool_magnitude(self, tensor: Tensor) -> Tensor:
+        """Return `pool(tensor)`, because norms ignore signs."""
+        return self.pool(tensor)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[1, channels]` in the weight's shape."""
-        sizes = [1] * len(shape)
-        sizes[self._dim] = shape[self._dim]
-        return chosen.reshape(sizes).expand(shape).contiguous()
+        down, high, across, wide = self._split(shape)
+        return kernels.expand_blocks(chosen.reshape(down, across), high, wide).reshape(shape)
+
+    def _split(self, shape: torch.Size) -> tuple[int, int, int, int]:
+        """Return the weight's shape with the channels as one column or one row of blocks."""
+        if self._dim == 0:
+            return shape[0], 1, 1, shape[1:].numel()
+        return 1, shape[0], shape[1], shape[2:].numel()
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
         """Return the part's own channels; if they lie along dimension 1, a part of each channel."""

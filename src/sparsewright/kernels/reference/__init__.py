@@ -12,6 +12,7 @@ from sparsewright.kernels.reference.masking import (
     entries_finite,
     prune_,
 )
+from sparsewright.kernels.reference.pooling import check_blocks, expand_blocks, pool_blocks
 from sparsewright.kernels.reference.ranking import (
     NanError,
     check_select,
@@ -23,6 +24,7 @@ from sparsewright.kernels.reference.splitmix import check_uniform, uniform_
 
 __all__ = [
     "NanError",
+    "check_blocks",
     "check_mask",
     "check_masks",
     "check_rows",
@@ -31,7 +33,9 @@ __all__ = [
     "count_changes",
     "count_rows",
     "entries_finite",
+    "expand_blocks",
     "order_keys",
+    "pool_blocks",
     "prune_",
     "raise_nan",
     "select",

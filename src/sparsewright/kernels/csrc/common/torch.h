@@ -62,6 +62,7 @@ constexpr Dtype dtype_of = std::is_same_v<T, bool>       ? Dtype::boolean
                            : std::is_same_v<T, int32_t>  ? Dtype::int32
                            : std::is_same_v<T, int64_t>  ? Dtype::int64
                            : std::is_same_v<T, float>    ? Dtype::float32
+                           : std::is_same_v<T, double>   ? Dtype::float64
                                                          : Dtype::other;
 
 // An argument that must be a contiguous tensor of one dtype. Anything else raises TypeError.

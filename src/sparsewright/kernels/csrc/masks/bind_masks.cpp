@@ -8,6 +8,7 @@
 #include "common/isa.h"
 #include "common/torch.h"
 #include "masks/counts.h"
+#include "masks/pool.h"
 #include "masks/prune.h"
 #include "masks/select.h"
 #include "masks/uniform.h"
@@ -141,6 +142,51 @@ void run_uniform(nb::handle tensor, uint64_t key, uint64_t first, Threads asked,
     uniform(static_cast<float*>(out.data), out.numel(), key, first, threads, chosen);
 }
 
+Pooling pooling_from(const std::string& name) {
+    if (name == "sum") return Pooling::sum;
+    if (name == "squares") return Pooling::squares;
+    require(name == "max", "pooling must be sum, squares or max");
+    return Pooling::max;
+}
+
+void run_pool_scores(nb::handle score, const std::string& pooling, bool magnitude,
+                     Array<double, 2> out, Threads asked, const std::string& isa) {
+    Tensor scores;
+    require(!read_tensor(score, scores) && scores.is_contiguous() && scores.dims == 4,
+            "score is not a contiguous tensor [down, high, across, wide]");
+    const int64_t* sizes = scores.sizes;
+    require(out.sizes[0] == sizes[0] && out.sizes[1] == sizes[2], "out must be [down, across]");
+    const BlockShape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
+    require(shape.numel() || !out.numel(), "blocks must have entries");
+    const Pooling chosen = pooling_from(pooling);
+    const int threads = choose_threads(asked, shape.numel() * float_bytes(scores.dtype));
+    const Isa with = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    pool_scores(scores.data, scores.dtype, shape, chosen, magnitude, out.data, threads, with);
+}
+
+void run_pool_mask(Array<const bool, 4> mask, Array<bool, 2> out, Threads asked,
+                   const std::string& isa) {
+    const int64_t* sizes = mask.sizes;
+    require(out.sizes[0] == sizes[0] && out.sizes[1] == sizes[2], "out must be [down, across]");
+    const BlockShape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
+    require(shape.numel() || !out.numel(), "blocks must have entries");
+    const int threads = choose_threads(asked, shape.numel());
+    const Isa with = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    pool_mask(bytes(mask.data), shape, reinterpret_cast<uint8_t*>(out.data), threads, with);
+}
+
+void run_expand_blocks(Mask chosen, Array<bool, 4> out, Threads asked) {
+    const int64_t* sizes = out.sizes;
+    require(chosen.sizes[0] == sizes[0] && chosen.sizes[1] == sizes[2],
+            "chosen must be [down, across]");
+    const BlockShape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
+    const int threads = choose_threads(asked, shape.numel());
+    nb::gil_scoped_release release;
+    expand_blocks(bytes(chosen.data), shape, reinterpret_cast<uint8_t*>(out.data), threads);
+}
+
 }  // namespace
 
 void bind_masks(nb::module_& m) {
@@ -151,6 +197,10 @@ void bind_masks(nb::module_& m) {
     m.def("count_rows", &run_count_rows);
     m.def("count_changes", &run_count_changes);
     m.def("uniform_", &run_uniform);
+
+    m.def("pool_scores", &run_pool_scores);
+    m.def("pool_mask", &run_pool_mask);
+    m.def("expand_blocks", &run_expand_blocks);
 }
 
 }  // namespace sparsewright
