@@ -17,7 +17,7 @@ from sparsewright import init
 from sparsewright.core.counts import num_kept
 from sparsewright.errors import OptionError, OptionTypeError, ScoreError, ShapeError
 from sparsewright.structures import NM, make_structure
-from sparsewright.structures.tiles import choose_patterns
+from sparsewright.kernels.reference.tiles import choose_patterns
 
 
 def transposable(n):
