@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -109,6 +111,56 @@ def make_selection(structure: Structure, tensor: Tensor) -> Selection:
     return _Spread(structure, share.structure, list(share.units), tensor)
 
 
+def select_locally(
+    structure: Structure, kernel: Callable[..., Tensor], score: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Select with a kernel for a structure whose rows each lie on one rank.
+
+    Args:
+        structure: defines which units compete.
+        kernel: a function of this rank's part of the scores and of the mask; it returns a mask.
+        score: has the weight's shape and sharding.
+        mask: bool, shaped and sharded like `score`, or None.
+
+    Returns:
+        The kernel's result with the weight's sharding.
+
+    Raises:
+        ScoreError: the kernel raises NanError on any rank.
+        ShapeError: the structure does not support the weight's shape or its sharding.
+    """
+    try:
+        if not sharded.is_sharded(score):
+            structure.rows(score.shape)
+            return kernel(score, mask)
+        make_selection(structure, score)  # raises ShapeError if a row lies on several ranks
+        at, part = sharded.shards_of(score), sharded.local(score)
+        own = None if mask is None else _own_part(mask, at)
+        return sharded.from_local(
+            _on_all_ranks(partial(kernel, part, own), part.device, at.group), score
+        )
+    except kernels.NanError:
+        raise ScoreError from None
+
+
+def _on_all_ranks(
+    select: Callable[[], Tensor], device: torch.device, group: dist.ProcessGroup | None
+) -> Tensor:
+    """Select on each rank for itself; raise NanError on every rank if one does.
+
+    The other ranks would otherwise wait for it in the next collective.
+    """
+    failed = torch.zeros((), dtype=torch.int64, device=device)
+    mask = torch.empty(0, device=device)
+    try:
+        mask = select()
+    except kernels.NanError:
+        failed += 1
+    if int(sharded.sum_over(failed, group)):
+        raise kernels.NanError("score is NaN at a candidate")
+    return mask
+
+
 class _AllUnits(Selection):
     """Select if this rank has the scores of all units."""
 
@@ -157,16 +209,9 @@ class _WholeRows(Selection):
     def _select(
         self, score: Tensor, num: int | Tensor, among: Tensor | None, magnitude: bool
     ) -> Tensor:
-        failed = torch.zeros((), dtype=torch.int64, device=score.device)
-        mask = torch.empty(0, device=score.device)
-        try:
-            mask = kernels.select(score, num, among, magnitude)
-        except kernels.NanError:
-            failed += 1
-        # Raise on every rank if one fails: the others would wait for it in the next collective.
-        if int(sharded.sum_over(failed, self._at.group)):
-            raise kernels.NanError("score is NaN at a candidate")
-        return mask
+        return _on_all_ranks(
+            partial(kernels.select, score, num, among, magnitude), score.device, self._at.group
+        )
 
 
 class _Spread(Selection):

@@ -8,6 +8,7 @@ active and why calls fell back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ __all__ = [
     "prune_",
     "prune_many_",
     "select",
+    "select_n_m",
+    "select_tiles",
     "uniform_",
 ]
 
@@ -123,6 +126,97 @@ def select(
         native.note_fallback("select", reason)
         return reference.select(score, num, among, magnitude)
     return native.select(score, num, among, magnitude, threads=threads)
+
+
+def select_n_m(
+    score: Tensor,
+    n: int,
+    m: int,
+    dim: int,
+    among: Tensor | None = None,
+    kept: Tensor | None = None,
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+) -> Tensor:
+    """Mark the n largest scores of every m consecutive entries along one dimension.
+
+    On ties the lower index wins, as in `select`.
+
+    Args:
+        score: float16, bfloat16, float32 or float64.
+        n: number of entries to mark in each group, 1..m.
+        m: number of entries in a group; must divide dimension `dim`. The native kernel supports m
+            up to 32; larger groups are copied into rows and selected with `select`.
+        dim: dimension along which the entries of a group lie, counted from 0.
+        among: bool, shaped like `score`, True for candidates. A group with fewer than n candidates
+            gets them all. None: all entries.
+        kept: bool, shaped like `score`. All these entries are marked, and the largest others fill
+            each group up to n. Not together with `among`.
+        magnitude: rank by |score|, otherwise by score.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+
+    Returns: contiguous bool mask, shaped like `score`.
+
+    Raises:
+        TypeError: `score` is not floating point, or a mask is not bool.
+        ValueError: a candidate is NaN, a shape does not fit, n is out of range, or both masks are
+            given.
+
+    >>> import torch
+    >>> select_n_m(torch.tensor([[1.0, -3.0, 2.0, -2.0]]), 1, 2, 1)
+    tensor([[False,  True,  True, False]])
+    """
+    reference.check_groups(score, n, m, (dim,), among, kept)
+    reason = native.why_not(score, *(mask for mask in (among, kept) if mask is not None))
+    if not reason and m > native.MOST_IN_GROUP:
+        reason = f"m is larger than {native.MOST_IN_GROUP}"
+    if reason:
+        native.note_fallback("select_n_m", reason)
+        return reference.select_n_m(
+            score, n, m, dim, among, kept, magnitude, select_rows=partial(select, threads=threads)
+        )
+    return native.select_n_m(score, n, m, dim, among, kept, magnitude, threads=threads)
+
+
+def select_tiles(
+    score: Tensor,
+    n: int,
+    among: Tensor | None = None,
+    kept: Tensor | None = None,
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+) -> Tensor:
+    """Mark the best valid pattern of each 4x4 tile of dimensions 0 and 1.
+
+    A pattern is valid if it has n entries in each row and each column. The best pattern has the
+    largest sum of scores; `reference.tiles.choose_patterns` defines the precision of the sum and
+    the order of ties. Each position in further dimensions has its own tiles.
+
+    Args:
+        score: float16, bfloat16, float32 or float64.
+        n: number of entries in each row and each column of a tile, 1..4.
+        among: bool, shaped like `score`. The best pattern has the most of these entries, then the
+            largest sum of their scores; only its entries in `among` are marked. None: all entries.
+        kept: bool, shaped like `score`. All these entries are marked. The best pattern has the most
+            of these entries, then the largest sum of the other scores. Not together with `among`.
+        magnitude: rank by |score|, otherwise by score.
+        threads: number of native threads; None = torch.get_num_threads() from 16 MiB on, else 1.
+
+    Returns: contiguous bool mask, shaped like `score`.
+
+    Raises:
+        TypeError: `score` is not floating point, or a mask is not bool.
+        ValueError: a candidate is NaN, a shape does not fit, n is out of range, or both masks are
+            given.
+    """
+    reference.check_groups(score, n, reference.SIDE, (0, 1), among, kept)
+    reason = native.why_not(score, *(mask for mask in (among, kept) if mask is not None))
+    if reason:
+        native.note_fallback("select_tiles", reason)
+        return reference.select_tiles(score, n, among, kept, magnitude)
+    return native.select_tiles(score, n, among, kept, magnitude, threads=threads)
 
 
 def count_rows(mask: Tensor, *, threads: int | None = None) -> Tensor:

@@ -19,9 +19,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from sparsewright.kernels.reference import raise_nan
+from sparsewright.kernels.reference import NanError, raise_nan
 
 _ABI = 5
+MOST_IN_GROUP = 32  # entries in a group that `select_n_m` supports
 
 _fallbacks: Counter[tuple[str, str]] = Counter()
 
@@ -177,6 +178,53 @@ def select(
     if nan_row >= 0:
         raise_nan(nan_row)
     return mask
+
+
+def select_n_m(
+    score: Tensor,
+    n: int,
+    m: int,
+    dim: int,
+    among: Tensor | None = None,
+    kept: Tensor | None = None,
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Tensor:
+    """Select n of every m entries with the native kernel, m at most `MOST_IN_GROUP`."""
+    score, mask, out = _grouped(score, among, kept)
+    fill, isa = kept is not None, isa or _isa
+    if not _module.select_n_m(score, n, m, dim, mask, fill, out, magnitude, threads, isa):
+        raise NanError("score has NaN among the candidates")
+    return out
+
+
+def select_tiles(
+    score: Tensor,
+    n: int,
+    among: Tensor | None = None,
+    kept: Tensor | None = None,
+    magnitude: bool = True,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Tensor:
+    """Select the best pattern of each 4x4 tile with the native kernel."""
+    score, mask, out = _grouped(score, among, kept)
+    fill, isa = kept is not None, isa or _isa
+    if not _module.select_tiles(score, n, mask, fill, out, magnitude, threads, isa):
+        raise NanError("score has NaN among the candidates")
+    return out
+
+
+def _grouped(
+    score: Tensor, among: Tensor | None, kept: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return contiguous scores, a contiguous mask if there is one, and an empty result."""
+    mask = among if kept is None else kept
+    mask = None if mask is None else mask.contiguous()
+    return score.contiguous(), mask, score.new_empty(score.shape, dtype=torch.bool)
 
 
 def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = None) -> Tensor:

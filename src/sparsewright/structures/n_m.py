@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sparsewright import kernels
 from sparsewright.core.counts import Level, as_decimal, num_kept
 from sparsewright.core.rows import Unstructured
-from sparsewright.core.selection import Selection, make_selection
+from sparsewright.core.selection import make_selection, select_locally
 from sparsewright.core.structure import (
     RowBlocks,
     Share,
@@ -19,7 +20,8 @@ from sparsewright.core.structure import (
     check_shard,
 )
 from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
-from sparsewright.structures.tiles import SIDE, Tiles
+from sparsewright.kernels import reference
+from sparsewright.kernels.reference import SIDE
 
 _ROUNDING = Decimal("0.000001")  # tolerance for levels that were computed in float32
 _WHOLE = Unstructured()
@@ -87,11 +89,31 @@ class NM(Structure):
         self._own = (m - n) / m
 
     @property
-    def _groups(self) -> _Groups:
+    def _groups(self) -> _Neighbours | _Tiles:
         """Return the groups for this structure's dimensions."""
-        if self.transposable:
-            return Tiles(self.n, self.out_dim)
-        return _Neighbours(self.n, self.m, self.in_dim)
+        return _Tiles(self.out_dim) if self.transposable else _Neighbours(self.m, self.in_dim)
+
+    def _best(self, score: Tensor, among: Tensor | None, *, magnitude: bool) -> Tensor:
+        """Mark the entries of the best valid mask, or those of them that are in `among`."""
+        return self._select(score, among, "among", magnitude)
+
+    def _fill(self, score: Tensor, kept: Tensor, *, magnitude: bool) -> Tensor:
+        """Add the best entries to those that are kept, until the mask is valid."""
+        return self._select(score, kept, "kept", magnitude)
+
+    def _select(self, score: Tensor, mask: Tensor | None, role: str, magnitude: bool) -> Tensor:
+        if magnitude and score.is_complex():
+            score, magnitude = score.abs(), False
+
+        def select(part: Tensor, given: Tensor | None) -> Tensor:
+            masks = {role: given}
+            if self.transposable:
+                return kernels.select_tiles(part, self.n, **masks, magnitude=magnitude)
+            return kernels.select_n_m(
+                part, self.n, self.m, self.in_dim, **masks, magnitude=magnitude
+            )
+
+        return select_locally(self, select, score, mask)
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         """Return `(groups, m)`, or `(tiles, 16)` for a transposable mask."""
@@ -144,8 +166,7 @@ class NM(Structure):
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
         """Keep the n highest scores of each group; below `1 - n/m`, also the highest others."""
         self.num_kept(score.shape, sparsity)
-        groups = make_selection(self, score)
-        winners = groups.expand(self._groups.best(groups, score, None, magnitude=magnitude))
+        winners = self._best(score, None, magnitude=magnitude)
         if self._is_own(sparsity):
             return winners
         return _WHOLE.grow(score, winners, sparsity, magnitude=magnitude)
@@ -169,9 +190,8 @@ class NM(Structure):
     ) -> Tensor:
         """Fill each group to n; below `1 - n/m`, then fill the whole weight to the level."""
         check_same_shape(score, mask)
-        target, groups = self.num_kept(score.shape, sparsity), make_selection(self, score)
-        kept = groups.pool(mask)
-        filled = groups.expand(self._groups.fill(groups, score, kept, live, magnitude=magnitude))
+        target = self.num_kept(score.shape, sparsity)
+        filled = self._fill(score, mask, magnitude=magnitude)
         if self._is_own(sparsity):
             return filled
         whole = make_selection(_WHOLE, score)
@@ -193,9 +213,8 @@ class NM(Structure):
         """Drop connections from the whole weight, first those above n in a group, then `grow`."""
         check_same_shape(weight, mask)
         target, places = (self.num_kept(weight.shape, s) for s in (sparsity, self._own))
-        groups, whole = make_selection(self, weight), make_selection(_WHOLE, weight)
-        first = self._groups.best(groups, weight, groups.pool(mask), magnitude=True)
-        live, best = whole.pool(mask), whole.pool(groups.expand(first))
+        whole = make_selection(_WHOLE, weight)
+        live, best = whole.pool(mask), whole.pool(self._best(weight, mask, magnitude=True))
         num_best = int(whole.count(best))
         # Leave room for growth to fill every group to n.
         stay = num_kept(drop_fraction, int(whole.count(live)))
@@ -210,40 +229,11 @@ class NM(Structure):
         return f"NM({self.n}, {self.m}{', transposable=True' if self.transposable else ''})"
 
 
-class _Groups(Protocol):
-    """Groups of entries, in each of which N:M makes its choice."""
-
-    def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return the number of groups and the entries in each."""
-
-    def pool(self, tensor: Tensor) -> Tensor:
-        """Return the tensor as `[groups, entries]`."""
-
-    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        """Return `[groups, entries]` in the weight's shape."""
-
-    def best(
-        self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
-    ) -> Tensor:
-        """Mark the entries of the best valid mask, or those of them that are in `among`."""
-
-    def fill(
-        self,
-        selection: Selection,
-        score: Tensor,
-        kept: Tensor,
-        live: Tensor | int | None,
-        *,
-        magnitude: bool,
-    ) -> Tensor:
-        """Add the best entries to those that are kept, until the mask is valid."""
-
-
 class _Neighbours:
     """Groups of m consecutive entries along the input dimension."""
 
-    def __init__(self, n: int, m: int, in_dim: int) -> None:
-        self._n, self._m, self._dim = n, m, in_dim
+    def __init__(self, m: int, dim: int) -> None:
+        self._m, self._dim = m, dim
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         if len(shape) < 2:
@@ -258,28 +248,33 @@ class _Neighbours:
         return shape.numel() // self._m, self._m
 
     def pool(self, tensor: Tensor) -> Tensor:
-        rows = self.rows(tensor.shape)
-        return tensor.movedim(self._dim, -1).reshape(rows)
+        self.rows(tensor.shape)
+        return reference.pool_groups(tensor, self._m, self._dim)
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        dim = self._dim
-        last = [*shape[:dim], *shape[dim + 1 :], shape[dim]]
-        return chosen.reshape(last).movedim(-1, dim).contiguous()
+        return reference.expand_groups(chosen, shape, self._dim)
 
-    def best(
-        self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
-    ) -> Tensor:
-        return selection.select(score, self._n, among, magnitude=magnitude)
 
-    def fill(
-        self,
-        selection: Selection,
-        score: Tensor,
-        kept: Tensor,
-        live: Tensor | int | None,
-        *,
-        magnitude: bool,
-    ) -> Tensor:
-        counts = selection.count(kept) if live is None else torch.as_tensor(live, device="cpu")
-        missing = (self._n - counts.expand(selection.rows)).clamp(min=0)
-        return selection.select(score, missing, ~kept, magnitude=magnitude).logical_or_(kept)
+class _Tiles:
+    """Tiles of 4 outputs and 4 inputs (dimensions 0 and 1)."""
+
+    def __init__(self, out_dim: int) -> None:
+        self._sides = ("input", "output") if out_dim else ("output", "input")
+
+    def rows(self, shape: torch.Size) -> tuple[int, int]:
+        if len(shape) < 2:
+            raise ShapeError("a weight", shape, "it has no input dimension")
+        for side, size in zip(self._sides, shape, strict=False):
+            if size % SIDE:
+                problem = (
+                    f"its {side} dimension {size} is not divisible by {SIDE}, the size of a tile"
+                )
+                raise ShapeError("a weight", shape, problem)
+        return shape.numel() // SIDE**2, SIDE**2
+
+    def pool(self, tensor: Tensor) -> Tensor:
+        self.rows(tensor.shape)
+        return reference.pool_tiles(tensor)
+
+    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
+        return reference.expand_tiles(chosen, shape)

@@ -3,6 +3,13 @@
 They define the correct results. Each operation is one plain function and a check of its arguments.
 """
 
+from sparsewright.kernels.reference.groups import (
+    check_groups,
+    expand_groups,
+    pool_groups,
+    select_n_m,
+    select_tiles,
+)
 from sparsewright.kernels.reference.masking import (
     check_mask,
     check_masks,
@@ -21,10 +28,13 @@ from sparsewright.kernels.reference.ranking import (
     select,
 )
 from sparsewright.kernels.reference.splitmix import check_uniform, uniform_
+from sparsewright.kernels.reference.tiles import SIDE, expand_tiles, pool_tiles
 
 __all__ = [
+    "SIDE",
     "NanError",
     "check_blocks",
+    "check_groups",
     "check_mask",
     "check_masks",
     "check_rows",
@@ -34,10 +44,16 @@ __all__ = [
     "count_rows",
     "entries_finite",
     "expand_blocks",
+    "expand_groups",
+    "expand_tiles",
     "order_keys",
     "pool_blocks",
+    "pool_groups",
+    "pool_tiles",
     "prune_",
     "raise_nan",
     "select",
+    "select_n_m",
+    "select_tiles",
     "uniform_",
 ]

@@ -27,6 +27,12 @@ class NanError(ValueError):
     """Raised when a candidate's score is NaN, so scores cannot be ranked."""
 
 
+def check_score(score: Tensor) -> None:
+    """Raise TypeError unless `score` has a dtype that can be ranked."""
+    if score.dtype not in _INTEGER:
+        raise TypeError(f"score must be float16, bfloat16, float32 or float64; got {score.dtype}")
+
+
 def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor | None) -> Tensor:
     """Check the arguments of `select`.
 
@@ -36,8 +42,7 @@ def check_select(score: Tensor, num: int | Sequence[int] | Tensor, among: Tensor
         TypeError: `score` is not floating point, `among` is not bool, or `num` is not an integer.
         ValueError: a shape does not fit, or `num` is negative.
     """
-    if score.dtype not in _INTEGER:
-        raise TypeError(f"score must be float16, bfloat16, float32 or float64; got {score.dtype}")
+    check_score(score)
     if score.dim() != 2:
         raise ValueError(f"score must have shape [rows, n]; got {tuple(score.shape)}")
     if among is not None:

@@ -3,11 +3,13 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "common/isa.h"
 #include "common/torch.h"
 #include "masks/counts.h"
+#include "masks/groups.h"
 #include "masks/pool.h"
 #include "masks/prune.h"
 #include "masks/select.h"
@@ -104,6 +106,66 @@ int64_t run_select(nb::handle score, nb::handle num, std::optional<Mask> among, 
     return select(task, threads, chosen);
 }
 
+// Returns the parts of a task that n:m groups and tiles share. Reads `score` into `scores`.
+GroupTask read_groups(nb::handle score, nb::handle mask, bool fill, nb::handle out, int dim,
+                      Tensor& scores) {
+    require(!read_tensor(score, scores) && scores.is_contiguous(), "score must be contiguous");
+    require(0 <= dim && dim < scores.dims, "score has no such dimension");
+    Tensor marks, given;
+    const auto is_mask = [&](nb::handle tensor, Tensor& read) {
+        return !read_tensor(tensor, read) && read.dtype == Dtype::boolean && read.is_contiguous() &&
+               read.dims == scores.dims &&
+               std::equal(read.sizes, read.sizes + read.dims, scores.sizes);
+    };
+    require(is_mask(out, marks), "out must be bool, contiguous and shaped like score");
+    require(mask.is_none() ? !fill : is_mask(mask, given), "mask must be None, or be like out");
+    GroupTask task{};
+    task.score = scores.data;
+    task.mask = mask.is_none() ? nullptr : static_cast<const uint8_t*>(given.data);
+    task.fill = fill;
+    task.out = static_cast<uint8_t*>(marks.data);
+    task.inner = 1;
+    for (int i = dim + 1; i < scores.dims; ++i) task.inner *= scores.sizes[i];
+    task.dtype = scores.dtype;
+    return task;
+}
+
+// Returns false if a candidate is NaN.
+bool run_select_n_m(nb::handle score, int n, int m, int dim, nb::handle mask, bool fill,
+                    nb::handle out, bool magnitude, Threads asked, const std::string& isa) {
+    Tensor scores;
+    GroupTask task = read_groups(score, mask, fill, out, dim, scores);
+    require(1 <= n && n <= m && m <= most_in_group, "n must be 1..m, and m at most 32");
+    require(scores.sizes[dim] % m == 0, "m must divide the dimension");
+    task.count = scores.numel() / m;
+    task.n = n;
+    task.m = m;
+    task.magnitude = magnitude;
+    const int threads = choose_threads(asked, scores.numel() * float_bytes(scores.dtype));
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    return select_n_m(task, threads, chosen);
+}
+
+// Returns false if a candidate is NaN.
+bool run_select_tiles(nb::handle score, int n, nb::handle mask, bool fill, nb::handle out,
+                      bool magnitude, Threads asked, const std::string& isa) {
+    Tensor scores;
+    GroupTask task = read_groups(score, mask, fill, out, 1, scores);
+    require(1 <= n && n <= tile_side, "n must be 1..4");
+    require(scores.sizes[0] % tile_side == 0 && scores.sizes[1] % tile_side == 0,
+            "the first two dimensions must be divisible by 4");
+    task.count = scores.numel() / (tile_side * tile_side);
+    task.tiles_per_row = scores.sizes[1] / tile_side * task.inner;
+    task.n = n;
+    task.m = tile_side;
+    task.magnitude = magnitude;
+    const int threads = choose_threads(asked, scores.numel() * float_bytes(scores.dtype));
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    return select_tiles(task, threads, chosen);
+}
+
 void run_count_rows(Mask mask, Array<int64_t, 1> counts, Threads asked, const std::string& isa) {
     require(counts.numel() == mask.sizes[0], "counts must be [rows]");
     const int threads = choose_threads(asked, mask.numel());
@@ -194,6 +256,12 @@ void bind_masks(nb::module_& m) {
     m.def("prune_", &run_prune);
     m.def("prune_many_", &run_prune_many);
     m.def("select", &run_select);
+    m.def("select_n_m", &run_select_n_m, nb::arg("score"), nb::arg("n"), nb::arg("m"),
+          nb::arg("dim"), nb::arg("mask").none(), nb::arg("fill"), nb::arg("out"),
+          nb::arg("magnitude"), nb::arg("threads").none(), nb::arg("isa"));
+    m.def("select_tiles", &run_select_tiles, nb::arg("score"), nb::arg("n"),
+          nb::arg("mask").none(), nb::arg("fill"), nb::arg("out"), nb::arg("magnitude"),
+          nb::arg("threads").none(), nb::arg("isa"));
     m.def("count_rows", &run_count_rows);
     m.def("count_changes", &run_count_changes);
     m.def("uniform_", &run_uniform);

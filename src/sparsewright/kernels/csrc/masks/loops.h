@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/isa.h"
+#include "masks/groups.h"
 #include "masks/keys.h"
 
 namespace sparsewright {
@@ -33,6 +34,11 @@ struct SelectLoops {
                           const int64_t* num, int64_t num_step, T inf, uint8_t* out);
 };
 
+// Select in the groups begin..end. `inf` has the bits of infinity. They return false if a candidate
+// is NaN.
+using NMLoop = bool (*)(const GroupTask& task, int64_t begin, int64_t end, int64_t inf);
+using TileLoop = bool (*)(const GroupTask& task, int64_t begin, int64_t end);
+
 struct MaskLoops {
     PruneLoop prune16, prune32, prune64;
     SelectLoops<int16_t> select16[2];  // [signed, magnitude]
@@ -43,6 +49,8 @@ struct MaskLoops {
     void (*count_changes)(const uint8_t* old_mask, const uint8_t* new_mask, int64_t n,
                           int64_t* dropped, int64_t* grown);
     void (*uniform)(float* out, int64_t n, uint64_t key, uint64_t first);
+    NMLoop n_m16, n_m32, n_m64;
+    TileLoop tiles_half, tiles_bfloat, tiles_float, tiles_double;
 
     PruneLoop prune(int itemsize) const {
         return itemsize == 2 ? prune16 : itemsize == 4 ? prune32 : prune64;

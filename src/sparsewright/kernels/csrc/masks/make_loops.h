@@ -3,9 +3,11 @@
 
 #include "masks/count_loops.h"
 #include "masks/loops.h"
+#include "masks/n_m_loop.h"
 #include "masks/prune_loop.h"
 #include "masks/select_loops.h"
 #include "masks/short_rows.h"
+#include "masks/tile_loop.h"
 #include "masks/uniform_loop.h"
 
 namespace sparsewright {
@@ -25,7 +27,14 @@ constexpr MaskLoops make_mask_loops(PruneLoop prune16, PruneLoop prune32, PruneL
             {signed_loops<int64_t>, magnitude_loops<int64_t>},
             count_rows,
             count_changes,
-            uniform_loop};
+            uniform_loop,
+            n_m_loop<int16_t>,
+            n_m_loop<int32_t>,
+            n_m_loop<int64_t>,
+            tile_loop<HalfBits>,
+            tile_loop<BfloatBits>,
+            tile_loop<FloatBits>,
+            tile_loop<DoubleBits>};
 }
 
 }  // namespace

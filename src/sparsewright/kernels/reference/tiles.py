@@ -1,4 +1,4 @@
-"""4x4 tiles with n live entries in every row and every column, for transposable n:4 masks."""
+"""Reference kernel that chooses the best pattern of 4x4 tiles, for transposable n:4 masks."""
 
 from __future__ import annotations
 
@@ -9,93 +9,27 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sparsewright.core.selection import Selection
-from sparsewright.errors import ScoreError, ShapeError
-from sparsewright.kernels import sharded
-
 SIDE = 4
 _BLOCK = {"cpu": 1 << 12, "other": 1 << 16}  # tiles that are scored at a time
 _FINITE, _INFINITE, _FIRST = 39, 44, 49
 """Bits of the integers that stand for finite scores, infinite scores and preferred entries."""
 
 
-class Tiles:
-    """Choose the best valid pattern of each 4x4 tile of outputs and inputs (dimensions 0 and 1).
+def pool_tiles(tensor: Tensor) -> Tensor:
+    """Return the 4x4 tiles of dimensions 0 and 1 as `[tiles, 16]`, entries in flat order.
 
-    A pattern is valid if it has n entries in every row and every column: 24 patterns for n = 1
-    and n = 3, 90 for n = 2. In a convolution, each kernel position has its own tiles.
-
-    Args:
-        n: number of live entries in each row and each column of a tile, 1..4.
-        out_dim: dimension of the outputs, 0 or 1.
+    In a convolution, each kernel position has its own tiles.
     """
+    height, width, *kernel = tensor.shape
+    tiles = tensor.reshape(height // SIDE, SIDE, width // SIDE, SIDE, math.prod(kernel))
+    return tiles.permute(0, 2, 4, 1, 3).reshape(tensor.numel() // SIDE**2, SIDE**2)
 
-    def __init__(self, n: int, out_dim: int) -> None:
-        self._n = n
-        self._sides = ("input", "output") if out_dim else ("output", "input")
 
-    def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return `(tiles, 16)`."""
-        if len(shape) < 2:
-            raise ShapeError("a weight", shape, "it has no input dimension")
-        for side, size in zip(self._sides, shape, strict=False):
-            if size % SIDE:
-                problem = (
-                    f"its {side} dimension {size} is not divisible by {SIDE}, the size of a tile"
-                )
-                raise ShapeError("a weight", shape, problem)
-        return shape.numel() // SIDE**2, SIDE**2
-
-    def pool(self, tensor: Tensor) -> Tensor:
-        """Return the tensor as `[tiles, 16]`; a tile has its entries in ascending flat index."""
-        rows = self.rows(tensor.shape)
-        height, width, *kernel = tensor.shape
-        tiles = tensor.reshape(height // SIDE, SIDE, width // SIDE, SIDE, math.prod(kernel))
-        return tiles.permute(0, 2, 4, 1, 3).reshape(rows)
-
-    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        """Return `[tiles, 16]` in the weight's shape."""
-        height, width, *kernel = shape
-        tiles = chosen.reshape(height // SIDE, width // SIDE, math.prod(kernel), SIDE, SIDE)
-        return tiles.permute(0, 3, 1, 4, 2).reshape(shape)
-
-    def best(
-        self, selection: Selection, score: Tensor, among: Tensor | None, *, magnitude: bool
-    ) -> Tensor:
-        """Mark the valid pattern with the largest score in each tile.
-
-        Args:
-            selection: selects in the weight's tiles.
-            score: shaped and sharded like the weight.
-            among: bool units; if given, mark only these entries, and prefer the patterns with the
-                most of them to those with the largest score.
-            magnitude: use |score|.
-        """
-        units = selection.pool(score.abs() if magnitude else score)
-        if among is None:
-            return self._choose(units, None, score)
-        return self._choose(units.masked_fill(~among, 0), among, score).logical_and_(among)
-
-    def fill(
-        self,
-        selection: Selection,
-        score: Tensor,
-        kept: Tensor,
-        live: Tensor | int | None,
-        *,
-        magnitude: bool,
-    ) -> Tensor:
-        """Add to the kept entries of each tile the best pattern that includes them.
-
-        If no valid pattern includes all of them, add one that includes the most.
-        """
-        units = selection.pool(score.abs() if magnitude else score).masked_fill(kept, 0)
-        return self._choose(units, kept, score).logical_or_(kept)
-
-    def _choose(self, units: Tensor, first: Tensor | None, like: Tensor) -> Tensor:
-        if sharded.has_nan(units, sharded.group_of(like)):
-            raise ScoreError
-        return choose_patterns(units, first, self._n)
+def expand_tiles(tiles: Tensor, shape: torch.Size) -> Tensor:
+    """Return tiles from `pool_tiles` as a contiguous tensor of the given shape."""
+    height, width, *kernel = shape
+    split = tiles.reshape(height // SIDE, width // SIDE, math.prod(kernel), SIDE, SIDE)
+    return split.permute(0, 3, 1, 4, 2).reshape(shape)
 
 
 def choose_patterns(score: Tensor, first: Tensor | None, n: int) -> Tensor:
