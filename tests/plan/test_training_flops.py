@@ -159,10 +159,10 @@ def test_an_update_scores_the_units_of_the_structure(
 
 
 @pytest.mark.parametrize(("level", "share"), [(0.8, 0.41), (0.9, 0.24), (0.95, 0.12)])
-def test_erk_on_resnet_50_takes_the_flops_of_the_paper(
+def test_erk_on_resnet_50_takes_the_published_flops(
     tmp_path: Path, level: float, share: float
 ) -> None:
-    """Compare with the table of RigL's paper, which sparsifies all 54 weights."""
+    """Compare with the counts of RigL's code, if all 54 weights are sparse."""
     section = config("static", sparsity=level, distribution="erk")
     section["param_filter"] = ["*convolution.weight", "classifier.1.weight"]
     plan = plan_of(tmp_path, section, 100, "resnet_50")

@@ -44,7 +44,7 @@ class Forecast:
             steps; the last pair is for the end of the run.
         drop_fraction: pairs (update step, drop fraction); empty if the algorithm has no drop
             fraction.
-        stretches: all steps of the run, divided by level into about `_MOST_STRETCHES` parts at most.
+        stretches: all steps of the run, at most about `_MOST_STRETCHES` parts.
     """
 
     steps: int
