@@ -130,6 +130,7 @@ def test_costs(plan) -> None:
         "start": pytest.approx(3 * kept),
         "last update": pytest.approx(2 * kept + forward),
         "end": pytest.approx(3 * kept),
+        "mean": pytest.approx(3 * kept + 9 / 1000 * (forward - kept)),  # 9 of 1000 steps
     }
     assert planned["bytes"] == {
         "dense": 16 * 304,

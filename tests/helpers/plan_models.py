@@ -94,3 +94,18 @@ def small_with_weights():
     model, inputs = small()
     assert model[0].weight.abs().max().item() > 0
     return model, inputs
+
+
+def blocks_of_17():
+    return nn.Linear(4, 68), torch.zeros(2, 4)
+
+
+def many():
+    return nn.Sequential(*(nn.Linear(4, 10 * i) for i in range(1, 15)), nn.Linear(6, 10))
+
+
+def resnet_50():
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    model = ResNetForImageClassification(ResNetConfig(num_labels=1000))
+    return model, {"pixel_values": torch.zeros(1, 3, 224, 224)}

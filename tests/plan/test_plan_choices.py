@@ -14,6 +14,7 @@ import sparsewright as sparse
 from helpers.choices import ALGORITHMS, DISTRIBUTIONS, STRUCTURES, config_of, own_storage, why_not
 from helpers.plan_models import small_with_weights
 from helpers.support import batch
+from sparsewright.core.counts import num_kept
 from sparsewright.plan.contents import Plan
 from sparsewright.plan.phases import bytes_of_steps, flops_of_steps
 from sparsewright.plan.plan_config import Problem, plan_file
@@ -242,6 +243,6 @@ def test_counts_that_depend_on_the_weights_are_question_marks_with_an_exact_tota
     expected = "the number of connections kept per weight depends on the weights' values; costs"
     assert expected in " ".join(plan.notes)
     # Costs assume one level for all weights.
-    shares = {w.name: round(w.total * int(kept) / n) / w.total for w in plan.sparse}
+    shares = {w.name: num_kept(0.9, w.total) / w.total for w in plan.sparse}
     expected = sum(3 * share * plan.flops[name] for name, share in shares.items())
     assert flops_of_steps(plan)["end"] == pytest.approx(expected)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from sparsewright.base import SparsityAlgorithm
+from sparsewright.core.counts import num_kept
 from sparsewright.core.filters import ParamFilter
 from sparsewright.layers import LayerKind
 from sparsewright.plan.forecast import Forecast
@@ -46,10 +48,15 @@ class Weight:
         shape: shape of the parameter.
         dtype: dtype of the parameter.
         kept: live connections; for a dense parameter, all of its elements.
+        levels: the level that the distribution sets at the start and at the end; None if it depends
+            on the weights' values.
+        estimate: live connections for cost estimates; those of the level if `kept` is unknown.
+        course: the estimate for each of the forecast's stretches; empty for a dense parameter.
         entry: the entry that makes the parameter sparse; None if it stays dense.
         reason: why the parameter stays dense.
         storage: the storage class; None if the parameter stays dense.
         kind: the layer's kind, if layers of this kind can be compressed.
+        score_flops: FLOPs of scoring the structure's units in one selection of an update.
         why_level: why the parameter has its level, as a phrase; "" if it has the requested level.
         why_masked: why the parameter is masked although the entry asks for compression.
         is_frozen: True if the parameter has no gradient.
@@ -60,10 +67,14 @@ class Weight:
     shape: torch.Size
     dtype: torch.dtype
     kept: Kept
+    levels: tuple[float | None, float | None] = (0.0, 0.0)
+    estimate: tuple[int, int] = (0, 0)
+    course: Sequence[int] = ()
     entry: Entry | None = None
     reason: str = ""
     storage: type[Storage] | None = None
     kind: LayerKind | None = None
+    score_flops: int = 0
     why_level: str = ""
     why_masked: str = ""
     is_frozen: bool = False
@@ -73,6 +84,15 @@ class Weight:
     def total(self) -> int:
         """Return the number of elements."""
         return self.shape.numel()
+
+    @property
+    def unused(self) -> Kept:
+        """Return the connections that the level allows and the structure does not keep."""
+        start, end = (
+            None if count is None or level is None else num_kept(level, self.total) - count
+            for count, level in zip(self.kept, self.levels, strict=True)
+        )
+        return start, end
 
 
 @dataclass

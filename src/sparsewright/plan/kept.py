@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,7 +11,6 @@ from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.counts import num_kept
 from sparsewright.core.structure import Structure
 from sparsewright.init import from_zeros, name_of_init_method
-from sparsewright.plan.contents import Kept
 from sparsewright.plan.forecast import Forecast
 from sparsewright.schedules.schedule import constant_value
 
@@ -23,10 +22,26 @@ class Counts:
     Attributes:
         each: count by full name; None if it depends on the weights' values.
         total: count over all weights; None if it is unknown.
+        levels: level by full name; None if it depends on the weights' values.
     """
 
     each: Mapping[str, int | None]
     total: int | None
+    levels: Mapping[str, float | None]
+
+    def estimate(self, weights: Mapping[str, Tensor], level: float) -> dict[str, int]:
+        """Return the count of each weight; for an unknown count, the count of its level.
+
+        Args:
+            weights: all weights of the entry by full name.
+            level: level of the weights whose own level is unknown, 0..1.
+        """
+        found = {}
+        for name, count in self.each.items():
+            own = self.levels[name]
+            at_level = num_kept(level if own is None else own, weights[name].numel())
+            found[name] = at_level if count is None else count
+        return found
 
 
 class _Given:
@@ -40,13 +55,29 @@ class _Given:
         return self._weights[name].detach()
 
 
+@dataclass(frozen=True)
+class Course:
+    """Levels and live connections of an entry's weights over a run.
+
+    Attributes:
+        start: counts before the first step.
+        end: counts after the last step.
+        estimates: estimated counts by full name: before the first step, after the last step, and
+            in each stretch of the forecast.
+    """
+
+    start: Counts
+    end: Counts
+    estimates: Sequence[Mapping[str, int]]
+
+
 def count_kept(
     algorithm: SparsityAlgorithm,
     forecast: Forecast,
     weights: Mapping[str, Tensor],
     structures: Mapping[str, Structure],
-) -> tuple[Mapping[str, Kept], Kept]:
-    """Return the live connections of each weight and of all weights, at the start and the end.
+) -> Course:
+    """Return the live connections of each weight and of all weights over a run.
 
     Args:
         algorithm: the entry's algorithm.
@@ -59,6 +90,7 @@ def count_kept(
         OptionError: a glob of the distribution matches no weight.
     """
     are_there = not any(weight.is_meta for weight in weights.values())
+    first, last = forecast.level[0][1], forecast.level[-1][1]
     start = _at_start(algorithm, forecast, weights, structures, are_there)
     end = start
     if forecast.updates:
@@ -66,9 +98,17 @@ def count_kept(
         # layer levels computed from the initial weights stay.
         is_fixed = constant_value(algorithm.schedules["sparsity"]) is not None
         is_known = are_there and is_fixed and forecast.starts_sparse
-        end = _at(algorithm, forecast.level[-1][1], weights, structures, is_known)
-    each = {name: (start.each[name], end.each[name]) for name in weights}
-    return each, (start.total, end.total)
+        end = _at(algorithm, last, weights, structures, is_known)
+    estimates = [start.estimate(weights, first), end.estimate(weights, last)]
+    for stretch in forecast.stretches:
+        if stretch.level is None:
+            counts = _dense(weights)
+        elif stretch.level == last:
+            counts = end
+        else:
+            counts = _at(algorithm, stretch.level, weights, structures, are_known=False)
+        estimates.append(counts.estimate(weights, last if stretch.level is None else stretch.level))
+    return Course(start, end, estimates)
 
 
 def why_levels(
@@ -98,12 +138,20 @@ def _at_start(
     The count is unknown if a user's function, or the zeros in the weights, set the masks.
     """
     if not forecast.starts_sparse:
-        sizes = {name: weight.numel() for name, weight in weights.items()}
-        return Counts(sizes, sum(sizes.values()))
+        return _dense(weights)
     init = name_of_init_method(algorithm.init_method)
     if init == name_of_init_method(from_zeros) or callable(init):
-        return Counts(dict.fromkeys(weights), None)
+        return _unknown(weights)
     return _at(algorithm, forecast.level[0][1], weights, structures, are_there)
+
+
+def _dense(weights: Mapping[str, Tensor]) -> Counts:
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    return Counts(sizes, sum(sizes.values()), dict.fromkeys(weights, 0.0))
+
+
+def _unknown(names: Iterable[str], total: int | None = None) -> Counts:
+    return Counts(dict.fromkeys(names), total, dict.fromkeys(names))
 
 
 def _at(
@@ -126,10 +174,10 @@ def _at(
         )
         is_exact = distribution.has_exact_total and is_plain
         whole = sum(shape.numel() for shape in shapes.values())
-        return Counts(dict.fromkeys(shapes), num_kept(level, whole) if is_exact else None)
+        return _unknown(shapes, num_kept(level, whole) if is_exact else None)
     levels: Mapping[str, float] = dict.fromkeys(shapes, level)
     if not distribution.is_uniform:
         levels = distribution(shapes, level, _Given(weights))
     counts = {n: structures[n].num_kept(shape, levels[n]) for n, shape in shapes.items()}
     known = [count for count in counts.values() if count is not None]
-    return Counts(counts, sum(known) if len(known) == len(counts) else None)
+    return Counts(counts, sum(known) if len(known) == len(counts) else None, levels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,10 +19,10 @@ from sparsewright.core.filters import (
 from sparsewright.core.structure import Structure
 from sparsewright.errors import OptionError, Report, SparsewrightError
 from sparsewright.layers import dense_form, kind_of
-from sparsewright.plan.contents import Entry, Kept, Plan, Weight
+from sparsewright.plan.contents import Entry, Plan, Weight
 from sparsewright.plan.forecast import Forecast
 from sparsewright.plan.held import storage_of
-from sparsewright.plan.kept import count_kept, why_levels
+from sparsewright.plan.kept import Course, count_kept, why_levels
 from sparsewright.session.choice import check_place, why_misfit
 from sparsewright.session.convert import Surroundings
 from sparsewright.session.placed import weight_dims
@@ -84,7 +84,7 @@ def make_plan(
     picker = Picker(model, [entry.filter for entry in entries])
     takers = [_take(entries, each, picker, report) for each in found]
     _report_idle(entries, found, report)
-    made: dict[int, tuple[Entry, Mapping[str, Kept]]] = {}
+    made: dict[int, tuple[Entry, Course]] = {}
     for route in entries:
         entry = _make_entry(route, forecasts, report)
         if entry is not None:
@@ -95,16 +95,25 @@ def make_plan(
         if taker is None:
             weights.append(_dense(each))
         elif id(taker) in made and each.name in taker.taken:
-            why_level = taker.why_level[each.name]
-            weights.append(_sparse(each, *made[id(taker)], why_level, surroundings))
+            weights.append(_sparse(each, taker, *made[id(taker)], surroundings))
     plan = Plan([entry for entry, _ in made.values()], weights)
-    plan.notes = [
-        f"{entry.place}: the number of connections kept per weight depends on the weights' values; "
-        "costs assume the same level for every weight"
-        for entry, each in made.values()
-        if None not in entry.kept and any(None in kept for kept in each.values())
-    ]
+    plan.notes = [note for entry, course in made.values() for note in _unknown(entry, course)]
     return plan
+
+
+def _unknown(entry: Entry, course: Course) -> Iterator[str]:
+    """Yield a sentence for each reason why numbers of connections are unknown before training."""
+    if None in course.end.levels.values():
+        yield (
+            f"{entry.place}: the number of connections kept per weight depends on the weights' "
+            "values; costs assume the same level for every weight"
+        )
+    elif None in course.end.each.values():
+        structure = entry.algorithm.structure
+        yield (
+            f"{entry.place}: {structure!r} decides during training how many connections a weight "
+            "keeps; costs assume the count that the level allows"
+        )
 
 
 def _parameters(model: nn.Module) -> list[_Found]:
@@ -175,8 +184,8 @@ class _Shown:
 
 def _make_entry(
     route: _Route, forecasts: dict[int, Forecast], report: Report
-) -> tuple[Entry, Mapping[str, Kept]] | None:
-    """Return a route's entry and the connections each weight keeps, or None after an error."""
+) -> tuple[Entry, Course] | None:
+    """Return a route's entry and the connections it keeps over a run, or None after an error."""
     algorithm, forecast = route.algorithm, forecasts.get(id(route.algorithm))
     if route.filter is None or algorithm is None or forecast is None:
         return None
@@ -186,13 +195,14 @@ def _make_entry(
             name: own[name].with_dims(each.out_dim, each.in_dim)
             for name, each in route.structures.items()
         }
-        each, total = count_kept(algorithm, forecast, route.taken, structures)
+        course = count_kept(algorithm, forecast, route.taken, structures)
         route.why_level = why_levels(algorithm, forecast, route.taken)
     except Exception as error:  # runs a user's distribution; the plan lists its error
         report(route.place, error)
         return None
     whole = sum(weight.numel() for weight in route.taken.values())
-    return Entry(route.place, route.filter, algorithm, forecast, whole, total), each
+    kept = course.start.total, course.end.total
+    return Entry(route.place, route.filter, algorithm, forecast, whole, kept), course
 
 
 def _dense(found: _Found) -> Weight:
@@ -203,6 +213,7 @@ def _dense(found: _Found) -> Weight:
         shape,
         found.param.dtype,
         (whole, whole),
+        estimate=(whole, whole),
         reason=found.why_dense,
         is_frozen=not found.param.requires_grad,
         tied_to=found.tied_to,
@@ -211,21 +222,27 @@ def _dense(found: _Found) -> Weight:
 
 def _sparse(
     found: _Found,
+    route: _Route,
     entry: Entry,
-    kept: Mapping[str, Kept],
-    why_level: str,
+    course: Course,
     surroundings: Surroundings,
 ) -> Weight:
     storage, why = storage_of(entry.algorithm, found.owner, found.param_name, surroundings)
+    name, (start, end) = found.name, (course.start, course.end)
+    at_start, at_end, *over_time = (counts[name] for counts in course.estimates)
     return Weight(
-        found.name,
+        name,
         found.dense.shape,
         found.param.dtype,
-        kept[found.name],
+        (start.each[name], end.each[name]),
+        (start.levels[name], end.levels[name]),
+        (at_start, at_end),
+        over_time,
         entry,
         storage=storage,
         kind=kind_of(found.owner),
-        why_level=why_level,
+        score_flops=route.structures[name].score_flops(found.dense.shape),
+        why_level=route.why_level[name],
         why_masked=why,
         is_frozen=not found.param.requires_grad,
     )

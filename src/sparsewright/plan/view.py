@@ -11,10 +11,16 @@ from rich.table import Table
 
 from sparsewright.plan.contents import Entry, Kept, Plan, Weight
 from sparsewright.plan.forecast import Forecast
-from sparsewright.plan.phases import bytes_of_steps, flops_of_steps
+from sparsewright.plan.phases import (
+    bytes_of_steps,
+    flops_of_steps,
+    inference_flops,
+    relative_flops,
+)
 from sparsewright.storage import CompressedStorage, MaskedStorage
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_MOST_UNUSED = 10  # weights that the table of unused connections lists
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -25,6 +31,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "parameters": [_weight(plan, weight) for weight in plan.weights],
         "flops_per": plan.per,
         "flops": flops_of_steps(plan),
+        "inference_flops": inference_flops(plan),
         "bytes": bytes_of_steps(plan),
         "optimizer_states": plan.states,
         "notes": plan.notes,
@@ -45,6 +52,7 @@ def _entry(plan: Plan, entry: Entry) -> dict[str, Any]:
         "first_update": forecast.updates[0] if forecast.updates else None,
         "last_update": forecast.updates[-1] if forecast.updates else None,
         "level": forecast.level,
+        "relative_flops": relative_flops(plan, entry),
         "drop_fraction": forecast.drop_fraction,
     }
 
@@ -63,6 +71,10 @@ def _weight(plan: Plan, weight: Weight) -> dict[str, Any]:
         "compressed": weight.storage is CompressedStorage,
         "kept_at_start": weight.kept[0],
         "kept_at_end": weight.kept[1],
+        "level_at_start": weight.levels[0],
+        "level_at_end": weight.levels[1],
+        "unused_at_start": weight.unused[0],
+        "unused_at_end": weight.unused[1],
         "flops": plan.flops.get(weight.name),
     }
 
@@ -78,6 +90,7 @@ def print_plan(plan: Plan, *, shows_all: bool = False) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=120)
     _print_weights(console, plan, shows_all)
+    _print_unused(console, plan)
     blocks = _BLOCKS if _takes_blocks(console) else None
     for entry in plan.entries:
         console.print()
@@ -107,7 +120,7 @@ def _print_weights(console: Console, plan: Plan, shows_all: bool) -> None:
         if weight.entry is None:
             table.add_row(weight.name, shape, "-", "", f"{weight.total:,}", "", weight.reason)
         else:
-            counts = _kept(weight.kept, weight.total)
+            counts = _kept(weight.kept, weight.total, weight.levels[1])
             table.add_row(weight.name, shape, weight.entry.place, *counts, _remark(weight))
     if hidden:
         name, total = f"{len(hidden):,} biases, norms, ...", f"{sum(hidden):,}"
@@ -140,16 +153,49 @@ def _remark(weight: Weight) -> str:
     return "; ".join(filter(None, [weight.why_level, held]))
 
 
-def _kept(kept: Kept, total: int) -> tuple[str, str, str]:
+def _kept(kept: Kept, total: int, asked: float | None = None) -> tuple[str, str, str]:
+    """Return the counts and the level at the end; "~" marks a level with an unknown count."""
     start, end = ("?" if count is None else f"{count:,}" for count in kept)
-    level = "?" if kept[1] is None else f"{1 - kept[1] / max(1, total):.4f}"
+    level = "?" if asked is None else f"~{asked:.4f}"
+    if kept[1] is not None:
+        level = f"{1 - kept[1] / max(1, total):.4f}"
     return start, end, level
+
+
+def _print_unused(console: Console, plan: Plan) -> None:
+    """Print the weights in which the structure prunes connections that the level allows."""
+    found = []
+    for weight in plan.sparse:
+        (_, kept), (_, asked), (_, unused) = weight.kept, weight.levels, weight.unused
+        if unused and asked is not None and kept is not None:
+            level = 1 - kept / weight.total
+            found.append((unused / (kept + unused), weight.name, asked, level, unused))
+    if not found:
+        return
+    found.sort(key=lambda row: -row[0])
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rounded down by the structure", overflow="fold")
+    for heading in ("asked level", "level", "unused connections", ""):
+        table.add_column(heading, justify="right")
+    for share, name, asked, level, unused in found[:_MOST_UNUSED]:
+        table.add_row(name, f"{asked:.4f}", f"{level:.4f}", f"{unused:,}", f"{share:.1%}")
+    if len(found) > 1:
+        more = len(found) - _MOST_UNUSED
+        all_of_them = "all of these" if more <= 0 else f"these and {more:,} more"
+        total = sum(row[-1] for row in found)
+        share = total / sum(row[-1] / row[0] for row in found)
+        table.add_row(all_of_them, "", "", f"{total:,}", f"{share:.1%}", style="bold")
+    console.print()
+    console.print(table)
 
 
 def _print_entry(console: Console, plan: Plan, entry: Entry, blocks: str | None) -> None:
     forecast = entry.forecast
     console.print(f"{entry.place}: {entry.algorithm!r}", soft_wrap=True)
     console.print(f"  {_when(forecast)}")
+    if (costs := relative_flops(plan, entry)) is not None:
+        training, inference = (f"{costs[key]:.1%}" for key in ("training", "inference"))
+        console.print(f"  FLOPs    {training} of dense training, {inference} of dense inference")
     levels = [level for _, level in forecast.level]
     ends = f"{levels[0]:.3f} -> {levels[-1]:.3f}"
     console.print(f"  level    {chart(levels, 1.0, blocks)} {ends}")
@@ -198,25 +244,38 @@ def chart(values: Sequence[float | None], top: float, blocks: str | None) -> str
 
 def _print_costs(console: Console, plan: Plan) -> None:
     """Print FLOPs and memory, each also as a percentage of the dense network's."""
-    flops, memory = flops_of_steps(plan), bytes_of_steps(plan)
+    flops, memory, inference = flops_of_steps(plan), bytes_of_steps(plan), inference_flops(plan)
     table = Table(box=None, pad_edge=False)
     table.add_column("training step")
     table.add_column(f"FLOPs, {plan.per}", justify="right")
     table.add_column("", justify="right")
     table.add_column("memory (no activations)", justify="right")
     table.add_column("", justify="right")
+    labels = {"dense": "dense network", "mean": "mean over the run"}
     for phase in flops:
-        table.add_row(
-            "dense network" if phase == "dense" else phase,
-            _scaled(flops[phase], 1000, ("", "k", "M", "G", "T", "P")),
-            f"{flops[phase] / (flops['dense'] or 1):.1%}",
-            _scaled(memory[phase], 1024, ("B", "KiB", "MiB", "GiB", "TiB")),
-            f"{memory[phase] / (memory['dense'] or 1):.1%}",
-        )
+        costs = [_flops(flops[phase]), _share(flops[phase], flops["dense"])]
+        if phase in memory:
+            costs.append(_scaled(memory[phase], 1024, ("B", "KiB", "MiB", "GiB", "TiB")))
+            costs.append(_share(memory[phase], memory["dense"]))
+        table.add_row(labels.get(phase, phase), *costs)
     console.print(table)
-    console.print("FLOPs assume kernels that skip zeros. Masked weights are multiplied in full.")
+    dense, end = inference["dense"], inference["end"]
+    console.print(
+        f"Inference takes {_flops(end).strip()} FLOPs after training, {_share(end, dense)} of the "
+        f"dense network's {_flops(dense).strip()}."
+    )
+    console.print("FLOPs are multiplications and additions, for kernels that skip zeros.")
+    console.print("Masked weights are multiplied in full.")
     states = f"{plan.states} optimizer state{'' if plan.states == 1 else 's'} per weight"
     console.print(f"Memory counts weights, gradients, {states}, masks, indices and shadow copies.")
+
+
+def _flops(number: float) -> str:
+    return _scaled(number, 1000, ("", "k", "M", "G", "T", "P"))
+
+
+def _share(number: float, whole: float) -> str:
+    return f"{number / (whole or 1):.1%}"
 
 
 def _scaled(number: float, base: int, units: Sequence[str]) -> str:
