@@ -18,7 +18,7 @@ RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 5}
 ARGUMENTS = {
     "groups": {"inputs": 2},
     "n_m": {"n": 2, "m": 4},
-    "layers": {"layers": {"0.weight": 0.25}},
+    "layers": {"layers": {"*0.weight": 0.25}},
     "constant": {"value": 0.5},
     "linear": {"init": 0.2, "slope": 0.05},
     "exp": {"init": 0.1, "gamma": -0.2, "final": 0.6},
