@@ -86,10 +86,14 @@ def why_not(algorithm, structure, distribution, held):
     """Return a pattern of the error that a combination must raise; "" if it works."""
     (cls,) = [member for member in algorithms.ALL if member.name == algorithm]
     if held not in cls.storages:
-        return f"{cls.__name__}.*{cls.storages[0]}"
+        needed = " or ".join(map(repr, cls.storages))
+        return rf"^storage='{held}' does not work with {cls.__name__}, which needs {needed}\.$"
     made = distributions.make_distribution(distribution)
     if structures.make_structure(structure).has_one_level and not made.is_uniform:
-        return "distribution.*structure|structure.*distribution"
+        return (
+            r"^distribution=\w+\(.*\) does not work with structure=NM\(2, 4.*\), which has only "
+            r"one level\. Use 'uniform'\.$"
+        )
     return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import sparsewright as sparse
-from helpers.choices import DISTRIBUTIONS, STRUCTURES, config_of
+from helpers.choices import (
+    ALGORITHMS,
+    DISTRIBUTIONS,
+    STORAGES,
+    STRUCTURES,
+    config_of,
+    why_not,
+)
 from helpers.level_twins import budget_of
 from helpers.patterns import assert_pattern
 from helpers.support import batch
@@ -75,18 +82,33 @@ class Combination:
         }
         return config_of(self.algorithm, **choices)
 
+    @property
+    def why_not(self) -> str:
+        """Return a pattern of the error that the combination raises; "" if it works."""
+        structure, distribution = STRUCTURES[self.structure], DISTRIBUTIONS[self.distribution]
+        return why_not(self.algorithm, structure, distribution, self.storage)
+
     def __str__(self) -> str:
         return "-".join(vars(self).values())
 
 
-def covering(*choices: Sequence[object], strength: int = 2, seed: int = 0) -> list[tuple]:
-    """Return combinations in which every `strength` members of different choices meet."""
-    every = list(itertools.product(*choices))
-    random.Random(seed).shuffle(every)
-    seen: set[object] = set()
-    found = []
-    for each in every:
-        meetings = set(itertools.combinations(enumerate(each), strength))
+PRECISIONS = ["float32", "bfloat16", "scaled"]
+COMBINATIONS = [
+    Combination(*each)
+    for each in itertools.product(ALGORITHMS, STRUCTURES, DISTRIBUTIONS, STORAGES, PRECISIONS)
+]
+POSSIBLE = [each for each in COMBINATIONS if not each.why_not]
+
+
+def covering(every: Iterable[Combination], strength: int) -> list[Combination]:
+    """Return combinations in which any `strength` members meet that meet in `every`.
+
+    The result is the same in each run.
+    """
+    found, seen, shuffled = [], set(), list(every)
+    random.Random(0).shuffle(shuffled)
+    for each in shuffled:
+        meetings = set(itertools.combinations(vars(each).items(), strength))
         if not meetings <= seen:
             seen |= meetings
             found.append(each)
