@@ -60,7 +60,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     Args:
         sparsity: fraction of pruned entries, 0..1: a number, a schedule, a dict `{"type": ...}`, a
             list (cycling), a function of the step, or a mapping from parameters to any of these.
-            Scheduled values are clamped to 0..1. None: the only level of the structure.
+            Scheduled values are clamped to 0..1. None: the only level of the structure, or no
+            level if the distribution does not use one.
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
             `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
@@ -166,6 +167,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         Raises:
             OptionTypeError: `obj` is neither a Module nor an Optimizer.
             AttachError: a parameter cannot have a mask, or belongs to another algorithm.
+            LevelError: a distribution or a structure cannot reach a level of the schedule.
         """
         self._gather()
         if isinstance(obj, nn.Module):
@@ -278,8 +280,6 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     def initialize(self) -> None:
         """Compute the missing masks, prune the weights, and add hooks to the gradients."""
         initialize(self.session, self.algorithms)
-        for parameter in self.sparse_params.values():
-            parameter.rule.csx_annotate_sparsity(parameter)
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step: the init method at the level of step 0."""
@@ -380,8 +380,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         Annotates `min_sparsity`, `max_sparsity` and `sparsity` (the last level), each 0..1.
         Annotates nothing if the level is a function of the step and updates never end.
         """
-        names = "min_sparsity", "max_sparsity", "sparsity"
-        for name, value in zip(names, param.rule.level_bounds(param), strict=False):
+        bounds = param.rule.level_bounds(param)
+        for name, value in zip(("min_sparsity", "max_sparsity", "sparsity"), bounds, strict=False):
             param.annotate(name, value)
 
     def level_bounds(self, parameter: SparseParameter) -> Sequence[float]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from sparsewright.distributions import make_distribution
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.errors import ExclusiveOptionsError
 from sparsewright.init import InitMethod
@@ -76,7 +77,8 @@ class RigL(DynamicSparsityAlgorithm):
             raise ExclusiveOptionsError(given, type(self).__name__)
         if sparsity is None:
             structure = make_structure(choices.get("structure"))
-            sparsity = level_of(type(self), structure, drop_fraction)
+            distribution = make_distribution(choices.get("distribution"))
+            sparsity = level_of(type(self), structure, distribution, drop_fraction)
         super().__init__(sparsity, update, init_method, **choices)
         if given and "structure" not in given:
             groups = balance_out_groups if balance_in_groups is None else balance_in_groups

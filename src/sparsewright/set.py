@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from sparsewright.distributions import make_distribution
 from sparsewright.dynamic import DynamicSparsityAlgorithm
 from sparsewright.init import InitMethod
 from sparsewright.schedules import ScheduleLike, UpdateLike
@@ -56,7 +57,8 @@ class SET(DynamicSparsityAlgorithm):
         check_keywords(type(self), choices)
         if sparsity is None:
             structure = make_structure(choices.get("structure"))
-            sparsity = level_of(type(self), structure, drop_fraction)
+            distribution = make_distribution(choices.get("distribution"))
+            sparsity = level_of(type(self), structure, distribution, drop_fraction)
         super().__init__(sparsity, update, init_method, **choices)
         self.schedules.add("drop_fraction", drop_fraction)
 

@@ -111,6 +111,28 @@ def test_an_algorithm_with_epsilon_does_not_use_its_level():
     assert kept == [[320, 240]] * 2
 
 
+EPSILON = {"type": "er", "epsilon": 2}
+
+
+@pytest.mark.parametrize("cls", [sparse.Static, sparse.SET, sparse.RigL, sparse.STE])
+def test_with_epsilon_no_level_is_needed(cls):
+    model = torch.nn.Sequential(torch.nn.Linear(100, 60), torch.nn.Linear(60, 60))
+    sparsity = cls(distribution=EPSILON)
+    sparsity.apply(model)
+    assert [p.kept for p in sparsity.sparse_params.values()] == [320, 240]
+    text = f"{cls.__name__}(distribution=ER(epsilon=2, dense=(), budget='each'))"
+    assert repr(sparsity) == text
+    assert repr(eval(text, {cls.__name__: cls, "ER": sparse.distributions.ER})) == text
+    (own,) = sparse.configure({"algorithm": cls.name, "distribution": EPSILON}).algorithms
+    assert repr(own) == text
+    with pytest.raises(
+        MissingOptionError, match=r"^distribution=ERK\(.*\) needs the option 'sparsity': a number"
+    ):
+        sparsity.distribution = "erk"
+    with pytest.raises(MissingOptionError, match=rf"^{cls.__name__} needs the option 'sparsity': "):
+        cls(distribution="er")
+
+
 def test_a_rising_level_does_not_log_again(caplog):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 300))
     rising = {"type": "linear", "init": 0.1, "slope": 0.1}

@@ -18,7 +18,7 @@ RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 5}
 ARGUMENTS = {
     "groups": {"inputs": 2},
     "n_m": {"n": 2, "m": 4},
-    "layers": {"layers": {"0.weight": 0.25}},
+    "layers": {"layers": {"*0.weight": 0.25}},
     "constant": {"value": 0.5},
     "linear": {"init": 0.2, "slope": 0.05},
     "exp": {"init": 0.1, "gamma": -0.2, "final": 0.6},
@@ -86,10 +86,14 @@ def why_not(algorithm, structure, distribution, held):
     """Return a pattern of the error that a combination must raise; "" if it works."""
     (cls,) = [member for member in algorithms.ALL if member.name == algorithm]
     if held not in cls.storages:
-        return f"{cls.__name__}.*{cls.storages[0]}"
+        needed = " or ".join(map(repr, cls.storages))
+        return rf"^storage='{held}' does not work with {cls.__name__}, which needs {needed}\.$"
     made = distributions.make_distribution(distribution)
     if structures.make_structure(structure).has_one_level and not made.is_uniform:
-        return "distribution.*structure|structure.*distribution"
+        return (
+            r"^distribution=\w+\(.*\) does not work with structure=NM\(2, 4.*\), which has only "
+            r"one level\. Use 'uniform'\.$"
+        )
     return ""
 
 

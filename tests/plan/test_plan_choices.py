@@ -146,6 +146,11 @@ def test_a_plan_notes_a_level_that_is_not_used(tmp_path: Path) -> None:
     plan = planned(tmp_path, {"algorithm": "static", "sparsity": 0.75, "distribution": er})
     note = "sparsity: ER(epsilon=2, dense=(), budget='each') sets the level of each weight; "
     assert note + "the entry's sparsity is not used" in plan.notes
+    plan = planned(tmp_path, {"algorithm": "static", "distribution": er})
+    assert not [text for text in plan.notes if text.startswith(note)]
+    (entry,) = plan.entries
+    assert as_json(plan)["entries"][0]["level"] == []
+    assert entry.kept == (sum(w.kept[0] for w in plan.sparse),) * 2
 
 
 def test_a_weight_that_the_structure_does_not_fit_stays_dense_or_is_an_error(

@@ -317,56 +317,6 @@ def test_groups_that_do_not_divide_raise_before_anything_is_attached():
     assert "0.weight_mask" not in model.state_dict()
 
 
-def misfit_and_fit():
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
-
-
-CHOOSE = {
-    "constructor": lambda: sparse.Static(structure="2:4"),
-    "group": lambda: sparse.configure({"algorithm": "static", "structure": "2:4"}),
-    "setter": lambda: _with(sparse.Static(0.5), "structure", "2:4"),
-}
-
-
-def _with(sparsity, name, value):
-    setattr(sparsity, name, value)
-    return sparsity
-
-
-@pytest.mark.parametrize("make", CHOOSE.values(), ids=CHOOSE)
-def test_a_structure_passes_over_what_it_does_not_fit_under_the_default_filter(make, caplog):
-    model, sparsity = misfit_and_fit(), make()
-    with caplog.at_level(logging.INFO, "sparsewright"):
-        sparsity.apply(model)
-    assert list(sparsity.sparse_params) == ["2.weight"]
-    expected = "0.weight stays dense: its input dimension 6 is not divisible by m = 4"
-    assert expected in caplog.text
-    assert "0.weight_mask" not in model.state_dict()
-
-
-def test_a_structure_that_fits_nothing_is_a_warning():
-    with pytest.warns(SparsityWarning, match=r"no parameter was sparsified; available: weight"):
-        sparse.Static(structure="2:4").apply(nn.Linear(6, 8))
-
-
-NAMED = {
-    "glob": lambda: sparse.Group({"*.weight": sparse.Static(structure="2:4")}),
-    "function": lambda: sparse.Group(
-        [(lambda name, p: p.ndim > 1, sparse.Static(structure="2:4"))]
-    ),
-    "shaper": lambda: _with(sparse.Static(0.5), "score_shaper", sparse.structures.NM(2, 4)),
-    "balance": lambda: sparse.RigL(sparsity=0.5, balance_in_groups=4),
-}
-
-
-@pytest.mark.parametrize("make", NAMED.values(), ids=NAMED)
-def test_a_weight_that_was_picked_by_name_or_must_be_balanced_raises(make):
-    model = misfit_and_fit()
-    with pytest.raises(ShapeError, match=r"0\.weight of shape \(8, 6\): its input dimension 6"):
-        make().apply(model)
-    assert not any("mask" in name for name in model.state_dict())
-
-
 def test_user_defined_algorithms_apply_like_the_others():
     model, sparsity = make_mlp(), UserDefined(sparsity=0.5)
     model.apply(sparsity)

@@ -10,6 +10,7 @@ from sparsewright.errors import (
     AlgorithmError,
     ExclusiveOptionsError,
     IncompatibleOptionError,
+    LevelError,
     OptionError,
 )
 
@@ -47,6 +48,33 @@ def test_a_structure_with_one_level_takes_no_distribution(cls):
     algorithm = cls(sparsity=0.5, structure="2:4", distribution="uniform")
     with pytest.raises(IncompatibleOptionError, match=ONE_LEVEL):
         algorithm.distribution = "erk"
+
+
+RISING = {"type": "cubic", "init": 0.0, "begin": 0, "end": 8}
+
+
+@pytest.mark.parametrize("cls", [sparse.GMP, sparse.SET, sparse.RigL, sparse.STE])
+@pytest.mark.parametrize("level", [{**RISING, "final": 0.75}, [0.25, 0.75]])
+def test_a_schedule_that_rises_above_the_level_of_a_structure_is_refused_by_apply(cls, level):
+    model = make_mlp()
+    sparsity = cls(sparsity=level, update={"freq": 2, "start": 2}, structure="2:4")
+    message = r"^sparsity must be at most 0\.5, the level of NM\(2, 4\); got 0\.75\.$"
+    with pytest.raises(LevelError, match=message):
+        sparsity.apply(model)
+    assert not dict(model.named_buffers())
+
+
+def test_a_schedule_may_end_at_the_highest_level_that_is_possible():
+    """Cubic computes 0.6 in float32, which is above 0.6 as a float64."""
+    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 4))
+    dense = {"type": "uniform", "dense": "2.*", "budget": "all"}
+    sparsity = sparse.GMP({**RISING, "final": 0.6}, {"freq": 2, "stop": 9}, distribution=dense)
+    group = sparse.Group({"*.weight": sparsity})
+    group.apply(model)
+    assert group.sparse_params["0.weight"].annotations["max_sparsity"] == 1.0
+    rising = sparse.GMP({**RISING, "final": 0.6}, {"freq": 2, "stop": 9})
+    rising.apply(make_mlp())
+    assert {p.annotations["sparsity"] for p in rising.sparse_params.values()} == {0.6}
 
 
 def test_levels_by_parameter_and_a_distribution():

@@ -40,6 +40,16 @@ def as_decimal(level: object, what: str = "sparsity") -> Decimal:
     return Decimal(str(level))
 
 
+def as_number(value: Tensor) -> float:
+    """Return a 0-d tensor as the float with the shortest decimal that identifies it in its dtype.
+
+    >>> as_number(torch.tensor(0.9)), as_number(torch.tensor(1e30)), torch.tensor(0.9).item()
+    (0.9, 1e+30, 0.8999999761581421)
+    """
+    value = value.detach().cpu()
+    return float(str((value if value.dtype == torch.float64 else value.float()).numpy()[()]))
+
+
 def num_kept(level: Level, n: int) -> int:
     """Return the number of entries kept out of `n`: `floor(round((1 - level) * n, 6))`.
 

@@ -20,7 +20,7 @@ def find_pitfalls(algorithm: SparsityAlgorithm, forecast: Forecast) -> Iterator[
     if not isinstance(algorithm, DynamicSparsityAlgorithm):
         return
     yield from _of_updates(algorithm.update_schedule, forecast)
-    if "sparsity" in dict(algorithm.schedules.items()):
+    if "sparsity" in dict(algorithm.schedules.items()) and algorithm.distribution.uses_level:
         yield from _of_level(algorithm, forecast)
     if forecast.drop_fraction:
         yield from _of_drops(forecast)
@@ -82,7 +82,7 @@ def find_notes(plan: Plan) -> list[str]:
         f"{e.place}: {e.algorithm.distribution!r} sets the level of each weight; the entry's "
         "sparsity is not used"
         for e in plan.entries
-        if not e.algorithm.distribution.uses_level
+        if e.algorithm._is_level_given and not e.algorithm.distribution.uses_level
     ]
     return [*notes, *_of_empty(plan)]
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsewright.plan.contents import Entry, Kept, Plan, Weight
-from sparsewright.plan.forecast import Forecast
 from sparsewright.plan.phases import (
     bytes_of_steps,
     flops_of_steps,
@@ -51,7 +50,7 @@ def _entry(plan: Plan, entry: Entry) -> dict[str, Any]:
         "updates": len(forecast.updates),
         "first_update": forecast.updates[0] if forecast.updates else None,
         "last_update": forecast.updates[-1] if forecast.updates else None,
-        "level": forecast.level,
+        "level": forecast.level if entry.algorithm.distribution.uses_level else [],
         "relative_flops": relative_flops(plan, entry),
         "drop_fraction": forecast.drop_fraction,
     }
@@ -192,13 +191,14 @@ def _print_unused(console: Console, plan: Plan) -> None:
 def _print_entry(console: Console, plan: Plan, entry: Entry, blocks: str | None) -> None:
     forecast = entry.forecast
     console.print(f"{entry.place}: {entry.algorithm!r}", soft_wrap=True)
-    console.print(f"  {_when(forecast)}")
+    console.print(f"  {_when(entry)}")
     if (costs := relative_flops(plan, entry)) is not None:
         training, inference = (f"{costs[key]:.1%}" for key in ("training", "inference"))
         console.print(f"  FLOPs    {training} of dense training, {inference} of dense inference")
     levels = [level for _, level in forecast.level]
-    ends = f"{levels[0]:.3f} -> {levels[-1]:.3f}"
-    console.print(f"  level    {chart(levels, 1.0, blocks)} {ends}")
+    if entry.algorithm.distribution.uses_level:
+        ends = f"{levels[0]:.3f} -> {levels[-1]:.3f}"
+        console.print(f"  level    {chart(levels, 1.0, blocks)} {ends}")
     values = dict(forecast.drop_fraction)
     drops = [None if step is None else values.get(step, 1.0) for step in forecast.last_updates]
     if values:
@@ -213,9 +213,9 @@ def _print_entry(console: Console, plan: Plan, entry: Entry, blocks: str | None)
     console.print(f"  step     0{'':{max(width, 1)}}{forecast.steps}")
 
 
-def _when(forecast: Forecast) -> str:
+def _when(entry: Entry) -> str:
     """Return a sentence that says when masks change."""
-    start = "sparse" if forecast.level[0][1] else "dense"
+    forecast, start = entry.forecast, "dense" if entry.kept[0] == entry.total else "sparse"
     count = len(forecast.updates)
     if not count:
         return f"starts {start}; masks never change"

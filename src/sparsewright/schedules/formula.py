@@ -9,6 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from sparsewright.core.counts import as_number
 from sparsewright.core.step import Step, as_tensor
 from sparsewright.errors import OptionError, OptionTypeError
 from sparsewright.schedules.schedule import HyperParameterSchedule
@@ -38,7 +39,7 @@ class Formula(HyperParameterSchedule):
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
         """Return the smallest, largest and last value over the steps `begin..end`, inclusive."""
         values = self._at(torch.arange(begin, end + 1, dtype=torch.float64, device="cpu")).float()
-        return values.min().item(), values.max().item(), values[-1].item()
+        return as_number(values.min()), as_number(values.max()), as_number(values[-1])
 
 
 def finite_number(what: str, value: object) -> float:

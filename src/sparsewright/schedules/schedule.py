@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sparsewright.core.counts import as_number
 from sparsewright.core.plots import plot_values
 from sparsewright.core.step import Step
 from sparsewright.errors import StateError
@@ -73,7 +74,7 @@ class HyperParameterSchedule(ABC):
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
         """Return the smallest, largest and last value over the steps `begin..end`, inclusive."""
-        values = [float(self.compute(step)) for step in range(begin, end + 1)]
+        values = [as_number(self.compute(step)) for step in range(begin, end + 1)]
         return min(values), max(values), values[-1]
 
     def state_dict(self) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def options_of(algorithm: Any) -> dict[str, Any]:
 def _value(algorithm: Any, name: str, default: Any) -> Any:
     """Return the current value of an option in its most readable form."""
     schedules = dict(algorithm.schedules.items())
+    if name == "sparsity" and not algorithm._is_level_given:
+        return default
     if name in schedules:
         level = constant_value(schedules[name])
         return schedules[name] if level is None else level

@@ -168,7 +168,11 @@ def _masks_below(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def initialize(session: Session, rules: Sequence[Rule]) -> None:
-    """Compute the missing masks of some algorithms, and hook the gradients."""
+    """Compute the missing masks of some algorithms, and hook the gradients.
+
+    Raises:
+        LevelError: a distribution or a structure cannot reach a level of a schedule.
+    """
     own = [parameter for parameter in session.parameters.values() if parameter.rule in rules]
     new = [p for p in own if not p.is_initialized and not p.param.is_meta]
     check_shards(new, session.counter.steps)
@@ -182,3 +186,7 @@ def initialize(session: Session, rules: Sequence[Rule]) -> None:
             take_over(parameter)
     session.end_before_forward()
     session.after_state_change()
+    for parameter in own:
+        parameter.rule.csx_annotate_sparsity(parameter)
+        for level in parameter.rule.level_bounds(parameter)[1:2]:  # the highest, if it is known
+            parameter.structure.num_kept(parameter.shape, level)

@@ -55,18 +55,28 @@ def check_keywords(algorithm: type, given: Iterable[str]) -> None:
             raise UnknownOptionError(algorithm.__name__, key, allowed)
 
 
-def level_of(algorithm: type, structure: Structure, drop_fraction: object = None) -> Level:
-    """Return the only level of a structure such as 2:4, for a call without a level.
+def level_of(
+    algorithm: type,
+    structure: Structure,
+    distribution: Distribution,
+    drop_fraction: object = None,
+) -> Level | None:
+    """Return the level for a call without a level: the only level of a structure such as 2:4.
+
+    The result is None if the distribution sets levels without one.
 
     Args:
         algorithm: the class whose constructor was called.
         structure: the structure.
+        distribution: the distribution.
         drop_fraction: the first argument of the call, for classes whose first argument is not the
             level.
 
     Raises:
-        MissingOptionError: the structure allows more than one level.
+        MissingOptionError: a level is needed, and the structure allows more than one.
     """
+    if not distribution.uses_level:
+        return None
     try:
         return structure.level(None)
     except MissingOptionError as error:
@@ -98,6 +108,7 @@ class Settings(ABC):
     schedules: ScheduleSet
     session: Session
     _own_levels: dict[Tensor, str]
+    _is_level_given: bool = True
     _structure_now: Structure | None = None  # the structure of the weight that is being updated
     _routes: Any = _NotInitialized()
 
@@ -117,7 +128,9 @@ class Settings(ABC):
     def _set_sparsity(self, sparsity: LevelLike | None) -> None:
         """Store the level, or the levels per parameter, that were passed to a constructor."""
         if sparsity is None:
-            sparsity = level_of(type(self), self._structure)
+            sparsity = level_of(type(self), self._structure, self.distribution)
+        if sparsity is None:
+            self._is_level_given, sparsity = False, 0.0
         own = by_parameter(sparsity)
         for index, (param, level) in enumerate(own.items()):
             self._own_levels[param] = self.schedules.add_shared(f"sparsity.{index}", level)
@@ -151,7 +164,11 @@ class Settings(ABC):
             LevelError: the structure does not allow a constant level.
             ExclusiveOptionsError: both levels per parameter and a distribution are given.
             IncompatibleOptionError: a distribution is given for a structure with only one level.
+            MissingOptionError: the distribution needs a level, and none was given.
         """
+        if not self._is_level_given and distribution.uses_level:
+            allowed = "a number from 0 to 1; create a new algorithm with this level"
+            raise MissingOptionError("sparsity", f"distribution={distribution!r}", allowed)
         if not distribution.is_uniform and self._own_levels:
             raise ExclusiveOptionsError(["levels by parameter", "a distribution"])
         if not distribution.is_uniform and structure.has_one_level:

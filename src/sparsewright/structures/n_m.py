@@ -160,7 +160,8 @@ class NM(Structure):
         if self._is_own(sparsity):
             return shape.numel() // self.m * self.n
         if as_decimal(sparsity) > self._own:
-            raise LevelError("sparsity", sparsity, f"at most {self._own:g}, the level of {self}")
+            asked = float(as_decimal(sparsity))
+            raise LevelError("sparsity", asked, f"at most {self._own:g}, the level of {self}")
         return num_kept(sparsity, shape.numel())
 
     def score_flops(self, shape: torch.Size) -> int:
