@@ -22,8 +22,9 @@ PANELS = {
     "GMP, structures": ("structures", "gmp"),
     "RigL, structures": ("structures", "rigl"),
 }
-MARKERS = "osD^v<>"
-LEVELS = (0.5, 0.75, *choices.LEVELS)
+MARKERS = "osD^v<"
+POINTS = "*PX"
+TICKS = (0.5, *choices.LEVELS)
 
 
 def curve(found, part, method, choice):
@@ -38,18 +39,25 @@ def draw_panel(axes, found, part, method, look):
     """Draw a line for each choice; a choice with one level is a point."""
     names = list(dict.fromkeys(c for p, m, c, _ in found.cases if (p, m) == (part, method)))
     lines = [name for name in names if len(curve(found, part, method, name)[0]) > 1]
+    points = [name for name in names if name not in lines]
     for name in names:
         levels, means, spreads = curve(found, part, method, name)
-        style = {"marker": "*", "linestyle": "", "color": look["ink"], "markersize": 8}
         if name in lines:
             index = lines.index(name)
             style = {"marker": MARKERS[index], "color": look["lines"][index], "markersize": 4}
+        else:
+            marker = POINTS[points.index(name)]
+            style = {"marker": marker, "color": look["ink"], "markersize": 6, "linestyle": ""}
         axes.errorbar([1 - x for x in levels], means, spreads, label=name, linewidth=1.2, **style)
     dense = curve(found, "dense", "", "")[1][0]
     axes.axhline(dense, color=look["ink"], linewidth=0.8, linestyle="--")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.invert_xaxis()
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlim(0.6 if part == "structures" else 0.23, 0.017)
+    axes.xaxis.minorticks_off()
+    for kind in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        kind("{x:.1f}")
+    axes.grid(color=look["grid"], linewidth=0.5, which="both")
+    axes.patch.set_alpha(0)
 
 
 def draw(found, theme, path):
@@ -61,23 +69,20 @@ def draw(found, theme, path):
         path: where the SVG goes.
     """
     with picture.themed(theme) as (pyplot, look):
-        figure, rows = pyplot.subplots(len(found), len(PANELS), figsize=(10.4, 6.4), squeeze=False)
+        figure, rows = pyplot.subplots(
+            len(found), len(PANELS), figsize=(10.4, 6.4), sharex="col", sharey="row", squeeze=False
+        )
         for row, (recipe, runs) in zip(rows, found.items(), strict=True):
-            for axes, (title, (part, method)) in zip(row, PANELS.items(), strict=True):
+            for axes, (part, method) in zip(row, PANELS.values(), strict=True):
                 draw_panel(axes, runs, part, method, look)
-                shown = [x for x in LEVELS if x in runs.levels(part)]
-                axes.set_xticks([1 - x for x in shown], [f"{100 * x:g}" for x in shown])
-                axes.set_xticks([], minor=True)
-                axes.yaxis.set_major_formatter("{x:.2g}")
-                axes.yaxis.set_minor_formatter("{x:.2g}")
-                axes.grid(color=look["grid"], linewidth=0.5, which="both")
-                axes.patch.set_alpha(0)
-                if row is rows[0]:
-                    axes.set_title(title)
-                if row is rows[-1]:
-                    axes.set_xlabel("sparsity (%)")
-                    axes.legend(frameon=False, fontsize=8, loc="upper left")
             row[0].set_ylabel(RECIPES[recipe])
+        for column, title, (part, _) in zip(rows.T, PANELS, PANELS.values(), strict=True):
+            shown = [x for x in TICKS if x in runs.levels(part)]
+            column[-1].set_xticks([1 - x for x in shown], [f"{100 * x:g}" for x in shown])
+            column[-1].set_xlabel("sparsity (%)")
+            column[0].set_title(title)
+        for column in rows.T[:2]:  # the third has the lines of the second
+            column[0].legend(frameon=False, fontsize=8, loc="upper left")
         figure.tight_layout()
         picture.save(figure, path)
 

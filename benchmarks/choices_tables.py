@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from charlm import LOSS
 from fashion import ACCURACY
-from methods import Metric, Runs
+from methods import Runs
 
 METRICS = {"charlm": LOSS, "fashion": ACCURACY}
 LAYERS = {
@@ -103,23 +103,20 @@ def values(found: Found, part: str, method: str) -> str:
 
 def own_levels(found: Found) -> str:
     """Return a table of the structures at levels that the distributions do not have."""
-    others = [x for x in found.levels("structures") if x not in found.levels("distributions")]
+    own = sorted(set(found.levels("structures")) - set(found.levels("distributions")))
     lines = []
-    for level in others:
+    for level in own:
         for choice in found.choices("structures", "gmp", level):
             cells = []
             for method in METHODS:
                 runs = found.runs("structures", method, choice, level)
-                first = found.runs("structures", method, "unstructured", level)
-                same = choice == "unstructured"
-                cells += [found.metric.cell(runs), "" if same else _minus(found.metric, runs, first)]
+                other = found.runs("structures", method, "unstructured", level)
+                is_other = choice == "unstructured"
+                difference = "" if is_other else found.metric.difference(runs, other)
+                cells += [found.metric.cell(runs), difference]
             lines.append((f"{choice}, {percent(level)}", cells))
     heads = [head for name in METHODS.values() for head in (name, "minus unstructured")]
-    return grid("", heads, lines)
-
-
-def _minus(metric: Metric, runs: Runs, other: Runs) -> str:
-    return metric.difference(runs, other)
+    return grid(found.metric.unit, heads, lines)
 
 
 def achieved(found: Found, method: str) -> str:
