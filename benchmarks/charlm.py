@@ -10,7 +10,9 @@ RigL with SET.
 
 from methods import Metric, command
 
-main = command("charlm", Metric("loss", 1.0, 4, "nats per character"))
+LOSS = Metric("loss", 1.0, 4, "nats per character")
+
+main = command("charlm", LOSS)
 
 if __name__ == "__main__":
     main()

@@ -115,6 +115,18 @@ def write(rows: list[dict[str, Any]], name: str) -> Path:
     return path
 
 
+def append(row: dict[str, Any], name: str) -> None:
+    """Append a row to `results/<name>.csv`; the first row sets the columns."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def peak_of(run: Callable[[], object]) -> int:
     """Call `run`, and return the peak resident bytes of this process during the call."""
     Path("/proc/self/clear_refs").write_text("5")

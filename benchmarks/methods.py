@@ -56,7 +56,7 @@ class Metric:
         return f"{mean:{sign}.{self.digits}f} ± {spread:.{self.digits}f}"
 
 
-def configuration(recipe: str, file: Path | None, seed: int) -> RunConfig:
+def configuration(recipe: str | None, file: Path | None, seed: int) -> RunConfig:
     """Return the recipe's defaults, overridden by a file and a seed; set its number of threads."""
     options = {"loop": {"seed": seed, "baseline": False}}
     config = RunConfig.from_file(file, recipe, options)

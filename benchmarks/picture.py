@@ -11,6 +11,7 @@ which takes seconds, and counts the connections of each input pixel. The right h
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import re
 from pathlib import Path
@@ -25,8 +26,18 @@ FOLDER = Path(__file__).parents[1] / "docs" / "assets"
 SIDE = 28
 STEPS = (0, 100, 1000)
 THEMES = {
-    "light": {"ink": "#1f2328", "grid": "#d1d9e0", "map": "Blues", "lines": ["#0969da", "#bc4c00"]},
-    "dark": {"ink": "#e6edf3", "grid": "#3d444d", "map": "magma", "lines": ["#58a6ff", "#f0883e"]},
+    "light": {
+        "ink": "#1f2328",
+        "grid": "#d1d9e0",
+        "map": "Blues",
+        "lines": ["#0969da", "#bc4c00", "#1a7f37", "#8250df", "#cf222e", "#8c7a00"],
+    },
+    "dark": {
+        "ink": "#e6edf3",
+        "grid": "#3d444d",
+        "map": "magma",
+        "lines": ["#58a6ff", "#f0883e", "#3fb950", "#bc8cff", "#ff7b72", "#d6c84a"],
+    },
 }
 SETS = {"avx512": "AVX-512", "avx2": "AVX2"}
 
@@ -72,15 +83,9 @@ def speedups(path):
     return zip(*sorted(found), strict=True)
 
 
-def draw(maps, curves, theme, path):
-    """Draw one theme of the picture.
-
-    Args:
-        maps: live connections of each pixel, by step.
-        curves: levels and speed-ups, by instruction set.
-        theme: a key of `THEMES`.
-        path: where the SVG goes.
-    """
+@contextlib.contextmanager
+def themed(theme):
+    """Yield pyplot and the colors of a theme, with text and frames in these colors."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -92,6 +97,27 @@ def draw(maps, curves, theme, path):
     )
     style |= {"font.size": 10, "axes.edgecolor": look["grid"], "svg.hashsalt": "sparsewright"}
     with pyplot.rc_context(style):
+        yield pyplot, look
+
+
+def save(figure, path):
+    """Write a transparent SVG without a date, and close the figure."""
+    from matplotlib import pyplot
+
+    figure.savefig(path, transparent=True, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def draw(maps, curves, theme, path):
+    """Draw one theme of the picture.
+
+    Args:
+        maps: live connections of each pixel, by step.
+        curves: levels and speed-ups, by instruction set.
+        theme: a key of `THEMES`.
+        path: where the SVG goes.
+    """
+    with themed(theme) as (pyplot, look):
         figure = pyplot.figure(figsize=(10.4, 2.7))
         grid = figure.add_gridspec(1, len(maps) + 2, width_ratios=[1] * len(maps) + [0.1, 1.15])
         most = max(int(count.max()) for count in maps.values())
@@ -102,7 +128,7 @@ def draw(maps, curves, theme, path):
             if index == 0:
                 axes.set_ylabel("connections per pixel")
         axes = figure.add_subplot(grid[-1])
-        for color, (isa, (levels, values)) in zip(look["lines"], curves.items(), strict=True):
+        for color, (isa, (levels, values)) in zip(look["lines"], curves.items(), strict=False):
             axes.plot(levels, values, marker="o", color=color, label=SETS[isa])
         axes.axhline(1, color=look["ink"], linewidth=0.8, linestyle="--")
         axes.text(98, 0.92, "dense", fontsize=9, ha="right", va="top")
@@ -112,8 +138,7 @@ def draw(maps, curves, theme, path):
         axes.grid(color=look["grid"], linewidth=0.5)
         axes.legend(frameon=False, loc="upper left")
         axes.patch.set_alpha(0)
-        figure.savefig(path, transparent=True, bbox_inches="tight", metadata={"Date": None})
-        pyplot.close(figure)
+        save(figure, path)
 
 
 def main():
