@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from sparsewright.core.counts import as_decimal
 from sparsewright.kernels.sharded import whole
 
 STEPS = 5
+Each = TypeVar("Each", bound=tuple[str, ...])
 
 
 class Net(nn.Module):
@@ -51,14 +52,13 @@ class Net(nn.Module):
     def forward(self, tokens):
         conv, embed, up, mix, body, head = self.layers
         x = up(conv(embed(tokens).mT).tanh()).mT.contiguous()
-        return head(body(mix(x).tanh()).tanh())
+        return head(body(mix(x).tanh()).tanh()).tanh()
 
 
 INPUTS_FIRST = ("layers.2.weight", "layers.3.weight")
 
 
-@dataclass(frozen=True)
-class Combination:
+class Combination(NamedTuple):
     """One member of each choice.
 
     Attributes:
@@ -89,7 +89,7 @@ class Combination:
         return why_not(self.algorithm, structure, distribution, self.storage)
 
     def __str__(self) -> str:
-        return "-".join(vars(self).values())
+        return "-".join(self)
 
 
 PRECISIONS = ["float32", "bfloat16", "scaled"]
@@ -100,7 +100,7 @@ COMBINATIONS = [
 POSSIBLE = [each for each in COMBINATIONS if not each.why_not]
 
 
-def covering(every: Iterable[Combination], strength: int) -> list[Combination]:
+def covering(every: Iterable[Each], strength: int) -> list[Each]:
     """Return combinations in which any `strength` members meet that meet in `every`.
 
     The result is the same in each run.
@@ -108,11 +108,17 @@ def covering(every: Iterable[Combination], strength: int) -> list[Combination]:
     found, seen, shuffled = [], set(), list(every)
     random.Random(0).shuffle(shuffled)
     for each in shuffled:
-        meetings = set(itertools.combinations(vars(each).items(), strength))
+        meetings = set(itertools.combinations(enumerate(each), strength))
         if not meetings <= seen:
             seen |= meetings
             found.append(each)
     return found
+
+
+def spread() -> list[tuple[str, ...]]:
+    """Return combinations for several ranks, each with `"replicas"` or `"shards"` as last item."""
+    unscaled = [each for each in POSSIBLE if each.precision != "scaled"]
+    return covering([(*each, how) for each in unscaled for how in ("replicas", "shards")], 2)
 
 
 def attach(config, model=None):
