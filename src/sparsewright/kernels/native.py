@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from sparsewright.kernels.reference import raise_nan
+from sparsewright.kernels.reference import NanError, raise_nan
 
 _ABI = 5
 
@@ -177,6 +177,23 @@ def select(
     if nan_row >= 0:
         raise_nan(nan_row)
     return mask
+
+
+def count_largest(
+    tensors: Sequence[Tensor],
+    num: int,
+    among: Sequence[Tensor] | None = None,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> list[int]:
+    """Count the largest |entries| of all tensors, which have one dtype, with the native kernel."""
+    joint = [tensor.contiguous() for tensor in tensors]
+    candidates = None if among is None else [mask.contiguous() for mask in among]
+    counts: list[int] | None = _module.count_largest(joint, candidates, num, threads, isa or _isa)
+    if counts is None:
+        raise NanError("a candidate is NaN")
+    return counts
 
 
 def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = None) -> Tensor:

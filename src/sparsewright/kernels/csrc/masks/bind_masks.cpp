@@ -2,12 +2,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <vector>
 
 #include "common/isa.h"
 #include "common/torch.h"
 #include "masks/counts.h"
+#include "masks/joint.h"
 #include "masks/pool.h"
 #include "masks/prune.h"
 #include "masks/select.h"
@@ -187,6 +189,40 @@ void run_expand_blocks(Mask chosen, Array<bool, 4> out, Threads asked) {
     expand_blocks(bytes(chosen.data), shape, reinterpret_cast<uint8_t*>(out.data), threads);
 }
 
+// Returns the counts, or None if a candidate is NaN.
+std::optional<std::vector<int64_t>> run_count_largest(nb::sequence tensors,
+                                                      std::optional<nb::sequence> among,
+                                                      int64_t num, Threads asked,
+                                                      const std::string& isa) {
+    const size_t size = nb::len(tensors);
+    require(!among || nb::len(*among) == size, "as many masks as tensors are needed");
+    std::vector<JointTensor> joint(size);
+    Dtype dtype = Dtype::float32;
+    int64_t entries = 0;
+    for (size_t i = 0; i < size; ++i) {
+        Tensor tensor, mask;
+        const nb::object of = tensors[i];
+        require(!read_tensor(of, tensor) && tensor.is_contiguous(), "a tensor is not contiguous");
+        require(i == 0 || tensor.dtype == dtype, "tensors have several dtypes");
+        dtype = tensor.dtype;
+        joint[i] = {tensor.data, nullptr, tensor.numel()};
+        entries += tensor.numel();
+        if (!among) continue;
+        const nb::object candidates = (*among)[i];
+        require(!read_tensor(candidates, mask) && mask.dtype == Dtype::boolean &&
+                    mask.is_contiguous() && mask.numel() == tensor.numel(),
+                "a mask is not bool and contiguous, with the size of its tensor");
+        joint[i].among = static_cast<const uint8_t*>(mask.data);
+    }
+    require(num >= 0, "num must not be negative");
+    const int threads = choose_threads(asked, entries * float_bytes(dtype));
+    const Isa chosen = isa_from_name(isa);
+    std::vector<int64_t> counts;
+    nb::gil_scoped_release release;
+    if (!count_largest(joint, dtype, num, counts, threads, chosen)) return std::nullopt;
+    return counts;
+}
+
 }  // namespace
 
 void bind_masks(nb::module_& m) {
@@ -201,6 +237,9 @@ void bind_masks(nb::module_& m) {
     m.def("pool_scores", &run_pool_scores);
     m.def("pool_mask", &run_pool_mask);
     m.def("expand_blocks", &run_expand_blocks);
+
+    m.def("count_largest", &run_count_largest, nb::arg("tensors"), nb::arg("among").none(),
+          nb::arg("num"), nb::arg("threads").none(), nb::arg("isa"));
 }
 
 }  // namespace sparsewright
