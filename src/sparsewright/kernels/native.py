@@ -247,3 +247,26 @@ def expand_blocks(
     out = chosen.new_empty(chosen.shape[0], high, chosen.shape[1], wide)
     _module.expand_blocks(chosen.contiguous(), out, threads)
     return out
+
+
+def tabulate_squares(
+    entries: Tensor,
+    prefixes: Tensor,
+    shift: int,
+    width: int,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Tensor:
+    """Tabulate squares with the native kernel, which is the same for all `isa`."""
+    table = prefixes.new_zeros(3, len(prefixes), 1 << width)
+    _module.tabulate_squares(entries, prefixes.contiguous(), shift, width, table, threads)
+    return table
+
+
+def gather_squares(
+    entries: Tensor, low: int, high: int, *, threads: int | None = None, isa: str | None = None
+) -> Tensor:
+    """Gather squares with the native kernel, which uses one thread."""
+    out = torch.empty_like(entries)
+    return out[: _module.gather_squares(entries, low, high, out, isa or _isa)].clone()

@@ -22,8 +22,16 @@ from sparsewright.kernels.reference.ranking import (
     select,
 )
 from sparsewright.kernels.reference.splitmix import check_uniform, uniform_
+from sparsewright.kernels.reference.squares import (
+    LIMB,
+    MANTISSA,
+    gather_squares,
+    tabulate_squares,
+)
 
 __all__ = [
+    "LIMB",
+    "MANTISSA",
     "NanError",
     "check_blocks",
     "check_mask",
@@ -36,10 +44,12 @@ __all__ = [
     "count_rows",
     "entries_finite",
     "expand_blocks",
+    "gather_squares",
     "order_keys",
     "pool_blocks",
     "prune_",
     "raise_nan",
     "select",
+    "tabulate_squares",
     "uniform_",
 ]

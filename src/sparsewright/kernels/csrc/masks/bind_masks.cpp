@@ -13,6 +13,7 @@
 #include "masks/pool.h"
 #include "masks/prune.h"
 #include "masks/select.h"
+#include "masks/squares.h"
 #include "masks/uniform.h"
 
 namespace sparsewright {
@@ -223,6 +224,32 @@ std::optional<std::vector<int64_t>> run_count_largest(nb::sequence tensors,
     return counts;
 }
 
+void run_tabulate_squares(nb::handle entries, Array<const int64_t, 1> prefixes, int shift,
+                          int width, Array<int64_t, 3> table, Threads asked) {
+    Tensor from;
+    require(!read_tensor(entries, from) && from.is_contiguous(), "entries must be contiguous");
+    require(shift >= 0 && width >= 1 && width <= 16 && shift + width < 64, "no such bits");
+    require(table.sizes[0] == 3 && table.sizes[1] == prefixes.numel() &&
+                table.sizes[2] == int64_t{1} << width,
+            "table must be [3, prefixes, 2^width]");
+    const SquareBins bins{prefixes.data, prefixes.numel(), shift, width};
+    const int threads = choose_threads(asked, from.numel() * float_bytes(from.dtype));
+    nb::gil_scoped_release release;
+    tabulate_squares(from.data, from.dtype, from.numel(), bins, table.data, threads);
+}
+
+int64_t run_gather_squares(nb::handle entries, uint64_t low, uint64_t high, nb::handle out,
+                           const std::string& isa) {
+    Tensor from, to;
+    require(!read_tensor(entries, from) && from.is_contiguous(), "entries must be contiguous");
+    require(!read_tensor(out, to) && to.is_contiguous() && to.dtype == from.dtype &&
+                to.numel() == from.numel(),
+            "out must be contiguous, with the size and dtype of the entries");
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    return gather_squares(from.data, from.dtype, from.numel(), low, high, to.data, chosen);
+}
+
 }  // namespace
 
 void bind_masks(nb::module_& m) {
@@ -240,6 +267,9 @@ void bind_masks(nb::module_& m) {
 
     m.def("count_largest", &run_count_largest, nb::arg("tensors"), nb::arg("among").none(),
           nb::arg("num"), nb::arg("threads").none(), nb::arg("isa"));
+
+    m.def("tabulate_squares", &run_tabulate_squares);
+    m.def("gather_squares", &run_gather_squares);
 }
 
 }  // namespace sparsewright
