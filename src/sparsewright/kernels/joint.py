@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsewright import kernels
-from sparsewright.kernels import sharded
+from sparsewright.kernels import native, reference, sharded
 from sparsewright.kernels.reference import NanError, order_keys
 
 
@@ -43,10 +42,12 @@ def count_largest(
         candidates: Sequence[Tensor | None] = among or [None] * len(tensors)
         pairs = zip(tensors, candidates, strict=True)
         return _count_sharded([_piece(*pair, dtype) for pair in pairs], num)
-    joined = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors])
-    candidate = None if among is None else torch.cat([each.reshape(-1) for each in among])[None]
-    mask = kernels.select(joined[None], num, candidate)[0]
-    return [int(part.sum()) for part in mask.split([tensor.numel() for tensor in tensors])]
+    parts = [tensor.detach().to(dtype) for tensor in tensors]
+    reason = native.why_not(*parts, *(among or ()))
+    if not reason:
+        return native.count_largest(parts, num, among)
+    native.note_fallback("count_largest", reason)
+    return reference.count_largest(parts, num, among)
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,23 @@ def _grouped(
     return score.contiguous(), mask, score.new_empty(score.shape, dtype=torch.bool)
 
 
+def count_largest(
+    tensors: Sequence[Tensor],
+    num: int,
+    among: Sequence[Tensor] | None = None,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> list[int]:
+    """Count the largest |entries| of all tensors, which have one dtype, with the native kernel."""
+    joint = [tensor.contiguous() for tensor in tensors]
+    candidates = None if among is None else [mask.contiguous() for mask in among]
+    counts: list[int] | None = _module.count_largest(joint, candidates, num, threads, isa or _isa)
+    if counts is None:
+        raise NanError("a candidate is NaN")
+    return counts
+
+
 def count_rows(mask: Tensor, *, threads: int | None = None, isa: str | None = None) -> Tensor:
     """Count the True entries of each row with the native kernel: int64 `[rows]`."""
     counts = mask.new_empty(mask.shape[0], dtype=torch.int64)
@@ -278,3 +295,26 @@ def expand_blocks(
     out = chosen.new_empty(chosen.shape[0], high, chosen.shape[1], wide)
     _module.expand_blocks(chosen.contiguous(), out, threads)
     return out
+
+
+def tabulate_squares(
+    entries: Tensor,
+    prefixes: Tensor,
+    shift: int,
+    width: int,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Tensor:
+    """Tabulate squares with the native kernel, which is the same for all `isa`."""
+    table = prefixes.new_zeros(3, len(prefixes), 1 << width)
+    _module.tabulate_squares(entries, prefixes.contiguous(), shift, width, table, threads)
+    return table
+
+
+def gather_squares(
+    entries: Tensor, low: int, high: int, *, threads: int | None = None, isa: str | None = None
+) -> Tensor:
+    """Gather squares with the native kernel, which uses one thread."""
+    out = torch.empty_like(entries)
+    return out[: _module.gather_squares(entries, low, high, out, isa or _isa)].clone()

@@ -8,24 +8,22 @@ times as long (eight tensors of 500,000 float32 entries, one thread), and needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sparsewright import kernels
-from sparsewright.kernels import sharded
-from sparsewright.kernels.reference import NanError
+from sparsewright.kernels import native, reference, sharded
+from sparsewright.kernels.reference import LIMB, MANTISSA, NanError
 
-_BLOCK = 1 << 18  # entries processed at a time, which keeps the temporaries in the cache
-_MANTISSA, _LIMB = 52, 26  # bits of a float64 mantissa, and of half of it
 _DIGITS = ((52, 11), (41, 11), (30, 11), (19, 11), (8, 11), (0, 8))  # shift and width in bits
 _NAN = 2047  # exponent of NaN; infinity has it too, but clamping removes infinities
-_LARGEST = 2.0**500  # replaces larger entries, so that squares and their sums are finite
 _SLACK = 1e-12  # relative; bounds the rounding errors of sums over 100,000 bins
-_HALVINGS = 24  # of a bracket in each round
+_HALVINGS = 12  # of a bracket in each round, which finds 11 more bits of the squares
 _EVERY_SCORE = 0, 1 << 62  # the bits of 0.0 and 2.0
 
 
@@ -61,6 +59,8 @@ def count_largest_tail_scores(tensors: Sequence[Tensor], num: int) -> list[int]:
             layer.split(table, shift, width)
         bracket = _narrow(layers, wanted, bracket)
         wanted -= sum(layer.decide(*map(_float_of, bracket)) for layer in layers)
+        if all(bool((layer.bins.count == 1).all()) for layer in layers):
+            break
         for layer in layers:
             layer.forget(shift)
     more = _count_ties(layers, wanted) if wanted else [0] * len(layers)
@@ -133,38 +133,19 @@ class _Layer:
     bins: _Bins = field(default_factory=_no_bins)
 
     def __post_init__(self) -> None:
-        self._part = sharded.local(self.tensor).detach().reshape(-1)
-        self._bits: Tensor | None = None
+        part = sharded.local(self.tensor).detach().reshape(-1)
+        self._part = part.abs() if part.is_complex() else part  # the undecided entries
+        reason = native.why_not(self._part)
+        self._kernels: ModuleType = reference if reason else native
+        if reason:
+            native.note_fallback("tabulate_squares", reason)
         self.group: dist.ProcessGroup | None = sharded.group_of(self.tensor)
         self.prefixes = torch.zeros(1, dtype=torch.int64, device=self._part.device)
 
-    def _blocks(self) -> Iterator[Tensor]:
-        """Yield the squares of undecided entries as the bits of float64 numbers."""
-        if self._bits is not None:
-            yield from self._bits.split(_BLOCK)
-            return
-        for block in self._part.split(_BLOCK):
-            yield block.abs().double().clamp(max=_LARGEST).square().view(torch.int64)
-
     def table(self, shift: int, width: int) -> Tensor:
-        """Return this rank's histogram of the bits `shift..shift + width - 1` of the squares.
-
-        Returns:
-            int64 `[3, prefixes, 2**width]`: the number of entries, and the upper and the lower
-            half of the sum of their mantissas.
-        """
-        values = 1 << width
-        table = torch.zeros(
-            3, len(self.prefixes) * values, dtype=torch.int64, device=self._part.device
-        )
-        for bits in self._blocks() if len(self.prefixes) else ():
-            slot = torch.searchsorted(self.prefixes, bits >> (shift + width))
-            index = (slot << width) + ((bits >> shift) & (values - 1))
-            mantissa = (bits & ((1 << _MANTISSA) - 1)) | (1 << _MANTISSA)
-            table[0] += torch.bincount(index, minlength=table.shape[1])
-            table[1].index_add_(0, index, mantissa >> _LIMB)
-            table[2].index_add_(0, index, mantissa & ((1 << _LIMB) - 1))
-        return table.view(3, -1, values)
+        """Return this rank's histogram of the bits `shift..shift + width - 1` of the squares."""
+        table: Tensor = self._kernels.tabulate_squares(self._part, self.prefixes, shift, width)
+        return table
 
     def split(self, table: Tensor, shift: int, width: int) -> None:
         """Split the undecided bins by the next bits, given the table summed over ranks."""
@@ -173,15 +154,18 @@ class _Layer:
         count, upper, lower = table.reshape(3, -1)
         found = count.nonzero()[:, 0].flip(0)
         prefix, count, low = prefix[found], count[found].double(), prefix[found] << shift
-        scale = ((low >> _MANTISSA) << _MANTISSA).view(torch.float64) * 2.0**-_MANTISSA
-        size = (upper[found].double() * 2.0**_LIMB + lower[found].double()) * scale
-        high = low + ((1 << shift) - 1)
+        scale = ((low >> MANTISSA) << MANTISSA).view(torch.float64) * 2.0**-MANTISSA
+        # Parts of one sum can be carried differently; add them as integers.
+        upper, lower = upper[found] + (lower[found] >> LIMB), lower[found] & ((1 << LIMB) - 1)
+        size = (upper.double() * 2.0**LIMB + lower.double()) * scale
+        high = (low + ((1 << shift) - 1)).view(torch.float64)
+        low = low.view(torch.float64)
+        single = count == 1  # the sum is the square itself
+        low, high = torch.where(single, size, low), torch.where(single, size, high)
         through = self.above + size.cumsum(0)
         start = torch.full((1,), self.above, dtype=torch.float64, device="cpu")
         before = torch.cat([start, through])[:-1]
-        self.bins = _Bins(
-            prefix, count, low.view(torch.float64), high.view(torch.float64), before, through
-        )
+        self.bins = _Bins(prefix, count, low, high, before, through)
 
     def decide(self, low: float, high: float) -> int:
         """Count the bins with scores above `high`, and drop those with scores below `low`.
@@ -203,15 +187,11 @@ class _Layer:
         """Keep only the undecided entries for the next round."""
         self.prefixes = self.bins.prefix.flip(0).to(self._part.device)
         if not len(self.prefixes):
-            self._bits = self._part.new_empty(0, dtype=torch.int64)
+            self._part = self._part[:0]
             return
         # The undecided bins are neighbors, because scores have the order of the squares.
-        least, most = int(self.prefixes[0]), int(self.prefixes[-1])
-        parts = []
-        for bits in self._blocks():
-            prefix = bits >> shift
-            parts.append(bits[(prefix >= least) & (prefix <= most)])
-        self._bits = torch.cat(parts)
+        low, high = int(self.prefixes[0]) << shift, (int(self.prefixes[-1]) + 1 << shift) - 1
+        self._part = self._kernels.gather_squares(self._part, low, high)
 
 
 def _sum_tables(layers: list[_Layer], shift: int, width: int) -> list[Tensor]:
@@ -247,6 +227,12 @@ def _narrow(layers: list[_Layer], wanted: int, bracket: tuple[int, int]) -> tupl
     every = zip(*(vars(layer.bins).values() for layer in layers), strict=True)
     bins = _Bins(*(torch.cat(values) for values in every))
     last, first = bins.low / bins.through, _first_score(bins)
+    lowest, highest = map(_float_of, bracket)
+    above = last > highest * (1 + _SLACK)
+    wanted -= int(bins.count[above].sum())
+    open_ = ~above & (first >= lowest * (1 - _SLACK))
+    bins = _Bins(*(value[open_] for value in vars(bins).values()))
+    last, first = last[open_], first[open_]
 
     def at_least(score: float) -> float:
         score *= 1 + _SLACK

@@ -23,14 +23,23 @@ from sparsewright.kernels.reference.pooling import check_blocks, expand_blocks, 
 from sparsewright.kernels.reference.ranking import (
     NanError,
     check_select,
+    count_largest,
     order_keys,
     raise_nan,
     select,
 )
 from sparsewright.kernels.reference.splitmix import check_uniform, uniform_
+from sparsewright.kernels.reference.squares import (
+    LIMB,
+    MANTISSA,
+    gather_squares,
+    tabulate_squares,
+)
 from sparsewright.kernels.reference.tiles import SIDE, expand_tiles, pool_tiles
 
 __all__ = [
+    "LIMB",
+    "MANTISSA",
     "SIDE",
     "NanError",
     "check_blocks",
@@ -41,11 +50,13 @@ __all__ = [
     "check_select",
     "check_uniform",
     "count_changes",
+    "count_largest",
     "count_rows",
     "entries_finite",
     "expand_blocks",
     "expand_groups",
     "expand_tiles",
+    "gather_squares",
     "order_keys",
     "pool_blocks",
     "pool_groups",
@@ -55,5 +66,6 @@ __all__ = [
     "select",
     "select_n_m",
     "select_tiles",
+    "tabulate_squares",
     "uniform_",
 ]

@@ -131,3 +131,13 @@ def _drop_late_ties(mask: Tensor, ties: Tensor, wanted: Tensor, over: Tensor) ->
     position = torch.arange(len(row), device=row.device) - first[row]
     late = position >= wanted[over][row]
     mask[over[row[late]], column[late]] = False
+
+
+def count_largest(
+    tensors: Sequence[Tensor], num: int, among: Sequence[Tensor] | None = None
+) -> list[int]:
+    """Count the entries of each tensor that are among the `num` largest |entries| of all."""
+    joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    candidate = None if among is None else torch.cat([each.reshape(-1) for each in among])[None]
+    mask = select(joined[None], num, candidate)[0]
+    return [int(part.sum()) for part in mask.split([tensor.numel() for tensor in tensors])]

@@ -2,6 +2,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <vector>
@@ -10,9 +11,11 @@
 #include "common/torch.h"
 #include "masks/counts.h"
 #include "masks/groups.h"
+#include "masks/joint.h"
 #include "masks/pool.h"
 #include "masks/prune.h"
 #include "masks/select.h"
+#include "masks/squares.h"
 #include "masks/uniform.h"
 
 namespace sparsewright {
@@ -249,6 +252,66 @@ void run_expand_blocks(Mask chosen, Array<bool, 4> out, Threads asked) {
     expand_blocks(bytes(chosen.data), shape, reinterpret_cast<uint8_t*>(out.data), threads);
 }
 
+// Returns the counts, or None if a candidate is NaN.
+std::optional<std::vector<int64_t>> run_count_largest(nb::sequence tensors,
+                                                      std::optional<nb::sequence> among,
+                                                      int64_t num, Threads asked,
+                                                      const std::string& isa) {
+    const size_t size = nb::len(tensors);
+    require(!among || nb::len(*among) == size, "as many masks as tensors are needed");
+    std::vector<JointTensor> joint(size);
+    Dtype dtype = Dtype::float32;
+    int64_t entries = 0;
+    for (size_t i = 0; i < size; ++i) {
+        Tensor tensor, mask;
+        const nb::object of = tensors[i];
+        require(!read_tensor(of, tensor) && tensor.is_contiguous(), "a tensor is not contiguous");
+        require(i == 0 || tensor.dtype == dtype, "tensors have several dtypes");
+        dtype = tensor.dtype;
+        joint[i] = {tensor.data, nullptr, tensor.numel()};
+        entries += tensor.numel();
+        if (!among) continue;
+        const nb::object candidates = (*among)[i];
+        require(!read_tensor(candidates, mask) && mask.dtype == Dtype::boolean &&
+                    mask.is_contiguous() && mask.numel() == tensor.numel(),
+                "a mask is not bool and contiguous, with the size of its tensor");
+        joint[i].among = static_cast<const uint8_t*>(mask.data);
+    }
+    require(num >= 0, "num must not be negative");
+    const int threads = choose_threads(asked, entries * float_bytes(dtype));
+    const Isa chosen = isa_from_name(isa);
+    std::vector<int64_t> counts;
+    nb::gil_scoped_release release;
+    if (!count_largest(joint, dtype, num, counts, threads, chosen)) return std::nullopt;
+    return counts;
+}
+
+void run_tabulate_squares(nb::handle entries, Array<const int64_t, 1> prefixes, int shift,
+                          int width, Array<int64_t, 3> table, Threads asked) {
+    Tensor from;
+    require(!read_tensor(entries, from) && from.is_contiguous(), "entries must be contiguous");
+    require(shift >= 0 && width >= 1 && width <= 16 && shift + width < 64, "no such bits");
+    require(table.sizes[0] == 3 && table.sizes[1] == prefixes.numel() &&
+                table.sizes[2] == int64_t{1} << width,
+            "table must be [3, prefixes, 2^width]");
+    const SquareBins bins{prefixes.data, prefixes.numel(), shift, width};
+    const int threads = choose_threads(asked, from.numel() * float_bytes(from.dtype));
+    nb::gil_scoped_release release;
+    tabulate_squares(from.data, from.dtype, from.numel(), bins, table.data, threads);
+}
+
+int64_t run_gather_squares(nb::handle entries, uint64_t low, uint64_t high, nb::handle out,
+                           const std::string& isa) {
+    Tensor from, to;
+    require(!read_tensor(entries, from) && from.is_contiguous(), "entries must be contiguous");
+    require(!read_tensor(out, to) && to.is_contiguous() && to.dtype == from.dtype &&
+                to.numel() == from.numel(),
+            "out must be contiguous, with the size and dtype of the entries");
+    const Isa chosen = isa_from_name(isa);
+    nb::gil_scoped_release release;
+    return gather_squares(from.data, from.dtype, from.numel(), low, high, to.data, chosen);
+}
+
 }  // namespace
 
 void bind_masks(nb::module_& m) {
@@ -269,6 +332,12 @@ void bind_masks(nb::module_& m) {
     m.def("pool_scores", &run_pool_scores);
     m.def("pool_mask", &run_pool_mask);
     m.def("expand_blocks", &run_expand_blocks);
+
+    m.def("count_largest", &run_count_largest, nb::arg("tensors"), nb::arg("among").none(),
+          nb::arg("num"), nb::arg("threads").none(), nb::arg("isa"));
+
+    m.def("tabulate_squares", &run_tabulate_squares);
+    m.def("gather_squares", &run_gather_squares);
 }
 
 }  // namespace sparsewright

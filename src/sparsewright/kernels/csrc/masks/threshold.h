@@ -61,21 +61,10 @@ struct Bracket {
     }
 };
 
-// Samples one position per stratum, jittered so that no period in the row escapes the sample.
+// Returns a bracket of the key that a fraction p of all keys exceed, from a sample of the keys.
 template <class T>
-Bracket<T> sample_bracket(const Row<T>& row, int64_t candidates, int64_t k, std::vector<T>& keys) {
-    const double wanted = std::cbrt(double(candidates) * double(candidates));
-    const int64_t positions =
-        std::min<int64_t>(row.n, int64_t(wanted * double(row.n) / double(candidates)));
-    const double stride = double(row.n) / double(positions);
-    keys.clear();
-    for (int64_t j = 0; j < positions; ++j) {
-        const uint32_t hash = static_cast<uint32_t>(j) * 2654435761u;
-        const int64_t i = int64_t((double(j) + hash * 0x1p-32) * stride);
-        if (i < row.n && row.is_candidate(i)) keys.push_back(row.key(i));
-    }
+Bracket<T> bracket_of(std::vector<T>& keys, double p) {
     const int64_t m = int64_t(keys.size());
-    const double p = double(k) / double(candidates);
     const double rank = p * double(m);
     const double margin = 3 * std::sqrt(double(m) * p * (1 - p)) + 1;  // three deviations
     const int64_t upper = int64_t(std::floor(rank - margin));
@@ -95,6 +84,22 @@ Bracket<T> sample_bracket(const Row<T>& row, int64_t candidates, int64_t k, std:
     bracket.lo_shared = std::count(keys.begin(), keys.end(), bracket.lo) > many;
     bracket.hi_shared = std::count(keys.begin(), keys.end(), bracket.hi) > many;
     return bracket;
+}
+
+// Samples one position per stratum, jittered so that no period in the row escapes the sample.
+template <class T>
+Bracket<T> sample_bracket(const Row<T>& row, int64_t candidates, int64_t k, std::vector<T>& keys) {
+    const double wanted = std::cbrt(double(candidates) * double(candidates));
+    const int64_t positions =
+        std::min<int64_t>(row.n, int64_t(wanted * double(row.n) / double(candidates)));
+    const double stride = double(row.n) / double(positions);
+    keys.clear();
+    for (int64_t j = 0; j < positions; ++j) {
+        const uint32_t hash = static_cast<uint32_t>(j) * 2654435761u;
+        const int64_t i = int64_t((double(j) + hash * 0x1p-32) * stride);
+        if (i < row.n && row.is_candidate(i)) keys.push_back(row.key(i));
+    }
+    return bracket_of(keys, double(k) / double(candidates));
 }
 
 // Scans the row's parts in parallel, and gathers the inside keys unless the bracket is one point.
