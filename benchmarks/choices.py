@@ -26,6 +26,7 @@ from methods import configuration, section, train, write_between
 
 from sparsewright.recipes.task import Task
 from sparsewright.runs.config import RunConfig
+from sparsewright.runs.training import Network
 
 LEVELS = (0.8, 0.9, 0.95, 0.98)
 DISTRIBUTIONS = {
@@ -58,8 +59,9 @@ class Case:
     """What one run trains.
 
     Attributes:
-        part: `"dense"`, `"distributions"` or `"structures"`.
-        method: `"gmp"` or `"rigl"`.
+        part: `"dense"`, `"distributions"`, `"structures"`, or `"hidden"` for distributions with a
+            dense output layer.
+        method: `"gmp"`, `"rigl"` or `"set"`.
         choice: the distribution or the structure.
         level: sparsity level, 0..1.
     """
@@ -74,7 +76,9 @@ class Case:
         layers, output = LAYERS[config.recipe]
         options = section(self.method, self.level, config)
         if self.part == "distributions":
-            return options | {"distribution": self.choice, "param_filter": [*layers, output]}
+            layers = [*layers, output]
+        if self.part != "structures":
+            return options | {"distribution": self.choice, "param_filter": layers}
         structure, _ = STRUCTURES[self.choice]
         if self.choice == "fan-in, ablation":
             structure = structure | {"ablate": round(SALIENT * (1 - self.level), 6)}
@@ -97,19 +101,23 @@ def cases() -> Iterator[Case]:
                 yield Case("structures", method, choice, level)
 
 
-def run(case: Case, config: RunConfig, task: Task) -> dict[str, Any]:
-    """Train one network; return its row: metrics, and the live and all entries of each layer."""
+def trained(case: Case, config: RunConfig, task: Task) -> tuple[Network, float]:
+    """Train one network; return it and the CPU seconds that it took."""
     if case != DENSE:
         config = replace(config, sparsity=case.section(config))
-    network, seconds = train(config, task, is_sparse=case != DENSE)
+    return train(config, task, is_sparse=case != DENSE)
+
+
+def row_of(case: Case, network: Network, seconds: float) -> dict[str, Any]:
+    """Return the row of a run: its metrics, and the live and all entries of each layer."""
     weights = network.algorithm.sparse_params.values() if network.algorithm else []
     found = network.evaluate()
     return {
-        "seed": config.loop.seed,
+        "seed": network.config.loop.seed,
         **asdict(case),
         "loss": found["loss"],
         "accuracy": found.get("accuracy", ""),
-        "kept": " ".join(str(int(weight.mask.count_nonzero())) for weight in weights),
+        "kept": " ".join(str(weight.kept) for weight in weights),
         "entries": " ".join(str(weight.mask.numel()) for weight in weights),
         "cpu_s": round(seconds, 2),
     }
@@ -141,7 +149,7 @@ def main(file: Path, seeds: str, write: Path | None) -> None:
         done, task = set(map(key, read(name))), config.make_task()
         for case in cases():
             if key({"seed": seed, **asdict(case)}) not in done:
-                row = run(case, config, task)
+                row = row_of(case, *trained(case, config, task))
                 harness.append(row, name)
                 click.echo(f"{name} {list(row.values())}", err=True)
     heading = f"Steps: {config.loop.steps}; {harness.machine()}."
