@@ -40,7 +40,7 @@ class RowStructure(Structure):
             )
         return asked
 
-    def num_kept(self, shape: torch.Size, sparsity: Level) -> int:
+    def num_kept(self, shape: torch.Size, sparsity: Level) -> int | None:
         """Return the number of entries that a weight of this shape keeps at a level."""
         _, n = self.rows(shape)
         return num_kept(sparsity, n) * shape.numel() // max(n, 1)

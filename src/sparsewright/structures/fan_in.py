@@ -22,7 +22,7 @@ from sparsewright.structures.sides import check_side
 _WHOLE = Unstructured()
 
 
-class FanIn(Structure):
+class FanIn(RowStructure):
     """Keep the same number of inputs for each output neuron (each index of dimension 0).
 
     Without `ablate`, each row of n inputs keeps `num_kept(level, n)` of them, and drops and grows
@@ -88,11 +88,6 @@ class FanIn(Structure):
                 "ablate", "structure 'fan_in' with exempt", "a number between 0 and 1"
             )
 
-    @property
-    def _rows(self) -> _Outputs:
-        """Return the rows without ablation, for this structure's dimensions."""
-        return _Outputs().with_dims(self.out_dim, self.in_dim)
-
     def for_weights(self, names: Sequence[str]) -> Mapping[str, Structure]:
         """Return the structure of each weight: weights that `exempt` matches have no ablation."""
         exempt = matched("exempt", self.exempt, names)
@@ -101,36 +96,37 @@ class FanIn(Structure):
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
         """Return the number of output neurons and the number of inputs of each."""
-        return self._rows.rows(shape)
+        check_side(shape, "input", 1)
+        dim = self.out_dim
+        return shape[dim], math.prod([*shape[:dim], *shape[dim + 1 :]])
 
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the tensor as `[outputs, inputs]`."""
-        return self._rows.pool(tensor)
+        return tensor.movedim(self.out_dim, 0).reshape(self.rows(tensor.shape))
 
     def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
         """Return `[outputs, inputs]` in the weight's shape."""
-        return self._rows.expand(chosen, shape)
+        dim = self.out_dim
+        rest = [*shape[:dim], *shape[dim + 1 :]]
+        return chosen.reshape(shape[dim], *rest).movedim(0, dim).contiguous()
 
     def part(self, shape: torch.Size, first: int, count: int) -> Share:
         """Return the part's own neurons; if they lie along dimension 1, a part of each neuron."""
-        return self._rows.part(shape, first, count)
-
-    def level(self, asked: Level | None) -> Level:
-        """Return the requested level; every level works, because counts are rounded down."""
-        return self._rows.level(asked)
+        rows, n = self.rows(shape)
+        return Share(self, None if self.out_dim == 0 else [n * count // max(shape[0], 1)] * rows)
 
     def num_kept(self, shape: torch.Size, sparsity: Level) -> int | None:
         """Return the number of entries that a weight of this shape keeps at a level.
 
         With `ablate` it depends on the number of active neurons, and the result is None.
         """
-        kept = self._rows.num_kept(shape, sparsity)
+        kept = super().num_kept(shape, sparsity)
         return kept if self.ablate is None else None
 
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
         """Keep the highest scores of each active neuron."""
         if self.ablate is None:
-            return self._rows.topk(score, sparsity, magnitude=magnitude)
+            return super().topk(score, sparsity, magnitude=magnitude)
         update = _Update(self, self.ablate, score, sparsity)
         among = update.whole.pool(score != 0) if magnitude else None
         salient = update.whole.select(score, update.budget, among, magnitude=magnitude)
@@ -139,14 +135,14 @@ class FanIn(Structure):
 
     def sample(self, score: Tensor, sparsity: Level) -> Tensor:
         """Keep the highest scores of each neuron, without ablation."""
-        return self._rows.topk(score, sparsity)
+        return super().topk(score, sparsity)
 
     def drop(
         self, score: Tensor, mask: Tensor, drop_fraction: Level, *, magnitude: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Drop live entries of each neuron, or with `ablate` of the whole weight."""
         if self.ablate is None:
-            return self._rows.drop(score, mask, drop_fraction, magnitude=magnitude)
+            return super().drop(score, mask, drop_fraction, magnitude=magnitude)
         new, _ = _WHOLE.drop(score, mask, drop_fraction, magnitude=magnitude)
         rows = make_selection(self, new)
         return new, rows.count(rows.pool(new)).to(mask.device)
@@ -166,7 +162,7 @@ class FanIn(Structure):
         with live entries always stay active.
         """
         if self.ablate is None:
-            return self._rows.grow(score, mask, sparsity, live=live, magnitude=magnitude)
+            return super().grow(score, mask, sparsity, live=live, magnitude=magnitude)
         check_same_shape(score, mask)
         update = _Update(self, self.ablate, score, sparsity)
         rows, whole = update.rows, update.whole
@@ -189,7 +185,7 @@ class FanIn(Structure):
     ) -> Tensor:
         """Drop and grow connections of each neuron, or with `ablate` follow the steps above."""
         if self.ablate is None:
-            return self._rows.drop_and_grow(weight, mask, sparsity, drop_fraction, grow_score)
+            return super().drop_and_grow(weight, mask, sparsity, drop_fraction, grow_score)
         check_same_shape(weight, mask)
         score = grow_score if isinstance(grow_score, Tensor) else grow_score.dense()
         update = _Update(self, self.ablate, weight, sparsity)
@@ -209,32 +205,6 @@ class FanIn(Structure):
         options = [] if self.ablate is None else [f"ablate={self.ablate!r}"]
         options += [f"exempt={self.exempt!r}"] if self.exempt else []
         return f"FanIn({', '.join(options)})"
-
-
-class _Outputs(RowStructure):
-    """Rows of the entries of each output neuron."""
-
-    name: ClassVar[str] = "outputs"
-
-    def rows(self, shape: torch.Size) -> tuple[int, int]:
-        check_side(shape, "input", 1)
-        dim = self.out_dim
-        return shape[dim], math.prod([*shape[:dim], *shape[dim + 1 :]])
-
-    def pool(self, tensor: Tensor) -> Tensor:
-        return tensor.movedim(self.out_dim, 0).reshape(self.rows(tensor.shape))
-
-    def expand(self, chosen: Tensor, shape: torch.Size) -> Tensor:
-        dim = self.out_dim
-        rest = [*shape[:dim], *shape[dim + 1 :]]
-        return chosen.reshape(shape[dim], *rest).movedim(0, dim).contiguous()
-
-    def part(self, shape: torch.Size, first: int, count: int) -> Share:
-        rows, n = self.rows(shape)
-        return Share(self, None if self.out_dim == 0 else [n * count // max(shape[0], 1)] * rows)
-
-    def __repr__(self) -> str:
-        return "_Outputs()"
 
 
 class _Update:

@@ -28,11 +28,22 @@ struct ShortRow {
     const T* at(int b) const { return b == blocks - 1 ? tail : score + b * block; }
 
     // Any open position is a valid pivot. A random block avoids the worst case for sorted rows.
-    T pivot() {
+    T random_key() {
         random = random * 1664525u + 1013904223u;
         int b = static_cast<int>(uint64_t{random} * blocks >> 32);
         while (!open[b]) b = b + 1 < blocks ? b + 1 : 0;
         return key_of<Magnitude>(at(b)[__builtin_ctzll(open[b])]);
+    }
+
+    // Returns a pivot close to the num-th largest of `left` open keys: in long rows, one of three.
+    T pivot(int64_t num, int64_t left) {
+        if (most == 1 || left < 192) return random_key();
+        const T a = random_key(), b = random_key(), c = random_key();
+        const T low = a < b ? a : b, high = a < b ? b : a;
+        if (3 * num < left) return high > c ? high : c;
+        if (3 * num > 2 * left) return low < c ? low : c;
+        const T rest = high < c ? high : c;
+        return low > rest ? low : rest;
     }
 
     void split(T key, int64_t& num_above, int64_t& num_equal) {
@@ -49,15 +60,18 @@ struct ShortRow {
         }
     }
 
-    void choose(int64_t num) {
+    // Chooses `num` of `left` open keys; num < left.
+    void choose(int64_t num, int64_t left) {
         while (num > 0) {
             int64_t num_above, num_equal;
-            split(pivot(), num_above, num_equal);
+            split(pivot(num, left), num_above, num_equal);
             if (num < num_above) {
+                left = num_above;
                 for (int b = 0; b < blocks; ++b) open[b] = above[b];
                 continue;
             }
             num -= num_above;
+            left -= num_above + num_equal;
             for (int b = 0; b < blocks; ++b) {
                 const int64_t ties = __builtin_popcountll(equal[b]);
                 chosen[b] |= above[b] | (ties > num ? Block::lowest(equal[b], num) : equal[b]);
@@ -85,7 +99,7 @@ struct ShortRow {
         }
         if (nan) return false;
         const bool all = num >= live;
-        if (!all) choose(num);
+        if (!all) choose(num, live);
         for (int b = 0; b < blocks; ++b)
             store(all ? open[b] : chosen[b], left - b * block, out + b * block);
         return true;
