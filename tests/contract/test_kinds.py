@@ -111,6 +111,28 @@ def test_checkpoints_are_those_of_the_masked_layer(kind):
 
 
 @every_kind
+def test_a_sparse_bias_next_to_a_compressed_weight_is_saved_and_resumed(kind):
+    model, sparsity, optimizer, shape = attach(kind, "compressed", param_filter="*")
+    assert {p.storage.name for p in sparsity.sparse_params.values()} == {"compressed", "masked"}
+    train(model, optimizer, shape, 3)
+    states = copy.deepcopy([each.state_dict() for each in (model, optimizer, sparsity)])
+    assert torch.equal(states[0]["0.bias_mask"], sparsity.sparse_params["0.bias"].mask)
+    again, resumed, other, _ = attach(kind, "compressed", param_filter="*", seed=1)
+    assert not torch.equal(again.state_dict()["0.bias_mask"], states[0]["0.bias_mask"])
+    for each, state in zip((again, other, resumed), states, strict=True):
+        each.load_state_dict(state)
+    assert_same(again.state_dict(), states[0])
+    resumed.seed = sparsity.seed
+    train(model, optimizer, shape, 3, start=3)
+    train(again, other, shape, 3, start=3)
+    assert_same(again.state_dict(), model.state_dict())
+    sparse.decompress(model)
+    assert_same(dict(sorted(model.state_dict().items())), dict(sorted(again.state_dict().items())))
+    sparse.compress(model, verbose=False)
+    assert_same(dict(sorted(model.state_dict().items())), dict(sorted(again.state_dict().items())))
+
+
+@every_kind
 def test_goes_back_and_forth_in_the_middle_of_a_run(kind):
     reference, _, straight, shape = attach(kind, "masked")
     model, sparsity, optimizer, _ = attach(kind, "masked")

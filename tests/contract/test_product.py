@@ -8,6 +8,7 @@ from helpers.cases import loaded, saved
 from helpers.product import (
     COMBINATIONS,
     POSSIBLE,
+    SAVED,
     STEPS,
     Net,
     assert_contract,
@@ -30,13 +31,13 @@ def test_the_contract_holds_after_every_step_and_after_resuming(combination):
     for step in range(STEPS):
         train_step(model, optimizer, step, combination.precision)
         assert_contract(combination, sparsity, optimizer)
-        if step == 2:
+        if sparsity.step == SAVED:
             data = saved(model, optimizer, sparsity)
     assert {name.removesuffix("_mask") for name in model.state_dict()} == set(Net().state_dict())
     again, resumed, other = attach(combination.config, Net(seed=1))
     for each, state in zip((again, other, resumed), loaded(data), strict=True):
         each.load_state_dict(state)
-    for step in range(3, STEPS):
+    for step in range(SAVED, STEPS):
         train_step(again, other, step, combination.precision)
     assert_same(model.state_dict(), again.state_dict())
     assert_same(optimizer.state_dict(), other.state_dict())

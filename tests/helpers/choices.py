@@ -12,7 +12,7 @@ from sparsewright import algorithms, distributions, layers, schedules, storage, 
 from sparsewright.core.counts import num_kept
 from sparsewright.errors import OptionError
 
-RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 5}
+RISING = {"type": "cubic", "init": 0.1, "final": 0.5, "begin": 1, "end": 4}
 
 # Arguments for constructors that have no defaults for them.
 ARGUMENTS = {

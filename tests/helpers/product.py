@@ -27,7 +27,7 @@ from helpers.twins import kept_exactly
 from sparsewright.core.counts import as_decimal
 from sparsewright.kernels.sharded import whole
 
-STEPS = 5
+STEPS, SAVED = 4, 2  # masks change after steps 2 and 4, where rising levels end
 Each = TypeVar("Each", bound=tuple[str, ...])
 
 

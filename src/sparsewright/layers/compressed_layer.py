@@ -162,14 +162,17 @@ class CompressedLayer(nn.Module, ABC):
         with torch.set_grad_enabled(keep_vars and torch.is_grad_enabled()):
             weight = self.weight
         destination[prefix + _WEIGHT] = weight if keep_vars else weight.detach()
-        for name, param in self._others():
-            destination[prefix + name] = param if keep_vars else param.detach()
+        for name, tensor in self._others():
+            destination[prefix + name] = tensor if keep_vars else tensor.detach()
         destination[prefix + _MASK] = self.weight_mask
 
-    def _others(self) -> list[tuple[str, nn.Parameter]]:
-        """Return the parameters other than the weight, such as a bias."""
-        params = self._parameters.items()
-        return [(name, p) for name, p in params if p is not None and p is not self.values]
+    def _others(self) -> list[tuple[str, Tensor]]:
+        """Return parameters other than the weight, such as a bias, and saved buffers."""
+        saved = {
+            n: b for n, b in self._buffers.items() if n not in self._non_persistent_buffers_set
+        }
+        both = [*self._parameters.items(), *saved.items()]
+        return [(name, t) for name, t in both if t is not None and t is not self.values]
 
     @torch.no_grad()
     def _load_from_state_dict(
@@ -206,21 +209,26 @@ class CompressedLayer(nn.Module, ABC):
                 self.set_mask(mask)
         if weight is not None:
             self.values.copy_(self.gather(weight.to(self.values.dtype)))
-        for name, param in self._others():
+        for name, own in self._others():
             given = state_dict.get(prefix + name)
             if given is None:
                 missing_keys.append(prefix + name)
-            elif _shape(given) != param.shape:
+            elif _shape(given) != own.shape:
                 error_msgs.append(
-                    f"size mismatch for {prefix}{name}: expected {param.shape}, got {_shape(given)}"
+                    f"size mismatch for {prefix}{name}: expected {own.shape}, got {_shape(given)}"
                 )
             else:
-                param.copy_(given)
+                own.copy_(given)
 
 
 def _shape(value: object) -> object:
     """Return a tensor's shape, or the type's name of any other value."""
     return value.shape if isinstance(value, Tensor) else type(value).__name__
+
+
+def other_buffers(layer: nn.Module) -> dict[str, Tensor | None]:
+    """Return a layer's buffers other than the mask of its weight, such as the mask of a bias."""
+    return {name: buffer for name, buffer in layer._buffers.items() if name != _MASK}
 
 
 def replace_data(param: nn.Parameter, data: Tensor) -> None:

@@ -14,7 +14,13 @@ from torch.nn import functional as F
 from sparsewright.errors import AttachError, ShapeError
 from sparsewright.init import InitMethod, call_init_method, make_init_method
 from sparsewright.kernels import csr
-from sparsewright.layers.compressed_layer import Carry, CompressedLayer, PutIndex, replace_both
+from sparsewright.layers.compressed_layer import (
+    Carry,
+    CompressedLayer,
+    PutIndex,
+    other_buffers,
+    replace_both,
+)
 from sparsewright.layers.csr_product import (
     compiled_sparse_linear,
     give_token,
@@ -99,6 +105,7 @@ class SparseLinear(CompressedLayer, nn.Linear):
         replace_both(weight, lambda t: csr.gather_dense(t, layout))
         layer._take(weight, layout, linear.bias)
         move_hooks(linear, layer)
+        layer._buffers = other_buffers(linear)
         return layer.train(linear.training)
 
     def to_linear(self) -> nn.Linear:
@@ -112,6 +119,7 @@ class SparseLinear(CompressedLayer, nn.Linear):
         replace_both(linear.weight, self.scatter)
         linear.register_parameter("bias", self.bias)
         move_hooks(self, linear)
+        linear._buffers = other_buffers(self)
         return linear.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:

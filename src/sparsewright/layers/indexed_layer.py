@@ -10,8 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsewright.formats.names import MASK_SUFFIX
-from sparsewright.layers.compressed_layer import Carry, CompressedLayer, PutIndex, replace_both
+from sparsewright.layers.compressed_layer import (
+    Carry,
+    CompressedLayer,
+    PutIndex,
+    other_buffers,
+    replace_both,
+)
 from sparsewright.layers.kind import Cost, LayerKind
 from sparsewright.taps.captured import CapturedTap, SummedTap
 
@@ -79,7 +84,7 @@ class IndexedKind(LayerKind):
         layer.weight_shape, layer.positions = weight.shape, mask.reshape(-1).nonzero().squeeze(1)
         replace_both(weight, layer.gather)
         layer._parameters = _renamed(module._parameters, "weight", "values")
-        layer._buffers = {k: b for k, b in module._buffers.items() if k != "weight" + MASK_SUFFIX}
+        layer._buffers = other_buffers(module)
         return layer
 
     def decompress(self, layer: CompressedLayer) -> nn.Module:

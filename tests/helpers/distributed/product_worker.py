@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.distributed.ranks import as_rank
 from helpers.distributed.replicas_worker import is_equal_on_all_ranks
-from helpers.product import STEPS, Combination, Net, assert_contract, attach, loss_of, spread
+from helpers.product import SAVED, STEPS, Combination, Net, assert_contract, attach, loss_of, spread
 from helpers.support import assert_same
 from sparsewright.errors import SparsewrightError
 from sparsewright.kernels.sharded import whole
@@ -68,10 +68,10 @@ def compare(combination, how):
         masks = [whole(p.mask) for p in sparsity.sparse_params.values()]
         assert is_equal_on_all_ranks(masks)
         assert_same(masks, [p.mask for p in expected.sparse_params.values()])
-        if step == 2:
+        if sparsity.step == SAVED:
             data = copy.deepcopy([each.state_dict() for each in (model, optimizer, sparsity)])
     again, forward, resumed, other = prepare(combination, how, data)
-    for step in range(3, STEPS):
+    for step in range(SAVED, STEPS):
         train_step(forward, other, step, combination.precision)
     for each, first in ((again, model), (other, optimizer), (resumed, sparsity)):
         assert_same(each.state_dict(), first.state_dict())
