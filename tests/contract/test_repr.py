@@ -31,7 +31,7 @@ READABLE = [name for name in SCHEDULES if name != "lambda"]
 
 
 def read_back(algorithm):
-    again = eval(repr(algorithm), dict(NAMES))  # noqa: S307 - the text is this library's own
+    again = eval(repr(algorithm), dict(NAMES))
     assert again is not algorithm
     assert type(again) is type(algorithm)
     assert repr(again) == repr(algorithm)
