@@ -52,6 +52,7 @@ def test_one_call_a_step_with_levels_and_norms():
         "sparsity/2.weight/target": 0.75,
         "sparsity/2.weight/actual": 0.75,
         "sparsity/2.weight/grad_norm": pytest.approx(norms[1]),
+        "sparsity/target": 0.75,
         "sparsity/actual": 0.75,
         "sparsity/grad_norm": pytest.approx((norms[0] ** 2 + norms[1] ** 2) ** 0.5),
     }
@@ -65,6 +66,23 @@ def test_norm_on_an_update_step_is_of_the_gradient_that_the_optimizer_saw():
     optimizer.step()
     assert logged[0][1]["sparsity/0.weight/grad_norm"] == pytest.approx(norm)
     assert model[0].weight.grad.norm().item() < 0.9 * norm
+
+
+def test_totals_of_a_structure_that_rounds_down():
+    """Of 8 and of 4 blocks, a level of 0.7 keeps 2 and 1; ERK asks for other levels per layer."""
+    block = {"type": "block", "shape": [4, 4]}
+    model, optimizer, logged, _ = run(sparse.Static(0.7, structure=block))
+    train(model, optimizer, 1)
+    scalars = logged[0][1]
+    assert scalars["sparsity/target"] == pytest.approx(0.7)
+    assert scalars["sparsity/0.weight/actual"] == scalars["sparsity/actual"] == 0.75
+    model, optimizer, logged, _ = run(sparse.Static(0.7, distribution="erk", structure=block))
+    train(model, optimizer, 1)
+    scalars = logged[0][1]
+    assert scalars["sparsity/0.weight/target"] > 0.7 > scalars["sparsity/2.weight/target"]
+    # ERK's budget prunes floor(0.7 * 128) = 89 and floor(0.7 * 64) = 44 of 192 entries.
+    assert scalars["sparsity/target"] == pytest.approx(133 / 192)
+    assert scalars["sparsity/actual"] >= scalars["sparsity/target"]
 
 
 def test_target_follows_the_schedule_and_actual_the_mask():
@@ -134,7 +152,9 @@ def test_several_optimizers_report_what_they_step():
         backward(model)
         first.step()
         second.step()
-    names = [{name.split("/")[1] for name in scalars if "target" in name} for _, scalars in logged]
+    names = [
+        {name.split("/")[1] for name in scalars if "/target" in name[9:]} for _, scalars in logged
+    ]
     assert [step for step, _ in logged] == [1, 1, 2, 2]
     assert names == [{"0.weight"}, {"2.weight"}] * 2
     assert ["sparsity/churn" in scalars for _, scalars in logged] == [False, False, True, True]
@@ -341,7 +361,7 @@ def test_an_algorithm_that_is_updated_by_hand_does_not_hold_up_the_others():
     log_metrics(group, lambda scalars, step: names.append(sorted(scalars)[-1]))
     train(model, optimizer, 1)
     group[1].update(optimizer)
-    assert names == ["sparsity/grad_norm", "sparsity/grad_norm"]
+    assert names == ["sparsity/target", "sparsity/target"]
 
 
 def test_norms_of_short_numbers_do_not_overflow():

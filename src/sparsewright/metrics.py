@@ -36,9 +36,9 @@ def log_metrics(sparsity: SparsityAlgorithm, log: LogFunction, *, every: int = 1
       norm of a sharded gradient is a collective operation, so every rank must log.
 
     Each call also logs the totals `sparsity/churn` and `sparsity/grad_norm` over these parameters,
-    and `sparsity/actual` over all sparse parameters. If there are several optimizers, each has its
-    own call after its own steps. Steps that are not logged cost almost nothing, because they
-    compute no norm.
+    and `sparsity/target` and `sparsity/actual` over all sparse parameters. If there are several
+    optimizers, each has its own call after its own steps. Steps that are not logged cost almost
+    nothing, because they compute no norm.
 
     ::
 
@@ -127,14 +127,20 @@ class _Collector:
             if norm is not None:
                 norms.append(norm)
                 scalars[f"{prefix}/grad_norm"] = norm
-        return scalars | self._totals(updates, norms) if scalars else scalars
+        return scalars | self._totals(step, updates, norms) if scalars else scalars
 
-    def _totals(self, updates: list[MaskUpdate], norms: list[float]) -> dict[str, float]:
+    def _totals(
+        self, step: Step, updates: list[MaskUpdate], norms: list[float]
+    ) -> dict[str, float]:
         """Return the scalars over all parameters."""
-        kept = total = 0
-        for parameter in self.sparsity.sparse_params.values():
-            kept, total = kept + parameter.kept, total + parameter.shape.numel()
-        totals = {"sparsity/actual": 1 - kept / max(1, total)}
+        kept, total, asked = 0, 0, 0.0
+        for p in self.sparsity.sparse_params.values():
+            kept, total = kept + p.kept, total + p.shape.numel()
+            asked += float(p.rule.level_at(p, step.number)) * p.shape.numel()
+        totals = {
+            "sparsity/target": asked / max(1, total),
+            "sparsity/actual": 1 - kept / max(1, total),
+        }
         if updates:
             changed = sum(update.dropped + update.grown for update in updates)
             totals["sparsity/churn"] = changed / max(1, sum(update.kept for update in updates))

@@ -41,7 +41,7 @@ def write_run(
     masks: dict[int, Masks],
     *,
     algorithm: str = "RigL",
-    choices: dict[str, dict[str, str]] | None = None,
+    choices: dict[str, dict[str, Any]] | None = None,
     config: dict[str, Any] | None = None,
     finished: bool = True,
     extra: dict[str, Any] | None = None,
@@ -91,7 +91,7 @@ def write_snapshot(
     step: int,
     masks: Masks,
     algorithm: str,
-    choices: dict[str, dict[str, str]] | None = None,
+    choices: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     bits = {n: np.packbits(mask.reshape(-1), bitorder="little") for n, mask in masks.items()}
     layers = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.report_pages import SIZES, open_tab, show
 from helpers.report_runs import WrittenRun, random_masks, write_run
 from sparsewright.formats.mask_bits import pack_bits
 from sparsewright.report.command import write_report
@@ -19,20 +18,9 @@ from sparsewright.report.mask_statistics import density
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (extra `dev`)"
 )
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 EVIL = "<b></script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>.weight"
 SHAPES = {"fc1.weight": (40, 30), "fc2.weight": (10, 40), "fc10.weight": (700, 300)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,40 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[WrittenRun]:
         found.append(write_run(folder / name, masks))
     write_report([run.path for run in found], "html", None)
     return found
-
-
-@pytest.fixture
-def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Open a page, and check that it logs no errors and requests only the file."""
-    options = getattr(request, "param", {})
-    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
-    opened, problems = context.new_page(), []
-    opened.on("console", lambda line: problems.append(f"{line.type}: {line.text}"))
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("request", lambda asked: problems.append(asked.url) if is_foreign(asked) else None)
-    yield opened
-    assert problems == []
-    context.close()
-
-
-def is_foreign(request: Any) -> bool:
-    return not request.url.startswith(("data:", "blob:")) and (
-        not request.url.startswith("file://") or not request.is_navigation_request()
-    )
-
-
-def show(page: Any, run: WrittenRun) -> None:
-    page.goto((run.path / "report.html").as_uri())
-
-
-def open_tab(page: Any, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
-
-
-SIZES = [
-    {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
-    for width, scheme in ((1400, "light"), (390, "dark"))
-]
 
 
 @pytest.mark.parametrize("page", SIZES, indirect=True, ids=["desktop-light", "phone-dark"])

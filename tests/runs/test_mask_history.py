@@ -93,6 +93,8 @@ def test_a_snapshot_has_masks_shapes_and_algorithms() -> None:
     bits, layers = run.history.snapshot()
     assert layers["0.weight"] == {
         "shape": [6, 3, 3, 3],
+        "dims": [0, 1],
+        "target": 0.9,
         "algorithm": "RigL",
         "paper": "arXiv:1911.11134",
         "distribution": "",
@@ -116,10 +118,13 @@ def test_a_snapshot_has_the_choices_of_each_weight() -> None:
             },
         ]
     )
-    group.apply(make_mlp())
+    model = make_mlp()
+    group.apply(model)
     _, layers = MaskHistory(group).snapshot()
     assert layers["0.weight"] == {
         "shape": [16, 8],
+        "dims": [0, 1],
+        "target": 0.5,
         "algorithm": "STE",
         "paper": "arXiv:1308.3432",
         "distribution": "",
@@ -128,12 +133,29 @@ def test_a_snapshot_has_the_choices_of_each_weight() -> None:
     }
     assert layers["2.weight"] == {
         "shape": [4, 16],
+        "dims": [0, 1],
+        "target": pytest.approx(0.5, abs=1e-6),
         "algorithm": "SET",
         "paper": "arXiv:1707.04780",
         "distribution": "erk",
         "structure": "",
         "storage": "compressed",
     }
+
+
+def test_a_snapshot_has_the_target_of_the_first_masks_and_the_dimensions() -> None:
+    transposed = nn.ConvTranspose2d(4, 8, 3)
+    rising = {"type": "linear", "init": 0.2, "slope": 0.1}
+    for update, target in (({"freq": 2}, 0.2), ({"freq": 2, "start": 2}, 0.0)):
+        model = nn.Sequential(transposed)
+        section = {"algorithm": "gmp", "sparsity": rising, "update": update}
+        group = sparsewright.configure(section)
+        group.apply(model)
+        history = MaskHistory(group)
+        _, layers = history.snapshot()
+        assert layers["0.weight"]["dims"] == [1, 0]
+        assert layers["0.weight"]["target"] == pytest.approx(target)
+        group.remove()
 
 
 @pytest.mark.parametrize(("steps", "every"), [(1, 1), (7, 1), (20, 3), (400, 1), (1000, 7)])

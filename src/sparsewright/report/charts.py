@@ -17,6 +17,7 @@ _MOST_LINES = 8  # more layers than this are drawn as a heat map
 # key of an update -> (heading, True for shares, True for interval means and False for last values)
 OVER_TIME = {
     "computed": ("Sparsity", True, False),
+    "target": ("Target of the sparsity", True, False),
     "churn": ("Churn: (dropped + grown) / kept", True, True),
     "overlap": ("Overlap with the previous mask (Jaccard)", True, True),
     "never_grown_rows": ("Never-grown rows", False, False),
@@ -122,6 +123,10 @@ def bar_figures(table: Table, runs: list[Run]) -> dict[str, Figure]:
             rows = [row for row in values if row["run"] == run.name]
             numbers = [round(row[column.key], 6) for row in rows]
             data.append(_bar(run.name, [row["layer"] for row in rows], numbers, color))
+        if column.key == "sparsity" and len(runs) == 1 and any(row.get("unused") for row in values):
+            data[0]["name"] = "sparsity"
+            targets = [row["target"] for row in values]
+            data.append(_bar("target", [row["layer"] for row in values], targets, 1))
         figures[column.title] = _bars(data, column.title, shares=column.kind == "share")
     return figures
 

@@ -38,6 +38,15 @@ def chance_jaccard(first: int, second: int, total: int) -> float:
     return both / union if union else 1.0
 
 
+def num_unused(level: float, kept: int, total: int) -> int:
+    """Return the connections that a level allows and a mask prunes; 0 if the mask keeps more.
+
+    >>> num_unused(0.7, 80, 272), num_unused(0.7, 81, 272)
+    (1, 0)
+    """
+    return max(0, math.floor(round((1 - level) * total, 6)) - kept)
+
+
 def dead_rows(mask: Mask) -> NDArray[np.intp]:
     """Return the indices of the rows without a live connection."""
     return np.flatnonzero(~mask.any(axis=1))

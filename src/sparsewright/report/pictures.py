@@ -72,7 +72,7 @@ def take_pictures(runs: list[Run], budget: int) -> Pictures:
         left -= weight
         if share > _TOO_FEW:
             _, run, name = layers[index]
-            taken = _take(pictures, run.mask(name, step), share)
+            taken = _picture(pictures, run, name, step, share)
             pictures.layers[index]["pictures"].append({"step": step, **taken})
             pictures.budget -= _OVERHEAD
     for entry in pictures.layers:
@@ -82,11 +82,14 @@ def take_pictures(runs: list[Run], budget: int) -> Pictures:
 
 def _describe(number: int, run: Run, name: str) -> dict[str, Any]:
     layer, dead = run.layers[name], dead_rows(run.mask(name))
+    unit = layer.pattern.unit if layer.pattern else None
     return {
         "run": number,
         "layer": name,
         "shape": list(layer.shape),
         "matrix": list(layer.matrix),
+        "structure": layer.structure,
+        **({"unit": list(unit)} if unit else {}),
         "dead": dead[:_ROWS_LISTED].tolist(),
         "dead_count": len(dead),
         "pictures": [],
@@ -100,6 +103,22 @@ def _earlier(run: Run, most: int) -> list[int]:
         return []
     count = min(most, len(steps))
     return sorted({steps[i * len(steps) // count] for i in range(count)})
+
+
+def _picture(pictures: Pictures, run: Run, name: str, step: int, share: int) -> dict[str, Any]:
+    """Take a picture of a mask, with one cell per unit if each unit is live or pruned as a whole.
+
+    A picture of units has the unit's size, and its other numbers count units.
+    """
+    mask, pattern = run.mask(name, step), run.layers[name].pattern
+    if pattern is None:
+        return _take(pictures, mask, share)
+    text, units = pattern.describe(mask), pattern.whole_units(mask)
+    found = {"pattern": text} if text else {}
+    pictures.budget -= len(text)
+    if units is None:
+        return found | _take(pictures, mask, share - len(text))
+    return found | {"unit": pattern.unit} | _take(pictures, units, share - len(text))
 
 
 def _take(pictures: Pictures, mask: Mask, share: int) -> dict[str, Any]:

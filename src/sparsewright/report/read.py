@@ -13,7 +13,8 @@ from sparsewright.formats.mask_bits import Bits, Mask, count_bits, unpack_bits
 from sparsewright.formats.read_file import MOST_TEXT, read_regular
 from sparsewright.formats.run_files import find_snapshots
 from sparsewright.formats.yaml_text import parse_yaml
-from sparsewright.report.run_metrics import Metrics, read_metrics, read_versions
+from sparsewright.report.patterns import Pattern, pattern_of
+from sparsewright.report.run_metrics import Metrics, is_level, read_metrics, read_versions
 from sparsewright.report.tensors import read_final, read_snapshot
 
 
@@ -29,6 +30,8 @@ class Layer:
         distribution: distribution of the level over layers; "" if all layers have the same level.
         structure: structure of the mask; "" if it is unstructured.
         storage: name of the weight's storage.
+        dims: dimensions of the weight that hold its outputs and its inputs.
+        target: level that the first mask should have; None if the run does not record it.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Layer:
     distribution: str = ""
     structure: str = ""
     storage: str = ""
+    dims: tuple[int, int] = (0, 1)
+    target: float | None = None
 
     @property
     def total(self) -> int:
@@ -49,6 +54,11 @@ class Layer:
         """Return the shape of the weight as a matrix: its first dimension by all others."""
         rows = self.shape[0] if self.shape else 1
         return rows, (self.total // rows if rows else 0)
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """Return the pattern of the mask; None if it is unstructured."""
+        return pattern_of(self.structure, self.shape, self.dims)
 
 
 @dataclass
@@ -94,6 +104,24 @@ class Run:
         """Return the live connections at a step in `bits`; the default is the last step."""
         return count_bits(self.bits[self.last_step if step is None else step][name])
 
+    def target(self, name: str) -> float | None:
+        """Return the level that a layer's last mask should have, or None if it is not recorded."""
+        updates = self.metrics.updates.get(name, [])
+        done = [update for update in updates if update["step"] <= self.last_step]
+        found = done[-1].get("target") if done else self.layers[name].target
+        return found if is_level(found) else None
+
+    @property
+    def total_target(self) -> float | None:
+        """Return the level that all layers' last masks together should have, if it is recorded."""
+        pruned, total = 0.0, 0
+        for name, layer in self.layers.items():
+            target = self.target(name)
+            if target is None:
+                return None
+            pruned, total = pruned + target * layer.total, total + layer.total
+        return pruned / total
+
     def shared(self, name: str, step: int, other: Run, other_step: int) -> int:
         """Return the number of connections that are live in both of two masks of equal shape."""
         return count_bits(self.bits[step][name] & other.bits[other_step][name])
@@ -113,7 +141,7 @@ def read_run(path: Path) -> Run:
     text, config = _read_config(path / "config.yaml")
     step, final, size = read_final(path)
     snapshots = [read_snapshot(file, final) for file in _snapshot_files(path, step)]
-    facts: dict[str, dict[str, str]] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for snapshot in snapshots:
         facts |= snapshot.facts
     layers = {n: Layer(n, shape, **facts.get(n, {})) for n, shape in final.shapes.items()}

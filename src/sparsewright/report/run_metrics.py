@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sparsewright.errors import CheckpointError
 from sparsewright.formats.read_file import MOST_TEXT, check_regular, read_regular
@@ -122,6 +122,11 @@ def _float(digits: str) -> float | None:
 def is_number(value: object) -> bool:
     """Return whether a value is an int or a float; a bool is neither."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_level(value: object) -> TypeGuard[float]:
+    """Return whether a value is a sparsity level, a number from 0 to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def number_keys(lines: list[Line]) -> list[str]:

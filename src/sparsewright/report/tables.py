@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from sparsewright.report.mask_statistics import chance_jaccard, dead_rows, jaccard
+from sparsewright.report.mask_statistics import chance_jaccard, dead_rows, jaccard, num_unused
 from sparsewright.report.read import Run
 from sparsewright.report.run_metrics import is_number, number_keys
 
@@ -58,7 +58,14 @@ _LAYER_COLUMNS = [
     Column("total", "weights"),
     Column("kept", "kept"),
     Column("sparsity", "sparsity", "share", "Pruned fraction in the last saved mask."),
-    Column("target", "target", "share", "Sparsity level that the last update aimed for."),
+    Column(
+        "target",
+        "target",
+        "share",
+        "Sparsity level that the schedule and the distribution set for the last saved mask.",
+    ),
+    Column("unused", "unused", help="Connections that the target allows but the last mask prunes."),
+    Column("pattern", "pattern", "text", "Counts of the structure's units in the last mask."),
     Column("updates", "updates", help="Mask updates up to the last saved mask."),
     Column("churn", "mean churn", "share", "Mean of (dropped + grown) / kept over all updates."),
     Column("dropped", "dropped", help="Connections dropped in all updates together."),
@@ -91,6 +98,7 @@ def _layer_row(run: Run, name: str) -> dict[str, Any]:
     first = min(run.bits)
     last = updates[-1] if updates else {}
     both = run.shared(name, first, run, run.last_step)
+    target, pattern = run.target(name), layer.pattern
     return {
         "run": run.name,
         "layer": name,
@@ -100,7 +108,9 @@ def _layer_row(run: Run, name: str) -> dict[str, Any]:
         "total": layer.total,
         "kept": kept,
         "sparsity": 1 - kept / layer.total,
-        "target": _number(last.get("target")),
+        "target": target,
+        "unused": num_unused(target, kept, layer.total) if pattern and target is not None else None,
+        "pattern": _text(pattern.describe(mask)) if pattern else None,
         "updates": len(updates),
         "churn": statistics.fmean(u["churn"] for u in updates) if updates else None,
         "dropped": sum(u["dropped"] for u in updates) if updates else None,
@@ -150,6 +160,7 @@ def summary_table(runs: list[Run]) -> Table:
                 "total": total,
                 "kept": kept,
                 "sparsity": 1 - kept / total,
+                "target": run.total_target,
                 "updates": len({u["step"] for x in run.metrics.updates.values() for u in x}),
                 "weights_bytes": run.weights_bytes,
             }
@@ -159,6 +170,7 @@ def summary_table(runs: list[Run]) -> Table:
         Column("total", "weights in sparse layers"),
         Column("kept", "kept"),
         Column("sparsity", "sparsity", "share"),
+        Column("target", "target", "share", "Sparsity that the levels of the layers add up to."),
         Column("updates", "mask updates"),
         Column("weights_bytes", "weights file, bytes"),
     ]

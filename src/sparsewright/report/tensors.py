@@ -15,6 +15,7 @@ from sparsewright.formats.mask_bits import Bits, pack_bits, why_not_packed
 from sparsewright.formats.names import MASK_SUFFIX, natural_order
 from sparsewright.formats.read_file import check_regular
 from sparsewright.formats.run_files import find_checkpoints
+from sparsewright.report.run_metrics import is_level
 
 FACTS = ("algorithm", "paper", "distribution", "structure", "storage")
 
@@ -27,13 +28,14 @@ class MaskFile:
         step: optimizer steps completed.
         bits: weight name -> packed mask.
         shapes: weight name -> shape of the weight.
-        facts: weight name -> the weight's choices in the file, under the keys in `FACTS`.
+        facts: weight name -> the weight's choices in the file, under the keys in `FACTS`, and its
+            `dims` and `target`.
     """
 
     step: int
     bits: dict[str, Bits]
     shapes: dict[str, tuple[int, ...]]
-    facts: dict[str, dict[str, str]]
+    facts: dict[str, dict[str, Any]]
 
 
 def read_final(path: Path) -> tuple[int, MaskFile, int]:
@@ -98,8 +100,18 @@ def read_snapshot(path: Path, final: MaskFile) -> MaskFile:
     for name, packed in bits.items():
         if problem := why_not_packed(packed, math.prod(final.shapes[name])):
             raise CheckpointError(path, f"{name} is not a packed mask: {problem}")
-    said = {name: {key: str(facts.get(key, "")) for key in FACTS} for name, facts in layers.items()}
+    said = {name: _facts(facts) for name, facts in layers.items()}
     return MaskFile(step, bits, final.shapes, said)
+
+
+def _facts(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts about one weight; earlier runs have no `dims` and no `target`."""
+    target = stored.get("target")
+    return {
+        **{key: str(stored.get(key, "")) for key in FACTS},
+        "dims": (1, 0) if stored.get("dims") == [1, 0] else (0, 1),
+        "target": float(target) if is_level(target) else None,
+    }
 
 
 def _opened(path: Path) -> Any:

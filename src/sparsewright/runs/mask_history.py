@@ -2,8 +2,9 @@
 
 A snapshot is a safetensors file `masks/<step>.safetensors` that maps parameter names to masks as
 bits (see `sparsewright.pack_masks`). Its metadata key `sparsewright` holds JSON with `step` and
-`layers`. `layers` gives each weight's `shape` and choices: `algorithm`, `paper`, `distribution`,
-`structure` and `storage`.
+`layers`. `layers` gives each weight's `shape`, its choices (`algorithm`, `paper`, `distribution`,
+`structure` and `storage`), the dimensions `dims` of its outputs and its inputs, and the level
+`target` that its first mask should have.
 
 The overlap of two consecutive masks can be computed without snapshots, from the counts of kept,
 dropped and grown connections in the `mask_update` lines of metrics.jsonl.
@@ -66,7 +67,14 @@ class MaskHistory:
             name: torch.zeros(parameter.shape[0], dtype=torch.bool)
             for name, parameter in self._parameters.items()
         }
+        self._targets = {name: self._first_target(name) for name in self._parameters}
         self._remember()
+
+    def _first_target(self, name: str) -> float:
+        """Return the level that a weight's initial mask should have; 0 if training starts dense."""
+        algorithm = self._algorithms[name]
+        starts_sparse = 0 in algorithm.update_steps(0)
+        return float(algorithm.level_at(self._parameters[name], 0)) if starts_sparse else 0.0
 
     def _remember(self) -> None:
         self._before = {name: _row_bits(p.mask) for name, p in self._parameters.items()}
@@ -92,7 +100,12 @@ class MaskHistory:
         """Return the masks as bits, and the shape and choices of each weight."""
         bits = {name: pack_mask(p.mask) for name, p in self._parameters.items()}
         layers = {
-            name: {"shape": list(p.shape), **_facts(self._algorithms[name], p)}
+            name: {
+                "shape": list(p.shape),
+                "dims": [p.structure.out_dim, p.structure.in_dim],
+                "target": self._targets[name],
+                **_facts(self._algorithms[name], p),
+            }
             for name, p in self._parameters.items()
         }
         return bits, layers

@@ -20,25 +20,32 @@ function fillSteps() {
   stepSelect.value = same >= 0 ? same : pictures.length - 1;
 }
 
+// The cells of a picture are connections, or the blocks or channels of `picture.unit`.
 async function partsOf(layer, picture) {
-  const [rows, columns] = layer.matrix;
+  const [height, width] = picture.unit ?? [1, 1];
+  const [rows, columns] = [layer.matrix[0] / height, layer.matrix[1] / width];
+  const part = (image, row, column, rows, columns, more) => ({
+    image, row: row * height, column: column * width, rows: rows * height, columns: columns * width, ...more,
+  });
   if (picture.whole !== undefined) {
     const bits = await payload(picture.whole);
-    const area = { row: 0, column: 0, rows, columns };
     const image = bitImage(bits, rows, columns);
-    if (Math.max(rows, columns) <= 256) return [{ ...area, image, single: false }];
+    if (Math.max(rows, columns) <= 256) return [part(image, 0, 0, rows, columns, { single: false })];
     const found = densityOf(bits, rows, columns, 128);
     picture.peak = found.peak;
     const overview = imageOf(...found.grid, (i) => found.values[i]);
-    return [{ ...area, image: overview, single: false }, { ...area, image, single: true }];
+    return [
+      part(overview, 0, 0, rows, columns, { single: false }),
+      part(image, 0, 0, rows, columns, { single: true }),
+    ];
   }
   const density = await payload(picture.density);
   const image = imageOf(...picture.grid, (i) => density[i]);
-  const parts = [{ image, row: 0, column: 0, rows, columns, single: false }];
+  const parts = [part(image, 0, 0, rows, columns, { single: false })];
   if (picture.window) {
-    const [row, column, height, width] = picture.window;
-    const bits = bitImage(await payload(picture.bits), height, width);
-    parts.push({ image: bits, row, column, rows: height, columns: width, single: true, outlined: true });
+    const [row, column, high, wide] = picture.window;
+    const bits = bitImage(await payload(picture.bits), high, wide);
+    parts.push(part(bits, row, column, high, wide, { single: true, outlined: true }));
   }
   return parts;
 }
@@ -58,7 +65,11 @@ async function showMask() {
   shown = wanted;
   const parts = await partsOf(layer, picture);
   if (shown !== wanted) return; // the user has chosen another mask
-  view.show(...layer.matrix, parts);
+  view.show(...layer.matrix, parts, picture.unit ?? [1, 1], layer.unit);
+}
+
+function unitsOf(structure) {
+  return structure.startsWith("Block") ? "blocks" : structure.startsWith("Channel") ? "channels" : "groups";
 }
 
 function explain({ layer, picture }) {
@@ -67,11 +78,14 @@ function explain({ layer, picture }) {
   const isDensity = picture.grid !== undefined || (picture.peak !== undefined && !view.single);
   const peak = isDensity ? `${(100 * picture.peak).toPrecision(3)}% live` : "live";
   legend.replaceChildren(swatch("empty"), isDensity ? " 0% live to " : " pruned ", swatch("full"), ` ${peak}. `);
+  if (layer.structure) legend.append(`${layer.structure}${picture.pattern ? `: ${picture.pattern}` : ""}. `);
+  if (view.hasGrid) legend.append(`Lines separate its ${unitsOf(layer.structure)}. `);
   if (picture.whole !== undefined) {
     legend.append("The report includes all connections of this mask" + (isDensity ? "; zoom in to see them." : "."));
   } else {
     legend.append(`This mask is too large to include in full. The picture shows ${picture.grid.join("×")} cells of mean density`);
-    const window = picture.window && `, and single connections in the outlined ${picture.window.slice(2).join("×")} window.`;
+    const cells = picture.unit ? unitsOf(layer.structure) : "connections";
+    const window = picture.window && `, and single ${cells} in the outlined ${picture.window.slice(2).join("×")} window.`;
     legend.append(window ?? ".");
   }
   if (layer.dead_count) {
@@ -93,8 +107,9 @@ function single() {
   // If the report has only a window of the mask's connections, move there.
   if (shown?.picture.window) {
     const [row, column, height, width] = shown.picture.window;
-    view.x = column + width / 2;
-    view.y = row + height / 2;
+    const [high, wide] = shown.picture.unit ?? [1, 1];
+    view.x = (column + width / 2) * wide;
+    view.y = (row + height / 2) * high;
   }
   view.zoom(12 / view.scale);
 }

@@ -1,10 +1,14 @@
 // A view of one mask on a canvas, with its position, scale and drawing.
 
+const LEAST_UNIT = 8; // pixels of a unit that gets lines around it
+
 class MaskView {
   constructor(canvas) {
     this.canvas = canvas;
     this.rows = this.columns = 1;
     this.images = []; // {image, row, column, rows, columns, single}
+    this.cell = [1, 1]; // rows and columns of a cell of the images that show single cells
+    this.unit = undefined; // rows and columns between the lines of a grid
     this.all();
   }
 
@@ -17,9 +21,9 @@ class MaskView {
     this.touched = false;
   }
 
-  show(rows, columns, images) {
+  show(rows, columns, images, cell = [1, 1], unit = undefined) {
     const same = rows === this.rows && columns === this.columns;
-    Object.assign(this, { rows, columns, images });
+    Object.assign(this, { rows, columns, images, cell, unit });
     if (!same || !this.touched) this.all();
     this.draw();
   }
@@ -57,7 +61,7 @@ class MaskView {
   }
 
   get single() {
-    return this.scale * (window.devicePixelRatio || 1) >= 1;
+    return this.scale * Math.min(...this.cell) * (window.devicePixelRatio || 1) >= 1;
   }
 
   draw() {
@@ -74,8 +78,8 @@ class MaskView {
     for (const part of this.images) {
       const x = (part.column - corner.x) * this.scale;
       const y = (part.row - corner.y) * this.scale;
-      // Connections smaller than a pixel would disappear, so densities are shown instead.
-      context.imageSmoothingEnabled = false;
+      // Connections smaller than a pixel would disappear, so they are blended, or densities shown.
+      context.imageSmoothingEnabled = part.image.height > part.rows * this.scale * ratio;
       if (!part.single || this.single) {
         context.drawImage(part.image, x, y, part.columns * this.scale, part.rows * this.scale);
       }
@@ -85,10 +89,40 @@ class MaskView {
         context.strokeRect(x, y, part.columns * this.scale, part.rows * this.scale);
       }
     }
+    this.drawGrid(context, corner);
     context.strokeStyle = color("soft");
     context.lineWidth = 1;
     context.strokeRect(-corner.x * this.scale, -corner.y * this.scale, this.columns * this.scale, this.rows * this.scale);
     canvas.dispatchEvent(new Event("drawn"));
+  }
+
+  // Draw lines between the units of the mask's structure, if the units are large enough to see.
+  drawGrid(context, corner) {
+    this.hasGrid = false;
+    if (!this.unit) return;
+    const { rows, columns } = this.visible;
+    const [top, bottom] = rows.map((row) => (row - corner.y) * this.scale);
+    const [left, right] = columns.map((column) => (column - corner.x) * this.scale);
+    const places = (size, [first, last], start) => {
+      if (size === 1 || size * this.scale < LEAST_UNIT) return []; // no lines between connections
+      const count = Math.floor(last / size) - Math.ceil(first / size) + 1;
+      return Array.from({ length: Math.max(0, count) }, (_, i) => ((Math.ceil(first / size) + i) * size - start) * this.scale);
+    };
+    const [ys, xs] = [places(this.unit[0], rows, corner.y), places(this.unit[1], columns, corner.x)];
+    this.hasGrid = ys.length + xs.length > 0;
+    context.beginPath();
+    for (const y of ys) {
+      context.moveTo(left, y);
+      context.lineTo(right, y);
+    }
+    for (const x of xs) {
+      context.moveTo(x, top);
+      context.lineTo(x, bottom);
+    }
+    // The cells of blocks are whole units. The connections in a group compete, so groups stand out.
+    context.strokeStyle = color(this.cell.every((size, i) => size === this.unit[i]) ? "panel" : "c1");
+    context.lineWidth = 1;
+    context.stroke();
   }
 }
 
