@@ -18,7 +18,7 @@ SHAPES = st.one_of(
 
 
 def tree(values, combine):
-    """Combine neighbors first; a last value without a neighbor goes on unchanged."""
+    """Combine neighbors first; a last value without a neighbor is carried over."""
     while len(values) > 1:
         last = values[-1:] if len(values) % 2 else []
         pairs = zip(values[0::2], values[1::2], strict=False)

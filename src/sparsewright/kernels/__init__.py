@@ -268,8 +268,8 @@ def pool_blocks(
 
     Entries are combined in a fixed order, so the result is the same on any device, for any
     instruction set and thread count. First the `high` entries of each column are combined, then
-    the `wide` results: neighbors in pairs, then pairs in pairs, and so on; a last value without a
-    neighbor goes on unchanged.
+    the `wide` results: neighbors in pairs, then neighboring results in pairs, and so on. A last
+    value without a neighbor is carried over to the next round.
 
     Args:
         tensor: real numbers or bool, `[down, high, across, wide]`; block (d, a) has the entries

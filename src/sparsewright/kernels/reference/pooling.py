@@ -53,8 +53,9 @@ def pool_blocks(tensor: Tensor, pooling: str = "sum", magnitude: bool = True) ->
 def _fold(tensor: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Combine the n slices of a tensor `[a, n, b]`, to `[a, b]`.
 
-    Neighbors are combined first, then the results; a last slice without a neighbor goes on
-    unchanged. A reduction by torch adds in an order of its own for each device and layout.
+    Neighbors are combined first, then neighboring results. A last slice without a neighbor is
+    carried over to the next round. A reduction by torch adds in an order of its own for each device
+    and layout.
     """
     while (n := tensor.shape[1]) > 1:
         pairs = combine(tensor[:, 0 : n - 1 : 2], tensor[:, 1:n:2])

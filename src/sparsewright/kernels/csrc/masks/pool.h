@@ -3,7 +3,7 @@
 //
 // Entries are combined in a fixed order: first the `high` entries of each column, then the `wide`
 // results. n values are combined in pairs of neighbors, then the pairs in pairs, and so on; a last
-// value without a neighbor goes on unchanged. Results are therefore the same for any number of
+// value without a neighbor is carried over. Results are therefore the same for any number of
 // threads and any instruction set.
 #pragma once
 

@@ -26,9 +26,6 @@ uint64_t square_bits(typename Format::Bits key) {
 using Total = unsigned __int128;
 constexpr int sum_bits = 96;
 
-// Neighbors use different copies of the totals, so that they do not wait for each other.
-constexpr int64_t copies = 4;
-
 template <class Format>
 void tabulate(const typename Format::Bits* entries, int64_t n, const SquareBins& bins,
               Total* totals) {
@@ -42,8 +39,7 @@ void tabulate(const typename Format::Bits* entries, int64_t n, const SquareBins&
         if (at == last || *at != prefix) continue;
         const uint64_t bin = static_cast<uint64_t>(at - first) << width | (bits >> shift & digits);
         const uint64_t mantissa = bits << (64 - mantissa_bits) >> (64 - mantissa_bits);
-        totals[copies * bin + i % copies] +=
-            (Total{1} << sum_bits) + (mantissa | uint64_t{1} << mantissa_bits);
+        totals[bin] += (Total{1} << sum_bits) + (mantissa | uint64_t{1} << mantissa_bits);
     }
 }
 
@@ -55,14 +51,12 @@ void tabulate_all(const void* from, int64_t n, const SquareBins& bins, int64_t* 
     parallel_ranges(threads, n, entries_per_thread, [&](int64_t begin, int64_t end) {
         constexpr int64_t most = int64_t{1} << 31;  // entries whose totals cannot overflow
         for (; begin < end; begin += most) {
-            std::vector<Total> totals(copies * bins.size());
+            std::vector<Total> totals(bins.size());
             tabulate<Format>(entries + begin, std::min(most, end - begin), bins, totals.data());
             std::lock_guard<std::mutex> lock(mutex);
             for (int64_t b = 0; b < bins.size(); ++b) {
-                Total total = 0;
-                for (int64_t c = 0; c < copies; ++c) total += totals[copies * b + c];
-                const Total sum = total & ((Total{1} << sum_bits) - 1);
-                table[b] += static_cast<int64_t>(total >> sum_bits);
+                const Total sum = totals[b] & ((Total{1} << sum_bits) - 1);
+                table[b] += static_cast<int64_t>(totals[b] >> sum_bits);
                 table[bins.size() + b] += static_cast<int64_t>(sum >> lower_bits);
                 table[2 * bins.size() + b] += static_cast<int64_t>(sum) & ((1 << lower_bits) - 1);
             }
