@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -283,6 +283,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step: the init method at the level of step 0."""
+        self.set_levels(0)
         try:
             return call_init_method(
                 self.init_method,
@@ -330,6 +331,11 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
         """Return the name of the schedule for a parameter's level."""
         return self._level_names.get(parameter.name, "sparsity")
 
+    def set_levels(self, step: int) -> None:
+        """Divide the level of a step among the parameters, for an update of their masks."""
+        if not self.distribution.is_uniform:
+            self._levels.set(self.schedules.value("sparsity", step), self._own_parameters)
+
     def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
         """Return the level of a parameter at a step, 0..1, as a 0-d tensor."""
         asked = self.schedules.value(self.schedule_of(parameter), step)
@@ -346,10 +352,6 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     def planned_steps(self) -> int | None:
         """Return the run length, in steps, that the updates imply; None if it has no limit."""
         return None
-
-    def _own_parameters(self) -> Iterable[SparseParameter]:
-        """Return the sparse parameters of this algorithm."""
-        return self.sparse_params.values()
 
     def _is_due(self, step: int) -> bool:
         """Return whether masks change at a step."""

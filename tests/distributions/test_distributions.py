@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+import sparsewright as sparse
+from helpers.support import make_mlp, train
 from sparsewright import distributions
 from sparsewright.distributions import (
     ER,
@@ -292,3 +294,22 @@ def test_distributions_from_configs(given, expected):
 def test_what_is_no_distribution_raises(given, error, message):
     with pytest.raises(error, match=message):
         make_distribution(given)
+
+
+@pytest.mark.parametrize("level", [[0.5, 0.6], {"type": "linear", "init": 0.3, "slope": 0.02}])
+@pytest.mark.parametrize("ahead", [0, 4])
+def test_a_look_at_the_levels_does_not_change_the_run(level, ahead):
+    """Levels by magnitude come from the weights at an update, not from those at a look before."""
+    kept = []
+    for looks in (False, True):
+        model = make_mlp()
+        sparsity = sparse.SET(sparsity=level, update=3, distribution="global")
+        optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
+        sparsity.apply(model)
+        sparsity.apply(optimizer)
+        for step in range(12):
+            train(model, optimizer, 1, start=step)
+            for parameter in sparsity.sparse_params.values() if looks else ():
+                assert 0 <= sparsity.level_at(parameter, sparsity.step + ahead) <= 1
+        kept.append([p.kept for p in sparsity.sparse_params.values()])
+    assert kept[0] == kept[1]

@@ -26,8 +26,25 @@ class Levels:
         self.distribution = distribution
         self._asked: float | None = None
         self._levels: dict[str, float] = {}
+        self._seen: tuple[float, dict[str, float]] | None = None
         self._bounds_of: tuple[float, ...] | None = None
         self._bounds: dict[str, list[float]] = {}
+
+    def set(self, asked: Tensor, among: Callable[[], Iterable[SparseParameter]]) -> None:
+        """Compute the levels for a mask update, if the schedule's level has changed.
+
+        Args:
+            asked: the schedule's level, 0..1; a 0-d tensor.
+            among: returns all weights of the algorithm.
+        """
+        self._seen = None
+        level, weights = self._level(asked), list(among())
+        if level != self._asked or any(p.name not in self._levels for p in weights):
+            self._levels, self._asked = self._divide(level, weights), level
+
+    def _level(self, asked: Tensor) -> float:
+        # A distribution that does not use the level runs only once.
+        return float(as_decimal(asked)) if self.distribution.uses_level else 0.0
 
     def of(
         self,
@@ -37,6 +54,9 @@ class Levels:
     ) -> Tensor:
         """Return the level of a weight.
 
+        For a level other than that of the last `set`, the weights of this moment count, and
+        later updates do not use the result.
+
         Args:
             parameter: the weight.
             asked: the schedule's level, 0..1; a 0-d tensor.
@@ -44,15 +64,17 @@ class Levels:
         """
         if self.distribution.is_uniform:
             return asked
-        # A distribution that does not use the level runs only once.
-        level = float(as_decimal(asked)) if self.distribution.uses_level else 0.0
-        if level != self._asked or parameter.name not in self._levels:
-            self._levels, self._asked = self._divide(level, list(among())), level
-        return torch.tensor(self._levels[parameter.name], dtype=torch.float64, device="cpu")
+        level, levels = self._level(asked), self._levels
+        if level != self._asked or parameter.name not in levels:
+            if self._seen is None or self._seen[0] != level or parameter.name not in self._seen[1]:
+                self._seen = level, self._divide(level, list(among()))
+            levels = self._seen[1]
+        return torch.tensor(levels[parameter.name], dtype=torch.float64, device="cpu")
 
     def rename(self, new: Mapping[str, str]) -> None:
         """Rename weights: old full name -> new full name."""
         self._levels = {new.get(name, name): level for name, level in self._levels.items()}
+        self._seen = None
         self._bounds = {new.get(name, name): levels for name, levels in self._bounds.items()}
 
     def _divide(self, level: float, among: Sequence[SparseParameter]) -> dict[str, float]:

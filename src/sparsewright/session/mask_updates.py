@@ -38,6 +38,7 @@ def change_masks(session: Session, rule: DynamicRule, step: Step) -> None:
         ScoreError: the scores for a weight contain NaN.
     """
     parameters = step.of(rule)
+    rule.set_levels(step.number)
     if rule.needs_dense_gradient:
         _average(session, parameters)
     ready = [p for p in parameters if _is_ready(session, rule, p, step.number)]

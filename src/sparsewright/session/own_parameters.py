@@ -34,6 +34,10 @@ class OwnParameters(ABC):
         own = (by_rule.get(id(algorithm), []) for algorithm in self.algorithms)
         return {parameter.name: parameter for parameters in own for parameter in parameters}
 
+    def _own_parameters(self) -> Iterable[SparseParameter]:
+        """Return the sparse parameters."""
+        return self.sparse_params.values()
+
     @property
     def num_sparse_params(self) -> int:
         """Return the number of sparse parameters."""

@@ -84,6 +84,9 @@ class Rule(Protocol):
     def csx_annotate_sparsity(self, param: SparseParameter) -> None:
         """Record capacity hints on a parameter."""
 
+    def set_levels(self, step: int) -> None:
+        """Divide the level of a step among the parameters, for an update of their masks."""
+
     def level_at(self, parameter: SparseParameter, step: int) -> Tensor:
         """Return a parameter's level at a step."""
 
