@@ -322,9 +322,9 @@ void bind_masks(nb::module_& m) {
     m.def("select_n_m", &run_select_n_m, nb::arg("score"), nb::arg("n"), nb::arg("m"),
           nb::arg("dim"), nb::arg("mask").none(), nb::arg("fill"), nb::arg("out"),
           nb::arg("magnitude"), nb::arg("threads").none(), nb::arg("isa"));
-    m.def("select_tiles", &run_select_tiles, nb::arg("score"), nb::arg("n"),
-          nb::arg("mask").none(), nb::arg("fill"), nb::arg("out"), nb::arg("magnitude"),
-          nb::arg("threads").none(), nb::arg("isa"));
+    m.def("select_tiles", &run_select_tiles, nb::arg("score"), nb::arg("n"), nb::arg("mask").none(),
+          nb::arg("fill"), nb::arg("out"), nb::arg("magnitude"), nb::arg("threads").none(),
+          nb::arg("isa"));
     m.def("count_rows", &run_count_rows);
     m.def("count_changes", &run_count_changes);
     m.def("uniform_", &run_uniform);

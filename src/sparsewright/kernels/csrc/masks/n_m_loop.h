@@ -26,8 +26,10 @@ class NM {
             scores.load(static_cast<const T*>(task.score), first, count, keys);
             if (task.mask) masks.load(task.mask, first, count, allowed);
             nan |= read(inf);
-            sort();
-            mark();
+            if (task.fill || !task.mask || !all_fit()) {
+                sort();
+                mark();
+            }
             masks.store(task.out, first, count, marked);
         }
         return !nan;
@@ -62,6 +64,17 @@ class NM {
         return nan != 0;
     }
 
+    // Marks all candidates, and returns whether no group has more than n of them, as in most
+    // updates of a training run.
+    bool all_fit() {
+        uint8_t counts[width] = {}, most = 0;
+        for (int p = 0; p < m * width; p += width)
+            for (int lane = 0; lane < width; ++lane)
+                counts[lane] += marked[p + lane] = allowed[p + lane] != 0;
+        for (int lane = 0; lane < width; ++lane) most = most > counts[lane] ? most : counts[lane];
+        return most <= task.n;
+    }
+
     void sort() {
         for (int c = 0; c < task.comparators; ++c) {
             T* high = sorted + task.network[c].high * width;
@@ -76,20 +89,23 @@ class NM {
 
     // Marks the keys above the n-th largest, and the first ones equal to it.
     void mark() {
-        for (int p = 0; p < width; p += lanes) {
-            const Vector bound = load(sorted + (task.n - 1) * width + p);
-            Vector ties = bound - bound + static_cast<T>(task.n);
-            for (int j = 0; j < m; ++j) ties += load(keys + j * width + p) > bound;
-            ties &= bound != out_of_play;  // the group has fewer than n candidates
-            ties |= (bound == kept) & most_in_group;
-            for (int j = 0; j < m; ++j) {
-                const Vector key = load(keys + j * width + p);
-                const Vector equal = (key == bound) & (ties > 0);
-                ties += equal;
-                store(sorted + j * width + p, (key > bound) | equal);
-            }
+        T bound[width], ties[width];
+        std::memcpy(bound, sorted + (task.n - 1) * width, sizeof bound);
+        for (int lane = 0; lane < width; ++lane) ties[lane] = static_cast<T>(task.n);
+        for (int p = 0; p < m * width; p += width)
+            for (int lane = 0; lane < width; ++lane)
+                ties[lane] -= static_cast<T>(keys[p + lane] > bound[lane]);
+        for (int lane = 0; lane < width; ++lane) {
+            const T some = bound[lane] == out_of_play ? 0 : ties[lane];  // fewer than n candidates
+            ties[lane] = bound[lane] == kept ? most_in_group : some;
         }
-        for (int p = 0; p < m * width; ++p) marked[p] = sorted[p] != 0;
+        for (int p = 0; p < m * width; p += width)
+            for (int lane = 0; lane < width; ++lane) {
+                const T key = keys[p + lane];
+                const T equal = (key == bound[lane]) & (ties[lane] > 0);
+                ties[lane] -= equal;
+                marked[p + lane] = static_cast<uint8_t>((key > bound[lane]) | equal);
+            }
     }
 
     const GroupTask& task;

@@ -10,7 +10,8 @@ namespace {
 
 // A pattern is a pair of sets of columns for the upper two rows and a pair for the lower two. Which
 // lower pairs complete an upper pair depends only on the upper pair's number of entries in each
-// column. Upper pairs with equal numbers are a class, and so are the lower pairs that complete them.
+// column. Upper pairs with equal numbers are a class, and so are the lower pairs that complete
+// them.
 template <int n>
 struct TilePatterns {
     static constexpr int sets = n == 2 ? 6 : n == 4 ? 1 : 4, pairs = sets * sets;

@@ -9,14 +9,11 @@
 namespace sparsewright {
 namespace {
 
-// Copies up to `most` bytes without a call.
-template <int most>
-[[gnu::always_inline]] inline void copy_up_to(char* to, const char* from, int64_t size) {
-    if constexpr (most == 1) {
-        if (size) *to = *from;
-    } else {
-        constexpr int half = most / 2;
-        if (size < half) return copy_up_to<half>(to, from, size);
+// Copies `size` bytes, half..2 * half, in each of several rows.
+template <int half>
+void copy_rows_of(int rows, int64_t size, char* to, int64_t to_step, const char* from,
+                  int64_t from_step) {
+    for (; rows > 0; --rows, to += to_step, from += from_step) {
         char first[half], last[half];
         std::memcpy(first, from, half);
         std::memcpy(last, from + size - half, half);
@@ -25,13 +22,21 @@ template <int most>
     }
 }
 
+// Copies `count` entries in each of several rows. Calls of memcpy would take half of the time.
 template <class T>
-void copy(T* to, const T* from, int64_t count) {
+void copy_rows(int rows, int64_t count, T* to, int64_t to_step, const T* from, int64_t from_step) {
     const int64_t size = count * static_cast<int64_t>(sizeof(T));
-    if (size > 64)
-        std::memcpy(to, from, size);
-    else
-        copy_up_to<64>(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), size);
+    const auto copy = size <= 2    ? copy_rows_of<1>
+                      : size <= 4  ? copy_rows_of<2>
+                      : size <= 8  ? copy_rows_of<4>
+                      : size <= 16 ? copy_rows_of<8>
+                      : size <= 32 ? copy_rows_of<16>
+                      : size <= 64 ? copy_rows_of<32>
+                                   : nullptr;
+    if (copy)
+        return copy(rows, size, reinterpret_cast<char*>(to), to_step * sizeof(T),
+                    reinterpret_cast<const char*>(from), from_step * sizeof(T));
+    for (; rows > 0; --rows, to += to_step, from += from_step) std::memcpy(to, from, size);
 }
 
 template <int width, class T>
@@ -43,8 +48,7 @@ class Transpose {
     void load(const T* from, int64_t first, int count, T* rows) const {
         if (inner > 1)
             for_each_run(first, count, [&](int64_t at, int lane, int64_t length) {
-                for (int j = 0; j < m; ++j)
-                    copy(rows + j * width + lane, from + at + j * inner, length);
+                copy_rows(m, length, rows + lane, width, from + at, inner);
             });
         else if (count == width)
             with_constant_m([&](auto size) { load_all<size>(from + first * m, rows); });
@@ -56,7 +60,7 @@ class Transpose {
     void store(T* to, int64_t first, int count, const T* rows) const {
         if (inner > 1)
             for_each_run(first, count, [&](int64_t at, int lane, int64_t length) {
-                for (int j = 0; j < m; ++j) copy(to + at + j * inner, rows + j * width + lane, length);
+                copy_rows(m, length, to + at, inner, rows + lane, width);
             });
         else if (count == width)
             with_constant_m([&](auto size) { store_all<size>(to + first * m, rows); });
