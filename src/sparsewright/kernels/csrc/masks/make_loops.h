@@ -31,10 +31,10 @@ constexpr MaskLoops make_mask_loops(PruneLoop prune16, PruneLoop prune32, PruneL
             n_m_loop<int16_t>,
             n_m_loop<int32_t>,
             n_m_loop<int64_t>,
-            tile_loop<HalfBits>,
-            tile_loop<BfloatBits>,
-            tile_loop<FloatBits>,
-            tile_loop<DoubleBits>};
+            tile_loop<Float16>,
+            tile_loop<BFloat16>,
+            tile_loop<Float32>,
+            tile_loop<Float64>};
 }
 
 }  // namespace

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "masks/formats.h"
+#include "masks/keys.h"
 #include "masks/loops.h"
-#include "masks/pool_values.h"
 
 namespace sparsewright {
 namespace {

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "masks/formats.h"
 #include "masks/groups.h"
 #include "masks/keys.h"
 #include "masks/tile_strip.h"
@@ -10,44 +11,6 @@
 
 namespace sparsewright {
 namespace {
-
-inline float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// Scores of one dtype as bits. `value` is that of a finite score.
-struct HalfBits {
-    using T = int16_t;
-    static constexpr T inf = 0x7c00;
-    static double value(T bits) {  // computes with normal numbers, as a CPU may flush others to 0
-        const uint32_t size = static_cast<uint32_t>(bits & 0x7fff) << 13;
-        const uint32_t is_subnormal = size < (1u << 23) ? ~0u : 0;
-        const float offset = float_of(113u << 23 & is_subnormal);
-        const float value = float_of(size + (112u << 23) + (1u << 23 & is_subnormal)) - offset;
-        return bits < 0 ? -value : value;
-    }
-};
-struct BfloatBits {
-    using T = int16_t;
-    static constexpr T inf = 0x7f80;
-    static double value(T bits) { return float_of(static_cast<uint32_t>(bits) << 16); }
-};
-struct FloatBits {
-    using T = int32_t;
-    static constexpr T inf = 0x7f800000;
-    static double value(T bits) { return float_of(static_cast<uint32_t>(bits)); }
-};
-struct DoubleBits {
-    using T = int64_t;
-    static constexpr T inf = 0x7ff0000000000000;
-    static double value(T bits) {
-        double value;
-        std::memcpy(&value, &bits, sizeof value);
-        return value;
-    }
-};
 
 template <class Format>
 class Tiles {
@@ -80,7 +43,7 @@ class Tiles {
     }
 
   private:
-    using T = typename Format::T;
+    using T = typename Format::Bits;
     static constexpr int width = TileStrip::width;
 
     // Calls f(start in memory, first group, number of groups, place in the strip) for each of the
