@@ -104,6 +104,7 @@ def test_the_table_lists_the_largest_shares_only(
     assert found == ["14.weight", *(f"{i}.weight" for i in range(9))]
     assert shown[where + 11].split() == ["these", "and", "5", "more", "218", "17.1%"]
     assert shown[where + 12] == ""
+    assert max(map(len, shown[where : where + 12])) <= 100
 
 
 def test_ablation_decides_during_training(
