@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -267,6 +268,11 @@ def test_the_base_is_abstract_and_needs_only_compute():
         (0.5, Constant(0.5)),
         (0, Constant(0)),
         (torch.tensor(0.9), Constant(0.9)),
+        (torch.tensor(0.9).half(), Constant(0.9)),
+        (torch.tensor(0.9).bfloat16(), Constant(0.8984375)),
+        (np.float32(0.9), Constant(0.9)),
+        ([np.float32(0.9), np.float64(0.1)], Cycling([0.9, 0.1])),
+        ({"type": "constant", "value": np.float16(0.9)}, Constant(0.9)),
         ([0.1, 0.2], Cycling([0.1, 0.2])),
         ({"type": "linear", "init": 0.1, "slope": 1}, Linear(0.1, 1)),
         ({"type": "EXP", "init": 0.1, "gamma": -1}, Exp(0.1, -1)),

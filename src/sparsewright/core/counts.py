@@ -45,9 +45,11 @@ def as_number(value: Tensor) -> float:
 
     >>> as_number(torch.tensor(0.9)), as_number(torch.tensor(1e30)), torch.tensor(0.9).item()
     (0.9, 1e+30, 0.8999999761581421)
+    >>> as_number(torch.tensor(0.9).half())
+    0.9
     """
     value = value.detach().cpu()
-    return float(str((value if value.dtype == torch.float64 else value.float()).numpy()[()]))
+    return float(str((value if value.dtype != torch.bfloat16 else value.float()).numpy()))
 
 
 def num_kept(level: Level, n: int) -> int:

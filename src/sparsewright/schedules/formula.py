@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,8 @@ class Formula(HyperParameterSchedule):
 def finite_number(what: str, value: object) -> float:
     """Return an option's value as a finite float.
 
+    A numpy scalar becomes the float with the shortest decimal that identifies it in its dtype.
+
     Raises:
         OptionTypeError: the value is not a number.
         OptionError: the value is not finite, or is too large for a float.
@@ -52,7 +55,7 @@ def finite_number(what: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionTypeError(what, value, "a finite number")
     try:
-        number = float(value)
+        number = float(str(value) if isinstance(value, np.floating) else value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsewright import schedules
+from sparsewright.core.counts import as_number
 from sparsewright.core.options import check_complete, check_known, make_of_type
 from sparsewright.errors import ExclusiveOptionsError, OptionTypeError
 from sparsewright.schedules.formula import finite_number
@@ -49,8 +50,7 @@ def make_hyperparam_schedule(
     if isinstance(schedule, Real) and not isinstance(schedule, bool):
         return Constant(finite_number(what, schedule))
     if isinstance(schedule, Tensor) and _is_number(schedule):
-        wide = schedule.float() if schedule.dtype == torch.bfloat16 else schedule
-        return Constant(float(str(wide.detach().cpu().numpy())))
+        return Constant(as_number(schedule))
     if isinstance(schedule, Mapping):
         return make_of_type(what, schedule, schedules.ALL)
     if isinstance(schedule, list | tuple):
