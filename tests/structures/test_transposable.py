@@ -16,8 +16,8 @@ from helpers.twins import DTYPES, as_mask, best, kept_exactly, levels, masks, sc
 from sparsewright import init
 from sparsewright.core.counts import num_kept
 from sparsewright.errors import OptionError, OptionTypeError, ScoreError, ShapeError
-from sparsewright.structures import NM, make_structure
 from sparsewright.kernels.reference.tiles import choose_patterns
+from sparsewright.structures import NM, make_structure
 
 
 def transposable(n):
