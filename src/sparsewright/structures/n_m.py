@@ -106,12 +106,10 @@ class NM(Structure):
             score, magnitude = score.abs(), False
 
         def select(part: Tensor, given: Tensor | None) -> Tensor:
-            masks = {role: given}
+            among, kept = (given, None) if role == "among" else (None, given)
             if self.transposable:
-                return kernels.select_tiles(part, self.n, **masks, magnitude=magnitude)
-            return kernels.select_n_m(
-                part, self.n, self.m, self.in_dim, **masks, magnitude=magnitude
-            )
+                return kernels.select_tiles(part, self.n, among, kept, magnitude)
+            return kernels.select_n_m(part, self.n, self.m, self.in_dim, among, kept, magnitude)
 
         return select_locally(self, select, score, mask)
 

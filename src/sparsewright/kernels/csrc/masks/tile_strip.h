@@ -1,4 +1,5 @@
-// The choice of patterns for a few 4x4 tiles, one in each lane of a vector.
+// The choice of patterns for a few 4x4 tiles, one in each lane of a vector. The functions are not
+// inlined, because inlined copies for each dtype would triple the size of the library.
 #pragma once
 
 #include <cstring>
@@ -33,7 +34,7 @@ struct TileStrip {
     }
 
     // Computes the integers of finite scores.
-    void scale() {
+    [[gnu::noinline]] void scale() {
         double factor[width] = {};
         for (int p = 0; p < size; p += width)
             for (int lane = 0; lane < width; ++lane) {
@@ -74,7 +75,7 @@ struct TileStrip {
     }
 
     // Marks the chosen entries among the given ones, or with `fill` both.
-    void mark(bool fill) {
+    [[gnu::noinline]] void mark(bool fill) {
         const uint8_t any = fill;
         for (int entry = 0; entry < area; ++entry)
             for (int lane = 0; lane < width; ++lane) {
@@ -99,7 +100,7 @@ struct TileStrip {
 
     // Finds the best pair of upper rows and of lower rows of each class, then the best class.
     template <int n>
-    void choose_of() {
+    [[gnu::noinline]] void choose_of() {
         static constexpr TilePatterns<n> patterns;
         constexpr int sets = patterns.sets, pairs = patterns.pairs, classes = patterns.classes;
         constexpr int64_t least = std::numeric_limits<int64_t>::min() / 2;
