@@ -165,14 +165,6 @@ class Structure(ScoreShaper):
         None means that the number also depends on the scores.
         """
 
-    def score_flops(self, shape: torch.Size) -> int:
-        """Return the FLOPs that one selection needs to score the units, for cost estimates.
-
-        By default this is one addition for each entry if a unit has several entries, otherwise 0.
-        """
-        rows, n = self.rows(shape)
-        return shape.numel() if rows * n < shape.numel() else 0
-
     def for_weights(self, names: Sequence[str]) -> Mapping[str, Structure]:
         """Return the structure of each weight of an algorithm, by default this one for all.
 

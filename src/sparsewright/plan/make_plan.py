@@ -241,8 +241,14 @@ def _sparse(
         entry,
         storage=storage,
         kind=kind_of(found.owner),
-        score_flops=route.structures[name].score_flops(found.dense.shape),
+        score_flops=_score_flops(route.structures[name], found.dense.shape),
         why_level=route.why_level[name],
         why_masked=why,
         is_frozen=not found.param.requires_grad,
     )
+
+
+def _score_flops(structure: Structure, shape: torch.Size) -> int:
+    """Return the additions that pool the scores of a weight: one per entry, if units have several."""
+    rows, n = structure.rows(shape)
+    return shape.numel() if rows * n < shape.numel() else 0

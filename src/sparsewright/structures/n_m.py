@@ -21,7 +21,7 @@ from sparsewright.core.structure import (
 )
 from sparsewright.errors import LevelError, OptionError, OptionTypeError, ShapeError
 from sparsewright.kernels import reference
-from sparsewright.kernels.reference.tiles import SIDE, num_patterns
+from sparsewright.kernels.reference import SIDE
 
 _ROUNDING = Decimal("0.000001")  # tolerance for levels that were computed in float32
 _WHOLE = Unstructured()
@@ -161,10 +161,6 @@ class NM(Structure):
             asked = float(as_decimal(sparsity))
             raise LevelError("sparsity", asked, f"at most {self._own:g}, the level of {self}")
         return num_kept(sparsity, shape.numel())
-
-    def score_flops(self, shape: torch.Size) -> int:
-        """Return the FLOPs of one selection: a transposable mask scores every pattern of a tile."""
-        return 2 * num_patterns(self.n) * shape.numel() if self.transposable else 0
 
     def topk(self, score: Tensor, sparsity: Level, *, magnitude: bool = False) -> Tensor:
         """Keep the n highest scores of each group; below `1 - n/m`, also the highest others."""

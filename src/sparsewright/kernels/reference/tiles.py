@@ -70,15 +70,6 @@ def choose_patterns(score: Tensor, first: Tensor | None, n: int) -> Tensor:
     return table[index]
 
 
-def num_patterns(n: int) -> int:
-    """Return the number of valid patterns of a tile.
-
-    >>> num_patterns(2)
-    90
-    """
-    return len(_patterns(n))
-
-
 def _as_integers(score: Tensor) -> Tensor:
     """Return scores as integers in float64 whose sums of 16 are exact, in any order."""
     exact = score.to(torch.float64)
