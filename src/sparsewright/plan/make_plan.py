@@ -249,6 +249,6 @@ def _sparse(
 
 
 def _score_flops(structure: Structure, shape: torch.Size) -> int:
-    """Return the additions that pool the scores of a weight: one per entry, if units have several."""
+    """Return the additions that pool scores: one per entry if units have several entries."""
     rows, n = structure.rows(shape)
     return shape.numel() if rows * n < shape.numel() else 0
