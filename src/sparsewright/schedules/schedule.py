@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sparsewright.core.counts import as_number
@@ -74,7 +75,7 @@ class HyperParameterSchedule(ABC):
 
     def get_min_max_end(self, begin: int, end: int) -> tuple[float, float, float]:
         """Return the smallest, largest and last value over the steps `begin..end`, inclusive."""
-        values = [as_number(self.compute(step)) for step in range(begin, end + 1)]
+        values = [as_number(torch.as_tensor(self.compute(s))) for s in range(begin, end + 1)]
         return min(values), max(values), values[-1]
 
     def state_dict(self) -> dict[str, Any]:
