@@ -61,6 +61,11 @@ TREE = {
         ["Own.update_mask", "return a mask"],
     ),
     errors.StateError: (ValueError, ("RigL", "missing: steps"), ["RigL", "missing: steps"]),
+    errors.CalibrationError: (
+        ValueError,
+        ("the loss of batches[3]", "it is nan"),
+        ["the loss of batches[3]: it is nan"],
+    ),
     errors.AttachError: (RuntimeError, ("fc.weight", "no shape"), ["fc.weight", "no shape"]),
     errors.ConfigError: (ValueError, ("run.yaml", "no model"), ["run.yaml", "no model"]),
     errors.CheckpointError: (ValueError, ("a.pt", "truncated"), ["a.pt", "truncated"]),

@@ -1,0 +1,128 @@
+"""A context manager that runs a model without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.core.interrupts import finish
+from sparsewright.errors import AttachError
+from sparsewright.kernels import sharded
+from sparsewright.layers import as_compressed
+from sparsewright.session.choice import check_kind
+from sparsewright.torch_private import without_compilation, wrapped_name
+
+
+@contextmanager
+def untouched(
+    model: nn.Module, copy: Callable[[Tensor], Tensor] = Tensor.clone
+) -> Iterator[nn.Module]:
+    """Run a model in eval mode on copies of its tensors, and restore it after the block.
+
+    Inside the block, modules hold copies of their parameters and buffers. Gradients, in-place
+    writes and hooks therefore never reach the model's own tensors. After the block, the modules
+    have all the attributes that they had before, and so do PyTorch's random generators. Inside the
+    block, autograd is on, and compiled modules run without compilation.
+
+    Args:
+        model: the model. PyTorch's wrappers around it, such as DDP, are left out.
+        copy: returns the copy of a detached floating-point or complex tensor. It may change the
+            dtype and the values. Tied weights get one copy.
+
+    Yields:
+        The model without PyTorch's wrappers.
+
+    Raises:
+        AttachError: the model is a TorchScript module, or has a sharded parameter.
+    """
+    inner = unwrapped(model)
+    check_kind(type(inner).__name__, inner)
+    _check_whole(inner)
+    modules = list(inner.modules())
+    before = [dict(vars(module)) for module in modules]
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=_generators()))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(without_compilation())
+        stack.enter_context(_differentiable_rnn(modules))
+        stack.callback(finish, lambda: _restore(modules, before))
+        _replace(modules, copy)
+        yield inner
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside PyTorch's wrappers, such as DDP or a compiled module."""
+    inner: Any = model
+    while (name := wrapped_name(inner)) is not None:
+        inner = getattr(inner, name)
+    module: nn.Module = inner
+    return module
+
+
+def _check_whole(model: nn.Module) -> None:
+    """Raise AttachError if a parameter is sharded."""
+    for name, param in model.named_parameters():
+        if sharded.is_sharded(param):
+            raise AttachError(
+                name,
+                "it is sharded; compute scores before you shard the model, and pass them to "
+                "init.from_scores, which shards them like the weights",
+            )
+
+
+def _generators() -> Sequence[int]:
+    """Return the indices of the CUDA devices that have a generator."""
+    return range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+
+
+def _replace(modules: Sequence[nn.Module], copy: Callable[[Tensor], Tensor]) -> None:
+    """Put copies of all parameters and buffers into modules, and set eval mode."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(tensor: Tensor | None) -> Tensor | None:
+        if tensor is not None and id(tensor) not in copies:
+            copies[id(tensor)] = _copied(tensor, copy)
+        return None if tensor is None else copies[id(tensor)]
+
+    for module in modules:
+        own = vars(module)
+        for registry in ("_parameters", "_buffers"):
+            tensors = {name: copied(tensor) for name, tensor in own[registry].items()}
+            own[registry] = type(own[registry])(tensors)
+        own["training"] = False
+        if as_compressed(module) is not None:
+            own["tap"] = None  # else an algorithm would see these gradients at its next update
+
+
+def _copied(tensor: Tensor, copy: Callable[[Tensor], Tensor]) -> Tensor:
+    is_continuous = tensor.is_floating_point() or tensor.is_complex()
+    if not isinstance(tensor, nn.Parameter):
+        return copy(tensor.detach()) if is_continuous else tensor.clone()
+    if not is_continuous:  # a quantized weight, whose class holds more than its numbers
+        return tensor
+    return nn.Parameter(copy(tensor.detach()), requires_grad=tensor.requires_grad)
+
+
+def _restore(modules: Sequence[nn.Module], before: Sequence[dict[str, Any]]) -> None:
+    """Give modules back the attributes that they had; can be repeated if interrupted."""
+    for module, attributes in zip(modules, before, strict=True):
+        for name in vars(module).keys() - attributes.keys():
+            del vars(module)[name]
+        vars(module).update(attributes)
+
+
+@contextmanager
+def _differentiable_rnn(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Switch cuDNN off for recurrent layers: in eval mode it cannot compute their gradients."""
+    was_enabled = torch.backends.cudnn.enabled
+    if any(isinstance(module, nn.RNNBase) for module in modules):
+        torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = was_enabled
