@@ -31,7 +31,7 @@ DOCUMENTED = {
     "sparsewright.configure": {"configure", "default_sparse_param_filter"},
     "sparsewright.init": {
         *("random", "topk", "from_zeros", "checkerboard", "make_init_method", "InitMethod"),
-        *("FromScores", "from_scores"),
+        "from_scores",
     },
     "sparsewright.utils": {
         *("HyperParameterSchedule", "Constant", "Linear", "Exp", "Power", "Cosine", "Cycling"),
@@ -122,6 +122,7 @@ def test_what_a_public_module_defines_without_underscore_is_in_all(name):
     helpers = {
         "call_init_method",
         "reads_weights",
+        "score_of",
         "name_of_init_method",
         "read_routes",
         "stop",

@@ -62,7 +62,8 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             list (cycling), a function of the step, or a mapping from parameters to any of these.
             Scheduled values are clamped to 0..1. None: the only level of the structure.
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
-            `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
+            `(p, sparsity, score_shaper=None, device=None) -> bool mask`, such as
+            `init.from_scores` returns.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
         storage: how weights are stored: `"masked"`, `"compressed"` (`apply` compresses where it
             can) or `"shadowed"` (the optimizer trains dense weights, the model uses pruned ones).
@@ -291,6 +292,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
                 score_shaper=parameter.structure,
                 device=parameter.param.device,
                 generator=make_generator(self.seed, parameter.name, 0),
+                name=parameter.name,
             )
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None

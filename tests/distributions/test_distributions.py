@@ -57,6 +57,9 @@ class Weights:
         generator = torch.Generator().manual_seed(len(name))
         return torch.randn(SHAPES[name], generator=generator)
 
+    def score(self, name):
+        return self.weight(name).abs()
+
 
 @every_distribution
 @pytest.mark.parametrize("level", [0.0, 0.25, torch.tensor(0.6), 0.8])

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsewright.calibration.losses import LossFunction, Losses, labelled, ranks_of
+from sparsewright.calibration.losses import Losses, LossFunction, labelled, ranks_of
 from sparsewright.calibration.rounds import check_rounds, score_in_rounds, warn_of_empty
 from sparsewright.calibration.scored_weights import tensors_at, weights_to_score
 from sparsewright.calibration.untouched import untouched

@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsewright.calibration.losses import (
     Labelled,
-    LossFunction,
     Losses,
+    LossFunction,
     labelled,
     ranks_of,
 )

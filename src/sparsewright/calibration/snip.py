@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsewright.calibration.losses import LossFunction, Losses, labelled, ranks_of
+from sparsewright.calibration.losses import Losses, LossFunction, labelled, ranks_of
 from sparsewright.calibration.scored_weights import (
     check_scores,
     product,

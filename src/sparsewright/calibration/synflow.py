@@ -150,9 +150,7 @@ def _total(output: Any) -> Tensor:
 
 def _warn_of_kinds(model: nn.Module) -> None:
     """Log one warning that names the kinds of modules for which SynFlow is not made."""
-    found = {
-        type(module).__name__ for module in model.modules() if has_class(module, _NOT_LINEAR)
-    }
+    found = {type(module).__name__ for module in model.modules() if has_class(module, _NOT_LINEAR)}
     if found:
         logger.warning(
             "SynFlow assumes layers that are linear for positive inputs, such as layers with "

@@ -18,7 +18,7 @@ from sparsewright.kernels.reference import NanError, order_keys
 def count_largest(
     tensors: Sequence[Tensor], num: int, among: Sequence[Tensor] | None = None
 ) -> list[int]:
-    """Count the entries of each tensor that are among the `num` largest |entries| of all tensors.
+    """Count the entries of each tensor that are among the `num` largest entries of all tensors.
 
     On ties, the entries of earlier tensors count. The result is also exact for sharded tensors,
     and ranks exchange only histograms. Every rank must call this function and gets the same
@@ -33,7 +33,7 @@ def count_largest(
     Raises:
         NanError: a candidate is NaN.
 
-    >>> count_largest([torch.tensor([3.0, 1.0]), torch.tensor([-2.0, 1.0])], 3)
+    >>> count_largest([torch.tensor([3.0, 1.0]), torch.tensor([2.0, -4.0])], 3)
     [2, 1]
     """
     if not tensors:
@@ -45,7 +45,7 @@ def count_largest(
         return _count_sharded([_piece(*pair, dtype) for pair in pairs], num)
     joined = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors])
     candidate = None if among is None else torch.cat([each.reshape(-1) for each in among])[None]
-    mask = kernels.select(joined[None], num, candidate)[0]
+    mask = kernels.select(joined[None], num, candidate, magnitude=False)[0]
     return [int(part.sum()) for part in mask.split([tensor.numel() for tensor in tensors])]
 
 
@@ -65,7 +65,7 @@ def _piece(tensor: Tensor, among: Tensor | None, dtype: torch.dtype) -> _Piece:
     if among is not None:
         candidate = sharded.local(among).reshape(-1)
     return _Piece(
-        order_keys(part, magnitude=True),
+        order_keys(part, magnitude=False),
         candidate,
         (part.isnan() & candidate).any(),
         sharded.group_of(tensor),
