@@ -85,7 +85,9 @@ def grasp(
         losses = Losses(inner, _divided(loss_fn, float(temperature)), ranks_of(model))
         first = losses.mean_gradient(weights, parts)
         second = losses.mean_gradient(weights, parts, _product_with_hessian(list(first.values())))
-        return check_scores({name: product(w, second[name]) for name, w in weights.items()})
+        scale = float(temperature) ** 2  # of the losses, once for g and once for H
+        scores = {name: product(w, second[name]) / scale for name, w in weights.items()}
+        return check_scores(scores)
 
 
 def _check_temperature(temperature: float) -> None:
@@ -124,7 +126,10 @@ def _product_with_hessian(
 
 
 def _divided(loss_fn: LossFunction, temperature: float) -> LossFunction:
-    """Return a loss function that calls another one with a model whose output is divided."""
+    """Return a loss function that calls another one with a model whose output is divided.
+
+    The loss is multiplied by the temperature, so that its gradients do not vanish in float16.
+    """
     if temperature == 1:
         return loss_fn
 
@@ -137,7 +142,7 @@ def _divided(loss_fn: LossFunction, temperature: float) -> LossFunction:
                 "it does not call the model that it receives, so the temperature has no effect; "
                 "call model(...), or pass temperature=1",
             )
-        return loss
+        return loss * temperature if isinstance(loss, Tensor) else loss
 
     return divided_loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ logger = logging.getLogger("sparsewright")
 
 _NOT_LINEAR = re.compile(
     r"gelu|silu|swish|mish|glu$|(?<!r)elu$|tanh|sigmoid|softmax|softplus|"
-    r"layernorm|groupnorm|instancenorm|attention"
+    r"layernorm|groupnorm|instancenorm|attention|(lstm|gru)(cell)?$"
 )
 
 
@@ -119,8 +120,9 @@ def _flow_gradient(
         CalibrationError: the sum overflows, or does not depend on a weight.
     """
     flow = _total(model(**inputs) if isinstance(inputs, dict) else model(*inputs))
-    if not bool(flow.detach().isfinite()):
-        problem = f"the sum of its outputs is {float(flow)}; SynFlow needs a finite one in float64"
+    total = float(flow.detach())
+    if not math.isfinite(total):
+        problem = f"the sum of its outputs is {total}; SynFlow needs a finite sum in float64"
         raise CalibrationError(type(model).__name__, problem)
     tensors = list(weights.values())
     found = torch.autograd.grad(flow, tensors, allow_unused=True) if flow.requires_grad else ()
