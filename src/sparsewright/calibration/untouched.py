@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsewright.core.interrupts import finish
 from sparsewright.errors import AttachError
 from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed
@@ -19,18 +19,18 @@ from sparsewright.torch_private import without_compilation, wrapped_name
 
 @contextmanager
 def untouched(
-    model: nn.Module, copy: Callable[[Tensor], Tensor] = Tensor.clone
+    model: nn.Module, clone: Callable[[Tensor], Tensor] = Tensor.clone
 ) -> Iterator[nn.Module]:
     """Run a model in eval mode on copies of its tensors, and restore it after the block.
 
-    Inside the block, modules hold copies of their parameters and buffers. Gradients, in-place
-    writes and hooks therefore never reach the model's own tensors. After the block, the modules
-    have all the attributes that they had before, and so do PyTorch's random generators. Inside the
-    block, autograd is on, and compiled modules run without compilation.
+    Inside the block, modules hold copies of their parameters and buffers, so gradients, in-place
+    writes and hooks never reach the model's own tensors. Autograd is on, and compiled modules run
+    without compilation. After the block, modules have the attributes and hooks that they had
+    before, and PyTorch's random generators have their former states.
 
     Args:
         model: the model. PyTorch's wrappers around it, such as DDP, are left out.
-        copy: returns the copy of a detached floating-point or complex tensor. It may change the
+        clone: returns the copy of a detached floating-point or complex tensor. It may change the
             dtype and the values. Tied weights get one copy.
 
     Yields:
@@ -44,15 +44,21 @@ def untouched(
     _check_whole(inner)
     modules = list(inner.modules())
     before = [dict(vars(module)) for module in modules]
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=_generators()))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(without_compilation())
-        stack.enter_context(_differentiable_rnn(modules))
-        stack.callback(finish, lambda: _restore(modules, before))
-        _replace(modules, copy)
-        yield inner
+    try:
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch.random.fork_rng(devices=_generators()))
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(without_compilation())
+                if any(isinstance(module, nn.RNNBase) for module in modules):
+                    stack.enter_context(_without_cudnn())
+                _replace(modules, clone)
+                yield inner
+        finally:
+            _restore(modules, before)
+    finally:  # Ctrl-C may have interrupted the first call
+        _restore(modules, before)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -80,32 +86,34 @@ def _generators() -> Sequence[int]:
     return range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
 
 
-def _replace(modules: Sequence[nn.Module], copy: Callable[[Tensor], Tensor]) -> None:
+def _replace(modules: Sequence[nn.Module], clone: Callable[[Tensor], Tensor]) -> None:
     """Put copies of all parameters and buffers into modules, and set eval mode."""
     copies: dict[int, Tensor] = {}
 
-    def copied(tensor: Tensor | None) -> Tensor | None:
+    def cloned(tensor: Tensor | None) -> Tensor | None:
         if tensor is not None and id(tensor) not in copies:
-            copies[id(tensor)] = _copied(tensor, copy)
+            copies[id(tensor)] = _cloned(tensor, clone)
         return None if tensor is None else copies[id(tensor)]
 
     for module in modules:
         own = vars(module)
         for registry in ("_parameters", "_buffers"):
-            tensors = {name: copied(tensor) for name, tensor in own[registry].items()}
+            tensors = {name: cloned(tensor) for name, tensor in own[registry].items()}
             own[registry] = type(own[registry])(tensors)
+        hooks = {name: value for name, value in own.items() if name.endswith("_hooks")}
+        own.update({name: copy.copy(value) for name, value in hooks.items()})
         own["training"] = False
         if as_compressed(module) is not None:
             own["tap"] = None  # else an algorithm would see these gradients at its next update
 
 
-def _copied(tensor: Tensor, copy: Callable[[Tensor], Tensor]) -> Tensor:
+def _cloned(tensor: Tensor, clone: Callable[[Tensor], Tensor]) -> Tensor:
     is_continuous = tensor.is_floating_point() or tensor.is_complex()
     if not isinstance(tensor, nn.Parameter):
-        return copy(tensor.detach()) if is_continuous else tensor.clone()
+        return clone(tensor.detach()) if is_continuous else tensor.clone()
     if not is_continuous:  # a quantized weight, whose class holds more than its numbers
         return tensor
-    return nn.Parameter(copy(tensor.detach()), requires_grad=tensor.requires_grad)
+    return nn.Parameter(clone(tensor.detach()), requires_grad=tensor.requires_grad)
 
 
 def _restore(modules: Sequence[nn.Module], before: Sequence[dict[str, Any]]) -> None:
@@ -117,11 +125,10 @@ def _restore(modules: Sequence[nn.Module], before: Sequence[dict[str, Any]]) -> 
 
 
 @contextmanager
-def _differentiable_rnn(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Switch cuDNN off for recurrent layers: in eval mode it cannot compute their gradients."""
+def _without_cudnn() -> Iterator[None]:
+    """Switch cuDNN off, which cannot compute gradients of recurrent layers in eval mode."""
     was_enabled = torch.backends.cudnn.enabled
-    if any(isinstance(module, nn.RNNBase) for module in modules):
-        torch.backends.cudnn.enabled = False
+    torch.backends.cudnn.enabled = False
     try:
         yield
     finally:
