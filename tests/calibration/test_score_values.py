@@ -60,7 +60,9 @@ def test_snip_of_a_linear_model_by_hand():
     model.weight.data = torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.5, -1.0]])
     x, y = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.5, 1.0]])
     # outputs [-1.5, 0.5], errors [-2, -0.5]; loss = sum of squares / 2, gradient = error * x
-    scores = snip(model, lambda model, batch: (model(batch[0]) - batch[1]).pow(2).sum() / 2, [[x, y]])
+    scores = snip(
+        model, lambda model, batch: (model(batch[0]) - batch[1]).pow(2).sum() / 2, [[x, y]]
+    )
     assert scores["weight"].tolist() == [[2.0, 8.0, 3.0], [0.0, 0.5, 0.25]]
 
 
@@ -237,7 +239,9 @@ def test_densities_fall_exponentially_and_end_at_the_level(rounds, level):
 def test_the_best_of_all_are_exact_with_ties(data):
     shapes = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=1))
     scores = {
-        str(i): torch.tensor(data.draw(st.lists(st.integers(-2, 2), min_size=n * m, max_size=n * m)))
+        str(i): torch.tensor(
+            data.draw(st.lists(st.integers(-2, 2), min_size=n * m, max_size=n * m))
+        )
         .double()
         .reshape(n, m)
         for i, (n, m) in enumerate(shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,8 +122,9 @@ class Losses:
         if not is_scalar:
             allowed = "a scalar floating-point tensor, such as the mean loss of the batch"
             raise OptionTypeError("the result of loss_fn", loss, allowed)
-        if not bool(loss.detach().isfinite()):
-            problem = f"it is {float(loss)}; check the model and this batch for NaN and infinity"
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            problem = f"it is {value}; check the model and this batch for NaN and infinity"
             raise CalibrationError(f"the loss of {label}", problem)
         if not loss.requires_grad:
             problem = (
