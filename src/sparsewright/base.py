@@ -284,11 +284,12 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step: the init method at the level of step 0."""
+        level = self.level_at(parameter, 0)
         try:
             return call_init_method(
                 self.init_method,
                 parameter.param,
-                self.level_at(parameter, 0),
+                level,
                 score_shaper=parameter.structure,
                 device=parameter.param.device,
                 generator=make_generator(self.seed, parameter.name, 0),

@@ -19,7 +19,7 @@ from sparsewright.core.masks import make_mask_topk_sparsity
 from sparsewright.core.random_scores import uniform
 from sparsewright.core.rows import as_structure
 from sparsewright.core.structure import ScoreShaper
-from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError, ShapeError
+from sparsewright.errors import MissingOptionError, OptionError, OptionTypeError
 from sparsewright.kernels import sharded
 from sparsewright.wording import close_names
 
@@ -172,7 +172,7 @@ class _FromScores:
 
         Raises:
             MissingOptionError: there are no scores for this name.
-            ShapeError: the scores have another shape than the weight.
+            OptionError: the scores have another shape than the weight.
         """
         if name not in self.scores:
             near = ", ".join(map(repr, close_names(name, self.scores, 3)))
@@ -181,8 +181,8 @@ class _FromScores:
             raise MissingOptionError(f"scores for {name!r}{similar}", "from_scores", advice=advice)
         score = self.scores[name].detach()
         if score.shape != p.shape:
-            problem = f"expected the weight's shape {tuple(p.shape)}"
-            raise ShapeError(f"the scores of {name}", score.shape, problem)
+            allowed = f"of the weight's shape {tuple(p.shape)}"
+            raise OptionError(f"scores[{name!r}]", score, allowed)
         return sharded.placed_like(sharded.shard_like(score, p), p)
 
     def __call__(

@@ -1,6 +1,7 @@
 """The scores before training, compared with brute force, by hand and with each other."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def nets(draw):
     sizes = draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
     is_conv = draw(st.booleans())
     layers = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         made = nn.Conv2d(inputs, outputs, 2, padding=1) if is_conv else nn.Linear(inputs, outputs)
         layers += [made, draw(st.sampled_from([nn.Tanh, nn.ReLU, nn.Softplus]))()]
     model = nn.Sequential(*layers[:-1]).double()
@@ -235,17 +236,16 @@ def test_densities_fall_exponentially_and_end_at_the_level(rounds, level):
     assert ratios == pytest.approx([(1 - level) ** (1 / rounds)] * rounds)
 
 
+def small(rows, columns):
+    """Return a strategy for matrices of small integers, in float64."""
+    numbers = st.lists(st.integers(-2, 2), min_size=rows * columns, max_size=rows * columns)
+    return numbers.map(lambda n: torch.tensor(n, dtype=torch.float64).reshape(rows, columns))
+
+
 @given(st.data())
 def test_the_best_of_all_are_exact_with_ties(data):
     shapes = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), min_size=1))
-    scores = {
-        str(i): torch.tensor(
-            data.draw(st.lists(st.integers(-2, 2), min_size=n * m, max_size=n * m))
-        )
-        .double()
-        .reshape(n, m)
-        for i, (n, m) in enumerate(shapes)
-    }
+    scores = {str(number): data.draw(small(*shape)) for number, shape in enumerate(shapes)}
     level = data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.9]))
     found = best_of_all(scores, level, {})
     for name, mask in chosen(scores, level).items():
