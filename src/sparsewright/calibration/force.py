@@ -32,7 +32,7 @@ def force(
     The result is the scores of the last round. With `rounds=1` they are those of `snip`.
 
     Args:
-        model: the model, before training. It stays as it is; see `snip`.
+        model: the model, before training. It is not changed; see `snip`.
         loss_fn: a function `(model, batch) -> loss`, as for `snip`.
         batches: an iterable of batches; they are kept in a list, since every round uses all.
         rounds: number of rounds T, 1 or more. The authors' code uses 10.

@@ -51,7 +51,7 @@ def grasp(
     ones have no second derivative.
 
     Args:
-        model: the model, before training. It stays as it is; see `snip`.
+        model: the model, before training. It is not changed; see `snip`.
         loss_fn: a function `(model, batch) -> loss`, as for `snip`. It must compute the loss from
             the model's output, which the temperature divides.
         batches: an iterable of batches; they are kept in a list, since each is used twice.

@@ -31,8 +31,8 @@ def snip(
     its ranks, which must then all call this function. Weights that an algorithm has pruned have
     the score 0.
 
-    The model runs in eval mode. Its weights, buffers, gradients, modes and hooks stay as they are,
-    and so do PyTorch's global random generators.
+    The model runs in eval mode. Its weights, buffers, gradients, modes and hooks do not change, and
+    neither do PyTorch's global random generators.
 
     Args:
         model: the model, before training.

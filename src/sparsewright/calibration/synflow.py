@@ -49,7 +49,7 @@ def synflow(
     warning names modules of other kinds, such as GELU, LayerNorm and attention.
 
     Args:
-        model: the model, before training. It stays as it is; see `snip`.
+        model: the model, before training. It is not changed; see `snip`.
         example: an input of the model: a tensor, a tuple or list of positional arguments, or a
             mapping of keyword arguments. Only the shapes of floating-point tensors are used. Other
             tensors are passed on unchanged: token ids select rows of an embedding, and an
