@@ -166,8 +166,9 @@ def test_models_that_cannot_be_scored():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_scripted_model():
     scripted = torch.jit.script(make_mlp())
-    with pytest.raises(AttachError, match=r"TorchScript modules cannot have masks"):
-        snip(scripted, squares, [X])
+    for model, name in (scripted, "RecursiveScriptModule"), (nn.Sequential(scripted), "0"):
+        with pytest.raises(AttachError, match=f"^{name}: TorchScript modules cannot have masks; "):
+            snip(model, squares, [X], param_filter="*")
 
 
 @pytest.mark.parametrize(

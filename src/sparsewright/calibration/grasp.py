@@ -109,7 +109,7 @@ def _product_with_hessian(
     def multiply(loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
         terms = [
-            torch.real(vector.conj() * widened(gradient)).sum().double()
+            torch.real(vector.conj() * widened(gradient)).sum().to(loss.device)
             for vector, gradient in zip(vectors, gradients, strict=True)
             if gradient is not None and gradient.requires_grad
         ]

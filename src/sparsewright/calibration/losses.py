@@ -84,7 +84,7 @@ class Losses:
             OptionTypeError: a loss is not a scalar tensor.
         """
         totals = {name: widened(torch.zeros_like(weight)) for name, weight in weights.items()}
-        uses = torch.zeros(len(weights) + 1, dtype=torch.int64)  # the last one counts batches
+        uses = torch.zeros(len(weights) + 1, dtype=torch.int64, device="cpu")  # last: of batches
         for label, batch in batches:
             gradients = differentiate(self.loss(label, batch), list(weights.values()))
             for place, (name, gradient) in enumerate(zip(weights, gradients, strict=True)):

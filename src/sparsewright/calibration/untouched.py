@@ -37,10 +37,11 @@ def untouched(
         The model without PyTorch's wrappers.
 
     Raises:
-        AttachError: the model is a TorchScript module, or has a sharded parameter.
+        AttachError: a module is a TorchScript module, or a parameter is sharded.
     """
     inner = unwrapped(model)
-    check_kind(type(inner).__name__, inner)
+    for name, module in inner.named_modules():
+        check_kind(name or type(module).__name__, module)
     _check_whole(inner)
     modules = list(inner.modules())
     before = [dict(vars(module)) for module in modules]

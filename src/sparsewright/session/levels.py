@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsewright.core.counts import as_decimal
 from sparsewright.distributions import Distribution
 from sparsewright.errors import StateError
-from sparsewright.init import score_of, topk
+from sparsewright.init import score_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.wording import show
 
@@ -134,7 +134,7 @@ def _is_list_of_pairs(value: object) -> bool:
 class Weights:
     """Weights of an algorithm, for distributions that use their values.
 
-    Before all weights have their first masks, their scores are those of the init method.
+    Until all weights have their first masks, their scores are those of the init method.
     """
 
     def __init__(self, parameters: Sequence[SparseParameter]) -> None:
@@ -147,5 +147,7 @@ class Weights:
 
     def score(self, name: str) -> Tensor:
         """Return the scores that rank a weight's entries among all entries, by full name."""
-        init = self._parameters[name].rule.init_method if self._are_first else topk
-        return score_of(init, name, self.weight(name))
+        weight = self.weight(name)
+        if not self._are_first:
+            return weight.abs()
+        return score_of(self._parameters[name].rule.init_method, name, weight)
