@@ -210,15 +210,17 @@ def test_a_compressed_layer_beside_the_scored_ones_stays_as_it_is(score):
     model = make_mlp(hidden=64)
     sparse.configure(
         {"algorithm": "rigl", "sparsity": 0.9, "update": 1, "storage": "compressed"}
-        | {"param_filter": "0.weight"}
+        | {"param_filter": "2.weight"}
     ).apply(model)
     expected = copy.deepcopy(model)
     sparse.decompress(expected)
-    found = score(model, squares, [batch(1, 4, 8)], param_filter="2.weight")
-    same = score(expected, squares, [batch(1, 4, 8)], param_filter="2.weight")
-    torch.testing.assert_close(found["2.weight"], same["2.weight"])
+    assert model[2].tap.is_armed
+    found = score(model, squares, [batch(1, 4, 8)], param_filter="0.weight")
+    assert model[2].tap._passes == {}
+    same = score(expected, squares, [batch(1, 4, 8)], param_filter="0.weight")
+    torch.testing.assert_close(found["0.weight"], same["0.weight"])
     problem = (
-        r"^0\.weight: it is compressed; call sparsewright\.decompress\(model\) before you score it$"
+        r"^2\.weight: it is compressed; call sparsewright\.decompress\(model\) before you score it$"
     )
     with pytest.raises(AttachError, match=problem):
         score(model, squares, [batch(1, 4, 8)])

@@ -227,6 +227,19 @@ def test_pruned_weights_return_in_force_only():
     assert returned[False] == 0
 
 
+def test_pruned_weights_do_not_return_in_place_of_live_ones_with_the_score_zero():
+    model = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(model.weight)
+    rows = iter(torch.tensor([[0.0, 1, 2, 3], [1, 0, 0, 1], [7, 1, 1, 1]]))
+
+    def loss_fn(model, batch):
+        return model(next(rows)).sum()
+
+    # The rounds keep 3, 2 and 2 entries: {1, 2, 3}, then {1, 3}, as the entries 1 and 2 tie at 0.
+    scores = force(model, loss_fn, [None], rounds=3, sparsity=0.5, regrow=False)
+    assert scores["weight"].tolist() == [[0.0, 1.0, 0.0, 1.0]]
+
+
 @given(st.integers(1, 50), st.sampled_from([0.0, 0.5, 0.9, 0.999]))
 def test_densities_fall_exponentially_and_end_at_the_level(rounds, level):
     levels = list(levels_of(rounds, level))

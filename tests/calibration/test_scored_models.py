@@ -296,8 +296,13 @@ def test_a_compiled_model_has_the_names_and_scores_of_the_plain_one(score):
 def test_other_wrappers_do_not_change_the_names(score):
     model, x = make_mlp(), batch(0, 6, 8)
     expected = score(model, squares, [x])
-    assert_same(score(nn.DataParallel(model), squares, [x]), expected)
-    assert_same(score(torch.optim.swa_utils.AveragedModel(model), squares, [x]), expected)
+
+    def loss_fn(model, x):
+        assert type(model) is nn.Sequential  # the reducer of DDP, for one, must not run
+        return squares(model, x)
+
+    assert_same(score(nn.DataParallel(model), loss_fn, [x]), expected)
+    assert_same(score(torch.optim.swa_utils.AveragedModel(model), loss_fn, [x]), expected)
 
 
 @with_data

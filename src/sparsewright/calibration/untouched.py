@@ -49,8 +49,7 @@ def untouched(
         try:
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=_generators()))
-                stack.enter_context(torch.inference_mode(False))
-                stack.enter_context(torch.enable_grad())
+                stack.enter_context(torch.inference_mode(False))  # turns autograd on too
                 stack.enter_context(without_compilation())
                 if any(isinstance(module, nn.RNNBase) for module in modules):
                     stack.enter_context(_without_cudnn())
