@@ -35,7 +35,7 @@ from sparsewright.torch_private import map_tensors
 def grasp(
     model: nn.Module,
     loss_fn: LossFunction,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     *,
     temperature: float = 200.0,
     halves: bool = True,

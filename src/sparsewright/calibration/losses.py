@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,17 @@ from sparsewright.session import replicas
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-LossFunction = Callable[[Any, Any], Tensor]
+LossFunction = Callable[..., Tensor]
 """A function `(model, batch) -> loss`; the loss is a scalar tensor."""
 
-Labelled = tuple[str, Any]
+Labelled = tuple[str, object]
 """A batch and its name in error messages."""
 
 Differentiate = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
 """A function `(loss, weights) -> gradients`; a gradient is None if the loss ignores the weight."""
 
 
-def labelled(batches: Iterable[Any]) -> Iterator[Labelled]:
+def labelled(batches: Iterable[object]) -> Iterator[Labelled]:
     """Yield the name and the data of each batch.
 
     Raises:
@@ -110,7 +110,7 @@ class Losses:
         counts: list[int] = sharded.sum_over(uses.to(device), self.group).tolist()
         return counts
 
-    def loss(self, label: str, batch: Any) -> Tensor:
+    def loss(self, label: str, batch: object) -> Tensor:
         """Return the loss of a batch.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from sparsewright.core.filters import FilterLike, default_sparse_param_filter
 def snip(
     model: nn.Module,
     loss_fn: LossFunction,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     *,
     param_filter: FilterLike = default_sparse_param_filter,
 ) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ _NOT_LINEAR = re.compile(
 
 def synflow(
     model: nn.Module,
-    example: Any,
+    example: object,
     *,
     rounds: int = 100,
     sparsity: Level,
@@ -104,7 +104,7 @@ def _ones(tensor: Tensor) -> Tensor:
     return torch.ones_like(tensor, dtype=torch.float64) if tensor.is_floating_point() else tensor
 
 
-def _plain(example: Any) -> tuple[Any, ...] | dict[str, Any]:
+def _plain(example: object) -> tuple[Any, ...] | dict[str, Any]:
     """Return the arguments of the model's forward: a tuple by position, or a dict by keyword."""
     if isinstance(example, Mapping):
         return dict(example)
