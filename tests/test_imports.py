@@ -21,6 +21,7 @@ OPTIONAL_IN_TORCH = {"torch.utils.tensorboard"}
 PROGRAMS = [{"cli"}, {"plan"}, {"runs"}, {"recipes", "report", "integrations"}]
 ROOMS = [
     *PROGRAMS,
+    {"calibration"},
     {"configure", "metrics"},
     {"group", "algorithms", "attachments"},
     {"static", "gmp", "set", "rigl"},

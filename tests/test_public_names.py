@@ -19,7 +19,7 @@ DOCUMENTED = {
         *("pack_masks", "unpack_masks", "compress", "decompress", "nn", "find", "remove"),
         *("save_compressed", "load_compressed", "log_metrics", "info"),
         *("STE", "MaskUpdate", "WeightUpdate"),
-        *("errors", "schedules", "structures", "distributions"),
+        *("errors", "schedules", "structures", "distributions", "calibration"),
     },
     "sparsewright.base": {"SparsityAlgorithm", "SparseParameter"},
     "sparsewright.dynamic": {"DynamicSparsityAlgorithm"},
@@ -31,6 +31,7 @@ DOCUMENTED = {
     "sparsewright.configure": {"configure", "default_sparse_param_filter"},
     "sparsewright.init": {
         *("random", "topk", "from_zeros", "checkerboard", "make_init_method", "InitMethod"),
+        "from_scores",
     },
     "sparsewright.utils": {
         *("HyperParameterSchedule", "Constant", "Linear", "Exp", "Power", "Cosine", "Cycling"),
@@ -50,13 +51,14 @@ DOCUMENTED = {
         *("Uniform", "ER", "ERK", "UniformPlus", "GlobalMagnitude", "LAMP", "Layers"),
         *("uniform", "er", "erk", "uniform_plus", "global_magnitude", "lamp", "owl"),
     },
+    "sparsewright.calibration": {"snip", "grasp", "synflow", "force"},
     "sparsewright.errors": {
         *("SparsewrightError", "SparsityWarning", "OptionError", "OptionTypeError", "LevelError"),
         *("MissingOptionError", "ExclusiveOptionsError", "IncompatibleOptionError"),
         *("UnknownOptionError",),
         *("ShapeError", "ScoreError", "AlgorithmError", "StateError", "AttachError"),
         *("ConfigError", "CheckpointError", "RunError", "ReportError", "DivergenceError"),
-        "MissingPackageError",
+        *("CalibrationError", "MissingPackageError"),
     },
     "sparsewright.events": {"MaskUpdate"},
     "sparsewright.typing": {
@@ -120,6 +122,7 @@ def test_what_a_public_module_defines_without_underscore_is_in_all(name):
     helpers = {
         "call_init_method",
         "reads_weights",
+        "score_of",
         "name_of_init_method",
         "read_routes",
         "stop",

@@ -9,7 +9,7 @@
     sparsity.apply(optimizer)
 """
 
-from sparsewright import distributions, errors, init, nn, schedules, structures, utils
+from sparsewright import calibration, distributions, errors, init, nn, schedules, structures, utils
 from sparsewright.algorithms import STE
 from sparsewright.attachments import find, remove
 from sparsewright.base import SparseParameter, SparsityAlgorithm
@@ -42,6 +42,7 @@ __all__ = [
     "SparsityAlgorithm",
     "Static",
     "WeightUpdate",
+    "calibration",
     "compress",
     "configure",
     "decompress",

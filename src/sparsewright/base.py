@@ -63,7 +63,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
             Scheduled values are clamped to 0..1. None: the only level of the structure, or no
             level if the distribution does not use one.
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
-            `(p, sparsity, score_shaper=None, device=None) -> bool mask`.
+            `(p, sparsity, score_shaper=None, device=None) -> bool mask`, as `init.from_scores` is.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
         storage: how weights are stored: `"masked"`, `"compressed"` (`apply` compresses where it
             can) or `"shadowed"` (the optimizer trains dense weights, the model uses pruned ones).
@@ -284,14 +284,16 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     def _make_mask(self, parameter: SparseParameter) -> Tensor:
         """Return the mask before the first step: the init method at the level of step 0."""
         self.set_levels(0)
+        level = self.level_at(parameter, 0)
         try:
             return call_init_method(
                 self.init_method,
                 parameter.param,
-                self.level_at(parameter, 0),
+                level,
                 score_shaper=parameter.structure,
                 device=parameter.param.device,
                 generator=make_generator(self.seed, parameter.name, 0),
+                name=parameter.name,
             )
         except ScoreError as error:
             raise ScoreError(f"{error.what} of {parameter.name}") from None

@@ -95,6 +95,9 @@ def test_levels_are_those_of_the_pure_function(distribution, level):
         def weight(self, name):
             return weights[name].detach()
 
+        def score(self, name):
+            return None
+
     shapes = {name: weight.shape for name, weight in weights.items()}
     expected = made(shapes, level, Statistics())
     sparsity = sparse.configure({**config, "sparsity": level})

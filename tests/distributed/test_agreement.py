@@ -68,6 +68,15 @@ EXPECTED = {
         "DistributedDataParallel instead of sharding"
     ),
     "a_weight_sharded_by_columns_is_refused": "AttachError: 0.weight: its placements are (Shard",
+    "scores_of_a_wrapped_model_are_those_of_one_process_on_all_batches": [[True] * 3] * 4,
+    "a_wrapped_model_trains_as_if_it_had_not_been_scored": True,
+    "a_weight_that_one_rank_uses_is_scored_on_all": [True, True],
+    "scores_of_a_sharded_model_are_refused": (
+        "AttachError: 0.weight: it is sharded; compute scores before you shard the model, and pass "
+        "them to init.from_scores, which shards them like the weights"
+    ),
+    "first_masks_from_scores_over_shards_are_those_over_the_whole": [True] * 5,
+    "masks_from_scores_of_a_wrapped_model_agree": True,
     "an_update_of_shards_sends_counts_only": [True, True, [26214]],
     "an_overflow_under_a_scaler_leaves_no_trace_on_shards": [
         True,

@@ -36,6 +36,7 @@ def documented(site):
 
 
 MODULES = {"init", "utils", "nn", "errors", "schedules", "structures", "distributions"}
+MODULES |= {"calibration"}
 PUBLIC = [
     f"{module}.{name}"
     for module, names in DOCUMENTED.items()

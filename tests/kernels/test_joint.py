@@ -37,18 +37,19 @@ def make_tensor(kind, n, dtype, generator):
     kind=st.sampled_from(KINDS),
     density=st.sampled_from([None, 0.0, 0.1, 1.0]),
     part=st.one_of(st.sampled_from([0, 0.1, 0.5, 1]), st.floats(0, 1.1)),
+    magnitude=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_equals_one_selection(kernels, dtype, sizes, kind, density, part, seed):
+def test_equals_one_selection(kernels, dtype, sizes, kind, density, part, magnitude, seed):
     generator = torch.Generator().manual_seed(seed)
     tensors = [make_tensor(kind, n, dtype, generator) for n in sizes]
     num, among, candidates = int(part * sum(sizes)), None, None
     if density is not None:
         among = [torch.rand(n, generator=generator) < density for n in sizes]
         candidates = torch.cat(among)[None]
-    mask = reference.select(torch.cat(tensors)[None], num, candidates)[0]
+    mask = reference.select(torch.cat(tensors)[None], num, candidates, magnitude)[0]
     expected = [int(each.sum()) for each in mask.split(sizes)]
-    assert kernels.count_largest(tensors, num, among) == expected
+    assert kernels.count_largest(tensors, num, among, magnitude) == expected
 
 
 @pytest.mark.parametrize("num", [1, 2, 99_999, 100_000, 100_001, 199_999, 200_000])
@@ -89,18 +90,22 @@ def test_the_native_module_checks_its_arguments():
         ([ones], None, -1, "num must not be negative"),
     ]:
         with pytest.raises(ValueError, match=f"^{message}"):
-            count(tensors, among, num, 1, isa)
+            count(tensors, among, num, True, 1, isa)
 
 
 def test_candidates():
     tensors = [torch.tensor([[3.0, -1.0]]), torch.tensor([-2.0, 5.0])]
     among = [torch.tensor([[True, True]]), torch.tensor([True, False])]
     assert count_largest(tensors, 2) == [1, 1]
-    assert count_largest(tensors, 2, among) == [1, 1]
+    assert count_largest(tensors, 2, among) == [2, 0]
+    assert count_largest(tensors, 3) == [2, 1]
     assert count_largest(tensors, 9) == [2, 2]
     assert count_largest(tensors, 9, among) == [2, 1]
     assert count_largest(tensors, 0, among) == [0, 0]
     assert count_largest([], 3) == []
+    assert count_largest(tensors, 2, magnitude=False) == [1, 1]
+    assert count_largest(tensors, 3, magnitude=False) == [2, 1]
+    assert count_largest(tensors, 2, among, magnitude=False) == [2, 0]
 
 
 def test_nan_counts_among_the_candidates_only():

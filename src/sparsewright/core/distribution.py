@@ -18,13 +18,21 @@ class Statistics(Protocol):
     def weight(self, name: str) -> Tensor:
         """Return the current value of the named weight, which may be sharded."""
 
+    def score(self, name: str) -> Tensor | None:
+        """Return the scores that rank the named weight's entries among all entries.
+
+        For the first masks, these are the scores of `init.from_scores`, with the weight's shape and
+        sharding. None: entries are ranked by magnitude.
+        """
+
 
 class Distribution(ABC):
     """Divide a level among layers.
 
     Attributes:
         name: value of `type` in a config.
-        needs_weights: whether the distribution reads weights, so its levels depend on the step.
+        needs_weights: whether the distribution reads weights or scores, so its levels depend on
+            the step.
         has_exact_total: whether all layers together keep exactly `num_kept(level, N)` of N entries
             when each layer is one row of single entries.
         uses_level: whether levels depend on the requested level.
@@ -46,7 +54,7 @@ class Distribution(ABC):
         Args:
             shapes: shape of each layer's weight, by full parameter name.
             level: requested level, 0..1.
-            statistics: provides the weights.
+            statistics: provides the weights and their scores.
 
         Returns:
             `{name: level}`, levels 0..1; a layer keeps `num_kept(level, numel)` entries.

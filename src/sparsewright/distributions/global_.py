@@ -53,18 +53,30 @@ def global_magnitude(
     {'a': 0.0, 'b': 0.5}
     """
     _check_options(normalize, minimum)
-    sizes = [weight.numel() for weight in weights.values()]
+    return _levels(weights, sparsity, normalize, minimum, magnitude=True)
+
+
+def _levels(
+    scores: Mapping[str, Tensor],
+    sparsity: Level,
+    normalize: str,
+    minimum: float,
+    *,
+    magnitude: bool,
+) -> dict[str, float]:
+    """Return the levels of `global_magnitude`; without `magnitude`, scores are ranked by value."""
+    sizes = [score.numel() for score in scores.values()]
     least, left = _divide(sizes, sparsity, minimum)
-    scores = [_score(weight, normalize) for weight in weights.values()]
+    compared = [_normalized(score, normalize) for score in scores.values()]
     try:
-        among = _beyond(scores, least) if any(least) else None
-        counts = joint.count_largest(scores, left, among)
+        among = _beyond(compared, least, magnitude) if any(least) else None
+        counts = joint.count_largest(compared, left, among, magnitude=magnitude)
     except (NanError, ScoreError):
-        raise ScoreError(first_with_nan(weights)) from None
+        raise ScoreError(first_with_nan(scores)) from None
     kept = [first + more for first, more in zip(least, counts, strict=True)]
     return {
         name: (size - count) / max(size, 1)
-        for name, size, count in zip(weights, sizes, kept, strict=True)
+        for name, size, count in zip(scores, sizes, kept, strict=True)
     }
 
 
@@ -88,41 +100,44 @@ def _check_options(normalize: str, minimum: float) -> None:
     as_decimal(minimum, "minimum")
 
 
-def _score(weight: Tensor, normalize: str) -> Tensor:
-    """Return the scores to compare by magnitude: the weight, or |weight| divided by a norm."""
-    weight = weight.detach()
+def _normalized(score: Tensor, normalize: str) -> Tensor:
+    """Return scores, divided by a norm of their layer's scores if the option asks for it."""
+    score = score.detach().abs() if score.is_complex() else score.detach()
     if normalize == "none":
-        return weight.abs() if weight.is_complex() else weight
-    size = sharded.local(weight).abs()
+        return score
+    part = sharded.local(score)
     order = _ORDERS[normalize]
-    total = torch.linalg.vector_norm(size, order, dtype=torch.float64) ** order
-    total = sharded.sum_over(total, sharded.group_of(weight))
-    norm = total.sqrt() if normalize == "l2" else total / max(weight.numel(), 1)
-    score = (size if size.dtype == torch.float64 else size.float()) / (float(norm) + _EPSILON)
-    return sharded.from_local(score, weight) if sharded.is_sharded(weight) else score
+    total = torch.linalg.vector_norm(part, order, dtype=torch.float64) ** order
+    total = sharded.sum_over(total, sharded.group_of(score))
+    norm = total.sqrt() if normalize == "l2" else total / max(score.numel(), 1)
+    divided = (part if part.dtype == torch.float64 else part.float()) / (float(norm) + _EPSILON)
+    return sharded.from_local(divided, score) if sharded.is_sharded(score) else divided
 
 
-def first_with_nan(weights: Mapping[str, Tensor]) -> str:
-    """Return the name of the first weight that has NaN on any rank."""
-    for name, weight in weights.items():
-        has_nan = sharded.local(weight).isnan().any().long()
-        if int(sharded.sum_over(has_nan, sharded.group_of(weight))):
+def first_with_nan(tensors: Mapping[str, Tensor]) -> str:
+    """Return the name of the first tensor that has NaN on any rank."""
+    for name, tensor in tensors.items():
+        has_nan = sharded.local(tensor).isnan().any().long()
+        if int(sharded.sum_over(has_nan, sharded.group_of(tensor))):
             return name
     return "a normalized weight"
 
 
-def _beyond(scores: list[Tensor], least: list[int]) -> list[Tensor]:
+def _beyond(scores: list[Tensor], least: list[int], magnitude: bool) -> list[Tensor]:
     """Mark the entries of each layer that are not among its `least` largest; bool tensors."""
     levels = [1 - count / max(score.numel(), 1) for score, count in zip(scores, least, strict=True)]
     return [
-        ~Unstructured().topk(score, level, magnitude=True)
+        ~Unstructured().topk(score, level, magnitude=magnitude)
         for score, level in zip(scores, levels, strict=True)
     ]
 
 
 @dataclass
 class GlobalMagnitude(Distribution):
-    """Use one magnitude threshold for all layers, as the function `global_magnitude` does."""
+    """Use one threshold for all layers, as the function `global_magnitude` does.
+
+    The threshold is for |weight|, and for the first masks of `init.from_scores` for its scores.
+    """
 
     name: ClassVar[str] = "global"
     needs_weights: ClassVar[bool] = True
@@ -138,8 +153,12 @@ class GlobalMagnitude(Distribution):
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics
     ) -> Mapping[str, float]:
         """Return the level of each layer."""
+        given = {name: statistics.score(name) for name in shapes}
+        scores = {name: score for name, score in given.items() if score is not None}
+        if len(scores) == len(shapes):
+            return _levels(scores, level, self.normalize, self.minimum, magnitude=False)
         weights = {name: statistics.weight(name) for name in shapes}
-        return global_magnitude(weights, level, normalize=self.normalize, minimum=self.minimum)
+        return _levels(weights, level, self.normalize, self.minimum, magnitude=True)
 
     def check(self, shapes: Mapping[str, torch.Size], level: Level) -> None:
         """Raise LevelError if `minimum` keeps more entries than a level allows."""

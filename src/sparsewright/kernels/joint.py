@@ -15,7 +15,10 @@ from sparsewright.kernels.reference import NanError, order_keys
 
 
 def count_largest(
-    tensors: Sequence[Tensor], num: int, among: Sequence[Tensor] | None = None
+    tensors: Sequence[Tensor],
+    num: int,
+    among: Sequence[Tensor] | None = None,
+    magnitude: bool = True,
 ) -> list[int]:
     """Count the entries of each tensor that are among the `num` largest |entries| of all tensors.
 
@@ -28,12 +31,13 @@ def count_largest(
         num: number of entries to count; all candidates count if there are fewer.
         among: a bool tensor for each tensor, with its shape and sharding; True marks candidates.
             None: all entries are candidates.
+        magnitude: rank by |entry|, otherwise by value.
 
     Raises:
         NanError: a candidate is NaN.
 
-    >>> count_largest([torch.tensor([3.0, 1.0]), torch.tensor([-2.0, 1.0])], 3)
-    [2, 1]
+    >>> count_largest([torch.tensor([3.0, 1.0]), torch.tensor([2.0, -4.0])], 2)
+    [1, 1]
     """
     if not tensors:
         return []
@@ -41,13 +45,13 @@ def count_largest(
     if any(sharded.is_sharded(tensor) for tensor in tensors):
         candidates: Sequence[Tensor | None] = among or [None] * len(tensors)
         pairs = zip(tensors, candidates, strict=True)
-        return _count_sharded([_piece(*pair, dtype) for pair in pairs], num)
+        return _count_sharded([_piece(*pair, dtype, magnitude) for pair in pairs], num)
     parts = [tensor.detach().to(dtype) for tensor in tensors]
     reason = native.why_not(*parts, *(among or ()))
     if not reason:
-        return native.count_largest(parts, num, among)
+        return native.count_largest(parts, num, among, magnitude)
     native.note_fallback("count_largest", reason)
-    return reference.count_largest(parts, num, among)
+    return reference.count_largest(parts, num, among, magnitude)
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,13 @@ class _Piece:
     group: dist.ProcessGroup | None
 
 
-def _piece(tensor: Tensor, among: Tensor | None, dtype: torch.dtype) -> _Piece:
+def _piece(tensor: Tensor, among: Tensor | None, dtype: torch.dtype, magnitude: bool) -> _Piece:
     part = sharded.local(tensor).detach().reshape(-1).to(dtype)
     candidate = torch.ones_like(part, dtype=torch.bool)
     if among is not None:
         candidate = sharded.local(among).reshape(-1)
     return _Piece(
-        order_keys(part, magnitude=True),
+        order_keys(part, magnitude=magnitude),
         candidate,
         (part.isnan() & candidate).any(),
         sharded.group_of(tensor),

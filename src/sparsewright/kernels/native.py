@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sparsewright.kernels.reference import NanError, raise_nan
 
-_ABI = 5
+_ABI = 6
 MOST_IN_GROUP = 32  # entries in a group that `select_n_m` supports
 
 _fallbacks: Counter[tuple[str, str]] = Counter()
@@ -231,6 +231,7 @@ def count_largest(
     tensors: Sequence[Tensor],
     num: int,
     among: Sequence[Tensor] | None = None,
+    magnitude: bool = True,
     *,
     threads: int | None = None,
     isa: str | None = None,
@@ -238,7 +239,9 @@ def count_largest(
     """Count the largest |entries| of all tensors, which have one dtype, with the native kernel."""
     joint = [tensor.contiguous() for tensor in tensors]
     candidates = None if among is None else [mask.contiguous() for mask in among]
-    counts: list[int] | None = _module.count_largest(joint, candidates, num, threads, isa or _isa)
+    counts: list[int] | None = _module.count_largest(
+        joint, candidates, num, magnitude, threads, isa or _isa
+    )
     if counts is None:
         raise NanError("a candidate is NaN")
     return counts

@@ -156,6 +156,13 @@ def sum_over(counts: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return counts
 
 
+def min_over(value: Tensor, group: dist.ProcessGroup | None) -> float:
+    """Return the smallest of one number on each rank of a group."""
+    if group is not None:
+        dist.all_reduce(value, dist.ReduceOp.MIN, group=group)
+    return float(value)
+
+
 def norm_over(norms: Tensor, norm: float, group: dist.ProcessGroup | None) -> Tensor:
     """Return the norm of vectors that are spread over the ranks of a group.
 

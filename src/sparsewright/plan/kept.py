@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsewright.base import SparsityAlgorithm
 from sparsewright.core.counts import num_kept
 from sparsewright.core.structure import Structure
-from sparsewright.init import from_zeros, name_of_init_method
+from sparsewright.init import InitMethod, from_zeros, name_of_init_method, score_of
 from sparsewright.plan.forecast import Forecast
 from sparsewright.schedules.schedule import constant_value
 
@@ -45,14 +45,18 @@ class Counts:
 
 
 class _Given:
-    """The weights that a distribution can read."""
+    """The weights and scores that a distribution can read."""
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._weights = weights
+    def __init__(self, weights: Mapping[str, Tensor], init_method: InitMethod) -> None:
+        self._weights, self._init_method = weights, init_method
 
     def weight(self, name: str) -> Tensor:
         """Return the weight of this name."""
         return self._weights[name].detach()
+
+    def score(self, name: str) -> Tensor | None:
+        """Return the scores of this name for the first masks."""
+        return score_of(self._init_method, name, self.weight(name))
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ def _at(
         return _unknown(shapes, num_kept(level, whole) if is_exact else None)
     levels: Mapping[str, float] = dict.fromkeys(shapes, level)
     if not distribution.is_uniform:
-        levels = distribution(shapes, level, _Given(weights))
+        levels = distribution(shapes, level, _Given(weights, algorithm.init_method))
     counts = {n: structures[n].num_kept(shape, levels[n]) for n, shape in shapes.items()}
     known = [count for count in counts.values() if count is not None]
     return Counts(counts, sum(known) if len(known) == len(counts) else None, levels)

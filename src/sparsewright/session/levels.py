@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsewright.core.counts import as_decimal
 from sparsewright.distributions import Distribution
 from sparsewright.errors import StateError
+from sparsewright.init import score_of
 from sparsewright.session.parameter import SparseParameter
 from sparsewright.wording import show
 
@@ -153,11 +154,21 @@ def _is_list_of_pairs(value: object) -> bool:
 
 
 class Weights:
-    """Weights of an algorithm, for distributions that use their values."""
+    """Weights of an algorithm, for distributions that use their values.
+
+    Until all weights have their first masks, their scores are those of the init method.
+    """
 
     def __init__(self, parameters: Sequence[SparseParameter]) -> None:
         self._parameters = {parameter.name: parameter for parameter in parameters}
+        self._are_first = not all(parameter.is_initialized for parameter in parameters)
 
     def weight(self, name: str) -> Tensor:
         """Return a weight in its dense shape, by full name."""
         return self._parameters[name].storage.weight().detach()
+
+    def score(self, name: str) -> Tensor | None:
+        """Return the scores that rank a weight's entries among all entries, by full name."""
+        if not self._are_first:
+            return None
+        return score_of(self._parameters[name].rule.init_method, name, self.weight(name))

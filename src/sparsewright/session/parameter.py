@@ -22,6 +22,7 @@ from sparsewright.session.placed import weight_dims
 from sparsewright.session.representation import describe_parameter, parameter_html
 from sparsewright.storage import CompressedStorage, Storage
 from sparsewright.storage.states import States, forget_history, state_of
+from sparsewright.wording import first_of
 
 if TYPE_CHECKING:
     from sparsewright.session.followed import Followed
@@ -124,6 +125,9 @@ class SparseParameter:
 
     def initialize(self) -> None:
         """Compute the first mask, unless the mask was already computed, set or loaded."""
+        initialize_all([self])
+
+    def _initialize(self) -> None:
         if not self.is_initialized and not self.param.is_meta:
             self.storage.start_dense()
             try:
@@ -132,12 +136,10 @@ class SparseParameter:
                 mask = self.rule._make_mask(self)
             except ShapeError as error:
                 raise ShapeError(self.name, error.shape, error.problem) from None
-            self.change_mask(mask)
+            self._change_mask(mask)
             self.storage.prune_gathered()  # a forward pass may already be running
             self.is_pristine = True
 
-    @outside_inference_mode()
-    @torch.no_grad()
     def change_mask(self, new: Tensor) -> tuple[int, int]:
         """Change the mask, weight, gradient and optimizer states, in place.
 
@@ -155,6 +157,13 @@ class SparseParameter:
             OptionTypeError: `new` is not a bool tensor.
             ShapeError: the shape of `new` differs from the weight's shape.
         """
+        changes = self._change_mask(new)
+        _warn_of_empty([self])
+        return changes
+
+    @outside_inference_mode()
+    @torch.no_grad()
+    def _change_mask(self, new: Tensor) -> tuple[int, int]:
         if not isinstance(new, Tensor) or new.dtype != torch.bool:
             raise OptionTypeError(
                 f"the new mask of {self.name}", new, "a bool tensor with the shape of the weight"
@@ -174,8 +183,6 @@ class SparseParameter:
         finish(commit)
         if change.dropped or change.grown:
             self._restart_optimizers()
-        if not change.grown:
-            self._warn_if_empty()
         return change.dropped, change.grown
 
     def _restart_optimizers(self) -> None:
@@ -184,16 +191,12 @@ class SparseParameter:
             for optimizer in followed.members:
                 forget_history(optimizer, self.param)
 
-    def _warn_if_empty(self) -> None:
-        """Log once that the weight has no connections left."""
-        total = self.shape.numel()
-        if total and not self.kept and not self._was_empty:
-            self._was_empty = True
-            logger.warning(
-                "%s has no connections left (0 of %d); lower its level, or keep the weight dense",
-                self.name,
-                total,
-            )
+    def _lost_all(self) -> bool:
+        """Return whether the weight has no connections left; True only once."""
+        if self._was_empty or self.kept or not self.shape.numel():
+            return False
+        self._was_empty = True
+        return True
 
     def states(self, optimizer: Optimizer | None = None) -> list[Any]:
         """Return the weight's state in one optimizer, or in every followed optimizer."""
@@ -262,3 +265,27 @@ class SparseParameter:
 
     __repr__ = describe_parameter
     _repr_html_ = parameter_html
+
+
+def initialize_all(parameters: Sequence[SparseParameter]) -> None:
+    """Compute the first masks of several weights."""
+    for parameter in parameters:
+        parameter._initialize()
+    _warn_of_empty([parameter for parameter in parameters if parameter.is_initialized])
+
+
+def _warn_of_empty(parameters: Sequence[SparseParameter]) -> None:
+    """Log one warning about weights that have no connections left, once for each weight."""
+    empty = [parameter for parameter in parameters if parameter._lost_all()]
+    if len(empty) == 1:
+        logger.warning(
+            "%s has no connections left (0 of %d); lower its level, or keep the weight dense",
+            empty[0].name,
+            empty[0].shape.numel(),
+        )
+    elif empty:
+        logger.warning(
+            "%d weights have no connections left: %s; lower their levels, or keep them dense",
+            len(empty),
+            first_of([parameter.name for parameter in empty]),
+        )

@@ -15,7 +15,7 @@ from sparsewright.kernels import sharded
 from sparsewright.layers import as_compressed
 from sparsewright.session.choice import Route, check_place, choose
 from sparsewright.session.moved import let_go
-from sparsewright.session.parameter import SparseParameter
+from sparsewright.session.parameter import SparseParameter, initialize_all
 from sparsewright.session.replicas import check_shards
 from sparsewright.session.rule import Rule
 from sparsewright.session.session import Session
@@ -176,8 +176,8 @@ def initialize(session: Session, rules: Sequence[Rule]) -> None:
     own = [parameter for parameter in session.parameters.values() if parameter.rule in rules]
     new = [p for p in own if not p.is_initialized and not p.param.is_meta]
     check_shards(new, session.counter.steps)
+    initialize_all(own)
     for parameter in own:
-        parameter.initialize()
         parameter.prune()
     warn_of_zeros(p for p in new if p.is_initialized)
     for parameter in own:

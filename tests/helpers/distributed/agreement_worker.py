@@ -14,6 +14,7 @@ from helpers.distributed import (
     agreement_levels,
     agreement_placement,
     agreement_replicas,
+    agreement_scores,
     agreement_shards,
 )
 from helpers.distributed.ranks import as_rank
@@ -23,6 +24,7 @@ CASES = (
     | agreement_shards.CASES
     | agreement_levels.CASES
     | agreement_placement.CASES
+    | agreement_scores.CASES
 )
 
 

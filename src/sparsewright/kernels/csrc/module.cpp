@@ -17,7 +17,7 @@ NB_MODULE(_native, m) {
     using namespace sparsewright;
     find_torch();
     m.doc() = "Native kernels. Internal: use sparsewright.kernels.";
-    m.attr("abi") = 5;
+    m.attr("abi") = 6;
     m.attr("compiler") = SPARSEWRIGHT_COMPILER;
     m.attr("has_exchange_api") = has_exchange_api();
     m.def("best_isa", [] { return name_of(best_isa()); });

@@ -134,10 +134,13 @@ def _drop_late_ties(mask: Tensor, ties: Tensor, wanted: Tensor, over: Tensor) ->
 
 
 def count_largest(
-    tensors: Sequence[Tensor], num: int, among: Sequence[Tensor] | None = None
+    tensors: Sequence[Tensor],
+    num: int,
+    among: Sequence[Tensor] | None = None,
+    magnitude: bool = True,
 ) -> list[int]:
     """Count the entries of each tensor that are among the `num` largest |entries| of all."""
     joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
     candidate = None if among is None else torch.cat([each.reshape(-1) for each in among])[None]
-    mask = select(joined[None], num, candidate)[0]
+    mask = select(joined[None], num, candidate, magnitude)[0]
     return [int(part.sum()) for part in mask.split([tensor.numel() for tensor in tensors])]

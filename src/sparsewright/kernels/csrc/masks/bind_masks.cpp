@@ -255,8 +255,8 @@ void run_expand_blocks(Mask chosen, Array<bool, 4> out, Threads asked) {
 // Returns the counts, or None if a candidate is NaN.
 std::optional<std::vector<int64_t>> run_count_largest(nb::sequence tensors,
                                                       std::optional<nb::sequence> among,
-                                                      int64_t num, Threads asked,
-                                                      const std::string& isa) {
+                                                      int64_t num, bool magnitude,
+                                                      Threads asked, const std::string& isa) {
     const size_t size = nb::len(tensors);
     require(!among || nb::len(*among) == size, "as many masks as tensors are needed");
     std::vector<JointTensor> joint(size);
@@ -282,7 +282,7 @@ std::optional<std::vector<int64_t>> run_count_largest(nb::sequence tensors,
     const Isa chosen = isa_from_name(isa);
     std::vector<int64_t> counts;
     nb::gil_scoped_release release;
-    if (!count_largest(joint, dtype, num, counts, threads, chosen)) return std::nullopt;
+    if (!count_largest(joint, dtype, num, magnitude, counts, threads, chosen)) return std::nullopt;
     return counts;
 }
 

@@ -26,9 +26,9 @@ struct Piece {  // of a tensor
 template <class T>
 class Joint {
   public:
-    Joint(const std::vector<JointTensor>& tensors, T inf, int threads, Isa isa)
-        : inf(inf), threads(threads), isa(isa), rooms(threads) {
-        range.lo = 0;
+    Joint(const std::vector<JointTensor>& tensors, bool magnitude, T inf, int threads, Isa isa)
+        : magnitude(magnitude), inf(inf), threads(threads), isa(isa), rooms(threads) {
+        if (magnitude) range.lo = 0;
         for (size_t index = 0; index < tensors.size(); ++index) {
             const JointTensor& of = tensors[index];
             for (int64_t i = 0; i < of.n; i += piece_length) {
@@ -65,6 +65,7 @@ class Joint {
     }
 
   private:
+    T key(T score) const { return magnitude ? key_of<true>(score) : key_of<false>(score); }
     bool is_above(int64_t num) const { return num <= found.above; }
     bool is_below(int64_t num) const { return num > found.above + found.inside; }
 
@@ -92,7 +93,7 @@ class Joint {
             for (; piece != pieces.end() && at - start >= piece->n; ++piece) start += piece->n;
             if (piece == pieces.end()) return;
             const int64_t i = at - start;
-            if (!piece->among || piece->among[i]) sample.push_back(key_of<true>(piece->score[i]));
+            if (!piece->among || piece->among[i]) sample.push_back(key(piece->score[i]));
         }
     }
 
@@ -109,7 +110,7 @@ class Joint {
             std::vector<T>& room = rooms[thread];
             room.resize(piece_length);
             const bool gather = !bracket.is_point() && inside <= most;
-            piece.found = mask_loops(isa).template select<T>(true).scan(
+            piece.found = mask_loops(isa).template select<T>(magnitude).scan(
                 piece.score, piece.among, piece.n, bracket.lo, bracket.hi, inf,
                 gather ? room.data() : nullptr);
             inside += piece.found.inside;
@@ -164,6 +165,7 @@ class Joint {
         }
     }
 
+    const bool magnitude;
     const T inf;
     const int threads;
     const Isa isa;
@@ -180,17 +182,18 @@ class Joint {
 }  // namespace
 
 bool count_largest(const std::vector<JointTensor>& tensors, Dtype dtype, int64_t num,
-                   std::vector<int64_t>& counts, int threads, Isa isa) {
+                   bool magnitude, std::vector<int64_t>& counts, int threads, Isa isa) {
     counts.assign(tensors.size(), 0);
     switch (dtype) {
         case Dtype::float16:
-            return Joint<int16_t>(tensors, 0x7c00, threads, isa).count(num, counts);
+            return Joint<int16_t>(tensors, magnitude, 0x7c00, threads, isa).count(num, counts);
         case Dtype::bfloat16:
-            return Joint<int16_t>(tensors, 0x7f80, threads, isa).count(num, counts);
+            return Joint<int16_t>(tensors, magnitude, 0x7f80, threads, isa).count(num, counts);
         case Dtype::float32:
-            return Joint<int32_t>(tensors, 0x7f800000, threads, isa).count(num, counts);
+            return Joint<int32_t>(tensors, magnitude, 0x7f800000, threads, isa).count(num, counts);
         case Dtype::float64:
-            return Joint<int64_t>(tensors, 0x7ff0000000000000, threads, isa).count(num, counts);
+            return Joint<int64_t>(tensors, magnitude, 0x7ff0000000000000, threads, isa)
+                .count(num, counts);
         default:
             throw std::invalid_argument("score is not floating point");
     }

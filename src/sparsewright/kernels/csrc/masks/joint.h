@@ -1,4 +1,4 @@
-// The largest |entries| of several tensors together.
+// The largest entries of several tensors together.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@ struct JointTensor {
     int64_t n;
 };
 
-// Sets counts[i] to the number of entries of tensor i that are among the `num` largest |entries| of
-// all tensors; on ties, the entries of earlier tensors count. All tensors have one dtype. Returns
+// Sets counts[i] to the number of entries of tensor i that are among the `num` largest of all
+// tensors, by |entry| or by value; on ties, the entries of earlier tensors count. All tensors have one dtype. Returns
 // false if a candidate is NaN.
 bool count_largest(const std::vector<JointTensor>& tensors, Dtype dtype, int64_t num,
-                   std::vector<int64_t>& counts, int threads, Isa isa);
+                   bool magnitude, std::vector<int64_t>& counts, int threads, Isa isa);
 
 }  // namespace sparsewright
