@@ -9,10 +9,11 @@
     sparsity.apply(optimizer)
 """
 
-from sparsewright import distributions, errors, init, nn, schedules, structures, utils
+from sparsewright import calibration, distributions, errors, init, nn, schedules, structures, utils
 from sparsewright.algorithms import STE
 from sparsewright.attachments import find, remove
 from sparsewright.base import SparseParameter, SparsityAlgorithm
+from sparsewright.calibration.oneshot import oneshot
 from sparsewright.configure import configure, default_sparse_param_filter
 from sparsewright.core.packing import pack_masks, unpack_masks
 from sparsewright.dynamic import DynamicSparsityAlgorithm
@@ -42,6 +43,7 @@ __all__ = [
     "SparsityAlgorithm",
     "Static",
     "WeightUpdate",
+    "calibration",
     "compress",
     "configure",
     "decompress",
@@ -54,6 +56,7 @@ __all__ = [
     "load_compressed",
     "log_metrics",
     "nn",
+    "oneshot",
     "pack_masks",
     "remove",
     "save_compressed",

@@ -15,6 +15,7 @@
     ├── AlgorithmError     (TypeError)    an algorithm's class is incomplete or misbehaves
     ├── StateError         (ValueError)   a state dict belongs to a different object
     ├── AttachError        (RuntimeError) an object cannot be sparsified, or is not sparsified
+    ├── CalibrationError   (ValueError)   a model cannot be calibrated with the given data
     ├── ConfigError        (ValueError)   a configuration or data file cannot be used
     ├── CheckpointError    (ValueError)   a file is truncated, unknown or inconsistent
     ├── RunError           (OSError)      a run folder cannot be created, read or written
@@ -42,6 +43,7 @@ from sparsewright.wording import hint, listed, show
 __all__ = [
     "AlgorithmError",
     "AttachError",
+    "CalibrationError",
     "CheckpointError",
     "ConfigError",
     "DivergenceError",
@@ -301,17 +303,21 @@ class ScoreError(SparsewrightError, ValueError):
         super().__init__(f"{what} contains NaN; its entries cannot be ranked")
 
 
-class AlgorithmError(SparsewrightError, TypeError):
-    """Raised when an algorithm's class does not do what the library or its own methods need.
+class _Problem(SparsewrightError):
+    """Base class of errors that name a thing and its problem.
 
     Args:
-        what: the class or the method.
-        problem: what to change in it.
+        what: the thing, such as a class or the full name of a weight.
+        problem: what is wrong with it, and what to do.
     """
 
     def __init__(self, what: str, problem: str) -> None:
         self.what, self.problem = what, problem
         super().__init__(f"{what}: {problem}")
+
+
+class AlgorithmError(_Problem, TypeError):
+    """Raised when an algorithm's class does not do what the library or its own methods need."""
 
 
 class StateError(SparsewrightError, ValueError):
@@ -322,36 +328,32 @@ class StateError(SparsewrightError, ValueError):
         super().__init__(f"cannot load the state of {what}: {problem}")
 
 
-class AttachError(SparsewrightError, RuntimeError):
+class AttachError(_Problem, RuntimeError):
     """Raised when an object cannot be sparsified, or is not sparsified."""
 
-    def __init__(self, what: str, problem: str) -> None:
-        self.what, self.problem = what, problem
-        super().__init__(f"{what}: {problem}")
+
+class CalibrationError(_Problem, ValueError):
+    """Raised when calibration data, or what a model computes from it, cannot be used."""
 
 
-class ConfigError(SparsewrightError, ValueError):
+class _FileProblem(SparsewrightError):
+    """Base class of errors that name a file or folder and its problem."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
+
+
+class ConfigError(_FileProblem, ValueError):
     """Raised when a configuration or data file is missing, malformed or contradictory."""
 
-    def __init__(self, path: object, problem: str) -> None:
-        self.path, self.problem = path, problem
-        super().__init__(f"{path}: {problem}")
 
-
-class CheckpointError(SparsewrightError, ValueError):
+class CheckpointError(_FileProblem, ValueError):
     """Raised when a file is truncated, has an unknown format, or is inconsistent."""
 
-    def __init__(self, path: object, problem: str) -> None:
-        self.path, self.problem = path, problem
-        super().__init__(f"{path}: {problem}")
 
-
-class RunError(SparsewrightError, OSError):
+class RunError(_FileProblem, OSError):
     """Raised when a run folder cannot be created, read or written."""
-
-    def __init__(self, path: object, problem: str) -> None:
-        self.path, self.problem = path, problem
-        super().__init__(f"{path}: {problem}")
 
 
 class ReportError(SparsewrightError, ValueError):

@@ -45,6 +45,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Formulas = Mapping[Any, Callable[..., int]]
 Count = Callable[[Sequence[Tensor], int], None]
+SeeProduct = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
 def backward_pass() -> int:
@@ -151,6 +152,42 @@ class _Counting(TorchDispatchMode):
             tensors = [arg for arg in args if isinstance(arg, Tensor)]
             self.count(tensors, formula(*args, **kwargs, out_val=out))
         return out
+
+
+@contextmanager
+def watching_products(see: SeeProduct) -> Iterator[None]:
+    """Call `see(weight, x, ends)` for each matrix product `x @ weight` inside the block.
+
+    Args:
+        see: receives the second factor, `[k, n]` or `[b, k, n]`; the first factor, `[m, k]` or
+            `[b, m, k]`; and for a grouped product, whose first factor is `[m, k]`, the end of
+            each group of its rows.
+    """
+    with _Products(see):
+        yield
+
+
+class _Products(TorchDispatchMode):
+    """Report each matrix product before it runs."""
+
+    def __init__(self, see: SeeProduct) -> None:
+        TorchDispatchMode.__init__(self)
+        self.see = see
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
+        if name in ("mm", "bmm"):
+            self.see(args[1], args[0], None)
+        elif name in ("addmm", "baddbmm"):
+            self.see(args[2], args[1], None)
+        elif name == "linear":
+            self.see(args[1].t(), args[0].reshape(-1, args[0].shape[-1]), None)
+        elif name == "_grouped_mm":
+            self.see(args[1], args[0], args[2] if len(args) > 2 else kwargs.get("offs"))
+        return func(*args, **kwargs)
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:

@@ -1,0 +1,56 @@
+"""A context manager that runs a model on data without changing its buffers, modes or generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from sparsewright.core.interrupts import finish
+from sparsewright.formats.names import MASK_SUFFIX
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Run a model in eval mode and without gradients inside the block.
+
+    After the block, training modes, buffers except masks, and PyTorch's random generators are as
+    before.
+    PyTorch's fused encoder layers are switched off, because they hide the inputs of their weights.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (buffer, buffer.clone())
+        for name, buffer in model.named_buffers()
+        if not buffer.is_meta and not name.endswith(MASK_SUFFIX)
+    ]
+    was_fused = torch.backends.mha.get_fastpath_enabled()
+
+    def restore() -> None:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        torch.backends.mha.set_fastpath_enabled(was_fused)
+
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        try:
+            model.eval()
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            finish(restore)
+
+
+@contextmanager
+def restored_on_failure(restore: Callable[[], None]) -> Iterator[None]:
+    """Call `restore` if the block raises, even if a second interruption arrives meanwhile."""
+    try:
+        yield
+    except BaseException:
+        finish(restore)
+        raise
