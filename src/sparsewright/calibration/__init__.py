@@ -1,5 +1,6 @@
 """Calibration, which uses data to measure a model: one-shot pruning after training."""
 
-from sparsewright.calibration.oneshot import oneshot
+from sparsewright.calibration.input_statistics import InputStatistics
+from sparsewright.calibration.measure import statistics
 
-__all__ = ["oneshot"]
+__all__ = ["InputStatistics", "statistics"]

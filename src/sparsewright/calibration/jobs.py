@@ -11,7 +11,7 @@ from sparsewright.calibration.entries import Entry
 from sparsewright.calibration.inputs import inputs_of
 from sparsewright.calibration.method import Layer
 from sparsewright.calibration.methods.sparsegpt import reconstruct
-from sparsewright.calibration.target import Target
+from sparsewright.calibration.target import Target, layers_by_weight
 from sparsewright.core.structure import Structure
 from sparsewright.errors import AttachError, ScoreError, ShapeError
 from sparsewright.kernels import sharded
@@ -108,11 +108,7 @@ def make_jobs(
     Raises:
         AttachError: a weight is sharded, compressed or has no data.
     """
-    layers: dict[int, list[nn.Module]] = {}
-    for module in model.modules():
-        for param in module._parameters.values():
-            layers.setdefault(id(param), []).append(module)
-    jobs = []
+    layers, jobs = layers_by_weight(model), []
     for parameter in parameters:
         param = parameter.param
         _check(parameter)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparsewright.base import SparsityAlgorithm
+from sparsewright.calibration.batches import read_batches
 from sparsewright.calibration.blocks import Block, BlocksLike, find_blocks
 from sparsewright.calibration.entries import filters, read_entries
 from sparsewright.calibration.jobs import Job, make_jobs, restore
@@ -23,8 +24,6 @@ from sparsewright.configure import ConfigLike
 from sparsewright.core.inference import outside_inference_mode
 from sparsewright.errors import (
     CalibrationError,
-    MissingOptionError,
-    OptionTypeError,
 )
 from sparsewright.group import Group
 from sparsewright.session.route import all_or_nothing, attach_routed, initialize
@@ -94,7 +93,8 @@ def oneshot(
         AttachError, ShapeError: a weight cannot have a mask, or does not fit the structure.
     """
     entries = read_entries(config)
-    data = _read_batches(batches, any(entry.needs_data for entry in entries))
+    needing = [entry.method.name for entry in entries if entry.needs_data]
+    data = read_batches(batches, f"method {needing[0]!r}" if needing else "")
     routes = list(filters(entries))
     owner = routes[0][1] if len(routes) == 1 else Group(routes)
     with ExitStack() as stack:
@@ -109,26 +109,6 @@ def oneshot(
         _prune(found, jobs, Replay(model, data, forward or forward_by_default))
     log_summary("oneshot", owner.sparse_params.values(), owner.session.left_dense)
     return owner
-
-
-def _read_batches(batches: Iterable[Batch] | None, is_needed: bool) -> list[Batch]:
-    """Return the batches as a list.
-
-    Raises:
-        MissingOptionError: there are none, but the config needs data.
-        OptionTypeError: it is one batch, or not iterable.
-    """
-    allowed = "an iterable of batches, such as a list or a DataLoader"
-    advice = "To pass a single batch, put it into a list."
-    if isinstance(batches, Tensor | Mapping | str):
-        raise OptionTypeError("batches", batches, allowed, advice)
-    try:
-        data = list(batches or ())
-    except TypeError:
-        raise OptionTypeError("batches", batches, allowed) from None
-    if is_needed and not data:
-        raise MissingOptionError("batches", "this config", "calibration data")
-    return data
 
 
 def _prune(blocks: Sequence[Block], jobs: Sequence[Job], replay: Replay) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,3 +91,12 @@ class Target:
             for group, end in enumerate(ends.tolist()):
                 self.inputs.add(x[start:end].unsqueeze(0), end - start, group)
                 start = end
+
+
+def layers_by_weight(model: nn.Module) -> Mapping[int, Sequence[nn.Module]]:
+    """Return the modules that hold each parameter, by the parameter's id."""
+    found: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for param in module._parameters.values():
+            found.setdefault(id(param), []).append(module)
+    return found
