@@ -203,6 +203,6 @@ def test_dsnot_needs_single_connections():
     )
     with pytest.raises(sparse.errors.IncompatibleOptionError, match=message):
         pruned(layer, x, method="dsnot", sparsity=0.5, structure={"type": "block"})
+    structure = {"type": "n_m", "n": 2, "m": 4, "transposable": True}
     with pytest.raises(sparse.errors.IncompatibleOptionError, match="swaps single connections"):
-        structure = {"type": "n_m", "n": 2, "m": 4, "transposable": True}
         pruned(layer, x, method="dsnot", structure=structure)

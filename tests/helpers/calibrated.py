@@ -26,8 +26,12 @@ def gpt2(layers=2):
 def llama(layers=2):
     """Return a Llama with grouped-query attention: two heads of queries share keys and values."""
     config = transformers.LlamaConfig(
-        **{"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16},
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
         **TOKENS,
         num_hidden_layers=layers,
     )
@@ -36,9 +40,15 @@ def llama(layers=2):
 
 def mixtral(experts="eager"):
     config = transformers.MixtralConfig(
-        **{"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16},
-        **{"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2},
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        num_hidden_layers=2,
         **TOKENS,
     )
     config._experts_implementation = experts
@@ -67,10 +77,16 @@ class Mixer(nn.Module):
 
     def forward(self, x, shift, *, scale=1.0, state=None):
         if state is not None:
-            state.append(len(state))  # as a cache that grows with every block
-            scale = scale + len(state) / 10
+            state.seen += 1  # as a cache that grows with every block
+            scale = scale + state.seen / 10
         x += scale * self.down(torch.tanh(self.up(self.norm(x) + shift)))  # writes to its input
         return x, {"mean": x.mean()}
+
+
+class State:
+    """An object that all blocks change."""
+
+    seen = 0
 
 
 class Tower(nn.Module):
@@ -85,7 +101,7 @@ class Tower(nn.Module):
 
     def forward(self, x, shift=0.5):
         x, shift = self.stem(x), torch.full((), shift, dtype=x.dtype)
-        state = [] if self.has_state else None
+        state = State() if self.has_state else None
         for block in self.blocks:
             x, _ = block(x, shift, scale=0.7, state=state)
         return self.last(self.norm(x))

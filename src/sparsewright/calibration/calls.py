@@ -59,25 +59,33 @@ class Call:
 
         The module receives copies, because it may write to its arguments or fill a cache.
         """
-        memo: dict[int, Any] = {}
-        args, kwargs = map_leaves(lambda leaf: _fresh(leaf, memo), self.arguments)
-        return module(*args, **kwargs)
+        return self._run(module, {})
 
-    def following(self, sources: Arguments, output: Any) -> Call:
-        """Return the call of the next block in the chain.
+    def advance(self, module: nn.Module, sources: Arguments) -> Call:
+        """Call a module, and return the call of the next block in the chain.
+
+        An object that the blocks share, such as a cache, goes on as the module leaves it.
 
         Args:
-            sources: sources of its arguments, from `find_sources`.
-            output: the output of this call.
+            module: the block of this call.
+            sources: sources of the next block's arguments, from `find_sources`.
         """
-        outputs = tensors_in(output)
+        copies: dict[int, Any] = {}
+        outputs = tensors_in(self._run(module, copies))
+        first = [
+            leaf if isinstance(leaf, Held) else copies.get(id(leaf), leaf) for leaf in self.first
+        ]
 
-        def value(source: Any) -> Any:
-            if isinstance(source, FromOutput):
-                return hold(outputs[source.place])
-            return self.first[source.place] if isinstance(source, FromFirst) else source
+        def value(source: FromOutput | FromFirst) -> Any:
+            is_output = isinstance(source, FromOutput)
+            return hold(outputs[source.place]) if is_output else first[source.place]
 
-        return Call(map_leaves(value, sources), self.first, self.padding)
+        return Call(map_leaves(value, sources), first, self.padding)
+
+    def _run(self, module: nn.Module, copies: dict[int, Any]) -> Any:
+        """Call a module with copies of the arguments, and note the copies by id."""
+        args, kwargs = map_leaves(lambda leaf: _fresh(leaf, copies), self.arguments)
+        return module(*args, **kwargs)
 
 
 def record(args: tuple[Any, ...], kwargs: dict[str, Any], padding: Tensor | None) -> Call:
@@ -91,13 +99,13 @@ def hold(value: Any) -> Any:
     return Held(value.detach().to("cpu"), value.device) if isinstance(value, Tensor) else value
 
 
-def _fresh(leaf: Any, memo: dict[int, Any]) -> Any:
+def _fresh(leaf: Any, copies: dict[int, Any]) -> Any:
     """Return a copy of an argument; tensors go back to their device."""
     if isinstance(leaf, Held):
-        if id(leaf.tensor) not in memo:
-            memo[id(leaf.tensor)] = leaf.tensor.to(leaf.device, copy=True)
-        return memo[id(leaf.tensor)]
-    return leaf if isinstance(leaf, (*_CONSTANTS, nn.Module)) else copy.deepcopy(leaf, memo)
+        if id(leaf.tensor) not in copies:
+            copies[id(leaf.tensor)] = leaf.tensor.to(leaf.device, copy=True)
+        return copies[id(leaf.tensor)]
+    return leaf if isinstance(leaf, (*_CONSTANTS, nn.Module)) else copy.deepcopy(leaf, copies)
 
 
 def find_sources(given: Arguments, first: Arguments, output: Any) -> Arguments | None:

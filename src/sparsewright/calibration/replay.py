@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.calibration.blocks import Block
-from sparsewright.calibration.calls import Arguments, Call, find_sources, record
+from sparsewright.calibration.calls import Arguments, Call, find_sources, map_leaves, record
 from sparsewright.errors import CalibrationError, OptionTypeError, SparsewrightError
 
 Batch = TypeVar("Batch")
@@ -81,7 +81,7 @@ class Replay:
             if following is not None and following.sources is not None:
                 module, sources = step.block.module, following.sources
                 for index, call in enumerate(calls):
-                    calls[index] = call.following(sources, call.repeat(module))
+                    calls[index] = call.advance(module, sources)
 
     def _repeat(self, module: nn.Module, calls: Sequence[Call]) -> None:
         """Repeat the calls of a block."""
@@ -177,7 +177,8 @@ class _Trace:
             if self.counts[block] > 1:
                 self._first = None
                 return
-            given, sources = Arguments(args, kwargs), None
+            # Rebuild lists and dicts, because a block may add to them.
+            given, sources = map_leaves(lambda leaf: leaf, Arguments(args, kwargs)), None
             if self._first is not None:
                 sources = find_sources(given, self._first, self._output)
             if sources is None:
@@ -199,7 +200,8 @@ def _as_padding(mask: object) -> Tensor | None:
 def forward_by_default(model: nn.Module, batch: object) -> object:
     """Run a model on a batch: a tensor, positional arguments or keyword arguments.
 
-    Tensors are moved to the device of the model's first parameter.
+    Tensors are moved to the device of the model's first parameter. If the model has an argument
+    `use_cache`, it is False by default, because a cache of all batches takes much memory.
 
     Raises:
         OptionTypeError: the batch has another type.
@@ -221,6 +223,8 @@ def forward_by_default(model: nn.Module, batch: object) -> object:
     else:
         allowed = "a tensor, a tuple or list of arguments, or a mapping of keyword arguments"
         raise OptionTypeError("a batch", batch, allowed, _FORWARD)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs.setdefault("use_cache", False)
     try:
         return model(*args, **kwargs)
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
