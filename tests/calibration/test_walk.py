@@ -12,6 +12,7 @@ from helpers.calibrated import (
     Images,
     Mixer,
     Tower,
+    floats,
     gpt2,
     inputs_of,
     keep_best,
@@ -56,11 +57,6 @@ def with_keywords(model, batch):
 
 def with_tensor(model, batch):
     return model(batch)
-
-
-def floats(batches=3, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, 7, 6, generator=generator, dtype=torch.float64) for _ in range(batches)]
 
 
 def assert_same_weights(model, expected):

@@ -83,6 +83,12 @@ class Mixer(nn.Module):
         return x, {"mean": x.mean()}
 
 
+def floats(batches=3, seed=1):
+    """Return batches `[2, 7, 6]` for `Tower`."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 7, 6, generator=generator, dtype=torch.float64) for _ in range(batches)]
+
+
 class State:
     """An object that all blocks change."""
 

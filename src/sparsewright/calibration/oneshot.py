@@ -55,8 +55,8 @@ def oneshot(
     CPU. Statistics are float32, or float64 if the weights are; weights keep their dtype. The same
     call gives the same bits on the same machine.
 
-    The data runs in eval mode and without gradients. If the call fails or is interrupted, the model
-    is as before.
+    The model must run its blocks in the same way for every batch. The data runs in eval mode and
+    without gradients. If the call fails or is interrupted, the model is as before.
 
     Args:
         model: the trained model. `nn.Linear`, transformers' `Conv1D`, `nn.Conv2d` and all other
