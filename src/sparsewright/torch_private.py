@@ -24,9 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"  # read by DistributedDataParallel
-_MODULE_HOOKS = (
+_FORWARD_HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
+_MODULE_HOOKS = (
+    *_FORWARD_HOOKS,
     *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
 )
 # Keyed by class name, because importing torch's compiler takes a second.
@@ -235,6 +238,19 @@ def move_hooks(old: nn.Module, new: nn.Module) -> None:
     """Move the user's hooks to another module; sharing the dicts keeps the handles valid."""
     for hooks in _MODULE_HOOKS:
         setattr(new, hooks, getattr(old, hooks))
+
+
+def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
+    """Return copies of the dicts that hold a module's forward hooks."""
+    return [dict(getattr(module, name)) for name in _FORWARD_HOOKS]
+
+
+def restore_forward_hooks(module: nn.Module, hooks: Sequence[Mapping[int, Any]]) -> None:
+    """Remove the forward hooks that a module did not have when `forward_hooks` was called."""
+    for name, before in zip(_FORWARD_HOOKS, hooks, strict=True):
+        own = getattr(module, name)
+        for key in own.keys() - before.keys():
+            del own[key]
 
 
 def call_load_hooks(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

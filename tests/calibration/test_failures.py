@@ -8,6 +8,7 @@ from torch import nn
 
 import sparsewright as sparse
 from helpers.calibrated import Tower, floats, gpt2, seeded, words
+from helpers.interruptions import interrupt, lines_of
 from sparsewright.errors import (
     AttachError,
     CalibrationError,
@@ -333,6 +334,23 @@ def test_an_interruption_leaves_the_model_as_it_was(method, error):
     assert reached
     assert_unchanged(model, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_ctrl_c_at_any_line_leaves_the_model_as_it_was():
+    base = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(2)))
+    config, data = {"method": "sparsegpt", "sparsity": 0.5}, [torch.randn(9, 4)]
+
+    def call_on(model):
+        return lambda: sparse.oneshot(model, config, data)
+
+    lines = lines_of(call_on(copy.deepcopy(base)))
+    places = [place for place, (file, _) in enumerate(lines) if "/calibration/" in file]
+    for place in places[::9]:
+        model = copy.deepcopy(base)
+        before = trace_of(model)
+        assert interrupt(call_on(model), place)
+        assert_unchanged(model, before)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_block_that_only_some_batches_reach():

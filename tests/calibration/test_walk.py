@@ -414,5 +414,6 @@ def test_many_layers_without_a_stack_are_named(caplog):
 
 def test_mixer_is_what_the_tests_say():
     x = torch.zeros(1, 1, 8)
-    out, _ = Mixer(8, 12)(x, torch.tensor(1.0))
+    with torch.no_grad():
+        out, _ = Mixer(8, 12)(x, torch.tensor(1.0))
     assert out is x

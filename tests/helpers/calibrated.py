@@ -79,7 +79,8 @@ class Mixer(nn.Module):
         if state is not None:
             state.seen += 1  # as a cache that grows with every block
             scale = scale + state.seen / 10
-        x += scale * self.down(torch.tanh(self.up(self.norm(x) + shift)))  # writes to its input
+        change = scale * self.down(torch.tanh(self.up(self.norm(x) + shift)))
+        x = x + change if torch.is_grad_enabled() else x.add_(change)  # writes to its input
         return x, {"mean": x.mean()}
 
 

@@ -107,7 +107,7 @@ def oneshot(
         stack.enter_context(restored_on_failure(lambda: restore(jobs)))
         stack.enter_context(quiet(model))
         _prune(found, jobs, Replay(model, data, forward or forward_by_default))
-    log_summary("oneshot", owner.sparse_params.values(), owner.session.left_dense)
+        log_summary("oneshot", owner.sparse_params.values(), owner.session.left_dense)
     return owner
 
 

@@ -10,17 +10,18 @@ from torch import nn
 
 from sparsewright.core.interrupts import finish
 from sparsewright.formats.names import MASK_SUFFIX
+from sparsewright.torch_private import forward_hooks, restore_forward_hooks, without_compilation
 
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Run a model in eval mode and without gradients inside the block.
 
-    After the block, training modes, buffers except masks, and PyTorch's random generators are as
-    before.
+    After the block, training modes, forward hooks, buffers except masks, and PyTorch's random
+    generators are as before. Compiled modules run without compilation.
     PyTorch's fused encoder layers are switched off, because they hide the inputs of their weights.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training, forward_hooks(module)) for module in model.modules()]
     buffers = [
         (buffer, buffer.clone())
         for name, buffer in model.named_buffers()
@@ -29,15 +30,16 @@ def quiet(model: nn.Module) -> Iterator[None]:
     was_fused = torch.backends.mha.get_fastpath_enabled()
 
     def restore() -> None:
-        for module, mode in modes:
+        for module, mode, hooks in modes:
             module.training = mode
+            restore_forward_hooks(module, hooks)  # an interruption may leave one behind
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         torch.backends.mha.set_fastpath_enabled(was_fused)
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), without_compilation():
         try:
             model.eval()
             torch.backends.mha.set_fastpath_enabled(False)
