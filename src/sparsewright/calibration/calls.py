@@ -64,7 +64,7 @@ class Call:
     def advance(self, module: nn.Module, sources: Arguments) -> Call:
         """Call a module, and return the call of the next block in the chain.
 
-        An object that the blocks share, such as a cache, goes on as the module leaves it.
+        The next block receives shared objects, such as a cache, as the module leaves them.
 
         Args:
             module: the block of this call.

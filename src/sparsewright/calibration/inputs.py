@@ -1,4 +1,4 @@
-"""How a layer multiplies its weight: the weight as matrices, and the inputs of each matrix."""
+"""Layers as matrix products: the weight as matrices, and the inputs of each matrix."""
 
 from __future__ import annotations
 

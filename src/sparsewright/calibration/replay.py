@@ -26,7 +26,7 @@ class _Reached(BaseException):
 
 
 class Step(NamedTuple):
-    """How a block is run.
+    """A block and the way to run it.
 
     Attributes:
         block: the block.
