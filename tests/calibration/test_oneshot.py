@@ -47,7 +47,7 @@ def test_remove_leaves_a_plain_model():
 
 
 def test_a_dense_state_dict_keeps_the_masks():
-    """The masks come from data, so they are not computed anew from loaded weights."""
+    """The masks come from data, so they are not computed again from loaded weights."""
     model, dense = seeded(Tower), seeded(Tower)
     sparsity = sparse.oneshot(model, WANDA, floats())
     masks = {name: p.mask.clone() for name, p in sparsity.sparse_params.items()}

@@ -48,7 +48,7 @@ def hessian(x, damping):
 def slow_sparsegpt(weight, x, choose, step, damping=0.01, block=None):
     """Remove columns from left to right; the remaining columns absorb each removed weight.
 
-    After each column, the inverse Hessian of the remaining columns is computed anew. Removing
+    After each column, the inverse Hessian of the remaining columns is computed again. Removing
     weight `w_j` adds `-w_j * G_j / G_jj` to the remaining ones, with G this inverse.
     """
     weight, size = weight.clone(), weight.shape[1]
