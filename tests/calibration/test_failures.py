@@ -377,8 +377,11 @@ def test_a_model_that_is_sparse_already():
     sparsity = sparse.Static(0.5)
     sparsity.apply(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(AttachError, match="another Static already sparsifies it"):
+    with pytest.raises(AttachError) as caught:
         sparse.oneshot(model, WANDA, floats())
+    assert str(caught.value) == (
+        "Tower: it is sparse already; call sparsewright.remove(model) first, which keeps zeros"
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert len(sparsity.sparse_params) == 8
 

@@ -400,6 +400,16 @@ def test_the_whole_model_as_one_block():
     assert_same_weights(model, expected)
 
 
+def test_hooks_of_the_user_run_once_for_each_call():
+    model, batches = seeded(Tower), floats()
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda module, args: (args[0] * 1.5, *args[1:]))
+        block.register_forward_hook(lambda module, args, output: (output[0] - 1, output[1]))
+    expected = slow_oneshot(model, TOWER, batches, with_tensor, by_wanda)
+    sparse.oneshot(model, WANDA, batches)
+    assert_same_weights(model, expected)
+
+
 def test_many_layers_without_a_stack_are_named(caplog):
     layers = [each for _ in range(17) for each in (nn.Linear(4, 4), nn.Tanh())]
     model, batch = nn.Sequential(*layers), torch.randn(9, 4)

@@ -23,10 +23,11 @@ from sparsewright.calibration.watch import watching
 from sparsewright.configure import ConfigLike
 from sparsewright.core.inference import outside_inference_mode
 from sparsewright.errors import (
+    AttachError,
     CalibrationError,
 )
 from sparsewright.group import Group
-from sparsewright.session.route import all_or_nothing, attach_routed, initialize
+from sparsewright.session.route import all_or_nothing, attach_routed, initialize, sessions_of
 from sparsewright.session.summary import log_summary
 from sparsewright.wording import first_of
 
@@ -95,6 +96,9 @@ def oneshot(
     entries = read_entries(config)
     needing = [entry.method.name for entry in entries if entry.needs_data]
     data = read_batches(batches, f"method {needing[0]!r}" if needing else "")
+    if sessions_of(model):
+        problem = "it is sparse already; call sparsewright.remove(model) first, which keeps zeros"
+        raise AttachError(type(model).__name__, problem)
     routes = list(filters(entries))
     owner = routes[0][1] if len(routes) == 1 else Group(routes)
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sparsewright.calibration.blocks import Block
 from sparsewright.calibration.calls import Arguments, Call, find_sources, map_leaves, record
@@ -127,7 +128,7 @@ class Replay:
             found.append(record(args, kwargs, self.padding))
             raise _Reached
 
-        handle = block.module.register_forward_pre_hook(before, with_kwargs=True)
+        handle = _hook_first(block.module, before)
         try:
             self._pass(batch)
         except _Reached:
@@ -147,7 +148,7 @@ class Replay:
         with ExitStack() as stack:
             for block in blocks:
                 for handle in (
-                    block.module.register_forward_pre_hook(trace.before(block), with_kwargs=True),
+                    _hook_first(block.module, trace.before(block)),
                     block.module.register_forward_hook(trace.after),
                 ):
                     stack.callback(handle.remove)
@@ -158,6 +159,11 @@ class Replay:
             is_whole = trace.counts[block] > 1
             steps.append(Step(block, sources if is_chained else None, is_whole))
         return steps + [Step(block, None, True) for block in blocks if block not in trace.counts]
+
+
+def _hook_first(module: nn.Module, hook: Callable[..., None]) -> RemovableHandle:
+    """Add a hook that runs before the user's hooks, which run again when a call is repeated."""
+    return module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
 
 
 class _Trace:
