@@ -425,12 +425,18 @@ def test_nothing_to_prune_is_a_warning():
     assert not sparsity.sparse_params
 
 
-def test_few_inputs_are_named(caplog):
-    model = nn.Sequential(nn.Linear(64, 4))
-    sparse.oneshot(model, WANDA, [torch.randn(3, 64)])
-    assert caplog.records[0].getMessage() == (
-        "few inputs reached 0.weight (3 for 64 features); use more batches for reliable statistics"
+@pytest.mark.parametrize(
+    ("method", "tokens", "is_few"),
+    [("wanda", 127, True), ("wanda", 128, False), ("sparsegpt", 199, True), ("ria", 3, True)],
+)
+def test_few_inputs_are_named(method, tokens, is_few, caplog):
+    model = nn.Sequential(nn.Linear(200, 4))
+    sparse.oneshot(model, {"method": method, "sparsity": 0.5}, [torch.randn(tokens, 200)])
+    expected = (
+        f"few inputs reached 0.weight ({tokens} for 200 features); use more batches for reliable "
+        "statistics"
     )
+    assert [record.getMessage() for record in caplog.records] == [expected] * is_few
 
 
 def test_a_cache_is_not_filled():

@@ -33,6 +33,8 @@ from sparsewright.wording import first_of
 
 Batch = TypeVar("Batch")
 
+_ENOUGH = 128  # inputs after which the norm of a feature is known to about 6%
+
 logger = logging.getLogger("sparsewright")
 
 
@@ -159,16 +161,20 @@ def _measure(targets: Sequence[Target], run: Callable[[], None], replay: Replay)
 
 
 def _warn_of_few_tokens(targets: Sequence[Target]) -> None:
-    """Log the weights that received no inputs, and those that received fewer than features."""
+    """Log the weights that received no inputs, and those that received few.
+
+    Products of features need as many inputs as features; for norms, 128 inputs are enough.
+    """
     unseen, few = list[str](), list[str]()
     for target in targets:
         tokens = target.inputs.tokens.tolist()
         features = target.inputs.squares.shape[1]
+        enough = features if target.needs_products else min(features, _ENOUGH)
         for index, number in enumerate(tokens):
             name = f"{target.name}[{index}]" if len(tokens) > 1 else target.name
             if number == 0:
                 unseen.append(name)
-            elif number < features:
+            elif number < enough:
                 few.append(f"{name} ({number} for {features} features)")
     if unseen:
         logger.warning(
