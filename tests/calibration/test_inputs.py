@@ -90,8 +90,8 @@ def test_statistics_leave_out_padding():
     model, batches = gpt2(), words(batches=2)
     found = sparse.calibration.statistics(model, batches, param_filter="*.c_fc.weight")
     assert list(found) == [f"transformer.h.{index}.mlp.c_fc.weight" for index in range(2)]
-    assert {each.tokens.item() for each in found.values()} == {2 * (10 + 7)}
-    short = [{"input_ids": batch["input_ids"][1:, :7]} for batch in batches]
+    assert {each.tokens.item() for each in found.values()} == {10 + 7 + 10 + 8}
+    short = [{"input_ids": each["input_ids"][1:, : 7 + i]} for i, each in enumerate(batches)]
     long = [{"input_ids": batch["input_ids"][:1]} for batch in batches]
     own = sparse.calibration.statistics(model, short + long, param_filter="*.c_fc.weight")
     for name, each in own.items():

@@ -153,6 +153,30 @@ class ListedBlock(nn.Module):
         return x + torch.tanh(self.fc(x) * len(seen))
 
 
+class Writing(nn.Module):
+    """Blocks that write to a tensor which all of them receive."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(WritingBlock() for _ in range(3))
+
+    def forward(self, x):
+        bias = x.new_zeros(6)
+        for block in self.layers:
+            x = block(x, bias)
+        return x
+
+
+class WritingBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x, bias):
+        bias += torch.arange(6)
+        return torch.tanh(self.fc(x * bias))
+
+
 class Residual(nn.Module):
     """The model adds the residual, so the input of a block is not the output of the one before."""
 
@@ -166,8 +190,10 @@ class Residual(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("make", "layer"), [(Numbered, "fc"), (Listed, "fc"), (Residual, "0")])
-def test_blocks_whose_arguments_come_from_elsewhere(make, layer):
+@pytest.mark.parametrize(
+    ("make", "layer"), [(Numbered, "fc"), (Listed, "fc"), (Writing, "fc"), (Residual, "0")]
+)
+def test_blocks_whose_arguments_do_not_only_come_from_the_block_before(make, layer):
     model, batches = seeded(make), floats()
     blocks = [[f"layers.{index}.{layer}"] for index in range(3)]
     expected = slow_oneshot(model, blocks, batches, with_tensor, by_wanda)

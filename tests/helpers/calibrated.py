@@ -56,13 +56,16 @@ def mixtral(experts="eager"):
 
 
 def words(batches=3, padded=True, seed=5):
-    """Return batches of token ids; if padded, the last tokens of some sequences are padding."""
+    """Return batches of token ids.
+
+    If padded, batch i has a sequence of 10 tokens and one of only `7 + i % 3`.
+    """
     generator, found = torch.Generator().manual_seed(seed), []
-    for _ in range(batches):
+    for index in range(batches):
         ids = torch.randint(VOCABULARY, (2, 10), generator=generator)
         mask = torch.ones_like(ids)
         if padded:
-            mask[1, 7:] = 0
+            mask[1, 7 + index % 3 :] = 0
         found.append({"input_ids": ids, "attention_mask": mask})
     return found
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparsewright.torch_private import version
+
 _CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.device)
 _NOTHING = object()
 
@@ -64,7 +66,8 @@ class Call:
     def advance(self, module: nn.Module, sources: Arguments) -> Call:
         """Call a module, and return the call of the next block in the chain.
 
-        The next block receives shared objects, such as a cache, as the module leaves them.
+        The next block receives shared objects and tensors, such as a cache, as the module leaves
+        them.
 
         Args:
             module: the block of this call.
@@ -72,9 +75,7 @@ class Call:
         """
         copies: dict[int, Any] = {}
         outputs = tensors_in(self._run(module, copies))
-        first = [
-            leaf if isinstance(leaf, Held) else copies.get(id(leaf), leaf) for leaf in self.first
-        ]
+        first = [_after(leaf, copies) for leaf in self.first]
 
         def value(source: FromOutput | FromFirst) -> Any:
             is_output = isinstance(source, FromOutput)
@@ -106,6 +107,14 @@ def _fresh(leaf: Any, copies: dict[int, Any]) -> Any:
             copies[id(leaf.tensor)] = leaf.tensor.to(leaf.device, copy=True)
         return copies[id(leaf.tensor)]
     return leaf if isinstance(leaf, (*_CONSTANTS, nn.Module)) else copy.deepcopy(leaf, copies)
+
+
+def _after(leaf: Any, copies: dict[int, Any]) -> Any:
+    """Return a value as a block left it, from the copies that the block received."""
+    if not isinstance(leaf, Held):
+        return copies.get(id(leaf), leaf)
+    copied = copies.get(id(leaf.tensor))
+    return leaf if copied is None or not version(copied) else hold(copied)
 
 
 def find_sources(given: Arguments, first: Arguments, output: Any) -> Arguments | None:

@@ -22,10 +22,7 @@ from sparsewright.calibration.target import Target
 from sparsewright.calibration.watch import watching
 from sparsewright.configure import ConfigLike
 from sparsewright.core.inference import outside_inference_mode
-from sparsewright.errors import (
-    AttachError,
-    CalibrationError,
-)
+from sparsewright.errors import AttachError, CalibrationError
 from sparsewright.group import Group
 from sparsewright.session.route import all_or_nothing, attach_routed, initialize, sessions_of
 from sparsewright.session.summary import log_summary

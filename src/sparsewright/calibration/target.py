@@ -12,7 +12,7 @@ from sparsewright.calibration.input_statistics import InputStatistics
 from sparsewright.calibration.inputs import LayerInputs
 
 
-@dataclass
+@dataclass(eq=False)
 class Target:
     """A weight whose inputs are observed.
 
