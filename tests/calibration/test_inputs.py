@@ -132,3 +132,22 @@ def test_statistics_need_data():
     assert str(caught.value) == (
         "statistics needs the option 'batches': calibration data. The iterable is empty."
     )
+
+
+class Flat(nn.Module):
+    """A model that joins the tokens of all sequences before its layer, as routers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x, attention_mask=None):
+        return self.fc(x.flatten(0, 1))
+
+
+def test_padding_is_left_out_of_joined_tokens():
+    x, mask = torch.randn(2, 5, 4), torch.ones(2, 5)
+    mask[0, :2] = 0
+    found = sparse.calibration.statistics(Flat(), [(x, mask)])["fc.weight"]
+    assert found.tokens.tolist() == [8]
+    torch.testing.assert_close(found.sums[0].float(), x[mask.bool()].sum(0))

@@ -173,7 +173,7 @@ class WritingBlock(nn.Module):
         self.fc = nn.Linear(6, 6)
 
     def forward(self, x, bias):
-        bias += torch.arange(6)
+        bias.copy_((bias + torch.arange(6)) ** 2 % 7)  # another order of features in each block
         return torch.tanh(self.fc(x * bias))
 
 
