@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -39,13 +39,14 @@ def quiet(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was_fused)
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), without_compilation():
-        try:
-            model.eval()
-            torch.backends.mha.set_fastpath_enabled(False)
-            yield
-        finally:
-            finish(restore)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(without_compilation())
+        stack.callback(finish, restore)
+        model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
 
 
 @contextmanager
