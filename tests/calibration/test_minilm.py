@@ -35,7 +35,7 @@ def batches(minilm):
 @pytest.mark.slow
 def test_embeddings_stay_close_and_wanda_beats_magnitude(minilm, batches):
     dense = minilm.load_model()
-    expected = minilm.embed(dense, ["a bird in the hand", "two in the bush", "snow"])
+    expected = minilm.embed(dense, ["a bird on a roof", "two of them in a tree", "snow"])
     found = {}
     for method in ("magnitude", "wanda"):
         model = copy.deepcopy(dense)
@@ -43,7 +43,7 @@ def test_embeddings_stay_close_and_wanda_beats_magnitude(minilm, batches):
         sparsity = sparse.oneshot(model, config, batches)
         assert len(sparsity.sparse_params) == 18
         assert all(p.computed_sparsity == 0.5 for p in sparsity.sparse_params.values())
-        own = minilm.embed(model, ["a bird in the hand", "two in the bush", "snow"])
+        own = minilm.embed(model, ["a bird on a roof", "two of them in a tree", "snow"])
         found[method] = (own * expected).sum(1).mean().item()
     assert found["wanda"] > found["magnitude"] > 0.5
     assert torch.equal(next(dense.parameters()), next(model.parameters()))
