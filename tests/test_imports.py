@@ -13,7 +13,7 @@ ROOT = Path(sparsewright.__file__).parent
 NOT_EVERYWHERE = {"fcntl", "resource"}  # part of the standard library on some systems only
 OPTIONAL = {
     *("click", "rich", "yaml", "safetensors", "lightning", "transformers"),
-    *("matplotlib", "plotly"),
+    *("matplotlib", "plotly", "tqdm"),
 }
 OPTIONAL_IN_TORCH = {"torch.utils.tensorboard"}
 
@@ -149,7 +149,10 @@ def test_no_import_inside_a_function_but_of_optional_packages(path):
 def test_below_the_top_only_torch_and_numpy_are_used(path):
     for module, _, node in imports_of(path):
         top = module.partition(".")[0]
-        optional = {("storage", "safetensors"), ("core", "matplotlib"), ("formats", "yaml")}
+        optional = {
+            *(("storage", "safetensors"), ("core", "matplotlib"), ("formats", "yaml")),
+            ("calibration", "tqdm"),
+        }
         is_late = (room_of(path), top) in optional
         # torch itself needs typing_extensions.
         packages = {"sparsewright", "torch", "numpy", "typing_extensions"}

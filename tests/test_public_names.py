@@ -19,7 +19,7 @@ DOCUMENTED = {
         *("pack_masks", "unpack_masks", "compress", "decompress", "nn", "find", "remove"),
         *("save_compressed", "load_compressed", "log_metrics", "info"),
         *("STE", "MaskUpdate", "WeightUpdate"),
-        *("errors", "schedules", "structures", "distributions", "calibration"),
+        *("errors", "schedules", "structures", "distributions", "calibration", "oneshot"),
     },
     "sparsewright.base": {"SparsityAlgorithm", "SparseParameter"},
     "sparsewright.dynamic": {"DynamicSparsityAlgorithm"},
@@ -51,7 +51,9 @@ DOCUMENTED = {
         *("Uniform", "ER", "ERK", "UniformPlus", "GlobalMagnitude", "LAMP", "Layers"),
         *("uniform", "er", "erk", "uniform_plus", "global_magnitude", "lamp", "owl"),
     },
-    "sparsewright.calibration": {"snip", "grasp", "synflow", "force"},
+    "sparsewright.calibration": {
+        *("snip", "grasp", "synflow", "force", "statistics", "InputStatistics"),
+    },
     "sparsewright.errors": {
         *("SparsewrightError", "SparsityWarning", "OptionError", "OptionTypeError", "LevelError"),
         *("MissingOptionError", "ExclusiveOptionsError", "IncompatibleOptionError"),

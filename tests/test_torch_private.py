@@ -183,6 +183,57 @@ def test_is_skipped(make, factor):
     assert seen[1:] == [False]
 
 
+def test_forward_hooks():
+    module, called = nn.Linear(2, 2), []
+    module.register_forward_hook(lambda *args: called.append("mine"))
+    before = torch_private.forward_hooks(module)
+    module.register_forward_hook(lambda *args, **kwargs: called.append("kwargs"), with_kwargs=True)
+    module.register_forward_hook(lambda *args: called.append("always"), always_call=True)
+    module.register_forward_pre_hook(lambda *args: called.append("pre"))
+    module.register_forward_pre_hook(lambda *args: called.append("kwargs"), with_kwargs=True)
+    torch_private.restore_forward_hooks(module, before)
+    module(torch.ones(1, 2))
+    assert called == ["mine"]
+    assert torch_private.forward_hooks(module) == before
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_watching_products(grad):
+    """Each way to multiply with a weight shows the weight, its first factor and the groups."""
+    weight, stack = torch.randn(4, 3), torch.randn(2, 3, 4)
+    x, seen = torch.randn(5, 3), []
+    with (
+        torch.set_grad_enabled(grad),
+        torch_private.watching_products(lambda *own: seen.append(own)),
+    ):
+        x @ weight.t()
+        torch.nn.functional.linear(x, weight, torch.zeros(4))
+        torch.nn.functional.linear(x.reshape(1, 5, 3), weight)
+        torch.addmm(torch.zeros(4), x, weight.t())
+        torch.bmm(torch.randn(2, 5, 3), stack)
+        x.relu()
+    assert len(seen) == 5
+    for other, first, ends in seen:
+        shared = weight if other.ndim == 2 else stack
+        assert torch_private.shares_memory(other, shared)
+        assert first.shape[-1] == 3
+        assert ends is None
+    assert [tuple(other.shape) for other, _, _ in seen] == [(3, 4)] * 4 + [(2, 3, 4)]
+
+
+def test_watching_grouped_products():
+    if not hasattr(torch, "_grouped_mm"):
+        pytest.skip("this torch has no grouped product")
+    stack, ends = torch.randn(2, 16, 16).bfloat16(), torch.tensor([8, 16], dtype=torch.int32)
+    x, seen = torch.randn(16, 16).bfloat16(), []
+    with torch_private.watching_products(lambda *own: seen.append(own)):
+        torch._grouped_mm(x, stack.transpose(1, 2), offs=ends)
+    ((other, first, found),) = seen
+    assert torch_private.shares_memory(other, stack)
+    assert torch.equal(first, x)
+    assert torch.equal(found, ends)
+
+
 def test_move_hooks():
     old, new, calls = nn.Linear(2, 2), nn.Linear(2, 2), []
     handles = [

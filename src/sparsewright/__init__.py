@@ -13,6 +13,7 @@ from sparsewright import calibration, distributions, errors, init, nn, schedules
 from sparsewright.algorithms import STE
 from sparsewright.attachments import find, remove
 from sparsewright.base import SparseParameter, SparsityAlgorithm
+from sparsewright.calibration.oneshot import oneshot
 from sparsewright.configure import configure, default_sparse_param_filter
 from sparsewright.core.packing import pack_masks, unpack_masks
 from sparsewright.dynamic import DynamicSparsityAlgorithm
@@ -55,6 +56,7 @@ __all__ = [
     "load_compressed",
     "log_metrics",
     "nn",
+    "oneshot",
     "pack_masks",
     "remove",
     "save_compressed",

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
 from typing import Any, overload
 
 from sparsewright.algorithms import ALL
 from sparsewright.base import SparsityAlgorithm
-from sparsewright.core.dialect import convert_old_dialect, is_old_dialect
+from sparsewright.core.config_entries import (
+    NESTING,
+    flat_entries,
+    present_dialect,
+    rename,
+    split_filters,
+)
 from sparsewright.core.filters import (
     ParamFilter,
     default_sparse_param_filter,
     make_param_filter,
 )
 from sparsewright.errors import (
-    ExclusiveOptionsError,
     MissingOptionError,
     OptionError,
     OptionTypeError,
@@ -33,9 +36,6 @@ from sparsewright.wording import close_names
 
 __all__ = ["configure", "default_sparse_param_filter"]
 
-_NESTING = ("groups", "params")
-_DEEPEST = 16  # a config that contains itself is endless
-_ALIASES = (("type", "algorithm"), ("schedule", "sparsity"))
 _ALGORITHMS: dict[str, type[SparsityAlgorithm]] = {cls.name: cls for cls in ALL}
 # Other names of the methods, for which the most similar spelling would mislead.
 _SYNONYMS = {
@@ -51,7 +51,7 @@ _CHOICES = ("storage", "distribution", "structure")  # options that every algori
 
 
 ENTRY_KEYS = {
-    *("algorithm", "type", "param_filter", "param_name_patterns", "sparsity_schedule", *_NESTING),
+    *("algorithm", "type", "param_filter", "param_name_patterns", "sparsity_schedule", *NESTING),
     *(key for make in ALL for key in constructor_options(make) if key != "sparsity"),
 }
 """Keys that an entry of a section `sparsity` may have, but a file of sections may not."""
@@ -124,9 +124,9 @@ def read_routes(
         config: as for `configure`, but not None.
         report: called for each mistake.
     """
-    for place, entry in _entries(config, "sparsity", {}, report):
+    for place, entry in flat_entries(config, "sparsity", {}, report):
         try:
-            pairs = list(_split_filters(place, _present_dialect(entry)))
+            pairs = list(split_filters(place, present_dialect(entry)))
         except SparsewrightError as error:
             report(place, error)
             continue
@@ -139,107 +139,12 @@ def read_routes(
             yield where, param_filter, _make_algorithm(where, options, report)
 
 
-def _present_dialect(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry with the current keys; warn if it uses deprecated ones."""
-    if is_old_dialect(entry):
-        warnings.warn(
-            "the keys param_name_patterns and sparsity_schedule are deprecated; "
-            "use param_filter (globs) and sparsity",
-            DeprecationWarning,
-            stacklevel=4,
-        )
-        return convert_old_dialect(entry)
-    if "type" in entry:
-        warnings.warn(
-            "the key 'type' is deprecated; use 'algorithm'", DeprecationWarning, stacklevel=4
-        )
-    return entry
-
-
-def _entries(
-    config: Any, place: str, defaults: Mapping[str, Any], report: Report, depth: int = 0
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Flatten a config into one dict per entry, each with its place."""
-    if depth > _DEEPEST:
-        deepest = f"at most {_DEEPEST} levels of {' or '.join(_NESTING)} deep"
-        report(place, OptionError("sparsity", config, deepest))
-        return
-    if isinstance(config, Mapping):
-        for key in config:
-            if not isinstance(key, str):
-                report(place, OptionTypeError("a key of sparsity", key, "a string"))
-        config = {key: value for key, value in config.items() if isinstance(key, str)}
-        merged = {**_without_overridden(defaults, config), **config}
-        nested = [key for key in _NESTING if key in merged]
-        if not nested:
-            yield place, merged
-            return
-        if len(nested) > 1:
-            report(place, ExclusiveOptionsError(nested))
-        inner = next(merged.pop(key) for key in nested)
-        if not isinstance(inner, list | tuple | Mapping):
-            report(place, OptionTypeError(nested[0], inner, "a list of dicts"))
-            return
-        yield from _entries(inner, f"{place}.{nested[0]}", merged, report, depth + 1)
-    elif isinstance(config, list | tuple):
-        for index, entry in enumerate(config):
-            where = f"{place}[{index}]"
-            if isinstance(entry, Mapping):
-                yield from _entries(entry, where, defaults, report, depth + 1)
-            else:
-                report(where, OptionTypeError("an entry of sparsity", entry, "a dict"))
-    elif isinstance(config, Real) and not isinstance(config, bool):
-        yield place, {"algorithm": "static", "sparsity": config}
-    else:
-        report(place, OptionTypeError("sparsity", config, "a number, a dict or a list of dicts"))
-
-
-def _without_overridden(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults without those that `config` overrides under an alias."""
-    aliases = () if is_old_dialect({**defaults, **config}) else _ALIASES
-    hidden = {old for old, new in aliases if new in config}
-    hidden |= {new for old, new in aliases if old in config}
-    return {key: value for key, value in defaults.items() if key not in hidden}
-
-
-def _split_filters(
-    place: str, entry: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield an entry's filter and options, once for each glob that has its own options."""
-    options = dict(entry)
-    param_filter = options.pop("param_filter", None)
-    if not isinstance(param_filter, Mapping):
-        filled = default_sparse_param_filter if param_filter is None else param_filter
-        yield place, filled, options
-        return
-    if not param_filter:
-        raise OptionError("param_filter", param_filter, "a dict with at least one glob")
-    for glob, own in param_filter.items():
-        if not isinstance(glob, str):
-            raise OptionTypeError("a key of param_filter", glob, "a glob")
-        if own is not None and not isinstance(own, Mapping):
-            raise OptionTypeError(f"param_filter[{glob!r}]", own, "a dict of options")
-        where = f"{place}.param_filter[{glob!r}]"
-        yield where, glob, {**_rename(options), **_rename(own or {})}
-
-
-def _rename(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options under their current names: `type` is `algorithm`, `schedule` is `sparsity`."""
-    renamed = dict(options)
-    for old, new in _ALIASES:
-        if old in renamed:
-            if new in renamed:
-                raise ExclusiveOptionsError([new, old])
-            renamed[new] = renamed.pop(old)
-    return renamed
-
-
 def _make_algorithm(
     place: str, options: Mapping[str, Any], report: Report
 ) -> SparsityAlgorithm | None:
     """Build the algorithm of an entry; report wrong options and ignore them."""
     try:
-        options = _rename(options)
+        options = rename(options)
     except SparsewrightError as error:
         report(place, error)
         return None

@@ -304,7 +304,12 @@ class ScoreError(SparsewrightError, ValueError):
 
 
 class _Problem(SparsewrightError):
-    """Base class of errors that name a thing and its problem."""
+    """Base class of errors that name a thing and its problem.
+
+    Args:
+        what: the thing, such as a class or the full name of a weight.
+        problem: what is wrong with it, and what to do.
+    """
 
     def __init__(self, what: str, problem: str) -> None:
         self.what, self.problem = what, problem
@@ -312,12 +317,7 @@ class _Problem(SparsewrightError):
 
 
 class AlgorithmError(_Problem, TypeError):
-    """Raised when an algorithm's class does not do what the library or its own methods need.
-
-    Args:
-        what: the class or the method.
-        problem: what to change in it.
-    """
+    """Raised when an algorithm's class does not do what the library or its own methods need."""
 
 
 class StateError(SparsewrightError, ValueError):

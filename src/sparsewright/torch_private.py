@@ -24,9 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"  # read by DistributedDataParallel
-_MODULE_HOOKS = (
+_FORWARD_HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
+_MODULE_HOOKS = (
+    *_FORWARD_HOOKS,
     *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
 )
 # Keyed by class name, because importing torch's compiler takes a second.
@@ -45,6 +48,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Formulas = Mapping[Any, Callable[..., int]]
 Count = Callable[[Sequence[Tensor], int], None]
+SeeProduct = Callable[[Tensor, Tensor, Tensor | None], None]
 
 
 def backward_pass() -> int:
@@ -153,6 +157,42 @@ class _Counting(TorchDispatchMode):
         return out
 
 
+@contextmanager
+def watching_products(see: SeeProduct) -> Iterator[None]:
+    """Call `see(weight, x, ends)` for each matrix product `x @ weight` inside the block.
+
+    Args:
+        see: receives the second factor, `[k, n]` or `[b, k, n]`; the first factor, `[m, k]` or
+            `[b, m, k]`; and for a grouped product, whose first factor is `[m, k]`, the end of
+            each group of its rows.
+    """
+    with _Products(see):
+        yield
+
+
+class _Products(TorchDispatchMode):
+    """Report each matrix product before it runs."""
+
+    def __init__(self, see: SeeProduct) -> None:
+        TorchDispatchMode.__init__(self)
+        self.see = see
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._overloadpacket._qualified_op_name.removeprefix("aten::")
+        if name in ("mm", "bmm"):
+            self.see(args[1], args[0], None)
+        elif name in ("addmm", "baddbmm"):
+            self.see(args[2], args[1], None)
+        elif name == "linear":
+            self.see(args[1].t(), args[0].reshape(-1, args[0].shape[-1]), None)
+        elif name == "_grouped_mm":
+            self.see(args[1], args[0], args[2] if len(args) > 2 else kwargs.get("offs"))
+        return func(*args, **kwargs)
+
+
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Return whether `Optimizer.__init__` ran, which step hooks require."""
     return "_optimizer_step_post_hooks" in vars(optimizer)
@@ -198,6 +238,19 @@ def move_hooks(old: nn.Module, new: nn.Module) -> None:
     """Move the user's hooks to another module; sharing the dicts keeps the handles valid."""
     for hooks in _MODULE_HOOKS:
         setattr(new, hooks, getattr(old, hooks))
+
+
+def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
+    """Return copies of the dicts that hold a module's forward hooks."""
+    return [dict(getattr(module, name)) for name in _FORWARD_HOOKS]
+
+
+def restore_forward_hooks(module: nn.Module, hooks: Sequence[Mapping[int, Any]]) -> None:
+    """Remove the forward hooks that a module did not have when `forward_hooks` was called."""
+    for name, before in zip(_FORWARD_HOOKS, hooks, strict=True):
+        own = getattr(module, name)
+        for key in own.keys() - before.keys():
+            del own[key]
 
 
 def call_load_hooks(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -280,8 +280,9 @@ def test_distributions_from_configs(given, expected):
             OptionError,
             r"^distribution must be one of uniform, er, erk, uniform_plus, global, lamp, layers; "
             r"got 'OWL'\. owl\(scores, sparsity\) needs scores from calibration data, which an "
-            r"algorithm does not have\. Call sparsewright\.distributions\.owl yourself, and pass "
-            r"its levels as \{'layers': \{'<block>\.\*': level\}\}\.$",
+            r"algorithm does not have\. For a trained model, call sparsewright\.oneshot with this "
+            r"distribution\. Or call sparsewright\.distributions\.owl yourself, and pass its "
+            r"levels as \{'layers': \{'<block>\.\*': level\}\}\.$",
         ),
         ({"type": "owl", "m": 3}, OptionError, r"owl\(scores, sparsity\) needs scores"),
         ({"layers": 3}, OptionTypeError, r"^layers must be a dict \{glob: level\}; got 3"),

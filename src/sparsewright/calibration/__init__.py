@@ -1,8 +1,10 @@
-"""Calibration, which uses data to measure a model: scores of its weights before training."""
+"""Calibration, which measures a model with data: scores before training, pruning after training."""
 
 from sparsewright.calibration.force import force
 from sparsewright.calibration.grasp import grasp
+from sparsewright.calibration.input_statistics import InputStatistics
+from sparsewright.calibration.measure import statistics
 from sparsewright.calibration.snip import snip
 from sparsewright.calibration.synflow import synflow
 
-__all__ = ["force", "grasp", "snip", "synflow"]
+__all__ = ["InputStatistics", "force", "grasp", "snip", "statistics", "synflow"]

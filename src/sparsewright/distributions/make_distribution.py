@@ -25,7 +25,8 @@ _ALIASES = {"global_magnitude": GlobalMagnitude.name}
 
 _FROM_SCORES = {
     "owl": "owl(scores, sparsity) needs scores from calibration data, which an algorithm does not "
-    "have. Call sparsewright.distributions.owl yourself, and pass its levels as "
+    "have. For a trained model, call sparsewright.oneshot with this distribution. Or call "
+    "sparsewright.distributions.owl yourself, and pass its levels as "
     "{'layers': {'<block>.*': level}}."
 }
 """Functions that a config cannot name, with the advice to give: `{name: advice}`."""

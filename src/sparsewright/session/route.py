@@ -154,6 +154,7 @@ def all_or_nothing(session: Session, module: nn.Module) -> Iterator[None]:
         yield
     except BaseException:  # re-raised once the model is restored
         session.detach(session.parameters.keys() - before)
+        session.end_if_empty()
         for owner, name in set(_masks_below(module)) - masks:  # of a partly attached parameter
             delattr(owner, name)
         raise

@@ -342,6 +342,10 @@ class Session(Following):
             del self.followed[slot]
         for slot in reversed(left if self.followed else []):
             self.counter.drop(slot)
+        self.end_if_empty()
+
+    def end_if_empty(self) -> None:
+        """Remove what concerns the whole model if no parameter is attached."""
         if not self.parameters:
             for handle in self._handles:
                 handle.remove()
