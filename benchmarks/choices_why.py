@@ -10,7 +10,7 @@ does not repeat runs. It trains:
 - the language model with all layers at 98%, to see which characters keep connections in the output
   layer;
 - the language model at 90%, to count the value channels that attention still uses;
-- the language model with a static mask of one input per neuron;
+- the language model with static masks: one input per neuron, and unstructured at 50% and 80%;
 - LeNet with SET under each structure, because RigL's growth follows the scale of the inputs.
 
 The tables also use the runs of `choices.py`.
@@ -56,7 +56,10 @@ ATTENTION = [
     for name in ("16x16 blocks", "channels")
     for method in METHODS
 ]
-STATIC = [Case("structures", "static", "fan-in", 0.98)]
+STATIC = [
+    Case("structures", "static", "fan-in", 0.98),
+    *(Case("structures", "static", "unstructured", level) for level in (0.5, 0.8)),
+]
 CASES = {"charlm": HIDDEN + OUTPUT + ATTENTION + STATIC, "fashion": HIDDEN + WITH_SET}
 
 
@@ -137,6 +140,17 @@ def one_input(found: Found) -> str:
     return grid("fan-in at 98%", ["loss"], lines)
 
 
+def from_the_start(found: Found) -> str:
+    """Return a table of masks that are sparse from the first step, relative to dense training."""
+    dense = found.runs("dense", "", "", 0.0)
+    names = {"static": "Static", **METHODS}
+    lines = []
+    for method, name in names.items():
+        runs = [found.runs("structures", method, "unstructured", level) for level in (0.5, 0.8)]
+        lines.append((f"{name} minus dense", [found.metric.difference(r, dense) for r in runs]))
+    return grid(found.metric.unit, ["50%", "80%"], lines)
+
+
 def with_set(found: Found) -> Iterator[tuple[str, list[str]]]:
     """Yield a line for each structure with SET."""
     for part, method, choice, level in found.cases:
@@ -153,7 +167,7 @@ def tables(found: Found) -> str:
     """Return all tables of a recipe."""
     texts = [f"Seeds: {len(found.seeds)}.", hidden(found)]
     if found.recipe == "charlm":
-        texts += [outputs(found), attention(found), one_input(found)]
+        texts += [outputs(found), attention(found), one_input(found), from_the_start(found)]
     else:
         corner = f"{found.metric.unit}, minus unstructured"
         texts.append(grid(corner, ["SET", "RigL"], list(with_set(found))))
