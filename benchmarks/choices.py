@@ -56,7 +56,7 @@ SALIENT = 0.3
 
 @dataclass(frozen=True)
 class Case:
-    """What one run trains.
+    """The choices of one run.
 
     Attributes:
         part: `"dense"`, `"distributions"`, `"structures"`, or `"hidden"` for distributions with a

@@ -6,9 +6,11 @@
 Like `choices.py`, this script appends each finished run to a file, `results/why-<recipe>.csv`, and
 does not repeat runs. It trains:
 
-- with a dense output layer, under ERK, global and LAMP;
+- both recipes with a dense output layer, under ERK, global and LAMP;
 - the language model with all layers at 98%, to see which characters keep connections in the output
   layer;
+- the language model at 90%, to count the value channels that attention still uses;
+- the language model with static masks: one input per neuron, and unstructured at 50% and 80%;
 - LeNet with SET under each structure, because RigL's growth follows the scale of the inputs.
 
 The tables also use the runs of `choices.py`.
@@ -49,7 +51,16 @@ WITH_SET = [
         for name in ("unstructured", "fan-in", "4x4 blocks", "16x16 blocks", "channels")
     ),
 ]
-CASES = {"charlm": HIDDEN + OUTPUT, "fashion": HIDDEN + WITH_SET}
+ATTENTION = [
+    Case("structures", method, name, 0.9)
+    for name in ("16x16 blocks", "channels")
+    for method in METHODS
+]
+STATIC = [
+    Case("structures", "static", "fan-in", 0.98),
+    *(Case("structures", "static", "unstructured", level) for level in (0.5, 0.8)),
+]
+CASES = {"charlm": HIDDEN + OUTPUT + ATTENTION + STATIC, "fashion": HIDDEN + WITH_SET}
 
 
 def unreached(mask: Tensor, task: Task, steps: int = 200) -> float:
@@ -62,6 +73,21 @@ def unreached(mask: Tensor, task: Task, steps: int = 200) -> float:
     """
     targets = torch.cat([task.batch(step)[1].flatten() for step in range(steps)])
     return float((~mask.any(1))[targets].double().mean())
+
+
+def live_values(masks: dict[str, Tensor]) -> int:
+    """Return the number of live value channels that a live entry of the next layer reads.
+
+    Args:
+        masks: masks of all sparse weights by name. The last third of the outputs of `qkv` are the
+            values, which are the inputs of `proj`.
+    """
+    count = 0
+    for name, mask in masks.items():
+        if name.endswith("attention.qkv.weight"):
+            values = mask.chunk(3)[2].any(1)
+            count += int((values & masks[name.replace("qkv", "proj")].any(0)).sum())
+    return count
 
 
 def hidden(found: Found) -> str:
@@ -92,6 +118,39 @@ def outputs(found: Found) -> str:
     return grid("output layer at 98%", heads, lines)
 
 
+def attention(found: Found) -> str:
+    """Return a table of the value channels that attention still uses at 90%."""
+    lines = []
+    for case in ATTENTION:
+        rows = found.cases[case.part, case.method, case.choice, case.level]
+        counts = [int(row["values"]) for row in rows]
+        loss = found.metric.cell(found.runs(case.part, case.method, case.choice, case.level))
+        name = f"{METHODS[case.method]}, {case.choice}"
+        lines.append((name, [loss, f"{statistics.mean(counts):.1f}", f"{min(counts)}"]))
+    heads = ["loss", "live value channels", "fewest of a seed"]
+    return grid("attention at 90%", heads, lines)
+
+
+def one_input(found: Found) -> str:
+    """Return a table of the fan-in at 98%, which is one input for each neuron of width inputs."""
+    names = {"Static, fan-in": ("static", "fan-in"), "RigL, fan-in": ("rigl", "fan-in")}
+    names["RigL, fan-in, ablation"] = ("rigl", "fan-in, ablation")
+    runs = {name: found.runs("structures", *case, 0.98) for name, case in names.items()}
+    lines = [(name, [found.metric.cell(values)]) for name, values in runs.items()]
+    return grid("fan-in at 98%", ["loss"], lines)
+
+
+def from_the_start(found: Found) -> str:
+    """Return a table of masks that are sparse from the first step, relative to dense training."""
+    dense = found.runs("dense", "", "", 0.0)
+    names = {"static": "Static", **METHODS}
+    lines = []
+    for method, name in names.items():
+        runs = [found.runs("structures", method, "unstructured", level) for level in (0.5, 0.8)]
+        lines.append((f"{name} minus dense", [found.metric.difference(r, dense) for r in runs]))
+    return grid(found.metric.unit, ["50%", "80%"], lines)
+
+
 def with_set(found: Found) -> Iterator[tuple[str, list[str]]]:
     """Yield a line for each structure with SET."""
     for part, method, choice, level in found.cases:
@@ -108,7 +167,7 @@ def tables(found: Found) -> str:
     """Return all tables of a recipe."""
     texts = [f"Seeds: {len(found.seeds)}.", hidden(found)]
     if found.recipe == "charlm":
-        texts.append(outputs(found))
+        texts += [outputs(found), attention(found), one_input(found), from_the_start(found)]
     else:
         corner = f"{found.metric.unit}, minus unstructured"
         texts.append(grid(corner, ["SET", "RigL"], list(with_set(found))))
@@ -129,9 +188,12 @@ def main(file: Path, seeds: str, write: Path | None) -> None:
             if choices.key({"seed": seed, **asdict(case)}) not in done:
                 network, seconds = choices.trained(case, config, task)
                 row = choices.row_of(case, network, seconds)
-                last = list(network.algorithm.sparse_params.values())[-1].mask
+                weights = network.algorithm.sparse_params
+                masks = {name: weight.mask for name, weight in weights.items()}
+                last = list(masks.values())[-1]
                 row["outputs"] = int(last.any(1).sum())
                 row["unreached"] = unreached(last, task) if case in OUTPUT else ""
+                row["values"] = live_values(masks) if case in ATTENTION else ""
                 harness.append(row, name)
                 click.echo(f"{name} {list(row.values())}", err=True)
     rows = choices.read(f"choices-{config.recipe}") + choices.read(name)

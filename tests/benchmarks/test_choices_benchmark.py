@@ -1,13 +1,16 @@
 """The comparison of distributions and structures: its cases, its results file, its tables."""
 
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import choices
 import choices_picture
 import choices_tables
+import choices_why
 import harness
 import picture
 import pytest
+import torch
 import yaml
 from methods import configuration
 
@@ -18,50 +21,66 @@ from sparsewright.runs.config import RECIPES
 FOLDER = harness.RESULTS.parent
 
 
-@pytest.fixture
-def measured(tmp_path, monkeypatch):
-    """Measure LeNet with one seed; return the configuration file and the page with the tables."""
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    write_images(tmp_path, 40, 20)
-    config = tmp_path / "config.yaml"
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Measure LeNet with one seed, and yield the configuration file."""
+    folder = tmp_path_factory.mktemp("measured")
+    write_images(folder, 40, 20)
+    config = folder / "config.yaml"
     sections = {
         "recipe": "fashion",
-        "data": {"dir": str(tmp_path)},
+        "data": {"dir": str(folder)},
         "model": {"hidden1": 32, "hidden2": 16},
         "loop": {"steps": 4, "batch_size": 8, "warmup": 1, "threads": 1},
     }
     config.write_text(yaml.safe_dump(sections))
-    page = tmp_path / "page.md"
-    parts = ("distributions", "structures")
-    page.write_text(
-        "".join(f"<!-- fashion {x} -->\nold\n<!-- end fashion {x} -->\n" for x in parts)
-    )
-    measure(config, page, "0")
-    return config, page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "RESULTS", folder)
+        choices.main([str(config), "--seeds", "0"], standalone_mode=False)
+        yield config
 
 
-def measure(config, page, seeds):
-    options = [str(config), "--seeds", seeds, "--write", str(page)]
-    choices.main(options, standalone_mode=False)
-
-
-def test_measures_every_case_once_and_writes_the_tables(measured):
-    config, page = measured
-    first = choices.read("choices-fashion")
-    assert len(first) == len(list(choices.cases())) == 87
-    measure(config, page, "0,1")
-    rows = choices.read("choices-fashion")
-    assert rows[:87] == first
-    assert {row["seed"] for row in rows[87:]} == {"1"}
-    assert len(rows) == 2 * 87
+def written(main, config, seeds, folder, *parts):
+    """Run a command for some seeds; return the page that it wrote."""
+    page = folder / "page.md"
+    page.write_text("".join(f"<!-- {x} -->\nold\n<!-- end {x} -->\n" for x in parts))
+    main([str(config), "--seeds", seeds, "--write", str(page)], standalone_mode=False)
     text = page.read_text()
     assert "old" not in text
-    assert "Seeds: 2." in text
+    return text
+
+
+def line_of(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_measures_every_case_once_and_writes_the_tables(measured, tmp_path):
+    first = choices.read("choices-fashion")
+    assert len(first) == len(list(choices.cases())) == 87
+    parts = ("fashion distributions", "fashion structures")
+    text = written(choices.main, measured, "0,1", tmp_path, *parts)
+    rows = choices.read("choices-fashion")
+    assert rows[:87] == first
+    assert [row["seed"] for row in rows[87:]] == ["1"] * 87
     case = {"part": "structures", "method": "rigl", "choice": "4x4 blocks", "level": "0.9"}
     mean = sum(50 * float(row["accuracy"]) for row in rows if case.items() <= row.items())
     table = text.partition("<!-- fashion structures -->")[2].partition("| RigL |")[2]
-    line = next(line for line in table.splitlines() if line.startswith("| 4x4 blocks |"))
-    assert line.split("|")[3].startswith(f" {mean:.2f} ± ")
+    assert line_of(table, "| 4x4 blocks |").split("|")[3].startswith(f" {mean:.2f} ± ")
+
+
+def test_explains_with_the_runs_of_both_files(measured, tmp_path):
+    text = written(choices_why.main, measured, "0", tmp_path, "fashion why")
+    rows = choices.read("why-fashion")
+    assert len(rows) == len(choices_why.CASES["fashion"])
+    accuracy = {
+        row["choice"]: 100 * float(row["accuracy"])
+        for row in rows
+        if (row["method"], row["level"]) == ("set", "0.75")
+    }
+    difference = accuracy["1:4"] - accuracy["unstructured"]
+    assert line_of(text, "| 1:4, 75% |").split("|")[2] == f" {difference:+.2f} ± 0.00 "
+    written(choices_why.main, measured, "0", tmp_path, "fashion why")
+    assert choices.read("why-fashion") == rows
 
 
 @pytest.mark.parametrize("recipe", ["charlm", "fashion"])
@@ -114,8 +133,7 @@ def rows_of(seeds):
 def test_tables_compare_paired_seeds_and_count_empty_layers():
     text = choices_tables.tables(rows_of("01"), "fashion")["structures"]
     differences = text.partition("RigL minus unstructured | 80% |")[2]
-    line = next(line for line in differences.splitlines() if line.startswith("| channels |"))
-    assert line.split("|")[2:6] == [" +5.00 ± 0.00 "] * 4
+    assert line_of(differences, "| channels |").split("|")[2:6] == [" +5.00 ± 0.00 "] * 4
     assert "| channels | 93.33%, 1 empty |" in text
     assert "| 1:4, 75% | 87.75 ± 0.35 | +0.00 ± 0.00 |" in text
 
@@ -144,3 +162,37 @@ def test_points_of_the_picture_are_means_over_the_seeds():
     assert levels == list(choices.LEVELS)
     assert means == pytest.approx([1.11 + level for level in levels])
     assert spreads == pytest.approx([0.02 / 2**0.5] * 4)
+
+
+def test_counts_values_that_the_projection_reads():
+    qkv, proj = torch.zeros(12, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    qkv[:8] = True  # queries and keys do not count
+    qkv[[8, 9, 10], [0, 1, 1]] = True  # the values 0, 1 and 2
+    proj[0, [1, 2, 3]] = True
+    masks = {
+        f"blocks.{i}.attention.{n}.weight": m
+        for i in (0, 1)
+        for n, m in (("qkv", qkv), ("proj", proj))
+    }
+    assert choices_why.live_values(masks) == 2 * 2
+
+
+def test_measures_the_text_that_no_connection_reaches():
+    mask = torch.tensor([[True, False], [False, False], [False, True]])
+    targets = torch.tensor([[0, 1, 1, 2], [0, 0, 0, 1]])
+    task = SimpleNamespace(batch=lambda step: (None, targets))
+    assert choices_why.unreached(mask, task) == pytest.approx(3 / 8)
+
+
+def test_explanations_of_the_language_model_are_tables():
+    rows = rows_of("01")
+    for case in choices_why.CASES["charlm"]:
+        for seed in "01":
+            row = {**vars(case), "seed": seed, "level": str(case.level), "loss": "2", "cpu_s": "1"}
+            row |= {"kept": "3 5", "entries": "9 9", "outputs": "4", "unreached": "0.25"}
+            rows.append(row | {"values": str(3 + int(seed))})
+    text = choices_why.tables(choices_tables.Found(rows, "charlm"))
+    assert "| RigL, erk | 2.0000 ± 0.0000 | 5 | 4 | 25% |" in text
+    assert "| GMP, channels | 2.0000 ± 0.0000 | 3.5 | 3 |" in text
+    assert "| Static, fan-in | 2.0000 ± 0.0000 |" in text
+    assert "| lamp minus uniform | +0.0450 ± 0.0050 | +0.0150 ± 0.0050 |" in text
