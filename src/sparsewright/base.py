@@ -60,8 +60,7 @@ class SparsityAlgorithm(Observed["SparsityAlgorithm"], Settings, OwnParameters, 
     Args:
         sparsity: fraction of pruned entries, 0..1: a number, a schedule, a dict `{"type": ...}`, a
             list (cycling), a function of the step, or a mapping from parameters to any of these.
-            Scheduled values are clamped to 0..1. None: the only level of the structure, or no
-            level if the distribution does not use one.
+            Scheduled values are clamped to 0..1. None: `structure` or `distribution` sets it.
         init_method: `"random"`, `"topk"`, `"from_zeros"`, `"checkerboard"` or a function
             `(p, sparsity, score_shaper=None, device=None) -> bool mask`, as `init.from_scores` is.
         seed: seed of the algorithm's own randomness, which is keyed by (seed, parameter, step).
