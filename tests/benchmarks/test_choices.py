@@ -194,5 +194,7 @@ def test_explanations_of_the_language_model_are_tables():
     text = choices_why.tables(choices_tables.Found(rows, "charlm"))
     assert "| RigL, erk | 2.0000 ± 0.0000 | 5 | 4 | 25% |" in text
     assert "| GMP, channels | 2.0000 ± 0.0000 | 3.5 | 3 |" in text
-    assert "| Static, fan-in | 2.0000 ± 0.0000 |" in text
+    assert "| Static, fan-in | 2.0000 ± 0.0000 | +0.0000 ± 0.0000 |" in text
+    assert "| RigL, fan-in | 1.9050 ± 0.0071 | +0.0000 ± 0.0000 |" in text
+    assert "| Static minus dense | +0.9950 ± 0.0050 |" in text
     assert "| lamp minus uniform | +0.0450 ± 0.0050 | +0.0150 ± 0.0050 |" in text
