@@ -10,7 +10,7 @@ does not repeat runs. It trains:
 - the language model with all layers at 98%, to see which characters keep connections in the output
   layer;
 - the language model at 90%, to count the value channels that attention still uses;
-- the language model with static masks: one input per neuron, and unstructured at 50% and 80%;
+- the language model with static masks, unstructured and with fan-in;
 - LeNet with SET under each structure, because RigL's growth follows the scale of the inputs.
 
 The tables also use the runs of `choices.py`.
@@ -57,8 +57,8 @@ ATTENTION = [
     for method in METHODS
 ]
 STATIC = [
-    Case("structures", "static", "fan-in", 0.98),
-    *(Case("structures", "static", "unstructured", level) for level in (0.5, 0.8)),
+    *(Case("structures", "static", "fan-in", level) for level in (0.9, 0.98)),
+    *(Case("structures", "static", "unstructured", level) for level in (0.5, 0.8, 0.9, 0.98)),
 ]
 CASES = {"charlm": HIDDEN + OUTPUT + ATTENTION + STATIC, "fashion": HIDDEN + WITH_SET}
 
@@ -131,13 +131,21 @@ def attention(found: Found) -> str:
     return grid("attention at 90%", heads, lines)
 
 
-def one_input(found: Found) -> str:
-    """Return a table of the fan-in at 98%, which is one input for each neuron of width inputs."""
-    names = {"Static, fan-in": ("static", "fan-in"), "RigL, fan-in": ("rigl", "fan-in")}
-    names["RigL, fan-in, ablation"] = ("rigl", "fan-in, ablation")
-    runs = {name: found.runs("structures", *case, 0.98) for name, case in names.items()}
-    lines = [(name, [found.metric.cell(values)]) for name, values in runs.items()]
-    return grid("fan-in at 98%", ["loss"], lines)
+def fan_in(found: Found) -> str:
+    """Return a table of fan-in relative to unstructured masks of the same algorithm."""
+    lines = []
+    for name, method, choice in (
+        ("Static, fan-in", "static", "fan-in"),
+        ("RigL, fan-in", "rigl", "fan-in"),
+        ("RigL, fan-in, ablation", "rigl", "fan-in, ablation"),
+    ):
+        cells = []
+        for level in (0.9, 0.98):
+            runs = found.runs("structures", method, choice, level)
+            other = found.runs("structures", method, "unstructured", level)
+            cells += [found.metric.cell(runs), found.metric.difference(runs, other)]
+        lines.append((name, cells))
+    return grid("loss", ["90%", "minus unstructured", "98%", "minus unstructured"], lines)
 
 
 def from_the_start(found: Found) -> str:
@@ -167,7 +175,7 @@ def tables(found: Found) -> str:
     """Return all tables of a recipe."""
     texts = [f"Seeds: {len(found.seeds)}.", hidden(found)]
     if found.recipe == "charlm":
-        texts += [outputs(found), attention(found), one_input(found), from_the_start(found)]
+        texts += [outputs(found), attention(found), fan_in(found), from_the_start(found)]
     else:
         corner = f"{found.metric.unit}, minus unstructured"
         texts.append(grid(corner, ["SET", "RigL"], list(with_set(found))))

@@ -22,8 +22,8 @@ FOLDER = harness.RESULTS.parent
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """Measure LeNet with one seed, and yield the configuration file."""
+def lenet(tmp_path_factory):
+    """Measure LeNet with one seed, and return the configuration file."""
     folder = tmp_path_factory.mktemp("measured")
     write_images(folder, 40, 20)
     config = folder / "config.yaml"
@@ -37,7 +37,14 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "RESULTS", folder)
         choices.main([str(config), "--seeds", "0"], standalone_mode=False)
-        yield config
+    return config
+
+
+@pytest.fixture
+def measured(lenet, monkeypatch):
+    """Return the configuration file, and let the scripts find its results."""
+    monkeypatch.setattr(harness, "RESULTS", lenet.parent)
+    return lenet
 
 
 def written(main, config, seeds, folder, *parts):
@@ -104,6 +111,17 @@ def test_cases_of_one_level_have_equal_budgets(recipe):
             assert 0.8 * budget <= kept <= budget + len(weights)  # ERK rounds the pruned entries
     assert all(len(found) == 1 for found in sizes.values())
     assert max(sizes["distributions"]) > max(sizes["structures"])  # by the output layer
+
+
+@pytest.mark.parametrize("recipe", ["charlm", "fashion"])
+def test_tables_on_the_page_are_those_of_the_results(recipe):
+    page = (picture.FOLDER.parent / "choices.md").read_text()
+    rows = choices.read(f"choices-{recipe}")
+    for part, text in choices_tables.tables(rows, recipe).items():
+        assert text in page, part
+    found = choices_tables.Found(rows + choices.read(f"why-{recipe}"), recipe)
+    assert choices_why.tables(found) in page
+    assert len(found.seeds) == 5
 
 
 def rows_of(seeds):
@@ -194,5 +212,7 @@ def test_explanations_of_the_language_model_are_tables():
     text = choices_why.tables(choices_tables.Found(rows, "charlm"))
     assert "| RigL, erk | 2.0000 ± 0.0000 | 5 | 4 | 25% |" in text
     assert "| GMP, channels | 2.0000 ± 0.0000 | 3.5 | 3 |" in text
-    assert "| Static, fan-in | 2.0000 ± 0.0000 |" in text
+    assert "| Static, fan-in | 2.0000 ± 0.0000 | +0.0000 ± 0.0000 |" in text
+    assert "| RigL, fan-in | 1.9050 ± 0.0071 | +0.0000 ± 0.0000 |" in text
+    assert "| Static minus dense | +0.9950 ± 0.0050 |" in text
     assert "| lamp minus uniform | +0.0450 ± 0.0050 | +0.0150 ± 0.0050 |" in text
