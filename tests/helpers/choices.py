@@ -89,10 +89,10 @@ def why_not(algorithm, structure, distribution, held):
         needed = " or ".join(map(repr, cls.storages))
         return rf"^storage='{held}' does not work with {cls.__name__}, which needs {needed}\.$"
     made = distributions.make_distribution(distribution)
-    if structures.make_structure(structure).has_one_level and not made.is_uniform:
+    if structures.make_structure(structure).has_one_level and not made.has_one_level:
         return (
             r"^distribution=\w+\(.*\) does not work with structure=NM\(2, 4.*\), which has only "
-            r"one level\. Use 'uniform'\.$"
+            r"one level\. Use 'uniform', whose option 'dense' keeps layers dense\.$"
         )
     return ""
 

@@ -17,7 +17,7 @@ from sparsewright.errors import (
 NEEDS_SHADOWED = r"^storage='masked' does not work with STE, which needs 'shadowed'\.$"
 ONE_LEVEL = (
     r"^distribution=ERK\(.*\) does not work with structure=NM\(2, 4\), "
-    r"which has only one level\. Use 'uniform'\.$"
+    r"which has only one level\. Use 'uniform', whose option 'dense' keeps layers dense\.$"
 )
 
 
@@ -48,6 +48,37 @@ def test_a_structure_with_one_level_takes_no_distribution(cls):
     algorithm = cls(sparsity=0.5, structure="2:4", distribution="uniform")
     with pytest.raises(IncompatibleOptionError, match=ONE_LEVEL):
         algorithm.distribution = "erk"
+
+
+@pytest.mark.parametrize(
+    "distribution", [{"type": "uniform", "dense": "2.*"}, {"layers": {"2.*": 0, "9.*": 0.0}}]
+)
+@pytest.mark.parametrize("structure", ["2:4", {"type": "n_m", "n": 1, "m": 4}])
+@pytest.mark.parametrize("cls", [sparse.GMP, sparse.SET, sparse.RigL])
+def test_a_distribution_may_keep_layers_dense_under_a_structure_with_one_level(
+    cls, structure, distribution
+):
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4), nn.ReLU())
+    model.add_module("9", nn.Linear(4, 4))
+    if "layers" not in distribution:
+        distribution = {**distribution, "dense": ["2.*", "9.*"]}
+    level = {"type": "cubic", "init": 0, "final": 0.5, "begin": 0, "end": 2}
+    sparsity = cls(
+        sparsity=level if cls is sparse.GMP else None,
+        update=1,
+        structure=structure,
+        distribution=distribution,
+    )
+    sparsity.apply(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsity.apply(optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(3, 8)).sum().backward()
+        optimizer.step()
+    kept = {name: p.kept for name, p in sparsity.sparse_params.items()}
+    share = 0.5 if structure == "2:4" or cls is sparse.GMP else 0.25
+    assert kept == {"0.weight": share * 96, "2.weight": 48, "9.weight": 16}
 
 
 RISING = {"type": "cubic", "init": 0.0, "begin": 0, "end": 8}

@@ -111,3 +111,14 @@ def test_a_weight_that_was_picked_by_name_or_must_be_balanced_raises(make):
     with pytest.raises(ShapeError, match=r"0\.weight of shape \(8, 6\): its input dimension 6"):
         make().apply(model)
     assert not any("mask" in name for name in model.state_dict())
+
+
+def test_a_depthwise_convolution_has_no_input_channels_to_prune(caplog):
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1))
+    structure = {"type": "channel", "axis": 1}
+    with caplog.at_level(logging.INFO, "sparsewright"):
+        sparsity = sparse.RigL(sparsity=0.5, structure=structure)
+        sparsity.apply(model)
+    assert {name: p.kept for name, p in sparsity.sparse_params.items()} == {"1.weight": 16}
+    reason = "it has a single input, so a mask would keep all or nothing"
+    assert f"0.weight stays dense: {reason}" in caplog.messages

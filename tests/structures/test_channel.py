@@ -35,10 +35,12 @@ def entries(units, chosen):
 
 @st.composite
 def weights(draw):
-    """Draw a shape with one to five dimensions, and an axis that it has."""
+    """Draw a shape with one to five dimensions, and an axis with several channels or none."""
     shape = draw(st.lists(st.integers(0, 4), min_size=1, max_size=2))
     shape += draw(st.lists(st.integers(0, 2), max_size=3)) if len(shape) == 2 else []
-    return tuple(shape), draw(st.integers(0, min(len(shape), 2) - 1))
+    axis = draw(st.integers(0, min(len(shape), 2) - 1))
+    shape[axis] += shape[axis] == 1
+    return tuple(shape), axis
 
 
 def ranked(score, units, norm):
@@ -151,6 +153,12 @@ def test_shapes_that_do_not_fit_raise():
     for structure, shape, message in (
         (Channel(1), (8,), "a weight of shape (8,): it has no input dimension"),
         (Channel(0), (), "a weight of shape (): it has no output dimension"),
+        (
+            Channel(1),
+            (8, 1, 3),
+            "a weight of shape (8, 1, 3): it has a single input, "
+            "so a mask would keep all or nothing",
+        ),
     ):
         with pytest.raises(ShapeError) as caught:
             structure.topk(torch.zeros(shape), 0.5)

@@ -248,6 +248,18 @@ def test_initial_masks_ablate_nothing(method):
     assert fan_ins(mask) == [3] * 16
 
 
+@pytest.mark.parametrize("method", [init.random, init.checkerboard])
+@pytest.mark.parametrize("shape", [(16, 8), (8, 2, 3)])
+def test_a_budget_below_one_connection_for_each_neuron_is_used(method, shape):
+    structure, budget = FanIn(ablate=0.01), num_kept(0.95, math.prod(shape))
+    assert budget < shape[0]
+    mask = method(torch.randn(shape), 0.95, structure)
+    for _ in range(3):
+        assert 0 < int(mask.sum()) <= budget
+        score = torch.randn(shape)
+        mask = structure.drop_and_grow(torch.randn(shape) * mask, mask, 0.95, 0.3, score)
+
+
 def test_nan_raises():
     score, mask = torch.ones(4, 4), torch.ones(4, 4) > 0
     score[2, 3] = math.nan

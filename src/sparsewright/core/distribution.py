@@ -37,6 +37,7 @@ class Distribution(ABC):
             when each layer is one row of single entries.
         uses_level: whether levels depend on the requested level.
         is_uniform: whether every layer gets the requested level.
+        has_one_level: whether every layer gets the requested level or stays dense.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,7 @@ class Distribution(ABC):
     has_exact_total: ClassVar[bool] = False
     uses_level: bool = True
     is_uniform: bool = False
+    has_one_level: bool = False
 
     @abstractmethod
     def __call__(

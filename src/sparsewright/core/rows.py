@@ -19,7 +19,7 @@ from sparsewright.core.structure import (
     Structure,
     check_same_shape,
 )
-from sparsewright.errors import MissingOptionError, ScoreError, ShapeError
+from sparsewright.errors import MissingOptionError, OptionTypeError, ScoreError, ShapeError
 
 
 class RowStructure(Structure):
@@ -213,4 +213,6 @@ def as_structure(shaper: ScoreShaper | None) -> Structure:
     """Return the structure for a score shaper; None means that all entries compete."""
     if shaper is None:
         return Unstructured()
+    if not callable(shaper):
+        raise OptionTypeError("score_shaper", shaper, "a structure, such as structures.NM(2, 4)")
     return shaper if isinstance(shaper, Structure) else ShaperRows(shaper)

@@ -40,6 +40,7 @@ class Layers(Distribution):
             if not isinstance(glob, str):
                 raise OptionTypeError("a key of layers", glob, "a glob")
             as_decimal(level, f"layers[{glob!r}]")
+        self.has_one_level = not any(self.layers.values())
 
     def __call__(
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics

@@ -60,6 +60,7 @@ class Uniform(Distribution):
     def __post_init__(self) -> None:
         self.dense = check_dense(self.dense, self.budget)
         self.is_uniform = not self.dense
+        self.has_one_level = self.budget == "each"
 
     def __call__(
         self, shapes: Mapping[str, torch.Size], level: Level, statistics: Statistics

@@ -171,13 +171,13 @@ class Settings(ABC):
             raise MissingOptionError("sparsity", f"distribution={distribution!r}", allowed)
         if not distribution.is_uniform and self._own_levels:
             raise ExclusiveOptionsError(["levels by parameter", "a distribution"])
-        if not distribution.is_uniform and structure.has_one_level:
+        if structure.has_one_level and not distribution.has_one_level:
             raise IncompatibleOptionError(
                 "distribution",
                 distribution,
                 f"structure={structure!r}",
                 "has only one level",
-                ["uniform"],
+                "'uniform', whose option 'dense' keeps layers dense",
             )
         for name, schedule in self.schedules.items():
             level = constant_value(schedule)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsewright import kernels
 from sparsewright.core.rows import RowStructure
 from sparsewright.core.structure import Share
-from sparsewright.errors import OptionError, OptionTypeError
+from sparsewright.errors import OptionError, OptionTypeError, ShapeError
 from sparsewright.structures.sides import check_side
 
 _NORM = "a number > 0, or inf"
@@ -67,8 +67,18 @@ class Channel(RowStructure):
         return self.in_dim if self.axis else self.out_dim
 
     def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return `(1, number of channels)`."""
-        return 1, check_side(shape, "input" if self.axis else "output", self._dim)
+        """Return `(1, number of channels)`.
+
+        Raises:
+            ShapeError: the weight has only one channel, which a mask could not prune in part.
+        """
+        side = "input" if self.axis else "output"
+        channels = check_side(shape, side, self._dim)
+        if channels == 1:
+            raise ShapeError(
+                "a weight", shape, f"it has a single {side}, so a mask would keep all or nothing"
+            )
+        return 1, channels
 
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the channels' norms as `[1, channels]`; for a mask, whether an entry is live."""

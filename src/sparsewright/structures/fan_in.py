@@ -47,7 +47,7 @@ class FanIn(RowStructure):
     A later update can activate an ablated neuron again, if G has enough entries in its row.
     `topk` uses the same steps, with K the `budget` entries with the highest scores; if it ranks by
     |score|, entries with score 0 are not in K. Random and checkerboard initial masks ablate no
-    neuron.
+    neuron, unless there are fewer connections than neurons.
 
     Args:
         ablate: smallest fraction of a neuron's inputs that must be salient, 0..1; None: no neuron
@@ -134,7 +134,9 @@ class FanIn(RowStructure):
         return update.rows.expand(update.rows.select(score, fan_in, magnitude=magnitude))
 
     def sample(self, score: Tensor, sparsity: Level) -> Tensor:
-        """Keep the highest scores of each neuron, without ablation."""
+        """Keep the highest scores of each neuron; ablate only if each would keep nothing."""
+        if self.ablate is not None and not num_kept(sparsity, self.rows(score.shape)[1]):
+            return self.topk(score, sparsity)
         return super().topk(score, sparsity)
 
     def drop(

@@ -29,7 +29,7 @@ def expand_tiles(tiles: Tensor, shape: torch.Size) -> Tensor:
     """Return tiles from `pool_tiles` as a contiguous tensor of the given shape."""
     height, width, *kernel = shape
     split = tiles.reshape(height // SIDE, width // SIDE, math.prod(kernel), SIDE, SIDE)
-    return split.permute(0, 3, 1, 4, 2).reshape(shape)
+    return split.permute(0, 3, 1, 4, 2).reshape(shape).contiguous()
 
 
 def choose_patterns(score: Tensor, first: Tensor | None, n: int) -> Tensor:

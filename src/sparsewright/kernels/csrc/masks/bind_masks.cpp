@@ -255,8 +255,8 @@ void run_expand_blocks(Mask chosen, Array<bool, 4> out, Threads asked) {
 // Returns the counts, or None if a candidate is NaN.
 std::optional<std::vector<int64_t>> run_count_largest(nb::sequence tensors,
                                                       std::optional<nb::sequence> among,
-                                                      int64_t num, bool magnitude,
-                                                      Threads asked, const std::string& isa) {
+                                                      int64_t num, bool magnitude, Threads asked,
+                                                      const std::string& isa) {
     const size_t size = nb::len(tensors);
     require(!among || nb::len(*among) == size, "as many masks as tensors are needed");
     std::vector<JointTensor> joint(size);
@@ -334,7 +334,7 @@ void bind_masks(nb::module_& m) {
     m.def("expand_blocks", &run_expand_blocks);
 
     m.def("count_largest", &run_count_largest, nb::arg("tensors"), nb::arg("among").none(),
-          nb::arg("num"), nb::arg("threads").none(), nb::arg("isa"));
+          nb::arg("num"), nb::arg("magnitude"), nb::arg("threads").none(), nb::arg("isa"));
 
     m.def("tabulate_squares", &run_tabulate_squares);
     m.def("gather_squares", &run_gather_squares);
