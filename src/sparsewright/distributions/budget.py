@@ -80,7 +80,10 @@ def too_sparse(sparsity: Level, most: int, total: int, reason: str) -> LevelErro
 
     >>> str(too_sparse(0.9, 2, 3, "one layer stays dense"))
     'sparsity must be at most 0.666666, because one layer stays dense; got 0.9.'
+    >>> str(too_sparse(0.9, 99, 10**6, "one layer stays dense"))
+    'sparsity must be at most 0.000099, because one layer stays dense; got 0.9.'
     """
     # Rounded down, so that the layers can reach the level in the message.
     highest = math.floor(Fraction(most, max(total, 1)) * 10**6) / 10**6
-    return LevelError("sparsity", sparsity, f"at most {highest:.6g}, because {reason}")
+    shown = f"{highest:.6f}".rstrip("0").rstrip(".")
+    return LevelError("sparsity", sparsity, f"at most {shown}, because {reason}")

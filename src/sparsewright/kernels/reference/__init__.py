@@ -3,7 +3,7 @@
 They define the correct results. Each operation is one plain function and a check of its arguments.
 """
 
-from sparsewright.kernels.reference.groups import (
+from sparsewright.kernels.reference.grouping import (
     check_groups,
     expand_groups,
     pool_groups,
