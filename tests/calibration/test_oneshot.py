@@ -100,6 +100,9 @@ def test_levels_are_those_of_the_distribution(distribution):
         def weight(self, name):
             return dense.get_parameter(name).detach()
 
+        def score(self, name):
+            return None
+
     shapes = {name: p.shape for name, p in sparsity.sparse_params.items()}
     make = sparse.distributions.make_distribution(distribution)
     levels = make(shapes, 0.6, Weights())
