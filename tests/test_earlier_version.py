@@ -56,7 +56,10 @@ def test_a_loop_in_plain_pytorch_goes_on(name, order):
 @pytest.mark.filterwarnings("ignore:the key:DeprecationWarning")
 def test_a_config_says_what_it_said(path):
     expected = torch.load(path.with_suffix(".pt"), weights_only=True)
-    assert_equal(earlier.configured(yaml.safe_load(path.read_text())), expected)
+    found = earlier.configured(yaml.safe_load(path.read_text()))
+    if path.stem == "present":  # that version lost the mask of a bias next to a compressed weight
+        assert found.pop("2.bias_mask").dtype == torch.bool
+    assert_equal(found, expected)
 
 
 def test_compact_files():

@@ -363,6 +363,14 @@ def test_no_other_file_uses_private_names_of_another_library(path):
     assert set().union(*map(private_names, ast.walk(tree))) <= IN_PLACE
 
 
+def test_saved_buffers():
+    module = nn.BatchNorm1d(2)
+    module.register_buffer("unsaved", torch.ones(2), persistent=False)
+    own = {"running_mean", "running_var", "num_batches_tracked"}
+    assert set(torch_private.saved_buffers(module)) == own
+    assert own == set(module.state_dict()) - set(dict(module.named_parameters()))
+
+
 def test_accumulation_hooks():
     param = nn.Parameter(torch.ones(2))
     assert torch_private.accumulation_hooks(param) == []

@@ -240,6 +240,12 @@ def move_hooks(old: nn.Module, new: nn.Module) -> None:
         setattr(new, hooks, getattr(old, hooks))
 
 
+def saved_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return a module's own buffers that its state dict contains."""
+    unsaved = module._non_persistent_buffers_set
+    return {name: buffer for name, buffer in module._buffers.items() if name not in unsaved}
+
+
 def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
     """Return copies of the dicts that hold a module's forward hooks."""
     return [dict(getattr(module, name)) for name in _FORWARD_HOOKS]

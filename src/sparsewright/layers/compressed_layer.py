@@ -16,7 +16,13 @@ from sparsewright.errors import AttachError, SparsewrightError
 from sparsewright.formats.names import MASK_SUFFIX
 from sparsewright.layers.dense_weight import DenseWeight, dense_weight, tracked
 from sparsewright.taps.captured import CapturedTap
-from sparsewright.torch_private import call_load_hooks, is_recorded, is_transformed, not_compiled
+from sparsewright.torch_private import (
+    call_load_hooks,
+    is_recorded,
+    is_transformed,
+    not_compiled,
+    saved_buffers,
+)
 
 _WEIGHT, _MASK = "weight", "weight" + MASK_SUFFIX
 
@@ -168,10 +174,7 @@ class CompressedLayer(nn.Module, ABC):
 
     def _others(self) -> list[tuple[str, Tensor]]:
         """Return parameters other than the weight, such as a bias, and saved buffers."""
-        saved = {
-            n: b for n, b in self._buffers.items() if n not in self._non_persistent_buffers_set
-        }
-        both = [*self._parameters.items(), *saved.items()]
+        both = [*self._parameters.items(), *saved_buffers(self).items()]
         return [(name, t) for name, t in both if t is not None and t is not self.values]
 
     @torch.no_grad()
