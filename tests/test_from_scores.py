@@ -179,7 +179,7 @@ def in_blocks(score, height, width):
         (Channel(1), lambda s: s.sum(0)),
         (Channel(1, norm=float("inf")), lambda s: s.amax(0)),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, Block | Channel) else "by hand",
 )
 def test_negative_scores_are_low_for_blocks_and_channels(structure, units):
     """A norm of the scores would take a channel of negative scores for one of the best."""

@@ -89,7 +89,7 @@ class Given(sparse.structures.Unstructured):
         *({"layers": {"stem.weight": 0.25}}, {"type": "erk", "dense": "stem.weight"}),
         lambda shapes, level: dict.fromkeys(shapes, level / 2),
     ],
-    ids=str,
+    ids=lambda value: "function" if callable(value) else str(value),
 )
 def test_levels_are_those_of_the_distribution(distribution):
     model, dense = seeded(Tower), seeded(Tower)
