@@ -153,16 +153,21 @@ def test_shapes_that_do_not_fit_raise():
     for structure, shape, message in (
         (Channel(1), (8,), "a weight of shape (8,): it has no input dimension"),
         (Channel(0), (), "a weight of shape (): it has no output dimension"),
-        (
-            Channel(1),
-            (8, 1, 3),
-            "a weight of shape (8, 1, 3): it has a single input, "
-            "so a mask would keep all or nothing",
-        ),
     ):
         with pytest.raises(ShapeError) as caught:
             structure.topk(torch.zeros(shape), 0.5)
         assert str(caught.value) == message
+
+
+def test_a_single_channel_does_not_fit():
+    message = (
+        "a weight of shape (8, 1, 3): it has a single input, so a mask would keep all or nothing"
+    )
+    with pytest.raises(ShapeError) as caught:
+        Channel(1).check_shape(torch.Size((8, 1, 3)))
+    assert str(caught.value) == message
+    Channel(0).check_shape(torch.Size((8, 1, 3)))
+    assert Channel(1).topk(torch.ones(8, 1, 3), 0.0).all()
 
 
 def test_options():

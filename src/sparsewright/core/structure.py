@@ -109,6 +109,10 @@ class Structure(ScoreShaper):
             ShapeError: the structure does not support the shape.
         """
 
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise ShapeError if the structure does not fit a whole weight of this shape."""
+        self.rows(shape)
+
     @abstractmethod
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the units of a tensor as `[rows, units]`.

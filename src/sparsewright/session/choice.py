@@ -181,7 +181,7 @@ def why_misfit(
 def check_fits(structure: Structure, name: str, param: Tensor) -> None:
     """Raise ShapeError if a structure does not fit a parameter's shape."""
     try:
-        structure.rows(param.shape)
+        structure.check_shape(param.shape)
     except ShapeError as error:
         raise ShapeError(name, param.shape, error.problem) from None
 

@@ -66,19 +66,20 @@ class Channel(RowStructure):
         """Return the dimension of the weight that holds the channels."""
         return self.in_dim if self.axis else self.out_dim
 
-    def rows(self, shape: torch.Size) -> tuple[int, int]:
-        """Return `(1, number of channels)`.
+    @property
+    def _side(self) -> str:
+        """Return what a channel is."""
+        return "input" if self.axis else "output"
 
-        Raises:
-            ShapeError: the weight has only one channel, which a mask could not prune in part.
-        """
-        side = "input" if self.axis else "output"
-        channels = check_side(shape, side, self._dim)
-        if channels == 1:
-            raise ShapeError(
-                "a weight", shape, f"it has a single {side}, so a mask would keep all or nothing"
-            )
-        return 1, channels
+    def rows(self, shape: torch.Size) -> tuple[int, int]:
+        """Return `(1, number of channels)`."""
+        return 1, check_side(shape, self._side, self._dim)
+
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise ShapeError if a weight has a single channel, which a mask cannot prune in part."""
+        if self.rows(shape)[1] == 1:
+            problem = f"it has a single {self._side}, so a mask would keep all or nothing"
+            raise ShapeError("a weight", shape, problem)
 
     def pool(self, tensor: Tensor) -> Tensor:
         """Return the channels' norms as `[1, channels]`; for a mask, whether an entry is live."""
