@@ -110,7 +110,7 @@ def test_the_same_fan_in_as_the_paper(data, shape, level):
     score = data.draw(scores(shape))
     expected = kept_exactly(level, math.prod(shape)) // max(shape[0], 1)
     assert set(fan_ins(FanIn().topk(score, level))) <= {expected}
-    for ablate in (0.3, 1):
+    for ablate in (0.3, 1) if expected else ():
         assert torch.equal(FanIn(ablate).sample(score, level), FanIn().topk(score, level))
 
 
